@@ -1,0 +1,3 @@
+"""An OpenAI-compatible server for InternVL3."""
+
+__version__ = "0.1.0"

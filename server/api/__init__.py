@@ -1,0 +1,1 @@
+"""The edge: routes, SSE, the error table, auth, limits, admission. Alone knows HTTP."""

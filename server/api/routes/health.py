@@ -1,0 +1,29 @@
+"""GET /health (the process is alive) and /ready (the engine can produce a token)."""
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from server.api.errors import error_response
+from server.api.services import ServicesDep
+from server.errors import EngineUnavailableError
+
+__all__ = ["router"]
+
+router = APIRouter()
+
+
+@router.get("/health")
+async def health() -> dict[str, str]:
+    """Alive: the event loop answers. Says nothing about the engine."""
+    return {"status": "ok"}
+
+
+@router.get("/ready")
+async def ready(services: ServicesDep) -> JSONResponse:
+    """Ready: send requests here. 503 while loading, draining, or when the engine stands still."""
+    if services.gate.is_draining:
+        return error_response(EngineUnavailableError("The server is shutting down."))
+    engine = services.engine.health()
+    if not engine.is_ready:
+        return error_response(EngineUnavailableError(f"Not ready: {engine.reason}."))
+    return JSONResponse({"status": "ready"})

@@ -1,0 +1,68 @@
+"""Server-sent events: frames of a streamed answer, and the response that owns its resources."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette.sse import AppStatus
+from starlette.types import Receive, Scope, Send
+
+from server.api.errors import error_frame
+from server.pipeline import Generation
+from server.protocol.render import ChunkWriter
+
+__all__ = ["EventStream", "chat_frames"]
+
+# Ending streams when the server is told to stop is the drain's decision, not the library's.
+AppStatus.enable_automatic_graceful_drain = False
+
+
+class EventStream(EventSourceResponse):
+    """A stream of ready-made frames that closes its owner when it ends, however it ends.
+
+    Args:
+        frames: Encoded events.
+        owner: Holds the permit and the engine's request; closed in any case, also when the client
+            left before the first frame was asked for.
+        ping_s: Seconds between keep-alive comments.
+    """
+
+    def __init__(
+        self, frames: AsyncIterator[bytes], *, owner: AsyncExitStack, ping_s: float
+    ) -> None:
+        super().__init__(frames, ping=ping_s, sep="\n", ping_message_factory=_ping)
+        self._owner = owner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._owner.aclose()
+
+
+def _ping() -> ServerSentEvent:
+    return ServerSentEvent(comment="ping", sep="\n")
+
+
+async def chat_frames(
+    generation: Generation, writer: ChunkWriter, *, include_usage: bool
+) -> AsyncIterator[bytes]:
+    """The frames of one chat completion. A failure is the last frame; then there is no `[DONE]`."""
+    yield _frame(writer.role())
+    try:
+        async for delta in generation.deltas():
+            if delta.text:
+                yield _frame(writer.content(delta.text))
+            if delta.finish_reason is not None:
+                yield _frame(writer.finish(delta.finish_reason))
+            if include_usage and delta.usage is not None:
+                yield _frame(writer.usage(delta.usage))
+    except Exception as error:  # noqa: BLE001  (the edge: whatever it is, the client must be told)
+        yield error_frame(error)
+        return
+    yield b"data: [DONE]\n\n"
+
+
+def _frame(data: bytes) -> bytes:
+    return b"data: " + data + b"\n\n"

@@ -1,0 +1,138 @@
+"""The composition root: wires finished objects into an app and owns their lives."""
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+
+from fastapi import FastAPI
+
+from server import __version__
+from server.api.admission import AdmissionGate
+from server.api.auth import AuthMiddleware
+from server.api.errors import install_error_handlers
+from server.api.request_context import RequestContextMiddleware
+from server.api.routes import chat, health, models
+from server.api.services import Services
+from server.checkpoint import Checkpoint, load_checkpoint
+from server.engine.base import Engine
+from server.engine.loader import load_engine
+from server.errors import StartupError
+from server.media.preparer import MediaPreparer
+from server.output.detokenizer import BytesDetokenizer, DetokenizerFactory, WindowDetokenizer
+from server.pipeline import ChatPipeline
+from server.prompt.builder import PromptBuilder, select_template
+from server.prompt.tokenizer import PromptTokenizer, load_tokenizer
+from server.settings import Settings
+
+__all__ = ["create_app"]
+
+_log = logging.getLogger(__name__)
+
+
+def create_app(
+    settings: Settings,
+    engine: Engine | None = None,
+    *,
+    on_fatal: Callable[[StartupError], None] | None = None,
+) -> FastAPI:
+    """Wire everything for one checkpoint. Reads its small files; loads no weight.
+
+    Args:
+        settings: All of them.
+        engine: Used instead of the one the settings name.
+        on_fatal: Called when the engine cannot start after the socket has opened.
+
+    Raises:
+        StartupError: The checkpoint cannot be served.
+    """
+    checkpoint = load_checkpoint(settings.model)
+    tokenizer = load_tokenizer(checkpoint.path)
+    engine = engine or load_engine(settings.engine, checkpoint, tokenizer.special_ids)
+    media = MediaPreparer(
+        settings.media,
+        tile_px=checkpoint.tile_px,
+        auto_max_tiles=checkpoint.max_tiles,
+        num_tokens_per_tile=checkpoint.num_tokens_per_tile,
+    )
+    pipeline = ChatPipeline(
+        media=media,
+        builder=PromptBuilder(checkpoint, tokenizer, select_template(checkpoint, tokenizer)),
+        engine=engine,
+        new_detokenizer=_detokenizer_factory(tokenizer),
+        default_max_tokens=settings.limits.default_max_tokens,
+    )
+    services = Services(
+        settings=settings,
+        checkpoint=checkpoint,
+        engine=engine,
+        chat=pipeline,
+        gate=AdmissionGate(settings.limits.max_in_flight),
+        fingerprint=_fingerprint(checkpoint),
+        created=int(time.time()),
+    )
+    app = FastAPI(
+        title="InternVL server",
+        version=__version__,
+        lifespan=_lifespan(services, media, on_fatal),
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.services = services
+    _install(app, settings)
+    return app
+
+
+def _install(app: FastAPI, settings: Settings) -> None:
+    install_error_handlers(app)
+    for module in (chat, models, health):
+        app.include_router(module.router)
+    keys = [key.get_secret_value() for key in settings.server.api_keys]
+    app.add_middleware(AuthMiddleware, api_keys=keys)
+    app.add_middleware(RequestContextMiddleware)  # added last, so it is the outermost
+
+
+def _lifespan(
+    services: Services, media: MediaPreparer, on_fatal: Callable[[StartupError], None] | None
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as running:
+            running.push_async_callback(services.engine.close)
+            running.push_async_callback(media.close)
+            # In the background: the socket opens at once, /health answers while weights load.
+            starting = asyncio.create_task(_start(services.engine, media, on_fatal))
+            running.callback(starting.cancel)
+            yield
+            services.gate.is_draining = True
+
+    return lifespan
+
+
+async def _start(
+    engine: Engine, media: MediaPreparer, on_fatal: Callable[[StartupError], None] | None
+) -> None:
+    started = time.monotonic()
+    try:
+        await asyncio.gather(engine.start(), media.start())
+    except StartupError as error:
+        _log.critical("cannot start: %s", error.message)
+        if on_fatal is not None:
+            on_fatal(error)
+        return
+    _log.info("ready after %.1f s", time.monotonic() - started)
+
+
+def _detokenizer_factory(tokenizer: PromptTokenizer) -> DetokenizerFactory:
+    table = tokenizer.token_bytes
+    if table is not None:
+        return lambda: BytesDetokenizer(table)
+    return lambda: WindowDetokenizer(tokenizer.decode)
+
+
+def _fingerprint(checkpoint: Checkpoint) -> str:
+    """Changes when something that shapes answers does: our version, the template, the model's config."""
+    parts = (__version__, checkpoint.template, str(sorted(checkpoint.config.items())))
+    return "fp_" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]

@@ -1,0 +1,104 @@
+"""The command line: `serve` and its sister commands. The only place that loads settings.
+
+Exit codes: 0 done, 1 could not start or failed, 2 wrong command line or settings.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from server import __version__
+from server.errors import StartupError
+from server.serving import serve
+from server.settings import Settings, load_settings, settings_table
+
+__all__ = ["main"]
+
+# Short options of `serve` and the settings they stand for.
+_SHORTHANDS = {
+    "host": "server.host",
+    "port": "server.port",
+    "model": "model.path",
+    "engine": "engine.kind",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the process's exit code."""
+    options = _parser().parse_args(arguments)
+    if options.command == "settings":
+        print(settings_table())  # noqa: T201  (its purpose)
+        return 0
+    try:
+        settings = _load(options)
+        return serve(settings)
+    except (ValidationError, SettingsError, OSError, ValueError) as err:
+        _complain(_explain(err))
+        return 2
+    except StartupError as err:
+        _complain(err.message)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="internvl-server", description="Serve InternVL3.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("serve", help="serve a model over HTTP")
+    run.add_argument("--config", type=Path, help="TOML file with settings")
+    run.add_argument("--host", help="address to listen on (server.host)")
+    run.add_argument("--port", help="TCP port, 0 for a free one (server.port)")
+    run.add_argument("--model", help="checkpoint folder or hub name (model.path)")
+    run.add_argument("--engine", help="cpu or echo (engine.kind)")
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="any setting, e.g. --set media.max_images=4; may be repeated",
+    )
+    commands.add_parser("settings", help="print every setting with its default and effect")
+    return parser
+
+
+def _load(options: argparse.Namespace) -> Settings:
+    overrides: dict[str, Any] = {}
+    for option, key in _SHORTHANDS.items():
+        value = getattr(options, option)
+        if value is not None:
+            _put(overrides, key, value)
+    for assignment in options.set:
+        key, equals, value = assignment.partition("=")
+        if not equals or "." not in key:
+            raise ValueError(f"--set {assignment!r}: write SECTION.KEY=VALUE")
+        _put(overrides, key, value)
+    if options.config is not None and not options.config.is_file():
+        raise ValueError(f"--config: there is no file {options.config}")
+    return load_settings(options.config, overrides)
+
+
+def _put(overrides: dict[str, Any], key: str, value: str) -> None:
+    *sections, name = key.split(".")
+    table = overrides
+    for section in sections:
+        table = table.setdefault(section, {})
+    table[name] = value
+
+
+def _explain(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    lines = [
+        f"  {'.'.join(str(step) for step in problem['loc'])}: {problem['msg']}"
+        for problem in error.errors(include_url=False)
+    ]
+    return "Settings cannot be used:\n" + "\n".join(lines)
+
+
+def _complain(message: str) -> None:
+    print(f"internvl-server: {message}", file=sys.stderr)  # noqa: T201  (its purpose)

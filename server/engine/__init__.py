@@ -1,0 +1,1 @@
+"""From token ids to token ids: the contract, the engines, and the loader that picks one."""

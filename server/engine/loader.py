@@ -1,0 +1,46 @@
+"""A backend's name to an engine; imports only the backend that is asked for."""
+
+from collections.abc import Set as AbstractSet
+
+from server.checkpoint import Checkpoint
+from server.engine.base import Engine
+from server.errors import StartupError
+from server.settings import EngineSettings
+
+__all__ = ["load_engine"]
+
+
+def load_engine(
+    settings: EngineSettings, checkpoint: Checkpoint, special_token_ids: AbstractSet[int]
+) -> Engine:
+    """Make the engine the settings name; nothing is loaded before its `start`.
+
+    Args:
+        settings: Which engine, and its section.
+        checkpoint: What it serves.
+        special_token_ids: Ids without text, which the echo engine must not repeat.
+
+    Raises:
+        StartupError: The backend's packages are not installed; names the extra to install.
+    """
+    if settings.kind == "echo":
+        from server.engine.echo import EchoEngine
+
+        return EchoEngine(
+            settings.echo,
+            max_num_seqs=settings.max_num_seqs,
+            max_model_len=checkpoint.max_model_len,
+            skip_token_ids=frozenset(special_token_ids) | {checkpoint.image_token_id},
+        )
+    try:
+        from server.engine.cpu.engine import CpuEngine
+    except ModuleNotFoundError as err:
+        raise StartupError(
+            f"The cpu engine needs the package {err.name!r}: install internvl-server[cpu]."
+        ) from err
+    return CpuEngine(
+        checkpoint,
+        settings.cpu,
+        max_num_seqs=settings.max_num_seqs,
+        max_model_len=checkpoint.max_model_len,
+    )

@@ -1,0 +1,153 @@
+"""Every way a request or the server can fail, as one tree. It knows no HTTP.
+
+ServerError
+├── InvalidRequestError              the request itself is wrong
+│   ├── UnsupportedParameterError    a field this server does not implement
+│   ├── ContextLengthExceededError   the prompt does not fit the model
+│   ├── RequestTooLargeError         the body is larger than the limit
+│   ├── UnsupportedMediaTypeError    the body is not plain JSON
+│   └── ImageError                   one image cannot be used
+│       ├── ImageUrlError            the URL is malformed or of another scheme
+│       ├── ImageBlockedError        the address is not allowed
+│       ├── ImageFetchError          the host did not deliver
+│       │   └── ImageFetchTimeoutError
+│       ├── ImageTooLargeError       bytes, pixels or aspect ratio over the limit
+│       └── ImageDecodeError         truncated, corrupt or unknown bytes
+├── AuthenticationError
+├── ModelNotFoundError
+├── RouteNotFoundError
+├── MethodNotAllowedError
+├── RequestTimeoutError              the client did not send its body in time
+├── EngineOverloadedError            no room now; not executed, safe to retry
+├── EngineUnavailableError           starting, draining or down; not executed
+├── EngineError                      the engine failed while working
+└── StartupError                     settings or checkpoint cannot be served
+
+`api/errors.py` alone turns these into statuses; `cli.py` turns `StartupError` into an exit.
+"""
+
+__all__ = [
+    "AuthenticationError",
+    "ContextLengthExceededError",
+    "EngineError",
+    "EngineOverloadedError",
+    "EngineUnavailableError",
+    "ImageBlockedError",
+    "ImageDecodeError",
+    "ImageError",
+    "ImageFetchError",
+    "ImageFetchTimeoutError",
+    "ImageTooLargeError",
+    "ImageUrlError",
+    "InvalidRequestError",
+    "MethodNotAllowedError",
+    "ModelNotFoundError",
+    "RequestTimeoutError",
+    "RequestTooLargeError",
+    "RouteNotFoundError",
+    "ServerError",
+    "StartupError",
+    "UnsupportedMediaTypeError",
+    "UnsupportedParameterError",
+]
+
+
+class ServerError(Exception):
+    """The root of the tree.
+
+    Args:
+        message: For the client: what was wrong, what is allowed, what to do. Never a path, an address
+            or a traceback.
+        param: JSON path of the offending field, e.g. `messages[2].content[0].image_url`.
+        code: Overrides the code of the class in the error table.
+    """
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code
+
+
+class InvalidRequestError(ServerError):
+    """The request itself is wrong; sending it again cannot help."""
+
+
+class UnsupportedParameterError(InvalidRequestError):
+    """A field this server, or the engine it runs, does not implement."""
+
+
+class ContextLengthExceededError(InvalidRequestError):
+    """The prompt does not fit the model's context."""
+
+
+class RequestTooLargeError(InvalidRequestError):
+    """The body is larger than the limit."""
+
+
+class UnsupportedMediaTypeError(InvalidRequestError):
+    """The body is not plain JSON."""
+
+
+class ImageError(InvalidRequestError):
+    """One image of the request cannot be used; `param` names it."""
+
+
+class ImageUrlError(ImageError):
+    """The image's URL is malformed or of a scheme that is not served."""
+
+
+class ImageBlockedError(ImageError):
+    """The image's address is not one this server may connect to."""
+
+
+class ImageFetchError(ImageError):
+    """The image's host did not deliver it."""
+
+
+class ImageFetchTimeoutError(ImageFetchError):
+    """The image's host did not deliver it in time."""
+
+
+class ImageTooLargeError(ImageError):
+    """The image has more bytes or pixels, or a more extreme shape, than the limits allow."""
+
+
+class ImageDecodeError(ImageError):
+    """The image's bytes are truncated, corrupt or of an unknown format."""
+
+
+class AuthenticationError(ServerError):
+    """The key is missing or wrong."""
+
+
+class ModelNotFoundError(ServerError):
+    """The request names a model that is not served here."""
+
+
+class RouteNotFoundError(ServerError):
+    """No such path."""
+
+
+class MethodNotAllowedError(ServerError):
+    """The path exists, the method does not."""
+
+
+class RequestTimeoutError(ServerError):
+    """The client did not send its body in time."""
+
+
+class EngineOverloadedError(ServerError):
+    """There is no room now. The request was not executed and may be sent again."""
+
+
+class EngineUnavailableError(ServerError):
+    """The engine is starting, draining or down. The request was not executed."""
+
+
+class EngineError(ServerError):
+    """The engine failed while working on the request."""
+
+
+class StartupError(ServerError):
+    """The settings or the checkpoint cannot be served; says why and what to change."""

@@ -1,0 +1,1 @@
+"""From an image reference to tiles: address policy, fetch, decode, tiling, pixels."""

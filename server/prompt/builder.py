@@ -1,0 +1,151 @@
+"""A conversation and its tiles to a `Prompt`: token ids with image tokens exactly where images are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from server.checkpoint import Checkpoint
+from server.core import Conversation, ImageSpan, ImageTiles, Prompt
+from server.errors import ContextLengthExceededError
+from server.prompt.checkpoint_template import load_checkpoint_template
+from server.prompt.template import Control, ImagePlace, InternVL25Template, Template
+from server.prompt.tokenizer import PromptTokenizer
+
+__all__ = ["Outline", "PromptBuilder", "select_template"]
+
+# Longer texts than this many characters per token of context are refused unread: a real text has
+# around four, and even runs of spaces stay well below it.
+_MAX_CHARS_PER_TOKEN = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """A tokenised prompt with places where the images' tokens will stand."""
+
+    pieces: tuple[list[int] | ImagePlace, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of text, and of the two marks around each image."""
+        return sum(2 if isinstance(piece, ImagePlace) else len(piece) for piece in self.pieces)
+
+
+class PromptBuilder:
+    """Renders, tokenises and measures prompts for one model.
+
+    Args:
+        checkpoint: The model's facts.
+        tokenizer: Its tokenizer.
+        template: How a conversation is written down.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, tokenizer: PromptTokenizer, template: Template
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._template = template
+        self._num_tokens_per_tile = checkpoint.num_tokens_per_tile
+        self._max_model_len = checkpoint.max_model_len
+        self._image_token_id = checkpoint.image_token_id
+        self.stop_token_ids = checkpoint.stop_token_ids
+        self._image_start_id = tokenizer.control_id("<img>")
+        self._image_end_id = tokenizer.control_id("</img>")
+
+    def check_length_of_text(self, conversation: Conversation) -> None:
+        """Refuse a hopelessly long text before any work is spent on it.
+
+        Raises:
+            ContextLengthExceededError: It cannot fit, whatever its tokens are.
+        """
+        num_chars = conversation.num_text_chars
+        limit = _MAX_CHARS_PER_TOKEN * self._max_model_len
+        if num_chars > limit:
+            raise ContextLengthExceededError(
+                f"This model's maximum context length is {self._max_model_len} tokens. Your messages "
+                f"have {num_chars} characters; more than {limit} cannot fit. Shorten the messages.",
+                param="messages",
+            )
+
+    def outline(self, conversation: Conversation) -> Outline:
+        """All of the prompt but its image tokens. CPU-bound: call it off the event loop for long texts."""
+        pieces: list[list[int] | ImagePlace] = []
+        text = ""
+        for segment in [*self._template.render(conversation), ImagePlace(-1)]:
+            if isinstance(segment, str):
+                text += segment  # neighbouring texts are one span to the tokenizer, as upstream
+                continue
+            pieces.append(self._tokenizer.encode_text(text) if text else [])
+            text = ""
+            pieces.append(self._ids_or_place(segment))
+        return Outline(tuple(pieces[:-1]))
+
+    def build(self, outline: Outline, tiles: Sequence[ImageTiles]) -> Prompt:
+        """The whole prompt: the outline with each image's tokens in place.
+
+        Args:
+            outline: Of the conversation.
+            tiles: One entry for each of the conversation's images, in order.
+        """
+        token_ids: list[int] = []
+        spans: list[ImageSpan] = []
+        for piece in outline.pieces:
+            if isinstance(piece, ImagePlace):
+                num_tiles = tiles[piece.index].num_tiles
+                num_image_tokens = num_tiles * self._num_tokens_per_tile
+                spans.append(ImageSpan(len(token_ids) + 1, num_tiles, num_image_tokens))
+                token_ids.append(self._image_start_id)
+                token_ids += [self._image_token_id] * num_image_tokens
+                token_ids.append(self._image_end_id)
+            else:
+                token_ids += piece
+        return Prompt(token_ids=tuple(token_ids), images=tuple(spans), tiles=tuple(tiles))
+
+    def max_image_tokens(self, outline: Outline, wanted: int | None, default: int) -> int:
+        """Image tokens that leave room for the text and the answer; may be below one tile's.
+
+        An answer without a limit of its own is promised `default` tokens, but at most a quarter of the
+        context: images come before it.
+        """
+        answer = min(default, self._max_model_len // 4) if wanted is None else wanted
+        return self._max_model_len - outline.num_tokens - answer
+
+    def max_tokens_for(self, prompt: Prompt, wanted: int | None, default: int) -> int:
+        """How many tokens the answer may have.
+
+        Args:
+            prompt: What is already in the context.
+            wanted: The request's own limit, honoured or refused.
+            default: Used, and cut to the room left, when the request names none.
+
+        Raises:
+            ContextLengthExceededError: The prompt, or the prompt and `wanted`, do not fit.
+        """
+        room = self._max_model_len - prompt.num_tokens
+        if room < 1 or (wanted is not None and wanted > room):
+            raise ContextLengthExceededError(self._too_long(prompt, wanted), param="messages")
+        return min(default, room) if wanted is None else wanted
+
+    def _ids_or_place(self, segment: Control | ImagePlace) -> list[int] | ImagePlace:
+        if isinstance(segment, Control):
+            return [self._tokenizer.control_id(segment.name)]
+        return segment
+
+    def _too_long(self, prompt: Prompt, wanted: int | None) -> str:
+        num_image_tokens = sum(span.num_image_tokens for span in prompt.images)
+        asked = f" and you asked for {wanted} tokens of answer" if wanted is not None else ""
+        image_note = f" ({num_image_tokens} of them for images)" if num_image_tokens else ""
+        return (
+            f"This model's maximum context length is {self._max_model_len} tokens. Your messages have "
+            f"{prompt.num_tokens} tokens{image_note}{asked}. Shorten the messages, lower `max_tokens`, "
+            "or look at images less closely (`detail`)."
+        )
+
+
+def select_template(checkpoint: Checkpoint, tokenizer: PromptTokenizer) -> Template:
+    """The template the settings or the checkpoint name.
+
+    Raises:
+        StartupError: The checkpoint's own is asked for and it has none.
+    """
+    if checkpoint.template == "checkpoint":
+        return load_checkpoint_template(checkpoint.path, tokenizer.control_pattern)
+    return InternVL25Template()

@@ -1,0 +1,1 @@
+"""The OpenAI wire format: wire to core, core to wire. No I/O."""

@@ -1,0 +1,77 @@
+"""pydantic's findings as one error that names the JSON path and says what is allowed."""
+
+from typing import NoReturn
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from server.errors import InvalidRequestError, UnsupportedParameterError
+
+__all__ = ["json_path", "raise_first"]
+
+# Names of union branches that pydantic puts into a location; they are not in the JSON.
+_ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+_PART_TYPES = frozenset({"text", "image_url"})
+
+
+def raise_first(error: ValidationError) -> NoReturn:
+    """Raise the first violation as ours.
+
+    Raises:
+        UnsupportedParameterError: For an unknown field.
+        InvalidRequestError: For anything else.
+    """
+    first = error.errors(include_url=False, include_context=True)[0]
+    path = json_path(first["loc"])
+    if first["type"] == "extra_forbidden":
+        raise UnsupportedParameterError(
+            f"Unknown parameter: '{path}'. It is not supported by this server; leave it out.",
+            param=path,
+            code="unknown_parameter",
+        ) from error
+    if first["type"] == "missing":
+        raise InvalidRequestError(
+            f"Missing required parameter: '{path}'.",
+            param=path,
+            code="missing_required_parameter",
+        ) from error
+    raise InvalidRequestError(
+        f"Invalid value for '{path}': {_say(first)}.", param=path, code="invalid_value"
+    ) from error
+
+
+def json_path(location: tuple[int | str, ...]) -> str:
+    """`('messages', 0, 'user', 'content', '~parts', 1)` as `messages[0].content[1]`."""
+    path = ""
+    previous: int | str = ""
+    for index, step in enumerate(location):
+        if isinstance(step, int):
+            path += f"[{step}]"
+        elif not _is_branch(step, previous, index):
+            path += f".{step}" if path else step[:64]
+        previous = step
+    return path
+
+
+def _is_branch(step: str, previous: int | str, depth: int) -> bool:
+    """Whether a location step names a union branch: it follows a list index, or starts with `~`."""
+    if step.startswith("~"):
+        return True
+    if depth == 1 and previous == "stop":
+        return True
+    return isinstance(previous, int) and step in (_ROLES if depth == 2 else _PART_TYPES)  # noqa: PLR2004
+
+
+def _say(first: ErrorDetails) -> str:
+    """Pydantic's sentence, as a clause."""
+    if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        context = first.get("ctx", {})
+        key = str(context.get("discriminator", "")).strip("'")
+        expected = context.get("expected_tags")
+        if expected is None:
+            return f"it needs a {key!r}"
+        return f"its {key!r} must be one of {expected}"
+    if first["type"] in ("model_type", "dict_type"):
+        return "it must be an object"
+    message = first["msg"]
+    return message[:1].lower() + message[1:]

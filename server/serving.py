@@ -1,0 +1,99 @@
+"""Runs an app on a socket with uvicorn: start-up message, signals, draining."""
+
+import ipaddress
+import logging
+import sys
+from types import FrameType
+
+import uvicorn
+
+from server.api.services import Services
+from server.app import create_app
+from server.errors import StartupError
+from server.settings import ServerSettings, Settings
+from server.telemetry.logs import configure_logs
+
+__all__ = ["serve"]
+
+_log = logging.getLogger(__name__)
+
+
+def serve(settings: Settings) -> int:
+    """Serve until a signal, and return the exit code.
+
+    Raises:
+        StartupError: The settings or the checkpoint cannot be served.
+    """
+    configure_logs(settings.log.level)
+    _check_exposure(settings.server)
+    failures: list[StartupError] = []
+
+    def on_fatal(error: StartupError) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    app = create_app(settings, on_fatal=on_fatal)
+    config = uvicorn.Config(
+        app,
+        host=settings.server.host,
+        port=settings.server.port,
+        loop="uvloop" if sys.platform != "win32" else "asyncio",
+        http="h11",  # the one of uvicorn's parsers that bounds the header block (16 KiB)
+        ws="none",
+        proxy_headers=False,
+        server_header=False,
+        access_log=False,
+        log_config=None,
+        timeout_keep_alive=settings.server.keep_alive_s,
+        timeout_graceful_shutdown=settings.server.drain_s,
+    )
+    server = DrainingServer(config, app.state.services)
+    socket = config.bind_socket()
+    _announce(app.state.services, *socket.getsockname()[:2])
+    server.run(sockets=[socket])
+    for failure in failures:
+        raise failure
+    return 0
+
+
+class DrainingServer(uvicorn.Server):
+    """Stops being ready the moment it is told to stop; what runs is finished first."""
+
+    def __init__(self, config: uvicorn.Config, services: Services) -> None:
+        super().__init__(config)
+        self._services = services
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """On SIGTERM or SIGINT."""
+        self._services.gate.is_draining = True
+        _log.info("stopping: %d requests in flight", self._services.gate.num_in_flight)
+        super().handle_exit(sig, frame)
+
+
+def _check_exposure(settings: ServerSettings) -> None:
+    if settings.api_keys or settings.allow_anonymous or _is_loopback(settings.host):
+        return
+    raise StartupError(
+        f"server.host is {settings.host}, which others can reach, and there are no server.api_keys. "
+        "Set keys (INTERNVL_SERVER__API_KEYS='[\"…\"]'), or server.allow_anonymous = true behind a proxy "
+        "that authenticates."
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _announce(services: Services, host: str, port: int) -> None:
+    shown = f"[{host}]" if ":" in host else host
+    _log.info(
+        "%s (%s engine, template %s) on http://%s:%d/v1 - loading",
+        services.checkpoint.served_name,
+        services.engine.info.backend,
+        services.checkpoint.template,
+        shown,
+        port,
+    )

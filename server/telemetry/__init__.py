@@ -1,0 +1,1 @@
+"""Logs and request ids. Prompts, images and keys are never written."""
