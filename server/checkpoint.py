@@ -65,7 +65,7 @@ def load_checkpoint(settings: ModelSettings) -> Checkpoint:
         path=path,
         layout=layout,
         config=config,
-        served_name=settings.served_name or settings.path.rstrip("/").rsplit("/", 1)[-1],
+        served_name=_served_name(settings, config),
         template=settings.template or str(config.get("template") or "internvl2_5"),
         tile_px=tile_px,
         num_tokens_per_tile=int(per_side * per_side),
@@ -106,6 +106,11 @@ def _download(settings: ModelSettings) -> Path:
             f"({type(err).__name__}). Download it beforehand and give its folder."
         ) from err
     return Path(folder)
+
+
+def _served_name(settings: ModelSettings, config: Mapping[str, Any]) -> str:
+    own = str(config.get("served_name") or "")
+    return settings.served_name or own or settings.path.rstrip("/").rsplit("/", 1)[-1]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ request; a `Generation` is what is left to do after the answer's first byte may 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 from server.core import (
     Conversation,
@@ -20,7 +21,7 @@ from server.core import (
     Usage,
 )
 from server.engine.base import Capability, Engine
-from server.errors import UnsupportedParameterError
+from server.errors import EngineUnavailableError, UnsupportedParameterError
 from server.media.pixels import to_pixel_values
 from server.media.preparer import MediaPreparer
 from server.output.detokenizer import Detokenizer, DetokenizerFactory
@@ -78,6 +79,7 @@ class ChatPipeline:
             InvalidRequestError: The request cannot be served; says which part and why.
             EngineUnavailableError: The engine is not running.
         """
+        self._refuse_when_not_ready()
         self._refuse_unsupported(conversation, sampling)
         self._builder.check_length_of_text(conversation)
         prompt = await self._build(conversation, sampling)
@@ -94,7 +96,13 @@ class ChatPipeline:
             pixel_values=await self._pixels(prompt),
         )
         tokens = await owner.enter_async_context(self._engine.generate(request))
-        return Generation(prompt, tokens, self._new_detokenizer(), StopMatcher(sampling.stop))
+        # From here on only counts: the tiles are large and an answer may take minutes.
+        usage = Usage(
+            num_prompt_tokens=prompt.num_tokens,
+            num_completion_tokens=0,
+            num_image_tokens=sum(span.num_image_tokens for span in prompt.images),
+        )
+        return Generation(usage, tokens, self._new_detokenizer(), StopMatcher(sampling.stop))
 
     async def _build(self, conversation: Conversation, sampling: SamplingParams) -> Prompt:
         outline = await self._outline(conversation)
@@ -118,6 +126,12 @@ class ChatPipeline:
             return None
         return await asyncio.to_thread(to_pixel_values, prompt.tiles)
 
+    def _refuse_when_not_ready(self) -> None:
+        """Before pictures are fetched and decoded for nothing."""
+        health = self._engine.health()
+        if not health.is_ready:
+            raise EngineUnavailableError(f"{health.reason} Try again shortly.")
+
     def _refuse_unsupported(self, conversation: Conversation, sampling: SamplingParams) -> None:
         asked = {
             Capability.TOP_K: sampling.top_k > 0,
@@ -139,7 +153,7 @@ class Generation:
     """One accepted request while its answer is generated. Its owner's stack holds the resources.
 
     Args:
-        prompt: What was asked.
+        usage: What the prompt took.
         tokens: The engine's stream.
         detokenizer: Of this answer.
         stop: Of this answer.
@@ -147,12 +161,12 @@ class Generation:
 
     def __init__(
         self,
-        prompt: Prompt,
+        usage: Usage,
         tokens: AsyncIterator[TokenDelta],
         detokenizer: Detokenizer,
         stop: StopMatcher,
     ) -> None:
-        self._prompt = prompt
+        self._usage = usage
         self._tokens = tokens
         self._detokenizer = detokenizer
         self._stop = stop
@@ -196,10 +210,5 @@ class Generation:
         return self._last(text + self._stop.flush(), reason)
 
     def _last(self, text: str, reason: FinishReason) -> TextDelta:
-        images = self._prompt.images
-        usage = Usage(
-            num_prompt_tokens=self._prompt.num_tokens,
-            num_completion_tokens=self._num_completion_tokens,
-            num_image_tokens=sum(span.num_image_tokens for span in images),
-        )
+        usage = replace(self._usage, num_completion_tokens=self._num_completion_tokens)
         return TextDelta(text, reason, usage)

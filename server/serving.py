@@ -2,6 +2,8 @@
 
 import ipaddress
 import logging
+import signal
+import socket
 import sys
 from types import FrameType
 
@@ -48,16 +50,20 @@ def serve(settings: Settings) -> int:
         timeout_graceful_shutdown=settings.server.drain_s,
     )
     server = DrainingServer(config, app.state.services)
-    socket = config.bind_socket()
-    _announce(app.state.services, *socket.getsockname()[:2])
-    server.run(sockets=[socket])
+    listener = _bind(config)
+    _announce(app.state.services, *listener.getsockname()[:2])
+    server.run(sockets=[listener])
     for failure in failures:
         raise failure
     return 0
 
 
 class DrainingServer(uvicorn.Server):
-    """Stops being ready the moment it is told to stop; what runs is finished first."""
+    """Stops being ready the moment it is told to stop; what runs is finished first.
+
+    Leaves with exit code 0 then: uvicorn's own handler would raise the signal again at the end. A
+    second SIGINT ends it at once.
+    """
 
     def __init__(self, config: uvicorn.Config, services: Services) -> None:
         super().__init__(config)
@@ -65,9 +71,24 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """On SIGTERM or SIGINT."""
-        self._services.gate.is_draining = True
-        _log.info("stopping: %d requests in flight", self._services.gate.num_in_flight)
-        super().handle_exit(sig, frame)
+        del frame
+        gate = self._services.gate
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+            return
+        gate.is_draining = True
+        self.should_exit = True
+        _log.info("stopping: %d requests in flight", gate.num_in_flight)
+
+
+def _bind(config: uvicorn.Config) -> socket.socket:
+    try:
+        return config.bind_socket()
+    except SystemExit as err:  # uvicorn has logged the system's reason
+        raise StartupError(
+            f"server.host {config.host} and server.port {config.port} cannot be listened on. "
+            "Is another server running there? Choose another with --port, or 0 for a free one."
+        ) from err
 
 
 def _check_exposure(settings: ServerSettings) -> None:

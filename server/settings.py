@@ -67,7 +67,8 @@ class ModelSettings(Section):
     path: str = str(DEMO_MODEL)
     """Folder of a checkpoint, or a hub repository name. Default: the bundled demo model."""
     served_name: str = ""
-    """Name clients use in `model`; empty means the last part of `path`."""
+    """Name clients use in `model`; empty means the `served_name` of the checkpoint's config, else the
+    last part of `path`."""
     revision: str = ""
     """Hub revision; empty means the default branch."""
     download_dir: str = ""

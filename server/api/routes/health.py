@@ -25,5 +25,5 @@ async def ready(services: ServicesDep) -> JSONResponse:
         return error_response(EngineUnavailableError("The server is shutting down."))
     engine = services.engine.health()
     if not engine.is_ready:
-        return error_response(EngineUnavailableError(f"Not ready: {engine.reason}."))
+        return error_response(EngineUnavailableError(engine.reason))
     return JSONResponse({"status": "ready"})

@@ -1,0 +1,150 @@
+"""One envelope for every refusal, whoever makes it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import openai
+import pytest
+
+from tests.live_server import LiveServer
+
+HELLO = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
+
+
+def assert_envelope(response: Any, status: int, code: str, param: str | None = None) -> None:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["x-request-id"]
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["code"] == code
+    assert error["param"] == param
+    assert response.headers["x-should-retry"] == ("true" if status in (429, 503) else "false")
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "param"),
+    [
+        ({"temperature": 9}, "invalid_value", "temperature"),
+        ({"n": 3}, "unsupported_parameter", "n"),
+        ({"tools": [{"type": "function"}]}, "unsupported_parameter", "tools"),
+        ({"nope": 1}, "unknown_parameter", "nope"),
+        ({"messages": []}, "invalid_value", "messages"),
+        ({"max_tokens": 10**6}, "context_length_exceeded", "messages"),
+    ],
+)
+def test_bad_requests(
+    echo_server: LiveServer, fields: dict[str, Any], code: str, param: str
+) -> None:
+    assert_envelope(echo_server.post(HELLO | fields), 400, code, param)
+
+
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [
+        ("http://127.0.0.1:1/x.png", "image_url_blocked"),
+        ("file:///etc/hostname", "invalid_image_url"),
+        ("data:image/png;base64,!!!!", "invalid_image_url"),
+        ("data:image/png;base64,aGVsbG8=", "invalid_image"),
+    ],
+)
+@pytest.mark.parametrize("stream", [True, False])
+def test_bad_images_name_their_part_before_any_byte(
+    echo_server: LiveServer, picture_url: Callable[..., str], url: str, code: str, stream: bool
+) -> None:
+    parts = [{"type": "image_url", "image_url": {"url": u}} for u in (picture_url(), url)]
+    messages = [{"role": "user", "content": "x"}, {"role": "user", "content": parts}]
+    response = echo_server.post(HELLO | {"messages": messages, "stream": stream})
+    assert_envelope(response, 400, code, "messages[1].content[1].image_url")
+    assert echo_server.gate.num_in_flight == 0
+
+
+def test_framework_refusals_wear_the_same_envelope(echo_server: LiveServer) -> None:
+    assert_envelope(echo_server.get("/nope"), 404, "route_not_found")
+    assert_envelope(echo_server.get("/v1/chat/completions"), 405, "method_not_allowed")
+    assert_envelope(echo_server.get("/v1/models/x"), 404, "model_not_found", "model")
+    assert_envelope(echo_server.post(HELLO | {"model": "x"}), 404, "model_not_found", "model")
+    assert_envelope(echo_server.post(b"{"), 400, "invalid_json")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"content-type": "text/plain"},
+        {"content-type": "multipart/form-data; boundary=x"},
+        {"content-encoding": "gzip"},
+    ],
+)
+def test_only_plain_json_is_read(echo_server: LiveServer, headers: dict[str, str]) -> None:
+    assert_envelope(echo_server.post(b"{}", headers=headers), 415, "unsupported_media_type")
+
+
+def test_bodies_are_bounded_by_length_and_by_count(start_server: Callable[..., LiveServer]) -> None:
+    server = start_server(limits={"max_body_bytes": 1000})
+    assert_envelope(server.post(b"x" * 1001), 413, "request_too_large")
+
+    def chunks() -> Any:
+        yield from (b"x" * 100 for _ in range(11))
+
+    import httpx2
+
+    response = httpx2.post(
+        f"{server.url}/v1/chat/completions",
+        content=chunks(),
+        headers={"content-type": "application/json"},
+    )
+    assert_envelope(response, 413, "request_too_large")
+
+
+def test_slow_bodies_end(start_server: Callable[..., LiveServer]) -> None:
+    import socket
+
+    server = start_server(limits={"body_timeout_s": 0.2})
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall(head + b"content-length: 10\r\n\r\n{")
+        assert b" 408 " in connection.recv(4096)
+
+
+def test_keys_are_asked_for_before_the_body(start_server: Callable[..., LiveServer]) -> None:
+    server = start_server(server={"api_keys": ["secret-1", "secret-2"]})
+    assert server.get("/health").status_code == 200
+    assert server.get("/ready").status_code == 200
+    for path in ("/v1/models", "/nope", "/health/", "/openapi.json"):
+        assert_envelope(server.get(path), 401, "invalid_api_key")
+    assert_envelope(server.post(HELLO), 401, "invalid_api_key")
+    with pytest.raises(openai.AuthenticationError):
+        server.client(api_key="secret").models.list()
+    assert server.client(api_key="secret-2").models.list().data
+
+
+def test_more_than_the_limit_is_refused_at_once(start_server: Callable[..., LiveServer]) -> None:
+    server = start_server(limits={"max_in_flight": 1}, engine={"echo": {"token_delay_s": 0.2}})
+    client = server.client()
+    stream = client.chat.completions.create(**HELLO, stream=True)
+    next(iter(stream))
+    response = server.post(HELLO)
+    assert_envelope(response, 429, "engine_overloaded")
+    assert int(response.headers["retry-after"]) >= 1
+    stream.close()
+
+
+def test_a_draining_server_says_so(start_server: Callable[..., LiveServer]) -> None:
+    server = start_server()
+    server.gate.is_draining = True
+    assert_envelope(server.get("/ready"), 503, "engine_unavailable")
+    assert_envelope(server.post(HELLO), 503, "engine_unavailable")
+    assert server.get("/health").status_code == 200
+
+
+def test_request_ids_are_echoed_only_when_harmless(echo_server: LiveServer) -> None:
+    get = echo_server.get
+    assert get("/health", headers={"x-request-id": "abc-1"}).headers["x-request-id"] == "abc-1"
+    for bad in ("a b", "x" * 129, "a/b", "http://evil"):
+        assert get("/health", headers={"x-request-id": bad}).headers["x-request-id"] != bad
+
+
+def test_an_engine_failure_is_a_500(start_server: Callable[..., LiveServer]) -> None:
+    server = start_server(engine={"echo": {"fail_after_tokens": 2}})
+    assert_envelope(server.post(HELLO), 500, "engine_error")
+    assert server.gate.num_in_flight == 0

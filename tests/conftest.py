@@ -1,0 +1,66 @@
+"""What all tests share: a tiny checkpoint, servers on real sockets, clients, pictures."""
+
+import base64
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from scripts.make_random_checkpoint import SHAPES, write_checkpoint
+from server.prompt.tokenizer import PromptTokenizer, load_tokenizer
+from tests.live_server import LiveServer, start_echo_server
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random-weight checkpoint in transformers' layout, with a byte-level tokenizer."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    write_checkpoint(folder, SHAPES["tiny"], layout="hf", dtype="float32", seed=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny_checkpoint: Path) -> PromptTokenizer:
+    return load_tokenizer(tiny_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def echo_server(tiny_checkpoint: Path) -> Iterator[LiveServer]:
+    """The whole server on a loopback port, with the echo engine."""
+    with start_echo_server(tiny_checkpoint) as server:
+        yield server
+
+
+@pytest.fixture
+def start_server(tiny_checkpoint: Path) -> Iterator[Callable[..., LiveServer]]:
+    """Starts echo servers with settings of the test's own."""
+    running: list[LiveServer] = []
+
+    def start(**overrides: object) -> LiveServer:
+        server = start_echo_server(tiny_checkpoint, **overrides)
+        running.append(server)
+        return server.__enter__()
+
+    yield start
+    for server in running:
+        server.__exit__(None, None, None)
+
+
+def data_url(image: Image.Image, image_format: str = "PNG") -> str:
+    """An image as the `data:` URL a client sends."""
+    buffer = io.BytesIO()
+    image.save(buffer, image_format)
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return f"data:image/{image_format.lower()};base64,{encoded}"
+
+
+@pytest.fixture
+def picture_url() -> Callable[..., str]:
+    """Makes `data:` URLs of plain pictures."""
+
+    def make(width: int = 300, height: int = 200, colour: str = "red") -> str:
+        return data_url(Image.new("RGB", (width, height), colour))
+
+    return make

@@ -1,0 +1,94 @@
+"""Rules of the house that no other tool holds."""
+
+import ast
+import importlib
+import re
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+from server import errors
+from server.api.errors import ERROR_TABLE
+from server.protocol.fields import BOOKKEEPING, IMPLEMENTED, REFUSED
+from server.settings import settings_table
+
+ROOT = Path(__file__).parents[2]
+MODULES = sorted((ROOT / "server").rglob("*.py"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def functions() -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield node
+
+
+def test_files_are_short() -> None:
+    sizes = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
+    assert {path for path, size in sizes.items() if size > 300} == set()
+    assert statistics.median(sizes.values()) <= 120
+
+
+def test_functions_are_short() -> None:
+    bodies = [node.body[-1].end_lineno - node.body[0].lineno + 1 for node in functions()]
+    assert statistics.median(bodies) <= 8
+    assert statistics.quantiles(bodies, n=10)[-1] <= 30
+
+
+def test_the_engine_contract_is_short() -> None:
+    contract = (ROOT / "server/engine/base.py").read_text(encoding="utf-8")
+    assert len(contract.splitlines()) <= 100
+
+
+def test_every_module_says_what_it_exports() -> None:
+    for path in MODULES:
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        if path.name in ("__init__.py", "__main__.py"):
+            continue
+        module = importlib.import_module(name)
+        exported = module.__all__
+        assert list(exported) == sorted(exported, key=_ruff_order), name
+        assert module.__doc__, name
+
+
+def _ruff_order(name: str) -> tuple[int, str]:
+    """Constants, classes, functions: the order ruff sorts `__all__` in."""
+    return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
+
+
+def test_every_error_has_a_row() -> None:
+    classes = [getattr(errors, name) for name in errors.__all__]
+    missing = [cls for cls in classes if cls not in ERROR_TABLE and cls is not errors.ServerError]
+    assert missing == []
+
+
+def test_the_error_tree_is_drawn_in_full() -> None:
+    assert errors.__doc__
+    for name in errors.__all__:
+        assert name in errors.__doc__
+
+
+def test_the_readme_has_every_setting() -> None:
+    assert settings_table() in README, "run: python -m server settings"
+
+
+def test_the_readme_has_every_field_and_error_code() -> None:
+    for name in sorted(IMPLEMENTED | BOOKKEEPING | REFUSED.keys()):
+        assert f"`{name}`" in README, name
+    for row in ERROR_TABLE.values():
+        assert f"`{row.code}`" in README, row.code
+
+
+def test_one_module_alone_dials_out() -> None:
+    names = r"httpx2?|httpcore2?|aiohttp|urllib3|requests|urllib\.request"
+    clients = re.compile(rf"^\s*(?:import|from) ({names})\b", re.MULTILINE)
+    users = {p.name for p in MODULES if clients.search(p.read_text(encoding="utf-8"))}
+    assert users <= {"fetch.py"}
+
+
+def test_nothing_unpickles_or_evaluates() -> None:
+    forbidden = re.compile(r"\b(?:import pickle|torch\.load|eval\(|exec\(|shell=True)")
+    for path in MODULES:
+        text = re.sub(r"\.eval\(\)", "", path.read_text(encoding="utf-8"))
+        assert not forbidden.search(text), path

@@ -1,0 +1,16 @@
+import json
+import os
+from pathlib import Path
+
+from tests.live_server import LiveServer
+
+SNAPSHOT = Path(__file__).parents[1] / "data" / "openapi.json"
+
+
+def test_the_openapi_document_changes_only_on_purpose(echo_server: LiveServer) -> None:
+    document = json.dumps(echo_server.app.openapi(), indent=1, sort_keys=True) + "\n"
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        SNAPSHOT.write_text(document)
+    assert document == SNAPSHOT.read_text(), (
+        "on purpose? UPDATE_SNAPSHOTS=1 scripts/test tests/house"
+    )

@@ -1,0 +1,122 @@
+"""The server as a process: the command line, signals, draining, refusing to start."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "server", "serve", "--engine", "echo"]
+
+
+def run(*options: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *options], cwd=ROOT, env=os.environ | (env or {}), capture_output=True,
+        text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+@contextmanager
+def serving(checkpoint: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    process = subprocess.Popen(
+        [*COMMAND, "--port", "0", "--model", str(checkpoint), *options], cwd=ROOT,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    try:
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if "ready after" in line:
+                break
+        port = re.search(r"on http://127\.0\.0\.1:(\d+)/v1", "".join(lines))
+        assert port, lines
+        yield process, f"http://127.0.0.1:{port.group(1)}"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_server_finishes_what_runs(tiny_checkpoint: Path, sign: signal.Signals) -> None:
+    with serving(tiny_checkpoint, "--set", "engine.echo.token_delay_s=0.05") as (process, url):
+        body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+        with httpx2.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            process.send_signal(sign)
+            rest = list(lines)
+        assert "data: [DONE]" in rest
+        assert process.wait(timeout=30) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--port", "x"], "server.port"),
+        (["--set", "engine.max_num_seqs=0"], "engine.max_num_seqs"),
+        (["--set", "media.nope=1"], "media.nope"),
+        (["--set", "nope"], "SECTION.KEY=VALUE"),
+        (["--config", "missing.toml"], "missing.toml"),
+        (["--engine", "gpu"], "engine.kind"),
+    ],
+)
+def test_wrong_settings_do_not_start_and_say_which(options: list[str], says: str) -> None:
+    done = run(*options)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_wrong_checkpoints_do_not_start_and_say_why(tmp_path: Path) -> None:
+    done = run("--model", str(tmp_path / "missing"))
+    assert done.returncode == 1
+    assert "there is no folder" in done.stderr
+    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    done = run("--model", str(tmp_path))
+    assert done.returncode == 1
+    assert "InternVLForConditionalGeneration" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_open_address_needs_keys(tiny_checkpoint: Path) -> None:
+    done = run("--host", "0.0.0.0", "--model", str(tiny_checkpoint))
+    assert done.returncode == 1
+    assert "api_keys" in done.stderr
+
+
+def test_a_taken_port_is_said(tiny_checkpoint: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = run("--model", str(tiny_checkpoint), "--port", str(taken.getsockname()[1]))
+    assert done.returncode == 1
+    assert "address already in use" in done.stderr.lower()
+
+
+def test_settings_come_from_file_environment_and_command_line(tmp_path: Path) -> None:
+    from server.settings import load_settings
+
+    config = tmp_path / "server.toml"
+    config.write_text("[server]\nport = 1111\nhost = '::1'\n[engine]\nmax_num_seqs = 3\n")
+    settings = load_settings(config, {"server": {"port": "3333"}})
+    assert settings.server.port == 3333
+    assert settings.server.host == "::1"
+    assert settings.engine.max_num_seqs == 3
+
+
+def test_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from server.settings import load_settings
+
+    config = tmp_path / "server.toml"
+    config.write_text("[server]\nport = 1111\n")
+    monkeypatch.setenv("INTERNVL_SERVER__PORT", "2222")
+    assert load_settings(config, {}).server.port == 2222

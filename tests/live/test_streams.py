@@ -1,0 +1,166 @@
+"""How streams flow and end, on real sockets, judged by what the engine saw."""
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from tests.live_server import LiveServer
+
+HELLO = {"model": "tiny", "messages": [{"role": "user", "content": "hi there"}]}
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it never became true"
+        time.sleep(0.01)
+
+
+def events(server: LiveServer, **fields: Any) -> Iterator[str]:
+    """Events as text, as they arrive."""
+    url = f"{server.url}/v1/chat/completions"
+    with httpx2.stream("POST", url, json=HELLO | {"stream": True} | fields, timeout=60) as answer:
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["x-accel-buffering"] == "no"
+        buffer = ""
+        for text in answer.iter_text():
+            buffer += text
+            *whole, buffer = buffer.split("\n\n")
+            yield from whole
+        assert buffer == ""
+
+
+def is_idle(server: LiveServer) -> bool:
+    health = server.engine.health()
+    return not (health.num_running or health.num_waiting or server.gate.num_in_flight)
+
+
+def test_each_token_arrives_before_the_next_is_made(
+    start_server: Callable[..., LiveServer],
+) -> None:
+    server = start_server(engine={"echo": {"token_delay_s": 0.05}})
+    arrived: list[float] = []
+    for event in events(server, max_tokens=8):
+        if '"content":"' in event and '"role"' not in event:
+            arrived.append(time.monotonic())
+    assert len(arrived) == 8
+    # Not all at once at the end: they are spread like the engine's tokens were.
+    assert arrived[-1] - arrived[0] > 0.05 * 3
+
+
+def test_the_frames_are_openais(echo_server: LiveServer) -> None:
+    frames = list(events(echo_server, max_tokens=2, stream_options={"include_usage": True}))
+    assert all(frame.startswith("data: ") for frame in frames)
+    assert frames[-1] == "data: [DONE]"
+    role, *content, finish, usage = [json.loads(f[6:]) for f in frames[:-1]]
+    assert role["choices"][0]["delta"]["role"] == "assistant"
+    assert 1 <= len(content) <= 2
+    for chunk in (role, *content):
+        assert chunk["choices"][0]["finish_reason"] is None
+        assert chunk["choices"][0]["logprobs"] is None
+        assert chunk["usage"] is None
+    assert finish["choices"][0]["finish_reason"] == "length"
+    assert usage["choices"] == []
+    assert usage["usage"]["completion_tokens"] == 2
+
+
+def test_keep_alive_comments_fill_a_long_wait(start_server: Callable[..., LiveServer]) -> None:
+    server = start_server(server={"sse_ping_s": 0.1}, engine={"echo": {"first_token_delay_s": 1.0}})
+    frames = list(events(server, max_tokens=1))
+    assert frames.count(": ping") >= 2
+    assert frames[-1] == "data: [DONE]"
+
+
+def test_a_client_that_leaves_a_stream_stops_the_engine(
+    start_server: Callable[..., LiveServer],
+) -> None:
+    server = start_server(engine={"echo": {"token_delay_s": 0.05}})
+    stream = events(server)
+    next(stream)
+    next(stream)
+    stream.close()
+    wait_until(lambda: server.engine.num_aborted == 1)
+    wait_until(lambda: is_idle(server))
+
+
+def test_a_client_that_leaves_without_a_stream_stops_the_engine(
+    start_server: Callable[..., LiveServer],
+) -> None:
+    server = start_server(engine={"echo": {"hang_after_tokens": 1}})
+    with pytest.raises(openai.APITimeoutError):
+        server.client(timeout=0.5).chat.completions.create(**HELLO)
+    wait_until(lambda: server.engine.num_aborted == 1)
+    wait_until(lambda: is_idle(server))
+
+
+def test_clients_that_leave_the_queue_free_their_place(
+    start_server: Callable[..., LiveServer],
+) -> None:
+    server = start_server(engine={"max_num_seqs": 1, "echo": {"token_delay_s": 0.05}})
+    running = events(server)
+    next(running)
+    waiting = events(server)
+    next(waiting)
+    wait_until(lambda: server.engine.health().num_waiting == 1)
+    waiting.close()
+    wait_until(lambda: server.engine.health().num_waiting == 0)
+    running.close()
+    wait_until(lambda: is_idle(server))
+
+
+def test_a_client_that_never_reads_is_noticed_when_it_goes(
+    start_server: Callable[..., LiveServer],
+) -> None:
+    server = start_server(engine={"echo": {"token_delay_s": 0.02}})
+    body = json.dumps(HELLO | {"stream": True}).encode()
+    head = (
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        b"content-length: %d\r\n\r\n" % len(body)
+    )
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(head + body)
+        wait_until(lambda: server.engine.num_started == 1)
+    wait_until(lambda: is_idle(server))
+
+
+def test_an_engine_failure_ends_the_stream_with_an_error_and_no_done(
+    start_server: Callable[..., LiveServer],
+) -> None:
+    server = start_server(engine={"echo": {"fail_after_tokens": 2, "token_delay_s": 0.01}})
+    frames = list(events(server))
+    assert "[DONE]" not in frames[-1]
+    error = json.loads(frames[-1].removeprefix("data: "))["error"]
+    assert error["code"] == "engine_error"
+    assert set(error) == {"message", "type", "param", "code"}
+    assert not any('"finish_reason":"' in frame for frame in frames)
+    with pytest.raises(openai.APIError):
+        list(server.client().chat.completions.create(**HELLO, stream=True))
+    wait_until(lambda: is_idle(server))
+
+
+def test_many_streams_at_once_are_all_whole(start_server: Callable[..., LiveServer]) -> None:
+    import asyncio
+
+    server = start_server(engine={"max_num_seqs": 4, "echo": {"token_delay_s": 0.001}})
+
+    async def one(client: openai.AsyncOpenAI, number: int) -> None:
+        messages = [{"role": "user", "content": f"number {number}"}]
+        stream = await client.chat.completions.create(model="tiny", messages=messages, stream=True)
+        text = "".join([c.choices[0].delta.content or "" async for c in stream])
+        assert f"number {number}\n" in text
+
+    async def everyone() -> None:
+        async with server.async_client() as client:
+            await asyncio.gather(*(one(client, number) for number in range(24)))
+
+    asyncio.run(everyone())
+    assert server.engine.num_finished == 24
+    wait_until(lambda: is_idle(server))

@@ -1,0 +1,95 @@
+"""The real server on a real socket, in a thread of the test process so that tests see its objects."""
+
+import contextlib
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx2
+import openai
+import uvicorn
+
+from server.app import create_app
+from server.settings import Settings
+
+
+class LiveServer:
+    """Runs an app under uvicorn until the context is left."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.app = create_app(settings)
+        config = uvicorn.Config(
+            self.app, port=0, http="h11", loop="asyncio", log_config=None, timeout_keep_alive=5,
+            timeout_graceful_shutdown=2,
+        )  # fmt: skip
+        self._server = uvicorn.Server(config)
+        self._socket = config.bind_socket()
+        self.port = self._socket.getsockname()[1]
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True
+        )
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def engine(self) -> Any:
+        return self.app.state.services.engine
+
+    @property
+    def gate(self) -> Any:
+        return self.app.state.services.gate
+
+    def client(self, **options: Any) -> openai.OpenAI:
+        options = {"api_key": "none", "max_retries": 0, "timeout": 60} | options
+        return openai.OpenAI(base_url=f"{self.url}/v1", _strict_response_validation=True, **options)
+
+    def async_client(self) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(
+            base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=120
+        )
+
+    def post(self, body: Any, **options: Any) -> httpx2.Response:
+        kind = {"content": body} if isinstance(body, bytes) else {"json": body}
+        headers = {"content-type": "application/json"} | options.pop("headers", {})
+        return httpx2.post(
+            f"{self.url}/v1/chat/completions", headers=headers, timeout=60, **kind, **options
+        )
+
+    def get(self, path: str, **options: Any) -> httpx2.Response:
+        return httpx2.get(self.url + path, timeout=60, **options)
+
+    def wait_ready(self, timeout_s: float = 120) -> None:
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            with contextlib.suppress(httpx2.TransportError):
+                if self.get("/ready").status_code == 200:
+                    return
+            time.sleep(0.05)
+        raise TimeoutError("the server did not become ready")
+
+    def __enter__(self) -> "LiveServer":
+        self._thread.start()
+        self.wait_ready()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.should_exit = True
+        self._thread.join(timeout=30)
+        self._socket.close()
+        assert not self._thread.is_alive(), "the server did not stop"
+
+
+def start_echo_server(checkpoint: Path, **overrides: Any) -> LiveServer:
+    """A server with the echo engine; `overrides` are whole sections, as dictionaries."""
+    engine = {"kind": "echo", "max_num_seqs": 4} | overrides.pop("engine", {})
+    model = {"path": str(checkpoint)} | overrides.pop("model", {})
+    return LiveServer(Settings(engine=engine, model=model, **overrides))

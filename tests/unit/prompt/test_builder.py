@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from server.checkpoint import Checkpoint, load_checkpoint
+from server.core import Conversation, Detail, ImageReference, ImageTiles, Message, TextPart
+from server.errors import ContextLengthExceededError
+from server.prompt.builder import PromptBuilder
+from server.prompt.template import DEFAULT_SYSTEM_TEXT, InternVL25Template
+from server.prompt.tokenizer import PromptTokenizer
+from server.settings import ModelSettings
+
+IMAGE = ImageReference("data:,", Detail.AUTO, None, "messages[0].content[0].image_url")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_checkpoint: Path) -> Checkpoint:
+    return load_checkpoint(ModelSettings(path=str(tiny_checkpoint)))
+
+
+@pytest.fixture(scope="module")
+def builder(checkpoint: Checkpoint, tokenizer: PromptTokenizer) -> PromptBuilder:
+    return PromptBuilder(checkpoint, tokenizer, InternVL25Template())
+
+
+def tiles(num_tiles: int) -> ImageTiles:
+    pixels = np.zeros((num_tiles, 4, 4, 3), np.uint8)
+    return ImageTiles(pixels, (num_tiles, 1), (4, 4))
+
+
+def asked(*parts: str | ImageReference) -> Conversation:
+    content = tuple(TextPart(p) if isinstance(p, str) else p for p in parts)
+    return Conversation((Message("user", content),))
+
+
+def test_ids_are_those_of_the_whole_rendered_string(
+    builder: PromptBuilder, checkpoint: Checkpoint, tokenizer: PromptTokenizer
+) -> None:
+    conversation = asked(IMAGE, "\n  What is this?\n", IMAGE, "And that?")
+    prompt = builder.build(builder.outline(conversation), (tiles(1), tiles(3)))
+    per_tile = checkpoint.num_tokens_per_tile
+    images = ["<img>" + "<IMG_CONTEXT>" * per_tile * n + "</img>" for n in (1, 3)]
+    whole = (
+        f"<|im_start|>system\n{DEFAULT_SYSTEM_TEXT}<|im_end|>\n<|im_start|>user\n"
+        f"Image-1: {images[0]}\n\n  What is this?\nImage-2: {images[1]}\nAnd that?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    assert list(prompt.token_ids) == tokenizer._full.encode(whole, add_special_tokens=False).ids
+
+
+def test_image_tokens_stand_exactly_where_images_are(
+    builder: PromptBuilder, checkpoint: Checkpoint
+) -> None:
+    conversation = asked("<IMG_CONTEXT><img></img>", IMAGE, "<IMG_CONTEXT>")
+    prompt = builder.build(builder.outline(conversation), (tiles(5),))
+    positions = [i for i, t in enumerate(prompt.token_ids) if t == checkpoint.image_token_id]
+    (span,) = prompt.images
+    assert positions == list(range(span.offset, span.offset + span.num_image_tokens))
+    assert span.num_image_tokens == 5 * checkpoint.num_tokens_per_tile
+
+
+def test_outline_counts_all_but_the_image_tokens(
+    builder: PromptBuilder, checkpoint: Checkpoint
+) -> None:
+    outline = builder.outline(asked(IMAGE, "What?", IMAGE))
+    prompt = builder.build(outline, (tiles(2), tiles(1)))
+    assert prompt.num_tokens == outline.num_tokens + 3 * checkpoint.num_tokens_per_tile
+
+
+def test_a_prompt_that_does_not_fit_is_refused_with_the_numbers(
+    builder: PromptBuilder, checkpoint: Checkpoint
+) -> None:
+    outline = builder.outline(asked(IMAGE))
+    num_tiles = checkpoint.max_model_len // checkpoint.num_tokens_per_tile
+    prompt = builder.build(outline, (tiles(num_tiles),))
+    with pytest.raises(ContextLengthExceededError) as caught:
+        builder.max_tokens_for(prompt, None, 100)
+    message = caught.value.message
+    assert str(checkpoint.max_model_len) in message
+    assert str(prompt.num_tokens) in message
+    assert str(prompt.images[0].num_image_tokens) in message
+
+
+def test_answer_limit_is_honoured_refused_or_cut_to_the_room(
+    builder: PromptBuilder, checkpoint: Checkpoint
+) -> None:
+    prompt = builder.build(builder.outline(asked("hi")), ())
+    room = checkpoint.max_model_len - prompt.num_tokens
+    assert builder.max_tokens_for(prompt, room, 10) == room
+    assert builder.max_tokens_for(prompt, None, 10) == 10
+    assert builder.max_tokens_for(prompt, None, 10**9) == room
+    with pytest.raises(ContextLengthExceededError):
+        builder.max_tokens_for(prompt, room + 1, 10)
+
+
+def test_hopelessly_long_text_is_refused_untokenised(
+    builder: PromptBuilder, checkpoint: Checkpoint
+) -> None:
+    with pytest.raises(ContextLengthExceededError):
+        builder.check_length_of_text(asked("x" * (16 * checkpoint.max_model_len + 1)))
+    builder.check_length_of_text(asked("x" * 16 * checkpoint.max_model_len))

@@ -1,0 +1,48 @@
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.prompt.tokenizer import PromptTokenizer
+
+ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
+
+
+def test_every_added_token_typed_by_a_user_is_plain_text(tokenizer: PromptTokenizer) -> None:
+    control = set(tokenizer.control_ids.values())
+    assert len(control) > 20
+    for name in tokenizer.control_ids:
+        for text in (name, f"a{name}b", f" {name} ", name * 3, f"\n{name}\n"):
+            ids = tokenizer.encode_text(text)
+            assert not control.intersection(ids), name
+            assert tokenizer.decode(ids) == text
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), before=ANY_TEXT, after=ANY_TEXT)
+def test_no_text_around_a_control_tokens_name_makes_it_one(
+    tokenizer: PromptTokenizer, data: st.DataObject, before: str, after: str
+) -> None:
+    name = data.draw(st.sampled_from(sorted(tokenizer.control_ids)))
+    ids = tokenizer.encode_text(before + name + after)
+    assert not set(tokenizer.control_ids.values()).intersection(ids)
+
+
+def test_control_ids_are_the_full_tokenizers(tokenizer: PromptTokenizer) -> None:
+    for name, token_id in tokenizer.control_ids.items():
+        assert tokenizer._full.encode(name, add_special_tokens=False).ids == [token_id]
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=ANY_TEXT)
+def test_text_without_control_names_encodes_as_the_full_tokenizer_does(
+    tokenizer: PromptTokenizer, text: str
+) -> None:
+    if not tokenizer.control_pattern.search(text):
+        whole = tokenizer._full.encode(text, add_special_tokens=False).ids
+        assert tokenizer.encode_text(text) == whole
+
+
+def test_token_bytes_spell_what_decode_says(tokenizer: PromptTokenizer) -> None:
+    table = tokenizer.token_bytes
+    assert table is not None
+    for token_id in range(tokenizer.vocab_size):
+        assert table[token_id].decode("utf-8", "replace") == tokenizer.decode([token_id])

@@ -1,0 +1,142 @@
+import json
+from typing import Any
+
+import pytest
+
+from server.core import Detail, ImageReference, TextPart
+from server.errors import InvalidRequestError
+from server.protocol.chat import ChatCompletionRequest, parse_chat_request
+from server.protocol.convert import to_conversation, to_sampling_params
+from server.settings import LimitSettings
+
+LIMITS = LimitSettings()
+
+
+def parsed(**fields: Any) -> ChatCompletionRequest:
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]} | fields
+    return parse_chat_request(json.dumps(body).encode())
+
+
+def with_content(content: Any, role: str = "user") -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": content}]}
+
+
+def image(**fields: Any) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": fields}]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"model": None}, "model"),
+        ({"model": 7}, "model"),
+        ({"messages": []}, "messages"),
+        ({"messages": "hi"}, "messages"),
+        ({"messages": [{"content": "x"}]}, "messages[0]"),
+        ({"messages": [{"role": "function", "content": "x"}]}, "messages[0]"),
+        (with_content(None), "messages[0].content"),
+        (with_content([]), "messages[0].content"),
+        (with_content([{"type": "input_audio"}]), "messages[0].content[0]"),
+        (with_content([{"type": "text"}]), "messages[0].content[0].text"),
+        (with_content([{"type": "text", "text": 1}]), "messages[0].content[0].text"),
+        (with_content(image(url="x"), "system"), "messages[0].content[1].type"),
+        (with_content(image(url="")), "messages[0].content[1].image_url.url"),
+        (with_content(image(url="x", detail="fine")), "messages[0].content[1].image_url.detail"),
+        (with_content(image(url="x", size=2)), "messages[0].content[1].image_url.size"),
+        (with_content(image(url="x", max_tiles=0)), "messages[0].content[1].image_url.max_tiles"),
+        (with_content(image(url="x", max_tiles=41)), "messages[0].content[1].image_url.max_tiles"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": 2.1}, "temperature"),
+        ({"temperature": "1"}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"top_p": 1.1}, "top_p"),
+        ({"top_k": -2}, "top_k"),
+        ({"top_k": 1.5}, "top_k"),
+        ({"min_p": 2}, "min_p"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"seed": 2**63}, "seed"),
+        ({"seed": "1"}, "seed"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_completion_tokens": -1}, "max_completion_tokens"),
+        ({"stop": 3}, "stop"),
+        ({"stop": [3]}, "stop"),
+        ({"stream": 1}, "stream"),
+        ({"stream": True, "stream_options": {"usage": True}}, "stream_options.usage"),
+    ],
+)
+def test_what_is_wrong_is_named_by_its_path(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        parsed(**fields)
+    assert caught.value.param == param
+    assert "pydantic" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b'"x"', b'{"model": NaN}', b'{"model": "\xff"}', b'{"a":' * 5000, b"null"],
+)
+def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
+    with pytest.raises(InvalidRequestError):
+        parse_chat_request(body)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
+        ({"stop": ["a", ""]}, "stop"),
+        ({"stop": ""}, "stop"),
+        ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+    ],
+)
+def test_fields_that_contradict_are_refused(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        to_sampling_params(parsed(**fields))
+    assert caught.value.param == param
+
+
+def test_sampling_defaults_are_openais() -> None:
+    sampling = to_sampling_params(parsed())
+    assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (1, 1, 0, 0)
+    assert sampling.max_tokens is None
+    assert sampling.seed is None
+
+
+def test_each_sampling_field_arrives() -> None:
+    sampling = to_sampling_params(
+        parsed(
+            max_completion_tokens=7, temperature=0, top_p=0.5, top_k=-1, min_p=0.1,
+            repetition_penalty=1.2, seed=-5, stop="END",
+        )
+    )  # fmt: skip
+    assert sampling.max_tokens == 7
+    assert sampling.temperature == 0
+    assert (sampling.top_p, sampling.top_k, sampling.min_p) == (0.5, 0, 0.1)
+    assert sampling.repetition_penalty == 1.2
+    assert (sampling.seed, sampling.stop) == (-5, ("END",))
+
+
+def test_conversation_keeps_order_roles_and_paths() -> None:
+    body = parsed(
+        messages=[
+            {"role": "developer", "content": [{"type": "text", "text": "sys"}]},
+            {"role": "user", "content": image(url="data:,", detail="low", max_tiles=3)},
+            {"role": "assistant", "content": "yes"},
+            {"role": "tool", "content": "42", "tool_call_id": "c1"},
+        ]
+    )
+    conversation = to_conversation(body, LIMITS)
+    assert [m.role for m in conversation.messages] == ["system", "user", "assistant", "tool"]
+    text, picture = conversation.messages[1].content
+    assert text == TextPart("a")
+    assert picture == ImageReference("data:,", Detail.LOW, 3, "messages[1].content[1].image_url")
+
+
+def test_limits_on_messages_and_parts() -> None:
+    limits = LimitSettings(max_messages=1, max_parts=1)
+    two = [{"role": "user", "content": "a"}] * 2
+    with pytest.raises(InvalidRequestError, match="limit is 1"):
+        to_conversation(parsed(messages=two), limits)
+    with pytest.raises(InvalidRequestError, match="limit is 1"):
+        to_conversation(parsed(**with_content(image(url="data:,"))), limits)
