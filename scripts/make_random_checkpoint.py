@@ -8,6 +8,7 @@ The weights are scaled so that hidden states stay near 1 and the best two logits
 """
 
 import argparse
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
 ADDED_TOKENS = (
@@ -71,7 +72,7 @@ SHAPES = {
 def write_checkpoint(
     out: Path, shape: Shape, *, layout: str = "hf", dtype: str = "float32", seed: int = 0
 ) -> None:
-    """Write a whole checkpoint folder, one shard a group of tensors, holding one shard in memory."""
+    """Write a whole checkpoint folder; one shard a group of tensors, one shard in memory."""
     out.mkdir(parents=True, exist_ok=True)
     for name, content in _configs(shape, layout, dtype).items():
         (out / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -90,7 +91,7 @@ def write_checkpoint(
 
 
 def tensor_groups(shape: Shape, seed: int) -> Iterator[dict[str, Tensor]]:
-    """Tensors by their `-hf` names (transformers before 4.52), float32: towers' ends, then each layer."""
+    """Tensors, float32, by their `-hf` names of before transformers 4.52; a group a layer."""
     rng = torch.Generator().manual_seed(seed)
 
     def linear(name: str, rows: int, columns: int, *, bias: bool = True) -> dict[str, Tensor]:
@@ -120,7 +121,7 @@ def tensor_groups(shape: Shape, seed: int) -> Iterator[dict[str, Tensor]]:
     }
     for i in range(shape.vision_layers):
         layer = f"vision_tower.encoder.layer.{i}"
-        group = {}
+        group: dict[str, Tensor] = {}
         for x in "qkv":
             group |= linear(f"{layer}.attention.{x}_proj", v, v, bias=is_ln)
         if shape.is_6b_style:
@@ -152,7 +153,10 @@ def tensor_groups(shape: Shape, seed: int) -> Iterator[dict[str, Tensor]]:
             **linear(f"{layer}.mlp.down_proj", h, shape.mlp, bias=False),
         }
     last = norm(f"{model}.norm", h)
-    if not shape.is_tied:
+    if shape.is_tied:
+        # Of both signs, or the likeliest next token would be the last one again.
+        last[f"{model}.norm.weight"] = vector(h)
+    else:
         last["language_model.lm_head.weight"] = 0.5 * vector(shape.vocab * h).view(-1, h)
     yield last
 
@@ -178,7 +182,7 @@ _AUTHORS_NAMES = {
 
 
 def authors_tensors(group: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors as `InternVLChatModel` stores them: q, k and v of the vision model are one."""
+    """The same tensors as `InternVLChatModel` stores them: q, k and v of the ViT are one."""
     tensors = {}
     for key, tensor in group.items():
         name = key
@@ -220,10 +224,8 @@ def _configs(shape: Shape, layout: str, dtype: str) -> dict[str, Any]:
         "layer_norm_eps": 1e-6,
         "hidden_act": "gelu",
     }
-    if layout == "hf":
-        config = _hf_config(shape, text, vision)
-    else:
-        config = _authors_config(shape, text, vision)
+    make_config = _hf_config if layout == "hf" else _authors_config
+    config = make_config(shape, text, vision)
     config |= {"torch_dtype": dtype, "tie_word_embeddings": shape.is_tied}
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     preprocessor = {
@@ -289,18 +291,17 @@ def _authors_config(shape: Shape, text: dict[str, Any], vision: dict[str, Any]) 
 
 
 def write_tokenizer(out: Path, shape: Shape) -> None:
-    """A byte-level BPE without merges: one token a byte, unreachable ones up to the added tokens."""
+    """A byte-level BPE without merges: a token a byte, unreachable ones up to the added tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = list(alphabet)
     pairs = (a + b for a in alphabet for b in alphabet)
     triples = (a + b + c for a in "eatnoi" for b in alphabet for c in alphabet)
-    for source in (pairs, triples):
-        tokens.extend(token for token, _ in zip(source, range(shape.num_base_tokens - len(tokens))))
+    tokens += itertools.islice(itertools.chain(pairs, triples), shape.num_base_tokens - len(tokens))
     vocab = {token: i for i, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], fuse_unk=False))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(_regex(QWEN2_SPLIT), behavior="isolated"),
+            pre_tokenizers.Split(Regex(QWEN2_SPLIT), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -322,12 +323,6 @@ def write_tokenizer(out: Path, shape: Shape) -> None:
         "clean_up_tokenization_spaces": False,
     }
     (out / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
-
-
-def _regex(pattern: str) -> Any:
-    from tokenizers import Regex
-
-    return Regex(pattern)
 
 
 def main() -> None:

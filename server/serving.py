@@ -2,6 +2,7 @@
 
 import ipaddress
 import logging
+import os
 import signal
 import socket
 import sys
@@ -27,6 +28,9 @@ def serve(settings: Settings) -> int:
         StartupError: The settings or the checkpoint cannot be served.
     """
     configure_logs(settings.log.level)
+    # Read by OpenMP when torch is imported: threads that spin while they wait take the cores that
+    # decoding pictures needs, and on a busy machine slow the model itself three times.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # noqa: TID251 - written, not read
     _check_exposure(settings.server)
     failures: list[StartupError] = []
 

@@ -1,0 +1,196 @@
+"""An engine without a model: answers with the prompt's own text. For tests and client development.
+
+Deterministic. It accepts every sampling parameter and its answer depends on none: the ids of the
+prompt that are neither image tokens, nor stop tokens, nor in `skip_token_ids`, in order, then an end.
+"""
+
+import asyncio
+import contextlib
+import math
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from dataclasses import dataclass
+
+from server.core import FinishReason, GenerateRequest, TokenDelta
+from server.engine.base import Capability, EngineHealth, EngineInfo
+from server.errors import (
+    ContextLengthExceededError,
+    EngineError,
+    EngineUnavailableError,
+    InvalidRequestError,
+)
+from server.settings import EchoSettings
+
+__all__ = ["EchoEngine"]
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """How a request ended; it is aborted until it is known to have ended otherwise."""
+
+    name: str = "aborted"
+
+
+class EchoEngine:
+    """Implements `server.engine.base.Engine` with the delays and failures its settings ask for.
+
+    Requests beyond `max_num_seqs` wait in order. Each request that was entered counts in
+    `num_started` and, once it is left, in one of `num_finished`, `num_failed` and `num_aborted`.
+
+    Args:
+        settings: Delays and failures.
+        max_num_seqs: Most requests answered at the same time.
+        max_model_len: Most tokens of a request, prompt and answer together.
+        skip_token_ids: Ids no text can contain, which are not echoed.
+    """
+
+    def __init__(
+        self,
+        settings: EchoSettings,
+        *,
+        max_num_seqs: int,
+        max_model_len: int,
+        skip_token_ids: frozenset[int] = frozenset(),
+    ) -> None:
+        self.num_started = self.num_running = 0
+        self._outcomes: Counter[str] = Counter()
+        self._settings = settings
+        self._skip_token_ids = skip_token_ids
+        self._slots = asyncio.Semaphore(max_num_seqs)
+        self._closed = asyncio.Event()
+        self._state = "not started"
+        self._info = EngineInfo("echo", max_model_len, max_num_seqs, frozenset(Capability))
+
+    @property
+    def info(self) -> EngineInfo:
+        """What does not change while the engine lives."""
+        return self._info
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that were entered, have not ended and hold no slot."""
+        return self.num_started - self._outcomes.total() - self.num_running
+
+    @property
+    def num_finished(self) -> int:
+        """Requests whose last delta was read."""
+        return self._outcomes["finished"]
+
+    @property
+    def num_failed(self) -> int:
+        """Requests that ended by an error of the engine."""
+        return self._outcomes["failed"]
+
+    @property
+    def num_aborted(self) -> int:
+        """Requests that were left before their last delta."""
+        return self._outcomes["aborted"]
+
+    async def start(self) -> None:
+        """Be ready; there is nothing to load."""
+        self._state = "running"
+
+    async def close(self) -> None:
+        """Fail what is still read and refuse what comes."""
+        self._state = "closed"
+        self._closed.set()
+
+    def health(self) -> EngineHealth:
+        """Ready between `start` and `close`."""
+        is_ready = self._state == "running"
+        return EngineHealth(
+            is_ready=is_ready,
+            reason="ok" if is_ready else f"The engine is {self._state}.",
+            num_running=self.num_running,
+            num_waiting=self.num_waiting,
+        )
+
+    @contextlib.asynccontextmanager
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[AsyncIterator[TokenDelta]]:
+        """Queue a request; see `Engine.generate`."""
+        self._check(request)
+        self.num_started += 1
+        outcome = _Outcome()
+        answer = self._answer(request, outcome)
+        try:
+            yield answer
+        finally:
+            await answer.aclose()
+            self._outcomes[outcome.name] += 1
+
+    def _check(self, request: GenerateRequest) -> None:
+        """Refuse what cannot be answered, for the reasons any engine has."""
+        if self._state != "running":
+            raise EngineUnavailableError(f"The engine is {self._state}; try again later.")
+        if request.max_tokens < 1:
+            raise InvalidRequestError("max_tokens must be at least 1.", param="max_tokens")
+        num_prompt_tokens = len(request.prompt_token_ids)
+        if num_prompt_tokens >= self._info.max_model_len:
+            raise ContextLengthExceededError(
+                f"The prompt has {num_prompt_tokens} tokens; with at least one of the answer it "
+                f"must fit the model's {self._info.max_model_len}.",
+                param="messages",
+            )
+
+    async def _answer(
+        self, request: GenerateRequest, outcome: _Outcome
+    ) -> AsyncGenerator[TokenDelta, None]:
+        async with self._slots:
+            self.num_running += 1
+            try:
+                await self._pause(self._settings.first_token_delay_s)
+                for number, delta in enumerate(self._deltas(request)):
+                    await self._misbehave(number)
+                    await self._pause(self._settings.token_delay_s)
+                    if delta.finish_reason is not None:
+                        outcome.name = "finished"
+                    yield delta
+            except EngineError:
+                outcome.name = "failed"
+                raise
+            finally:
+                self.num_running -= 1
+
+    def _deltas(self, request: GenerateRequest) -> Iterator[TokenDelta]:
+        """One token each; the end is a stop token where the request has any and there is room."""
+        limit = min(request.max_tokens, self._info.max_model_len - len(request.prompt_token_ids))
+        token_ids = list(self._text_ids(request))
+        stop_ids = sorted(request.stop_token_ids)[:1]
+        reason: FinishReason = "stop" if len(token_ids) < limit else "length"
+        token_ids = (token_ids + stop_ids)[:limit]
+        for token_id in token_ids[:-1]:
+            yield TokenDelta((token_id,))
+        yield TokenDelta(tuple(token_ids[-1:]), reason)
+
+    def _text_ids(self, request: GenerateRequest) -> Iterator[int]:
+        skipped = self._skip_token_ids | request.stop_token_ids
+        start = 0
+        for span in request.images:
+            yield from (
+                i for i in request.prompt_token_ids[start : span.offset] if i not in skipped
+            )
+            start = span.offset + span.num_image_tokens
+        yield from (i for i in request.prompt_token_ids[start:] if i not in skipped)
+
+    async def _misbehave(self, num_tokens: int) -> None:
+        """Fail or hang after so many tokens, when the settings say so."""
+        if num_tokens == self._settings.fail_after_tokens:
+            raise EngineError("The echo engine failed, as its settings ask for.")
+        if num_tokens == self._settings.hang_after_tokens:
+            await self._pause(math.inf)
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, but no longer than until the engine is closed.
+
+        Raises:
+            EngineError: The engine was closed.
+        """
+        if seconds > 0 and not self._closed.is_set():
+            with contextlib.suppress(TimeoutError):
+                timeout = None if math.isinf(seconds) else seconds
+                await asyncio.wait_for(self._closed.wait(), timeout)
+        else:
+            # One turn of the loop for each token, as with an engine that computes.
+            await asyncio.sleep(0)
+        if self._closed.is_set():
+            raise EngineError("The engine was shut down.")

@@ -1,0 +1,124 @@
+"""Sampling equals transformers' processors, and draws follow the filtered distribution."""
+
+import warnings
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.core import SamplingParams
+from server.engine.cpu.sampler import Sampler, filter_logits
+
+LOGITS = st.lists(st.integers(-400, 400), min_size=2, max_size=40, unique=True).map(
+    lambda values: torch.tensor(values, dtype=torch.float32) / 32
+)
+
+
+def reference_probabilities(logits, params, seen=()):
+    """transformers' processors, in the order `generate` applies them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from transformers.generation import logits_process as hf
+    scores, ids = logits[None].double(), torch.tensor([list(seen)], dtype=torch.int64)
+    processors = []
+    if params.repetition_penalty != 1.0:
+        processors.append(hf.RepetitionPenaltyLogitsProcessor(params.repetition_penalty))
+    processors.append(hf.TemperatureLogitsWarper(params.temperature))
+    if params.top_k:
+        processors.append(hf.TopKLogitsWarper(params.top_k))
+    if params.top_p < 1:
+        processors.append(hf.TopPLogitsWarper(params.top_p))
+    if params.min_p:
+        processors.append(hf.MinPLogitsWarper(params.min_p))
+    for processor in processors:
+        scores = processor(ids, scores)
+    return scores[0].softmax(0)
+
+
+def probabilities(logits, params):
+    weights, token_ids = filter_logits(logits, params)
+    if token_ids is None:
+        token_ids = torch.arange(len(logits))
+    result = torch.zeros(len(logits), dtype=torch.float64)
+    result[token_ids] = weights / weights.sum()
+    return result
+
+
+@settings(deadline=None)
+@given(
+    logits=LOGITS,
+    temperature=st.sampled_from([0.3, 1.0, 1.7]),
+    top_k=st.integers(0, 50),
+    # Not round: a sum of probabilities would hit the bound exactly, where rounding decides.
+    top_p=st.sampled_from([0.0123, 0.3217, 0.7531, 0.9413, 1.0]),
+    min_p=st.sampled_from([0.0, 0.01234, 0.2345, 0.9876]),
+)
+def test_filters_equal_transformers(logits, temperature, top_k, top_p, min_p):
+    params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    expected = reference_probabilities(logits, params)
+    torch.testing.assert_close(probabilities(logits, params), expected)
+
+
+@pytest.mark.parametrize("spread", [0.1, 3.0, 8.0])
+@pytest.mark.parametrize(("top_k", "top_p"), [(0, 0.9), (0, 0.999), (700, 0.9), (5, 1.0)])
+def test_a_large_vocabulary_is_filtered_exactly(spread, top_k, top_p):
+    """Flat distributions need the whole sort, peaked ones are decided among the likeliest."""
+    logits = torch.randn(5000, generator=torch.Generator().manual_seed(0)) * spread
+    params = SamplingParams(top_k=top_k, top_p=top_p)
+    expected = reference_probabilities(logits, params)
+    torch.testing.assert_close(probabilities(logits, params), expected)
+
+
+@settings(deadline=None)
+@given(logits=LOGITS, penalty=st.sampled_from([0.5, 1.1, 2.0]), data=st.data())
+def test_repetition_penalty_equals_transformers(logits, penalty, data):
+    seen = data.draw(st.lists(st.integers(0, len(logits) - 1), min_size=1))
+    params = SamplingParams(temperature=0.0, repetition_penalty=penalty)
+    drawn = SamplingParams(temperature=1.0, repetition_penalty=penalty)
+    expected = reference_probabilities(logits, drawn, seen)
+    chosen = Sampler(params, seen).choose(logits.clone())
+    assert expected[chosen] == expected.max()
+
+
+def test_repetition_penalty_covers_what_was_generated():
+    sampler = Sampler(SamplingParams(temperature=0.0, repetition_penalty=2.0), [0])
+    logits = torch.tensor([4.0, 3.0, 2.5])
+    assert [sampler.choose(logits.clone()) for _ in range(2)] == [1, 2]
+
+
+def test_greedy_takes_the_likeliest():
+    sampler = Sampler(SamplingParams(temperature=0.0, top_k=2, seed=1), [])
+    assert sampler.is_plain_greedy
+    assert sampler.choose(torch.tensor([0.0, 2.0, 1.0])) == 1
+
+
+@pytest.mark.parametrize("params", [SamplingParams(seed=5), SamplingParams(seed=5, top_p=0.95)])
+def test_draws_follow_the_distribution(params):
+    logits = torch.randn(12, generator=torch.Generator().manual_seed(1)) * 1.5
+    sampler = Sampler(params, [])
+    num_draws = 20_000
+    counts = torch.zeros(12, dtype=torch.float64)
+    for _ in range(num_draws):
+        counts[sampler.choose(logits)] += 1
+    expected = reference_probabilities(logits, params)
+    assert (counts[expected == 0] == 0).all()
+    assert (counts / num_draws - expected).abs().max() < 0.015
+
+
+@settings(deadline=None)
+@given(seed=st.one_of(st.integers(-(2**80), 2**80)))
+def test_a_seed_repeats_its_draws(seed):
+    logits = torch.linspace(0, 1, 50)
+    draws = [
+        [sampler.choose(logits) for _ in range(8)]
+        for sampler in (Sampler(SamplingParams(seed=seed), []) for _ in range(2))
+    ]
+    assert draws[0] == draws[1]
+
+
+def test_a_weight_of_zero_is_never_drawn():
+    logits = torch.full((10,), -torch.inf)
+    logits[7] = 0.0
+    sampler = Sampler(SamplingParams(seed=0), [])
+    assert {sampler.choose(logits) for _ in range(50)} == {7}
