@@ -33,9 +33,7 @@ def test_share_fits_and_lowers_no_more_than_needed(
 
 
 @given(st.lists(st.integers(1, 40), max_size=8), st.lists(SIZES, min_size=8, max_size=8))
-def test_fits_any_size_is_a_promise(
-    wanted: list[int], sizes: list[tuple[int, int]]
-) -> None:
+def test_fits_any_size_is_a_promise(wanted: list[int], sizes: list[tuple[int, int]]) -> None:
     most = sum(count_tiles((cap, 1)) for cap in wanted)
     assert fits_any_size(wanted, most)
     assert not fits_any_size(wanted, most - 1)
@@ -52,7 +50,8 @@ def test_a_larger_cap_never_yields_fewer_tiles(size: tuple[int, int]) -> None:
     ("wanted", "sizes", "budget", "caps"),
     [
         ([], [], 5, ()),
-        ([12], [(448, 448)], 1, (1,)),
+        ([12], [(448, 448)], 1, (12,)),
+        ([12], [(1344, 448)], 1, (1,)),
         ([12], [(4480, 448)], 11, (12,)),
         ([12], [(4480, 448)], 10, (9,)),
         ([12, 12], [(1344, 448), (1344, 448)], 8, (12, 12)),

@@ -64,7 +64,8 @@ def test_length_is_judged_before_decoding(num_bytes: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["A", "AB", "ABC", "AB=C", "ABCD=", "AB CD", "AB\nCD==", "-_-_", "AB%2B", "====", "A==="]
+    "text",
+    ["A", "AB", "ABC", "AB=C", "ABCD=", "AB CD", "AB\nCD==", "-_-_", "AB%2B", "====", "A==="],
 )
 def test_base64_is_strict(text: str) -> None:
     with pytest.raises(ImageUrlError):
