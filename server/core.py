@@ -18,6 +18,7 @@ __all__ = [
     "Detail",
     "FinishReason",
     "GenerateRequest",
+    "Guide",
     "ImageReference",
     "ImageSpan",
     "ImageTiles",
@@ -29,6 +30,7 @@ __all__ = [
     "TextDelta",
     "TextPart",
     "TokenDelta",
+    "TokenLogprobs",
     "Usage",
 ]
 
@@ -101,12 +103,14 @@ class ImageTiles:
 
     `pixels` is uint8, (num_tiles, tile_px, tile_px, 3), RGB, row-major, the thumbnail last when there is
     one. `grid` is (columns, rows) without the thumbnail. `size` is the image's (width, height) in pixels
-    after its EXIF orientation was applied.
+    after its EXIF orientation was applied. `fingerprint` is equal only for equal pixels: SHA-256 of the
+    encoded image and of how it was cut, 32 bytes; empty when nobody took it.
     """
 
     pixels: npt.NDArray[np.uint8]
     grid: tuple[int, int]
     size: tuple[int, int]
+    fingerprint: bytes = b""
 
     @property
     def num_tiles(self) -> int:
@@ -119,12 +123,13 @@ class ImageSpan:
     """Where one image stands in the prompt.
 
     `offset` is the index of its first image token in `prompt_token_ids`; `num_image_tokens` follow each
-    other from there.
+    other from there. `fingerprint` is its tiles'.
     """
 
     offset: int
     num_tiles: int
     num_image_tokens: int
+    fingerprint: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +150,24 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
+class Guide:
+    """What every token of an answer must keep to.
+
+    `source` is JSON text for a `json_schema`, a pattern for a `regex`, and GBNF rules for a `grammar`.
+    """
+
+    kind: Literal["json_schema", "regex", "grammar"]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How to choose tokens and when to stop.
 
     A temperature of 0 is greedy. `top_k` 0 means no limit. `seed` None asks for a fresh one.
     `stop` holds strings matched on text; `max_tokens` None means what the server's settings say.
+    `num_logprobs` None asks for no log probabilities, 0 for those of the chosen tokens, n for those of the
+    n likeliest as well.
     """
 
     max_tokens: int | None = None
@@ -160,6 +178,8 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    num_logprobs: int | None = None
+    guide: Guide | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,14 +201,27 @@ class GenerateRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Natural log probability of a chosen token, and of the likeliest at its place, likeliest first.
+
+    `top` holds pairs of token id and log probability.
+    """
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TokenDelta:
     """Newly generated token ids, in order; `finish_reason` is set on the last delta only.
 
-    A stop token, where one ended the request, is the last id.
+    A stop token, where one ended the request, is the last id. `logprobs`, when asked for, has one entry
+    for each id.
     """
 
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None = None
+    logprobs: tuple[TokenLogprobs, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

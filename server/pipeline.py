@@ -139,6 +139,8 @@ class ChatPipeline:
             Capability.REPETITION_PENALTY: sampling.repetition_penalty != 1,
             Capability.SEED: sampling.seed is not None,
             Capability.IMAGES: bool(conversation.images),
+            Capability.LOGPROBS: sampling.num_logprobs is not None,
+            Capability.GUIDE: sampling.guide is not None,
         }
         for capability, is_asked in asked.items():
             if is_asked and capability not in self._engine.info.capabilities:

@@ -8,7 +8,14 @@ from typing import Protocol, TypeAlias
 
 from server.core import GenerateRequest, TokenDelta
 
-__all__ = ["Capability", "Engine", "EngineHealth", "EngineInfo", "TokenStream"]
+__all__ = [
+    "COMMON_CAPABILITIES",
+    "Capability",
+    "Engine",
+    "EngineHealth",
+    "EngineInfo",
+    "TokenStream",
+]
 
 TokenStream: TypeAlias = AbstractAsyncContextManager[AsyncIterator[TokenDelta]]
 
@@ -21,6 +28,23 @@ class Capability(StrEnum):
     REPETITION_PENALTY = "repetition_penalty"
     SEED = "seed"
     IMAGES = "image_url"
+    LOGPROBS = "logprobs"
+    GUIDE = "response_format"
+    LOGIT_BIAS = "logit_bias"
+    PRESENCE_PENALTY = "presence_penalty"
+    FREQUENCY_PENALTY = "frequency_penalty"
+
+
+# What every engine here can do.
+COMMON_CAPABILITIES = frozenset(
+    {
+        Capability.TOP_K,
+        Capability.MIN_P,
+        Capability.REPETITION_PENALTY,
+        Capability.SEED,
+        Capability.IMAGES,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
 
 from server.core import FinishReason, GenerateRequest, TokenDelta
-from server.engine.base import Capability, EngineHealth, EngineInfo
+from server.engine.base import COMMON_CAPABILITIES, EngineHealth, EngineInfo
 from server.errors import (
     ContextLengthExceededError,
     EngineError,
@@ -59,7 +59,7 @@ class EchoEngine:
         self._slots = asyncio.Semaphore(max_num_seqs)
         self._closed = asyncio.Event()
         self._state = "not started"
-        self._info = EngineInfo("echo", max_model_len, max_num_seqs, frozenset(Capability))
+        self._info = EngineInfo("echo", max_model_len, max_num_seqs, COMMON_CAPABILITIES)
 
     @property
     def info(self) -> EngineInfo:

@@ -89,9 +89,13 @@ class PromptBuilder:
         spans: list[ImageSpan] = []
         for piece in outline.pieces:
             if isinstance(piece, ImagePlace):
-                num_tiles = tiles[piece.index].num_tiles
-                num_image_tokens = num_tiles * self._num_tokens_per_tile
-                spans.append(ImageSpan(len(token_ids) + 1, num_tiles, num_image_tokens))
+                image = tiles[piece.index]
+                num_image_tokens = image.num_tiles * self._num_tokens_per_tile
+                spans.append(
+                    ImageSpan(
+                        len(token_ids) + 1, image.num_tiles, num_image_tokens, image.fingerprint
+                    )
+                )
                 token_ids.append(self._image_start_id)
                 token_ids += [self._image_token_id] * num_image_tokens
                 token_ids.append(self._image_end_id)

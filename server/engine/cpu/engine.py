@@ -10,7 +10,7 @@ import torch
 
 from server.checkpoint import Checkpoint
 from server.core import GenerateRequest, SamplingParams
-from server.engine.base import Capability, EngineHealth, EngineInfo, TokenStream
+from server.engine.base import COMMON_CAPABILITIES, EngineHealth, EngineInfo, TokenStream
 from server.engine.cpu.config import ModelConfig, parse_model_config
 from server.engine.cpu.kv_cache import kv_bytes_per_token
 from server.engine.cpu.limits import RequestLimits, check_request
@@ -59,7 +59,7 @@ class CpuEngine:
     ) -> None:
         self._checkpoint = checkpoint
         self._settings = settings
-        self._info = EngineInfo("cpu", max_model_len, max_num_seqs, frozenset(Capability))
+        self._info = EngineInfo("cpu", max_model_len, max_num_seqs, COMMON_CAPABILITIES)
         self._dtype: torch.dtype = getattr(torch, settings.dtype)
         self._streams: dict[Sequence, Stream] = {}
         self._worker: Worker | None = None
