@@ -6,6 +6,7 @@ python scripts/readme_request.py --port 8765
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -27,8 +28,8 @@ def examples() -> tuple[str, str, str]:
     return curl, program, answer.strip()
 
 
-def wait_ready(port: int, timeout_s: float = 900) -> None:
-    """Wait for the server; the first run installs packages."""
+def wait_ready(port: int, pid: int | None, timeout_s: float = 900) -> None:
+    """Wait for the server, whose first run installs packages, as long as its process lives."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:
@@ -37,6 +38,8 @@ def wait_ready(port: int, timeout_s: float = 900) -> None:
         except (urllib.error.URLError, OSError):
             if time.monotonic() > deadline:
                 raise
+            if pid is not None:
+                os.kill(pid, 0)  # raises when the server has ended
             time.sleep(0.5)
 
 
@@ -56,8 +59,12 @@ def main() -> None:
     """Both examples must say what the README says they say."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
-    port = parser.parse_args().port
-    wait_ready(port)
+    parser.add_argument(
+        "--pid", type=int, help="the server's process, to stop waiting when it ends"
+    )
+    options = parser.parse_args()
+    port = options.port
+    wait_ready(port, options.pid)
     curl, program, expected = (
         text.replace("127.0.0.1:8000", f"127.0.0.1:{port}") for text in examples()
     )

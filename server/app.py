@@ -18,7 +18,7 @@ from server.api.routes import chat, health, models
 from server.api.services import Services
 from server.checkpoint import Checkpoint, load_checkpoint
 from server.engine.base import Engine
-from server.engine.loader import load_engine
+from server.engine.loader import check_backend, load_engine
 from server.errors import StartupError
 from server.media.preparer import MediaPreparer
 from server.output.detokenizer import BytesDetokenizer, DetokenizerFactory, WindowDetokenizer
@@ -48,6 +48,8 @@ def create_app(
     Raises:
         StartupError: The checkpoint cannot be served.
     """
+    if engine is None:
+        check_backend(settings.engine)
     checkpoint = load_checkpoint(settings.model)
     tokenizer = load_tokenizer(checkpoint.path)
     engine = engine or load_engine(settings.engine, checkpoint, tokenizer.special_ids)
@@ -59,10 +61,15 @@ def create_app(
     )
     pipeline = ChatPipeline(
         media=media,
-        builder=PromptBuilder(checkpoint, tokenizer, select_template(checkpoint, tokenizer)),
+        builder=PromptBuilder(
+            checkpoint,
+            tokenizer,
+            select_template(checkpoint, tokenizer),
+            max_model_len=engine.info.max_model_len,
+        ),
         engine=engine,
         new_detokenizer=_detokenizer_factory(tokenizer),
-        default_max_tokens=settings.limits.default_max_tokens,
+        limits=settings.limits,
     )
     services = Services(
         settings=settings,
@@ -79,6 +86,7 @@ def create_app(
         lifespan=_lifespan(services, media, on_fatal),
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would be built from the client's Host header
     )
     app.state.services = services
     _install(app, settings)
@@ -117,8 +125,10 @@ async def _start(
     started = time.monotonic()
     try:
         await asyncio.gather(engine.start(), media.start())
-    except StartupError as error:
-        _log.critical("cannot start: %s", error.message)
+    except Exception as err:  # noqa: BLE001  (whatever it is, the process must not wait for ever)
+        known = isinstance(err, StartupError)
+        error = err if isinstance(err, StartupError) else StartupError(f"Starting failed: {err!r}")
+        _log.critical("cannot start: %s", error.message, exc_info=None if known else err)
         if on_fatal is not None:
             on_fatal(error)
         return

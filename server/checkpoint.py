@@ -54,6 +54,15 @@ def load_checkpoint(settings: ModelSettings) -> Checkpoint:
     """
     path = _resolve(settings)
     config = _read_json(path / "config.json")
+    try:
+        return _from_config(settings, path, config)
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as err:
+        raise StartupError(
+            f"The checkpoint's config files are not those of an InternVL model: {err!r}."
+        ) from err
+
+
+def _from_config(settings: ModelSettings, path: Path, config: Mapping[str, Any]) -> Checkpoint:
     layout = _layout_of(config)
     text_config = config.get("llm_config") or config.get("text_config") or {}
     image_px = config.get("force_image_size") or config["vision_config"]["image_size"]
@@ -77,7 +86,7 @@ def load_checkpoint(settings: ModelSettings) -> Checkpoint:
 
 
 def _resolve(settings: ModelSettings) -> Path:
-    path = Path(settings.path)
+    path = Path(settings.path).expanduser()
     if path.is_dir():
         return path
     if settings.path.startswith((".", "/", "~")) or settings.path.count("/") != 1:

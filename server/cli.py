@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 could not start or failed, 2 wrong command line or setting
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,11 @@ from pydantic_settings import SettingsError
 
 from server import __version__
 from server.errors import StartupError
+from server.plan.command import add_plan_options, plan_text
 from server.serving import serve
-from server.settings import Settings, load_settings, settings_table
+from server.settings import Settings
+from server.settings_loading import load_settings
+from server.settings_table import settings_table
 
 __all__ = ["main"]
 
@@ -35,14 +39,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(settings_table())  # noqa: T201  (its purpose)
         return 0
     try:
-        settings = _load(options)
-        return serve(settings)
-    except (ValidationError, SettingsError, OSError, ValueError) as err:
-        _complain(_explain(err))
-        return 2
+        run = _plan if options.command == "plan" else _serve
+        return run(options)
     except StartupError as err:
         _complain(err.message)
         return 1
+
+
+def _plan(options: argparse.Namespace) -> int:
+    try:
+        print(plan_text(options))  # noqa: T201  (its purpose)
+    except (OSError, ValueError) as err:
+        _complain(str(err))
+        return 2
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    try:
+        settings = _load(options)
+    except (ValidationError, SettingsError, OSError, ValueError) as err:
+        _complain(_explain(err))
+        return 2
+    return serve(settings)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--host", help="address to listen on (server.host)")
     run.add_argument("--port", help="TCP port, 0 for a free one (server.port)")
     run.add_argument("--model", help="checkpoint folder or hub name (model.path)")
-    run.add_argument("--engine", help="cpu or echo (engine.kind)")
+    run.add_argument("--engine", help="cpu, turbomind or echo (engine.kind)")
     run.add_argument(
         "--set",
         action="append",
@@ -63,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         help="any setting, e.g. --set media.max_images=4; may be repeated",
     )
     commands.add_parser("settings", help="print every setting with its default and effect")
+    add_plan_options(commands.add_parser("plan", help="print which GPUs a model fits, and how"))
     return parser
 
 
@@ -87,7 +107,10 @@ def _put(overrides: dict[str, Any], key: str, value: str) -> None:
     table = overrides
     for section in sections:
         table = table.setdefault(section, {})
-    table[name] = value
+        if not isinstance(table, dict):
+            raise ValueError(f"--set {key}: {section} is a setting, not a section")  # noqa: TRY004
+    # Lists are written as JSON, as in the environment.
+    table[name] = json.loads(value) if value.startswith("[") else value
 
 
 def _explain(error: Exception) -> str:

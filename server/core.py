@@ -79,6 +79,11 @@ class Message:
     role: Role
     content: Content
 
+    @property
+    def images(self) -> tuple[ImageReference, ...]:
+        """The message's images, in order."""
+        return tuple(part for part in self.content if isinstance(part, ImageReference))
+
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
@@ -89,7 +94,7 @@ class Conversation:
     @property
     def images(self) -> tuple[ImageReference, ...]:
         """Every image of every message, in order."""
-        return tuple(p for m in self.messages for p in m.content if isinstance(p, ImageReference))
+        return tuple(image for message in self.messages for image in message.images)
 
     @property
     def num_text_chars(self) -> int:

@@ -5,8 +5,8 @@ request; a `Generation` is what is left to do after the answer's first byte may 
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 
 from server.core import (
@@ -21,14 +21,15 @@ from server.core import (
     Usage,
 )
 from server.engine.base import Capability, Engine
-from server.errors import EngineUnavailableError, UnsupportedParameterError
+from server.errors import EngineOverloadedError, EngineUnavailableError, UnsupportedParameterError
 from server.media.pixels import to_pixel_values
 from server.media.preparer import MediaPreparer
 from server.output.detokenizer import Detokenizer, DetokenizerFactory
 from server.output.stop import StopMatcher
 from server.prompt.builder import Outline, PromptBuilder
+from server.settings import LimitSettings
 
-__all__ = ["ChatPipeline", "Generation"]
+__all__ = ["ChatPipeline", "Generation", "TileGate"]
 
 # Texts up to this length tokenise in well under a millisecond: not worth a thread.
 _MAX_CHARS_ON_LOOP = 8192
@@ -42,7 +43,7 @@ class ChatPipeline:
         builder: Writes prompts.
         engine: Generates tokens.
         new_detokenizer: Makes the detokenizer of one answer.
-        default_max_tokens: Longest answer when the request names no limit.
+        limits: The default length of an answer, and how many tiles may be in flight.
     """
 
     def __init__(
@@ -52,13 +53,14 @@ class ChatPipeline:
         builder: PromptBuilder,
         engine: Engine,
         new_detokenizer: DetokenizerFactory,
-        default_max_tokens: int,
+        limits: LimitSettings,
     ) -> None:
         self._media = media
         self._builder = builder
         self._engine = engine
         self._new_detokenizer = new_detokenizer
-        self._default_max_tokens = default_max_tokens
+        self._default_max_tokens = limits.default_max_tokens
+        self._tile_gate = TileGate(limits.max_tiles_in_flight)
 
     async def prepare(
         self,
@@ -93,7 +95,7 @@ class ChatPipeline:
             sampling=sampling,
             stop_token_ids=self._builder.stop_token_ids,
             images=prompt.images,
-            pixel_values=await self._pixels(prompt),
+            pixel_values=await self._pixels(prompt, owner),
         )
         tokens = await owner.enter_async_context(self._engine.generate(request))
         # From here on only counts: the tiles are large and an answer may take minutes.
@@ -102,7 +104,9 @@ class ChatPipeline:
             num_completion_tokens=0,
             num_image_tokens=sum(span.num_image_tokens for span in prompt.images),
         )
-        return Generation(usage, tokens, self._new_detokenizer(), StopMatcher(sampling.stop))
+        return Generation(
+            usage, tokens, self._new_detokenizer(), await _stop_matcher(sampling.stop)
+        )
 
     async def _build(self, conversation: Conversation, sampling: SamplingParams) -> Prompt:
         outline = await self._outline(conversation)
@@ -121,9 +125,10 @@ class ChatPipeline:
             return self._builder.outline(conversation)
         return await asyncio.to_thread(self._builder.outline, conversation)
 
-    async def _pixels(self, prompt: Prompt) -> PixelValues | None:
+    async def _pixels(self, prompt: Prompt, owner: AsyncExitStack) -> PixelValues | None:
         if not prompt.tiles:
             return None
+        owner.enter_context(self._tile_gate.hold(sum(t.num_tiles for t in prompt.tiles)))
         return await asyncio.to_thread(to_pixel_values, prompt.tiles)
 
     def _refuse_when_not_ready(self) -> None:
@@ -149,6 +154,35 @@ class ChatPipeline:
                     "Leave it out.",
                     param=capability.value,
                 )
+
+
+class TileGate:
+    """Bounds the memory that pixels take while requests wait for the engine and run.
+
+    Args:
+        max_tiles: Most tiles of all requests together.
+    """
+
+    def __init__(self, max_tiles: int) -> None:
+        self._max_tiles = max_tiles
+        self.num_tiles = 0
+
+    @contextmanager
+    def hold(self, num_tiles: int) -> Iterator[None]:
+        """Count tiles while the context lasts.
+
+        Raises:
+            EngineOverloadedError: There are too many in flight.
+        """
+        if self.num_tiles and self.num_tiles + num_tiles > self._max_tiles:
+            raise EngineOverloadedError(
+                f"The server is busy with {self.num_tiles} tiles of pictures. Try again shortly."
+            )
+        self.num_tiles += num_tiles
+        try:
+            yield
+        finally:
+            self.num_tiles -= num_tiles
 
 
 class Generation:
@@ -181,8 +215,7 @@ class Generation:
             EngineError: The engine failed.
         """
         async for delta in self._tokens:
-            self._num_completion_tokens += len(delta.token_ids)
-            text = self._stop.push(self._detokenizer.push(delta.token_ids))
+            text = self._text_of(delta)
             if self._stop.is_stopped:
                 yield self._last(text, "stop")
                 return
@@ -204,6 +237,23 @@ class Generation:
             text += last.text
         return TextDelta(text, last.finish_reason, last.usage)
 
+    def _text_of(self, delta: TokenDelta) -> str:
+        """The delta's certain text; tokens after a stop string are neither shown nor counted.
+
+        A reader slower than the engine gets several tokens at once: they are looked at one by one when
+        there are stop strings, so that the count does not depend on timing.
+        """
+        if not self._stop.is_active:
+            self._num_completion_tokens += len(delta.token_ids)
+            return self._detokenizer.push(delta.token_ids)
+        text = ""
+        for token_id in delta.token_ids:
+            self._num_completion_tokens += 1
+            text += self._stop.push(self._detokenizer.push((token_id,)))
+            if self._stop.is_stopped:
+                break
+        return text
+
     def _finish(self, text: str, reason: FinishReason) -> TextDelta:
         """The engine is done: what was held back is certain now, unless it is a stop string."""
         text += self._stop.push(self._detokenizer.flush())
@@ -214,3 +264,9 @@ class Generation:
     def _last(self, text: str, reason: FinishReason) -> TextDelta:
         usage = replace(self._usage, num_completion_tokens=self._num_completion_tokens)
         return TextDelta(text, reason, usage)
+
+
+async def _stop_matcher(stops: Sequence[str]) -> StopMatcher:
+    if sum(map(len, stops)) <= _MAX_CHARS_ON_LOOP:
+        return StopMatcher(stops)
+    return await asyncio.to_thread(StopMatcher, stops)

@@ -2,10 +2,12 @@
 
 import ipaddress
 import logging
+import math
 import os
 import signal
 import socket
 import sys
+import time
 from types import FrameType
 
 import uvicorn
@@ -65,24 +67,39 @@ def serve(settings: Settings) -> int:
 class DrainingServer(uvicorn.Server):
     """Stops being ready the moment it is told to stop; what runs is finished first.
 
-    Leaves with exit code 0 then: uvicorn's own handler would raise the signal again at the end. A
-    second SIGINT ends it at once.
+    SIGTERM: `/ready` says no at once, the socket closes after `pre_drain_s`, running requests get
+    `drain_s`. SIGINT skips the first wait, a second one ends at once. Leaves with exit code 0: uvicorn's
+    own handler would raise the signal again at the end.
     """
 
     def __init__(self, config: uvicorn.Config, services: Services) -> None:
         super().__init__(config)
-        self._services = services
+        self._gate = services.gate
+        self._pre_drain_s = services.settings.server.pre_drain_s
+        self._leave_at = math.inf
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """On SIGTERM or SIGINT."""
         del frame
-        gate = self._services.gate
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
             return
-        gate.is_draining = True
+        self._gate.is_leaving = True
+        wait_s = 0.0 if sig == signal.SIGINT else self._pre_drain_s
+        self._leave_at = min(self._leave_at, time.monotonic() + wait_s)
+        if not wait_s:
+            self._drain()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: whether to stop."""
+        if time.monotonic() >= self._leave_at and not self.should_exit:
+            self._drain()
+        return await super().on_tick(counter)
+
+    def _drain(self) -> None:
+        self._gate.is_draining = True
         self.should_exit = True
-        _log.info("stopping: %d requests in flight", gate.num_in_flight)
+        _log.info("stopping: %d requests in flight", self._gate.num_in_flight)
 
 
 def _bind(config: uvicorn.Config) -> socket.socket:

@@ -1,22 +1,28 @@
-"""Every setting, with its unit and effect. The only module that reads the environment or a config file.
+"""Every setting, with its unit and effect.
 
 Order: command line > environment (`INTERNVL_MEDIA__MAX_IMAGE_BYTES`) > TOML file > default. An unknown
 key is an error. Loaded once, in `cli.py`; every object gets the section it needs.
 """
 
-import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
-    PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 
 __all__ = [
+    "ENV_PREFIX",
     "CpuSettings",
     "EchoSettings",
     "EngineSettings",
@@ -26,14 +32,21 @@ __all__ = [
     "ModelSettings",
     "ServerSettings",
     "Settings",
-    "load_settings",
-    "settings_table",
+    "TurbomindSettings",
 ]
 
 DEMO_MODEL = Path(__file__).parent / "demo_model"
 
+ENV_PREFIX = "INTERNVL_"
+
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+def _not_blank(key: SecretStr) -> SecretStr:
+    if not key.get_secret_value().strip():
+        raise ValueError("a key must not be empty")
+    return key
 
 
 class Section(BaseModel):
@@ -49,7 +62,7 @@ class ServerSettings(Section):
     """Address to listen on. Anything but loopback needs `api_keys`, or `allow_anonymous = true`."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """TCP port; 0 picks a free one and prints it."""
-    api_keys: tuple[SecretStr, ...] = ()
+    api_keys: tuple[Annotated[SecretStr, AfterValidator(_not_blank)], ...] = ()
     """Accepted bearer keys; empty means no key is asked for."""
     allow_anonymous: bool = False
     """Listen on a non-loopback address without keys, e.g. behind an authenticating proxy."""
@@ -57,6 +70,11 @@ class ServerSettings(Section):
     """Seconds an idle connection stays open; keep it longer than the load balancer's own."""
     sse_ping_s: PositiveFloat = 15.0
     """Seconds between keep-alive comments on a stream that has nothing else to send."""
+    send_timeout_s: PositiveFloat = 30.0
+    """Seconds a client may leave a stream unread, buffers full, before it is cut."""
+    pre_drain_s: Annotated[float, Field(ge=0)] = 0.0
+    """Seconds after SIGTERM in which `/ready` says 503 and requests are still served: as long as the
+    balancer takes to notice, e.g. 10 for three checks two seconds apart."""
     drain_s: PositiveInt = 90
     """Seconds running requests get to finish after SIGTERM before they are aborted."""
 
@@ -108,15 +126,60 @@ class CpuSettings(Section):
     reads long prompts faster."""
 
 
+class TurbomindSettings(Section):
+    """LMDeploy TurboMind on NVIDIA GPUs."""
+
+    tp: PositiveInt = 1
+    """GPUs that share the model (tensor parallelism), over all nodes; must divide its heads."""
+    devices: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Numbers of this node's GPUs, `tp / nnodes` of them; empty means the first ones."""
+    dtype: Literal["auto", "float16", "bfloat16"] = "auto"
+    """Arithmetic; `auto` means the checkpoint's own."""
+    model_format: Literal["", "hf", "awq", "gptq", "compressed-tensors", "fp8"] = ""
+    """Weight format; empty means what the checkpoint's config says."""
+    quant_policy: Annotated[Literal[0, 4, 8], BeforeValidator(int)] = 0
+    """Bits of keys and values: 8 or 4, or 0 for those of `dtype`."""
+    cache_max_entry_count: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    """Share of the GPU memory left after loading that holds keys and values."""
+    enable_prefix_caching: bool = True
+    """Reuse keys and values of prompts, pictures included, that begin alike."""
+    max_prefill_token_num: PositiveInt = 8192
+    """Most prompt tokens computed in one step."""
+    communicator: Literal["nccl", "cuda-ipc"] = "nccl"
+    """How GPUs exchange data; `cuda-ipc` is for the GPUs of one node."""
+    nnodes: PositiveInt = 1
+    """Machines that share the model; each runs this server, with its own `node_rank`."""
+    node_rank: Annotated[int, Field(ge=0)] = 0
+    """This machine's number; requests go to number 0."""
+    dist_init_addr: Annotated[str, Field(pattern=r"^([^:\s]+:\d{1,5})?$")] = ""
+    """`host:port` of machine 0, where the machines meet."""
+
+    @model_validator(mode="after")
+    def _check_agreement(self) -> Self:
+        is_alone, num_devices = self.nnodes == 1, {len(self.devices), len(set(self.devices))}
+        rules = {
+            "tp must be a multiple of nnodes": self.tp % self.nnodes == 0,
+            "devices must name tp / nnodes GPUs": num_devices in ({0}, {self.tp // self.nnodes}),
+            "node_rank must be less than nnodes": self.node_rank < self.nnodes,
+            "nnodes over 1 needs dist_init_addr, 1 none": is_alone != bool(self.dist_init_addr),
+            "nnodes over 1 needs communicator nccl": is_alone or self.communicator == "nccl",
+        }
+        if broken := [rule for rule, holds in rules.items() if not holds]:
+            raise ValueError("; ".join(broken))
+        return self
+
+
 class EngineSettings(Section):
     """Which engine computes, and its own section."""
 
-    kind: Literal["cpu", "echo"] = "cpu"
-    """`cpu`: PyTorch on this machine's cores. `echo`: no model, for tests."""
+    kind: Literal["cpu", "turbomind", "echo"] = "cpu"
+    """`cpu`: PyTorch on the cores. `turbomind`: LMDeploy on NVIDIA GPUs. `echo`: none, for tests."""
     max_num_seqs: PositiveInt = 16
     """Most requests computed at the same time; more wait in order."""
     cpu: CpuSettings = CpuSettings()
     """Settings of the CPU engine."""
+    turbomind: TurbomindSettings = TurbomindSettings()
+    """Settings of the TurboMind engine."""
     echo: EchoSettings = EchoSettings()
     """Settings of the echo engine."""
 
@@ -171,6 +234,8 @@ class LimitSettings(Section):
     """Seconds a client may take to send its body."""
     max_in_flight: PositiveInt = 128
     """Requests accepted at the same time, waiting ones included; more get 429 at once."""
+    max_tiles_in_flight: PositiveInt = 1024
+    """Tiles of all requests in flight, 2.4 MB of memory each; more get 429."""
     max_messages: PositiveInt = 256
     """Most messages of one conversation."""
     max_parts: PositiveInt = 64
@@ -190,7 +255,7 @@ class Settings(BaseSettings):
     """All sections. Build it with `load_settings`, or directly in a test."""
 
     model_config = SettingsConfigDict(
-        env_prefix="INTERNVL_",
+        env_prefix=ENV_PREFIX,
         env_nested_delimiter="__",
         extra="forbid",
         frozen=True,
@@ -203,53 +268,3 @@ class Settings(BaseSettings):
     media: MediaSettings = MediaSettings()
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
-
-
-def load_settings(config: Path | None, overrides: dict[str, Any]) -> Settings:
-    """Merge command line, environment, TOML file and defaults.
-
-    Args:
-        config: TOML file with one table a section, or None.
-        overrides: Nested values from the command line; they win.
-
-    Raises:
-        ValidationError: A value or key is wrong (pydantic's, lists every problem).
-        OSError: The file cannot be read.
-    """
-
-    class FileSettings(Settings):
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            toml = TomlConfigSettingsSource(settings_cls, toml_file=config)
-            return init_settings, env_settings, toml
-
-    return FileSettings(**overrides)
-
-
-def settings_table() -> str:
-    """Every setting as a Markdown table: key, default, unit and effect."""
-    rows = ["| Setting | Default | Effect |", "| --- | --- | --- |"]
-    for section, info in Settings.model_fields.items():
-        assert isinstance(info.annotation, type), info
-        rows += _rows(info.annotation, section)
-    return "\n".join(rows)
-
-
-def _rows(section: type[BaseModel], prefix: str) -> list[str]:
-    rows: list[str] = []
-    for name, info in section.model_fields.items():
-        key = f"{prefix}.{name}"
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            rows += _rows(info.annotation, key)
-            continue
-        default = "the bundled demo model" if key == "model.path" else json.dumps(info.default)
-        effect = " ".join((info.description or "").split())
-        rows.append(f"| `{key}` | {default} | {effect} |")
-    return rows

@@ -11,6 +11,9 @@ __all__ = ["AdmissionGate"]
 class AdmissionGate:
     """Counts requests in flight, from before their body is read until their last byte is sent.
 
+    `is_leaving` is set by the first signal to stop: `/ready` says no, so that balancers look elsewhere, but
+    who still comes is served. `is_draining` ends that: nobody new is admitted.
+
     Args:
         max_in_flight: Most requests at the same time.
     """
@@ -18,6 +21,7 @@ class AdmissionGate:
     def __init__(self, max_in_flight: int) -> None:
         self._max_in_flight = max_in_flight
         self.num_in_flight = 0
+        self.is_leaving = False
         self.is_draining = False
 
     @contextmanager

@@ -44,7 +44,7 @@ class AuthMiddleware:
         digest = _digest(key.strip())
         # Every key is compared, in constant time: how long it takes tells nothing.
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        return scheme.lower() == "bearer" and any(matches)
+        return scheme.lower() == "bearer" and bool(key.strip()) and any(matches)
 
 
 def _digest(key: str) -> bytes:

@@ -11,14 +11,23 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ExceptionHandler
 
 from server import errors
+from server.api.disconnect import ClientGoneError
 from server.errors import ServerError
 
-__all__ = ["ERROR_TABLE", "envelope", "error_frame", "error_response", "install_error_handlers"]
+__all__ = [
+    "ERROR_TABLE",
+    "envelope",
+    "error_frame",
+    "error_response",
+    "install_error_handlers",
+    "unexpected_response",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -111,7 +120,8 @@ def install_error_handlers(app: FastAPI) -> None:
         ServerError: _on_server_error,
         StarletteHTTPException: _on_http_exception,
         RequestValidationError: _on_validation_error,
-        Exception: _on_unexpected,
+        ClientDisconnect: _on_client_gone,
+        ClientGoneError: _on_client_gone,
     }
     for cls, handler in handlers.items():
         app.add_exception_handler(cls, handler)
@@ -153,7 +163,13 @@ async def _on_validation_error(_: Request, error: Exception) -> JSONResponse:
     return error_response(errors.InvalidRequestError(f"Invalid value for '{where}'.", param=where))
 
 
-async def _on_unexpected(_: Request, error: Exception) -> JSONResponse:
-    # Starlette logs the traceback when it re-raises; here only the answer is made.
+async def _on_client_gone(_: Request, error: Exception) -> Response:
+    """Nobody reads this; the status is for the access log."""
     del error
+    return Response(status_code=499)
+
+
+def unexpected_response(error: Exception) -> JSONResponse:
+    """The answer to a defect of ours, which is logged with its traceback."""
+    _log.error("request failed unexpectedly", exc_info=error)
     return JSONResponse(envelope(_INTERNAL), status_code=500, headers={"x-should-retry": "false"})

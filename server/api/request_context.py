@@ -6,6 +6,7 @@ import time
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.api.errors import unexpected_response
 from server.telemetry.request_id import current_request_id, is_valid_request_id, new_request_id
 
 __all__ = ["RequestContextMiddleware"]
@@ -39,6 +40,10 @@ class RequestContextMiddleware:
 
         try:
             await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            if status:  # the answer has begun: only the connection can tell that it is not whole
+                raise
+            await unexpected_response(error)(scope, receive, send_with_id)
         finally:
             took_ms = (time.monotonic() - started) * 1000
             level = logging.DEBUG if scope["path"] in ("/health", "/ready") else logging.INFO

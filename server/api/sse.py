@@ -1,17 +1,21 @@
 """Server-sent events: frames of a streamed answer, and the response that owns its resources."""
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
-from sse_starlette.sse import AppStatus
+from sse_starlette.sse import AppStatus, SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
 from server.api.errors import error_frame
 from server.pipeline import Generation
 from server.protocol.render import ChunkWriter
+from server.settings import ServerSettings
 
 __all__ = ["EventStream", "chat_frames"]
+
+_log = logging.getLogger(__name__)
 
 # Ending streams when the server is told to stop is the drain's decision, not the library's.
 AppStatus.enable_automatic_graceful_drain = False
@@ -24,19 +28,27 @@ class EventStream(EventSourceResponse):
         frames: Encoded events.
         owner: Holds the permit and the engine's request; closed in any case, also when the client
             left before the first frame was asked for.
-        ping_s: Seconds between keep-alive comments.
+        settings: How often to ping, and how long a reader may stop reading.
     """
 
     def __init__(
-        self, frames: AsyncIterator[bytes], *, owner: AsyncExitStack, ping_s: float
+        self, frames: AsyncIterator[bytes], *, owner: AsyncExitStack, settings: ServerSettings
     ) -> None:
-        super().__init__(frames, ping=ping_s, sep="\n", ping_message_factory=_ping)
+        super().__init__(
+            frames,
+            ping=settings.sse_ping_s,
+            sep="\n",
+            ping_message_factory=_ping,
+            send_timeout=settings.send_timeout_s,
+        )
         self._owner = owner
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream."""
         try:
             await super().__call__(scope, receive, send)
+        except SendTimeoutError:
+            _log.warning("the client stopped reading its stream")
         finally:
             await self._owner.aclose()
 

@@ -37,13 +37,7 @@ class Capability(StrEnum):
 
 # What every engine here can do.
 COMMON_CAPABILITIES = frozenset(
-    {
-        Capability.TOP_K,
-        Capability.MIN_P,
-        Capability.REPETITION_PENALTY,
-        Capability.SEED,
-        Capability.IMAGES,
-    }
+    map(Capability, ("top_k", "min_p", "repetition_penalty", "seed", "image_url"))
 )
 
 

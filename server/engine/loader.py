@@ -7,7 +7,19 @@ from server.engine.base import Engine
 from server.errors import StartupError
 from server.settings import EngineSettings
 
-__all__ = ["load_engine"]
+__all__ = ["check_backend", "load_engine"]
+
+
+def check_backend(settings: EngineSettings) -> None:
+    """Refuse a machine the engine cannot run on, before anything is downloaded or loaded.
+
+    Raises:
+        StartupError: Says what is missing and names the alternative.
+    """
+    if settings.kind == "turbomind":
+        from server.engine.lmdeploy_gpu import check_machine
+
+        check_machine(settings.turbomind.tp // settings.turbomind.nnodes)
 
 
 def load_engine(
@@ -31,6 +43,15 @@ def load_engine(
             max_num_seqs=settings.max_num_seqs,
             max_model_len=checkpoint.max_model_len,
             skip_token_ids=frozenset(special_token_ids) | {checkpoint.image_token_id},
+        )
+    if settings.kind == "turbomind":
+        from server.engine.lmdeploy_engine import TurbomindEngine
+
+        return TurbomindEngine(
+            checkpoint,
+            settings.turbomind,
+            max_num_seqs=settings.max_num_seqs,
+            max_model_len=checkpoint.max_model_len,
         )
     try:
         from server.engine.cpu.engine import CpuEngine

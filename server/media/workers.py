@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from server.core import ImageTiles
 from server.errors import EngineUnavailableError, ImageDecodeError, StartupError
+from server.media.fingerprint import fingerprint
 from server.media.worker_process import (
     EncodedImage,
     Result,
@@ -84,17 +85,25 @@ class DecodePool:
             ImageError: The image cannot be used, took too long, or ended its worker.
             EngineUnavailableError: The pool is not started, or being closed.
         """
-        answer, pixels = await self._run(image, max_tiles)
-        assert pixels is not None
-        return ImageTiles(
-            pixels=pixels, grid=read_pair(answer["grid"]), size=read_pair(answer["size"])
-        )
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._tile_blocking, image, max_tiles)
 
     async def _run(self, image: EncodedImage, max_tiles: int | None) -> Result:
         if not self._is_running:
             raise _not_running()
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self._run_blocking, image, max_tiles)
+
+    def _tile_blocking(self, image: EncodedImage, max_tiles: int) -> ImageTiles:
+        answer, pixels = self._run_blocking(image, max_tiles)
+        assert pixels is not None
+        grid = read_pair(answer["grid"])
+        return ImageTiles(
+            pixels=pixels,
+            grid=grid,
+            size=read_pair(answer["size"]),
+            fingerprint=fingerprint(image, grid, self._spec.tile_px),
+        )
 
     def _run_blocking(self, image: EncodedImage, max_tiles: int | None) -> Result:
         worker = self._idle.get()  # never waits: there are as many threads as workers

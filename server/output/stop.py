@@ -1,4 +1,7 @@
-"""Stop strings, matched on text across token and chunk borders, never emitted, not even partly."""
+"""Stop strings, matched on text across token and chunk borders, never emitted, not even partly.
+
+Knuth, Morris and Pratt's automaton, one a string: linear in the text however long the strings are.
+"""
 
 from collections.abc import Sequence
 
@@ -16,24 +19,28 @@ class StopMatcher:
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = tuple(stops)
-        self._max_held = max(map(len, self._stops), default=1) - 1
+        self._automata = [_Automaton(stop) for stop in stops]
         self._held = ""
         self.is_stopped = False
+
+    @property
+    def is_active(self) -> bool:
+        """Whether there is anything to stop at."""
+        return bool(self._automata)
 
     def push(self, text: str) -> str:
         """Text that is certain not to be part of a stop string. Empty after a stop."""
         if self.is_stopped:
             return ""
-        if not self._stops:
+        if not self._automata:
             return text
         held = self._held + text
-        start = self._first_match(held)
-        if start is not None:
-            self.is_stopped = True
-            self._held = ""
-            return held[:start]
-        split = len(held) - self._longest_prefix(held)
+        for end, char in enumerate(text, start=len(self._held) + 1):
+            if matched := max(automaton.step(char) for automaton in self._automata):
+                self.is_stopped = True
+                self._held = ""
+                return held[: end - matched]
+        split = len(held) - max(automaton.num_matched for automaton in self._automata)
         self._held = held[split:]
         return held[:split]
 
@@ -42,16 +49,31 @@ class StopMatcher:
         held, self._held = self._held, ""
         return held
 
-    def _first_match(self, text: str) -> int | None:
-        """Start of the occurrence that ends first, the longest of those; None without one."""
-        found = [(start + len(s), start) for s in self._stops if (start := text.find(s)) >= 0]
-        return min(found)[1] if found else None
 
-    def _longest_prefix(self, text: str) -> int:
-        """Length of the longest end of `text` that begins a stop string."""
-        longest = min(self._max_held, len(text))
-        for length in range(longest, 0, -1):
-            tail = text[-length:]
-            if any(stop.startswith(tail) for stop in self._stops):
-                return length
-        return 0
+class _Automaton:
+    """How much of the end of the text so far begins one stop string."""
+
+    def __init__(self, stop: str) -> None:
+        self._stop = stop
+        self._fallback = _fallbacks(stop)
+        self.num_matched = 0
+
+    def step(self, char: str) -> int:
+        """Take one more character; the string's length when it is complete, else 0."""
+        while self.num_matched and self._stop[self.num_matched] != char:
+            self.num_matched = self._fallback[self.num_matched - 1]
+        if self._stop[self.num_matched] == char:
+            self.num_matched += 1
+        return self.num_matched if self.num_matched == len(self._stop) else 0
+
+
+def _fallbacks(stop: str) -> list[int]:
+    """For each beginning of the string: the longest shorter beginning that it also ends with."""
+    fallbacks = [0] * len(stop)
+    length = 0
+    for index in range(1, len(stop)):
+        while length and stop[index] != stop[length]:
+            length = fallbacks[length - 1]
+        length += stop[index] == stop[length]
+        fallbacks[index] = length
+    return fallbacks

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from server.checkpoint import Checkpoint
 from server.core import Conversation, ImageSpan, ImageTiles, Prompt
-from server.errors import ContextLengthExceededError
+from server.errors import ContextLengthExceededError, StartupError
 from server.prompt.checkpoint_template import load_checkpoint_template
 from server.prompt.template import Control, ImagePlace, InternVL25Template, Template
 from server.prompt.tokenizer import PromptTokenizer
@@ -13,8 +13,8 @@ from server.prompt.tokenizer import PromptTokenizer
 __all__ = ["Outline", "PromptBuilder", "select_template"]
 
 # Longer texts than this many characters per token of context are refused unread: a real text has
-# around four, and even runs of spaces stay well below it.
-_MAX_CHARS_PER_TOKEN = 16
+# around four; the longest tokens, runs of spaces, have about as many as this.
+_MAX_CHARS_PER_TOKEN = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +36,21 @@ class PromptBuilder:
         checkpoint: The model's facts.
         tokenizer: Its tokenizer.
         template: How a conversation is written down.
+        max_model_len: Most tokens of a request, as the engine has room for.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, tokenizer: PromptTokenizer, template: Template
+        self,
+        checkpoint: Checkpoint,
+        tokenizer: PromptTokenizer,
+        template: Template,
+        *,
+        max_model_len: int,
     ) -> None:
         self._tokenizer = tokenizer
         self._template = template
         self._num_tokens_per_tile = checkpoint.num_tokens_per_tile
-        self._max_model_len = checkpoint.max_model_len
+        self._max_model_len = max_model_len
         self._image_token_id = checkpoint.image_token_id
         self.stop_token_ids = checkpoint.stop_token_ids
         self._image_start_id = tokenizer.control_id("<img>")
@@ -148,8 +154,13 @@ def select_template(checkpoint: Checkpoint, tokenizer: PromptTokenizer) -> Templ
     """The template the settings or the checkpoint name.
 
     Raises:
-        StartupError: The checkpoint's own is asked for and it has none.
+        StartupError: It is not known, or the checkpoint's own is asked for and it has none.
     """
     if checkpoint.template == "checkpoint":
         return load_checkpoint_template(checkpoint.path, tokenizer.control_pattern)
-    return InternVL25Template()
+    if checkpoint.template == InternVL25Template.name:
+        return InternVL25Template()
+    raise StartupError(
+        f"The checkpoint's config names the template {checkpoint.template!r}, which is not known here. "
+        "Set model.template to 'internvl2_5', or to 'checkpoint' for its own chat template."
+    )

@@ -53,7 +53,7 @@ class CheckpointTemplate:
         messages = [_hold(message, images, held) for message in conversation.messages]
         try:
             text = self._template.render(messages=messages, add_generation_prompt=True)
-        except TemplateError as err:
+        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as err:
             raise InvalidRequestError(
                 "The model's chat template does not accept this order of messages.",
                 param="messages",

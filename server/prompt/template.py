@@ -95,8 +95,13 @@ class ImageNumbering:
 
 
 def has_own_labels(conversation: Conversation) -> bool:
-    """Whether the user's texts already label the images (`Image-1:`)."""
-    parts = (part for message in conversation.messages for part in message.content)
+    """Whether the texts beside the images already label them (`Image-1:`).
+
+    Only messages with images count: an answer that speaks of `Image-1:` must not change how the
+    pictures of an earlier round are written.
+    """
+    messages = [m for m in conversation.messages if m.images]
+    parts = (part for message in messages for part in message.content)
     return any(isinstance(part, TextPart) and _OWN_LABEL.search(part.text) for part in parts)
 
 

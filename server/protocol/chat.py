@@ -6,8 +6,10 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from pydantic_core import from_json
 
 from server.errors import InvalidRequestError
-from server.protocol.fields import without_bookkeeping
+from server.protocol.counts import check_counts
+from server.protocol.fields import without_bookkeeping, without_empty_members
 from server.protocol.violations import raise_first
+from server.settings import LimitSettings
 
 __all__ = [
     "AssistantMessage",
@@ -59,7 +61,7 @@ def _kind_of_content(value: Any) -> str:  # noqa: ANN401  (any JSON value)
 UserPart: TypeAlias = Annotated[TextContentPart | ImagePart, Field(discriminator="type")]
 TextContent: TypeAlias = Annotated[
     Annotated[str, Tag("~text")]
-    | Annotated[list[Annotated[TextContentPart, Field()]], Field(min_length=1), Tag("~parts")],
+    | Annotated[list[TextContentPart], Field(min_length=1), Tag("~parts")],
     Discriminator(_kind_of_content),
 ]
 UserContent: TypeAlias = Annotated[
@@ -127,8 +129,8 @@ class ChatCompletionRequest(Wire):
     stream_options: StreamOptions | None = None
 
 
-def parse_chat_request(body: bytes) -> ChatCompletionRequest:
-    """Read and validate a request body.
+def parse_chat_request(body: bytes, limits: LimitSettings) -> ChatCompletionRequest:
+    """Read and validate a request body. CPU-bound: call it off the event loop for large ones.
 
     Raises:
         InvalidRequestError: With the JSON path of the first thing that is wrong.
@@ -138,11 +140,15 @@ def parse_chat_request(body: bytes) -> ChatCompletionRequest:
         value = from_json(body, allow_inf_nan=False)
     except ValueError as err:
         raise InvalidRequestError(
-            "The body is not valid JSON (UTF-8, no NaN or Infinity).", code="invalid_json"
+            "The body is not valid JSON (UTF-8, no NaN or Infinity, no half of a surrogate pair).",
+            code="invalid_json",
         ) from err
     if not isinstance(value, dict):
         raise InvalidRequestError("The body must be a JSON object.", code="invalid_json")
     fields = without_bookkeeping(value)
+    check_counts(fields, limits)
+    if isinstance(fields.get("messages"), list):
+        fields["messages"] = [without_empty_members(message) for message in fields["messages"]]
     try:
         return ChatCompletionRequest.model_validate(fields)
     except ValidationError as err:

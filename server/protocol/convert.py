@@ -1,6 +1,5 @@
 """Wire to core: a validated request body to a `Conversation` and `SamplingParams`."""
 
-import re
 from collections.abc import Iterator
 
 from server.core import (
@@ -14,30 +13,15 @@ from server.core import (
 )
 from server.errors import InvalidRequestError
 from server.protocol.chat import ChatCompletionRequest, ChatMessage, ImagePart
-from server.settings import LimitSettings
 
 __all__ = ["to_conversation", "to_sampling_params"]
 
-_MAX_STOPS = 4
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
-
-def to_conversation(body: ChatCompletionRequest, limits: LimitSettings) -> Conversation:
-    """The messages in our words; `developer` becomes `system`.
-
-    Raises:
-        InvalidRequestError: More messages or parts than the limits allow, or a lone surrogate.
-    """
-    if len(body.messages) > limits.max_messages:
-        raise InvalidRequestError(
-            f"The conversation has {len(body.messages)} messages; "
-            f"the limit is {limits.max_messages} (limits.max_messages).",
-            param="messages",
-        )
+def to_conversation(body: ChatCompletionRequest) -> Conversation:
+    """The messages in our words; `developer` becomes `system`."""
     return Conversation(
         tuple(
-            _message(message, f"messages[{index}]", limits)
-            for index, message in enumerate(body.messages)
+            _message(message, f"messages[{index}]") for index, message in enumerate(body.messages)
         )
     )
 
@@ -81,25 +65,16 @@ def _max_tokens(body: ChatCompletionRequest) -> int | None:
 
 def _stops(body: ChatCompletionRequest) -> tuple[str, ...]:
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
-    if len(stops) > _MAX_STOPS:
-        raise InvalidRequestError(
-            f"'stop' has {len(stops)} strings; at most {_MAX_STOPS} are allowed.", param="stop"
-        )
     if not all(stops):
         raise InvalidRequestError("'stop' strings must not be empty.", param="stop")
     return tuple(stops)
 
 
-def _message(message: ChatMessage, path: str, limits: LimitSettings) -> Message:
+def _message(message: ChatMessage, path: str) -> Message:
     role: Role = "system" if message.role == "developer" else message.role
     content = message.content
     if isinstance(content, str):
-        return Message(role, (TextPart(_checked(content, f"{path}.content")),))
-    if len(content) > limits.max_parts:
-        raise InvalidRequestError(
-            f"{path} has {len(content)} parts; the limit is {limits.max_parts} (limits.max_parts).",
-            param=f"{path}.content",
-        )
+        return Message(role, (TextPart(content),))
     return Message(role, tuple(_parts(message, path)))
 
 
@@ -109,7 +84,7 @@ def _parts(message: ChatMessage, path: str) -> Iterator[TextPart | ImageReferenc
         if isinstance(part, ImagePart):
             yield _image(part, where)
         elif not isinstance(part, str):
-            yield TextPart(_checked(part.text, f"{where}.text"))
+            yield TextPart(part.text)
 
 
 def _image(part: ImagePart, path: str) -> ImageReference:
@@ -120,10 +95,3 @@ def _image(part: ImagePart, path: str) -> ImageReference:
         max_tiles=image.max_tiles,
         param=f"{path}.image_url",
     )
-
-
-def _checked(text: str, path: str) -> str:
-    """The text, which no tokenizer could take with half of a surrogate pair in it."""
-    if _SURROGATE.search(text):
-        raise InvalidRequestError(f"'{path}' has a lone surrogate character.", param=path)
-    return text

@@ -9,7 +9,7 @@ from typing import Any
 
 from server.errors import UnsupportedParameterError
 
-__all__ = ["BOOKKEEPING", "IMPLEMENTED", "REFUSED", "without_bookkeeping"]
+__all__ = ["BOOKKEEPING", "IMPLEMENTED", "REFUSED", "without_bookkeeping", "without_empty_members"]
 
 IMPLEMENTED: frozenset[str] = frozenset(
     {
@@ -83,6 +83,30 @@ def without_bookkeeping(body: Mapping[str, Any]) -> dict[str, Any]:
         elif name not in BOOKKEEPING:
             _refuse(name, value)
     return kept
+
+
+def without_empty_members(message: Any) -> Any:  # noqa: ANN401  (any JSON value)
+    """A message without members that say nothing.
+
+    The SDK's own message objects, sent back as history, are full of nulls and empty lists
+    (`refusal: null`, `annotations: []`). What is not an object is left to the validator.
+    """
+    if not isinstance(message, dict):
+        return message
+    kept = {k: v for k, v in message.items() if v is not None and not (v == [] and k in _LISTS)}
+    content = kept.get("content")
+    if isinstance(content, list):
+        kept["content"] = [_without_nulls(part) for part in content]
+    return kept
+
+
+_LISTS = frozenset({"annotations", "tool_calls"})
+
+
+def _without_nulls(part: Any) -> Any:  # noqa: ANN401  (any JSON value)
+    if not isinstance(part, dict):
+        return part
+    return {name: value for name, value in part.items() if value is not None}
 
 
 def _refuse(name: str, value: Any) -> None:  # noqa: ANN401  (any JSON value)

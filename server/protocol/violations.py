@@ -12,6 +12,7 @@ __all__ = ["json_path", "raise_first"]
 # Names of union branches that pydantic puts into a location; they are not in the JSON.
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 _PART_TYPES = frozenset({"text", "image_url"})
+_TAG_ERRORS = frozenset({"union_tag_invalid", "union_tag_not_found"})
 
 
 def raise_first(error: ValidationError) -> NoReturn:
@@ -23,6 +24,8 @@ def raise_first(error: ValidationError) -> NoReturn:
     """
     first = error.errors(include_url=False, include_context=True)[0]
     path = json_path(first["loc"])
+    if first["type"] in _TAG_ERRORS:
+        path += "." + str(first.get("ctx", {}).get("discriminator", "")).strip("'")
     if first["type"] == "extra_forbidden":
         raise UnsupportedParameterError(
             f"Unknown parameter: '{path}'. It is not supported by this server; leave it out.",
@@ -64,13 +67,9 @@ def _is_branch(step: str, previous: int | str, depth: int) -> bool:
 
 def _say(first: ErrorDetails) -> str:
     """Pydantic's sentence, as a clause."""
-    if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        context = first.get("ctx", {})
-        key = str(context.get("discriminator", "")).strip("'")
-        expected = context.get("expected_tags")
-        if expected is None:
-            return f"it needs a {key!r}"
-        return f"its {key!r} must be one of {expected}"
+    if first["type"] in _TAG_ERRORS:
+        expected = first.get("ctx", {}).get("expected_tags")
+        return "it is missing" if expected is None else f"it must be one of {expected}"
     if first["type"] in ("model_type", "dict_type"):
         return "it must be an object"
     message = first["msg"]

@@ -148,3 +148,46 @@ def test_an_engine_failure_is_a_500(start_server: Callable[..., LiveServer]) -> 
     server = start_server(engine={"echo": {"fail_after_tokens": 2}})
     assert_envelope(server.post(HELLO), 500, "engine_error")
     assert server.gate.num_in_flight == 0
+
+
+def test_a_defect_is_a_500_in_the_envelope_with_the_requests_id(
+    start_server: Callable[..., LiveServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    server = start_server()
+    server.engine.generate = None  # whatever the defect is
+    assert_envelope(server.post(HELLO), 500, "internal_error")
+    assert "Traceback" in caplog.text
+    assert server.gate.num_in_flight == 0
+
+
+def test_too_many_tiles_in_flight_are_refused(
+    start_server: Callable[..., LiveServer], picture_url: Callable[..., str]
+) -> None:
+    server = start_server(
+        limits={"max_tiles_in_flight": 1}, engine={"echo": {"first_token_delay_s": 30}}
+    )
+    part = {"type": "image_url", "image_url": {"url": picture_url(), "detail": "low"}}
+    body = HELLO | {"messages": [{"role": "user", "content": [part]}]}
+    stream = server.client().chat.completions.create(**body, stream=True)
+    assert_envelope(server.post(body), 429, "engine_overloaded")
+    assert server.gate.num_in_flight == 1
+    stream.close()
+
+
+def test_no_redirect_is_built_from_the_clients_host(echo_server: LiveServer) -> None:
+    assert_envelope(echo_server.get("/health/"), 404, "route_not_found")
+
+
+def test_probes_may_use_head(echo_server: LiveServer) -> None:
+    import httpx2
+
+    for path in ("/health", "/ready"):
+        assert httpx2.head(echo_server.url + path).status_code == 200
+
+
+def test_many_tiny_elements_are_refused_at_once(echo_server: LiveServer) -> None:
+    many = {"stop": [0] * 500_000}
+    assert_envelope(echo_server.post(HELLO | many), 400, "invalid_request", "stop")
+    assert_envelope(
+        echo_server.post(HELLO | {"messages": [{}] * 200_000}), 400, "invalid_request", "messages"
+    )

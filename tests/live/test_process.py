@@ -1,7 +1,9 @@
 """The server as a process: the command line, signals, draining, refusing to start."""
 
+import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -58,6 +60,16 @@ def test_a_stopped_server_finishes_what_runs(tiny_checkpoint: Path, sign: signal
         assert process.wait(timeout=30) == 0
 
 
+def test_a_leaving_server_serves_on_until_balancers_have_noticed(tiny_checkpoint: Path) -> None:
+    with serving(tiny_checkpoint, "--set", "server.pre_drain_s=1") as (process, url):
+        process.send_signal(signal.SIGTERM)
+        body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
+        answers = [httpx2.post(f"{url}/v1/chat/completions", json=body) for _ in range(3)]
+        assert httpx2.get(f"{url}/ready").status_code == 503
+        assert [answer.status_code for answer in answers] == [200] * 3
+        assert process.wait(timeout=30) == 0
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -67,6 +79,8 @@ def test_a_stopped_server_finishes_what_runs(tiny_checkpoint: Path, sign: signal
         (["--set", "nope"], "SECTION.KEY=VALUE"),
         (["--config", "missing.toml"], "missing.toml"),
         (["--engine", "gpu"], "engine.kind"),
+        (["--set", 'server.api_keys=[""]'], "server.api_keys"),
+        (["--port", "8", "--set", "server.port.x=1"], "server.port"),
     ],
 )
 def test_wrong_settings_do_not_start_and_say_which(options: list[str], says: str) -> None:
@@ -93,6 +107,40 @@ def test_an_open_address_needs_keys(tiny_checkpoint: Path) -> None:
     assert "api_keys" in done.stderr
 
 
+def test_a_misspelt_environment_name_does_not_start() -> None:
+    done = run(env={"INTERNVL_SERVR__PORT": "1"})
+    assert done.returncode == 2
+    assert "INTERNVL_SERVR__PORT" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"vision_config": None},
+        {"vision_config": {"image_size": [448, 448], "patch_size": [0, 0]}},
+        {"template": "internlm2-chat"},
+    ],
+)
+def test_a_broken_config_does_not_start_and_says_so(
+    tiny_checkpoint: Path, tmp_path: Path, change: dict[str, object]
+) -> None:
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "broken")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    done = run("--model", str(folder), "--port", "0")
+    assert done.returncode == 1
+    assert "internvl-server: The checkpoint's config" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_engine_that_cannot_load_ends_the_process(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "broken")
+    next(folder.glob("*.safetensors")).write_bytes(b"nothing")
+    done = run("--model", str(folder), "--port", "0", "--engine", "cpu")
+    assert done.returncode == 1
+    assert "cannot start" in done.stderr
+
+
 def test_a_taken_port_is_said(tiny_checkpoint: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -103,18 +151,18 @@ def test_a_taken_port_is_said(tiny_checkpoint: Path) -> None:
 
 
 def test_settings_come_from_file_environment_and_command_line(tmp_path: Path) -> None:
-    from server.settings import load_settings
+    from server.settings_loading import load_settings
 
     config = tmp_path / "server.toml"
     config.write_text("[server]\nport = 1111\nhost = '::1'\n[engine]\nmax_num_seqs = 3\n")
-    settings = load_settings(config, {"server": {"port": "3333"}})
+    settings = load_settings(config, {"server": {"port": "3333"}, "media": {"allowed_ports": [80]}})
     assert settings.server.port == 3333
     assert settings.server.host == "::1"
     assert settings.engine.max_num_seqs == 3
 
 
 def test_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from server.settings import load_settings
+    from server.settings_loading import load_settings
 
     config = tmp_path / "server.toml"
     config.write_text("[server]\nport = 1111\n")

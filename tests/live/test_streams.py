@@ -104,7 +104,7 @@ def test_a_client_that_leaves_without_a_stream_stops_the_engine(
 def test_clients_that_leave_the_queue_free_their_place(
     start_server: Callable[..., LiveServer],
 ) -> None:
-    server = start_server(engine={"max_num_seqs": 1, "echo": {"token_delay_s": 0.05}})
+    server = start_server(engine={"max_num_seqs": 1, "echo": {"hang_after_tokens": 1}})
     running = events(server)
     next(running)
     waiting = events(server)
@@ -113,13 +113,14 @@ def test_clients_that_leave_the_queue_free_their_place(
     waiting.close()
     wait_until(lambda: server.engine.health().num_waiting == 0)
     running.close()
+    wait_until(lambda: server.engine.num_aborted == 2)
     wait_until(lambda: is_idle(server))
 
 
 def test_a_client_that_never_reads_is_noticed_when_it_goes(
     start_server: Callable[..., LiveServer],
 ) -> None:
-    server = start_server(engine={"echo": {"token_delay_s": 0.02}})
+    server = start_server(engine={"echo": {"hang_after_tokens": 3}})
     body = json.dumps(HELLO | {"stream": True}).encode()
     head = (
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
@@ -128,7 +129,24 @@ def test_a_client_that_never_reads_is_noticed_when_it_goes(
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(head + body)
         wait_until(lambda: server.engine.num_started == 1)
+    wait_until(lambda: server.engine.num_aborted == 1)
     wait_until(lambda: is_idle(server))
+
+
+def test_a_client_that_leaves_is_one_quiet_line_in_the_log(
+    start_server: Callable[..., LiveServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    server = start_server(engine={"echo": {"hang_after_tokens": 1}})
+    caplog.set_level("INFO")
+    with pytest.raises(openai.APITimeoutError):
+        server.client(timeout=0.3).chat.completions.create(**HELLO)
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(head + b"content-length: 10\r\n\r\n{")
+        wait_until(lambda: server.gate.num_in_flight == 1)
+    wait_until(lambda: "".join(caplog.messages).count(" 499 ") == 2)
+    assert not [r for r in caplog.records if r.levelname == "ERROR" or r.exc_info]
+    assert is_idle(server)
 
 
 def test_an_engine_failure_ends_the_stream_with_an_error_and_no_done(

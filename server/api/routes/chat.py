@@ -1,7 +1,9 @@
 """POST /v1/chat/completions."""
 
+import asyncio
 import time
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -20,6 +22,9 @@ __all__ = ["router"]
 
 router = APIRouter()
 
+# Bodies up to this size parse in well under a millisecond: not worth a thread.
+_MAX_BYTES_ON_LOOP = 65_536
+
 _BODY_SCHEMA = {
     "requestBody": {
         "required": True,
@@ -34,33 +39,55 @@ async def create_chat_completion(request: Request, services: ServicesDep) -> Res
     completion_id = f"chatcmpl-{new_request_id()}"
     async with AsyncExitStack() as owner:
         owner.enter_context(services.gate.admit())
-        body = parse_chat_request(await read_json_body(request, services.settings.limits))
-        services.check_model(body.model)
-        conversation = to_conversation(body, services.settings.limits)
-        work = services.chat.prepare(completion_id, conversation, to_sampling_params(body), owner)
-        generation = await run_until_disconnect(request, work)
-        if body.stream:
-            return _stream(completion_id, body, generation, services, owner.pop_all())
-        return await _whole(completion_id, request, generation, services)
+        accepted = await _accept(completion_id, request, services, owner)
+        if accepted.is_stream:
+            return _stream(completion_id, accepted, services, owner.pop_all())
+        return await _whole(completion_id, request, accepted.generation, services)
+
+
+@dataclass(frozen=True, slots=True)
+class _Accepted:
+    """What is left of a request once it runs: its body, large with pictures in it, is gone."""
+
+    generation: Generation
+    is_stream: bool
+    include_usage: bool
+
+
+async def _accept(
+    completion_id: str, request: Request, services: Services, owner: AsyncExitStack
+) -> _Accepted:
+    """Everything that can refuse the request."""
+    limits = services.settings.limits
+    data = await read_json_body(request, limits)
+    if len(data) <= _MAX_BYTES_ON_LOOP:
+        body = parse_chat_request(data, limits)
+    else:
+        body = await asyncio.to_thread(parse_chat_request, data, limits)
+    del data
+    services.check_model(body.model)
+    sampling = to_sampling_params(body)
+    work = services.chat.prepare(completion_id, to_conversation(body), sampling, owner)
+    options = body.stream_options
+    return _Accepted(
+        generation=await run_until_disconnect(request, work),
+        is_stream=bool(body.stream),
+        include_usage=bool(options and options.include_usage),
+    )
 
 
 def _stream(
-    completion_id: str,
-    body: ChatCompletionRequest,
-    generation: Generation,
-    services: Services,
-    owner: AsyncExitStack,
+    completion_id: str, accepted: _Accepted, services: Services, owner: AsyncExitStack
 ) -> Response:
-    include_usage = bool(body.stream_options and body.stream_options.include_usage)
     writer = ChunkWriter(
         completion_id,
         services.checkpoint.served_name,
         created=int(time.time()),
         fingerprint=services.fingerprint,
-        include_usage=include_usage,
+        include_usage=accepted.include_usage,
     )
-    frames = chat_frames(generation, writer, include_usage=include_usage)
-    return EventStream(frames, owner=owner, ping_s=services.settings.server.sse_ping_s)
+    frames = chat_frames(accepted.generation, writer, include_usage=accepted.include_usage)
+    return EventStream(frames, owner=owner, settings=services.settings.server)
 
 
 async def _whole(

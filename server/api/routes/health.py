@@ -13,15 +13,17 @@ router = APIRouter()
 
 
 @router.get("/health")
+@router.head("/health", include_in_schema=False)
 async def health() -> dict[str, str]:
     """Alive: the event loop answers. Says nothing about the engine."""
     return {"status": "ok"}
 
 
 @router.get("/ready")
+@router.head("/ready", include_in_schema=False)
 async def ready(services: ServicesDep) -> JSONResponse:
     """Ready: send requests here. 503 while loading, draining, or when the engine stands still."""
-    if services.gate.is_draining:
+    if services.gate.is_leaving or services.gate.is_draining:
         return error_response(EngineUnavailableError("The server is shutting down."))
     engine = services.engine.health()
     if not engine.is_ready:

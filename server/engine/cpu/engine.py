@@ -11,7 +11,7 @@ import torch
 from server.checkpoint import Checkpoint
 from server.core import GenerateRequest, SamplingParams
 from server.engine.base import COMMON_CAPABILITIES, EngineHealth, EngineInfo, TokenStream
-from server.engine.cpu.config import ModelConfig, parse_model_config
+from server.engine.cpu.config import parse_model_config
 from server.engine.cpu.kv_cache import kv_bytes_per_token
 from server.engine.cpu.limits import RequestLimits, check_request
 from server.engine.cpu.runner import Runner
@@ -46,7 +46,11 @@ class CpuEngine:
         checkpoint: What to load; read in `start`.
         settings: Types, threads and memory.
         max_num_seqs: Most requests computed at the same time.
-        max_model_len: Most tokens of a request, prompt and answer together.
+        max_model_len: Most tokens of a request, prompt and answer together; `info` says less when
+            `kv_cache_bytes` has no room for so many.
+
+    Raises:
+        StartupError: The checkpoint's config is not one this engine computes.
     """
 
     def __init__(
@@ -59,12 +63,17 @@ class CpuEngine:
     ) -> None:
         self._checkpoint = checkpoint
         self._settings = settings
-        self._info = EngineInfo("cpu", max_model_len, max_num_seqs, COMMON_CAPABILITIES)
         self._dtype: torch.dtype = getattr(torch, settings.dtype)
+        self._config = parse_model_config(checkpoint, max_model_len=max_model_len)
+        self._max_kv_tokens = settings.kv_cache_bytes // kv_bytes_per_token(
+            self._config.decoder, self._dtype
+        )
+        # A request longer than all keys and values would wait for ever: that is the context, then.
+        max_model_len = min(max_model_len, self._max_kv_tokens)
+        self._info = EngineInfo("cpu", max_model_len, max_num_seqs, COMMON_CAPABILITIES)
         self._streams: dict[Sequence, Stream] = {}
         self._worker: Worker | None = None
         self._state = "not started"
-        self._config: ModelConfig
         self._scheduler: Scheduler
         self._loop: asyncio.AbstractEventLoop
         self._limits: RequestLimits
@@ -129,19 +138,15 @@ class CpuEngine:
 
     def _plan(self) -> None:
         """Find from the config alone what fits the model and the memory for keys and values."""
-        self._config = parse_model_config(self._checkpoint, max_model_len=self._info.max_model_len)
-        bytes_per_token = kv_bytes_per_token(self._config.decoder, self._dtype)
-        max_kv_tokens = self._settings.kv_cache_bytes // bytes_per_token
         self._limits = RequestLimits(
             max_model_len=self._info.max_model_len,
-            max_kv_tokens=max_kv_tokens,
             vocab_size=self._config.decoder.vocab_size,
             tile_shape=(3, self._checkpoint.tile_px, self._checkpoint.tile_px),
             num_tokens_per_tile=self._config.vision.num_patches // 4,
         )
         self._scheduler = Scheduler(
             max_num_seqs=self._info.max_num_seqs,
-            max_kv_tokens=max_kv_tokens,
+            max_kv_tokens=self._max_kv_tokens,
             prefill_chunk_tokens=self._settings.prefill_chunk_tokens,
         )
 

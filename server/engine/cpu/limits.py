@@ -10,14 +10,9 @@ __all__ = ["RequestLimits", "check_request"]
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """Limits of the loaded model and of the memory it was given.
-
-    `max_kv_tokens` is how many tokens of keys and values fit `kv_cache_bytes`. `tile_shape` is
-    (3, tile_px, tile_px).
-    """
+    """Limits of the loaded model. `tile_shape` is (3, tile_px, tile_px)."""
 
     max_model_len: int
-    max_kv_tokens: int
     vocab_size: int
     tile_shape: tuple[int, int, int]
     num_tokens_per_tile: int
@@ -39,14 +34,6 @@ def check_request(request: GenerateRequest, limits: RequestLimits) -> None:
             f"The prompt has {num_prompt_tokens} tokens; with at least one of the answer it must "
             f"fit the model's {limits.max_model_len}.",
             param="messages",
-        )
-    num_tokens = min(num_prompt_tokens + request.max_tokens, limits.max_model_len)
-    if num_tokens > limits.max_kv_tokens:
-        raise InvalidRequestError(
-            f"The prompt's {num_prompt_tokens} tokens and max_tokens {request.max_tokens} need "
-            f"room for {num_tokens} tokens; this server has room for {limits.max_kv_tokens}. "
-            "Ask for fewer max_tokens or send a shorter prompt.",
-            param="max_tokens",
         )
     if not 0 <= min(request.prompt_token_ids) <= max(request.prompt_token_ids) < limits.vocab_size:
         raise InvalidRequestError("The prompt has token ids that the model does not know.")

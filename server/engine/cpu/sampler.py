@@ -24,6 +24,9 @@ __all__ = ["Sampler", "filter_logits"]
 # logits takes longer than a step of a small model.
 _NUM_LIKELY = 512
 
+# Below this, dividing by the temperature leaves the numbers' range; the likeliest token wins anyway.
+_MIN_TEMPERATURE = 1e-5
+
 
 class Sampler:
     """Chooses the tokens of one request and remembers which it has seen.
@@ -46,7 +49,7 @@ class Sampler:
     @property
     def is_plain_greedy(self) -> bool:
         """The most likely token is all that is wanted, so many rows can be done at once."""
-        return self._params.temperature == 0 and not self._has_penalty
+        return self._params.temperature < _MIN_TEMPERATURE and not self._has_penalty
 
     def choose(self, logits: Tensor) -> int:
         """Choose a token.
@@ -56,7 +59,11 @@ class Sampler:
         """
         if self._has_penalty:
             self._penalise(logits)
-        token_id = self._draw(logits) if self._params.temperature > 0 else int(logits.argmax())
+        token_id = (
+            self._draw(logits)
+            if self._params.temperature >= _MIN_TEMPERATURE
+            else int(logits.argmax())
+        )
         if self._has_penalty:
             self._seen[token_id] = None
         return token_id

@@ -84,9 +84,12 @@ class Worker:
         self._commands.put(lambda: self._drop(sequence))
 
     def stop(self) -> None:
-        """End the thread after the current step and wait for it. What it held is freed with it."""
+        """End the thread after the current step and wait for it. What it held is freed with it.
+
+        A load is not waited for: it cannot be broken off, and the thread is a daemon.
+        """
         self._commands.put(self._begin_stop)
-        if self._thread.is_alive():
+        if self._thread.is_alive() and self.loaded.done():
             self._thread.join()
 
     def _main(self) -> None:

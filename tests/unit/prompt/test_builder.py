@@ -21,7 +21,8 @@ def checkpoint(tiny_checkpoint: Path) -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def builder(checkpoint: Checkpoint, tokenizer: PromptTokenizer) -> PromptBuilder:
-    return PromptBuilder(checkpoint, tokenizer, InternVL25Template())
+    template = InternVL25Template()
+    return PromptBuilder(checkpoint, tokenizer, template, max_model_len=checkpoint.max_model_len)
 
 
 def tiles(num_tiles: int) -> ImageTiles:
@@ -98,5 +99,5 @@ def test_hopelessly_long_text_is_refused_untokenised(
     builder: PromptBuilder, checkpoint: Checkpoint
 ) -> None:
     with pytest.raises(ContextLengthExceededError):
-        builder.check_length_of_text(asked("x" * (16 * checkpoint.max_model_len + 1)))
-    builder.check_length_of_text(asked("x" * 16 * checkpoint.max_model_len))
+        builder.check_length_of_text(asked("x" * (128 * checkpoint.max_model_len + 1)))
+    builder.check_length_of_text(asked("x" * 128 * checkpoint.max_model_len))

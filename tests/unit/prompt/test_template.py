@@ -63,6 +63,11 @@ def test_images_the_text_labels_itself_are_left_alone() -> None:
     assert "user\nImage-1: [image 0]\nImage-2: [image 1]\nCompare." in text
 
 
+def test_an_answer_that_names_labels_does_not_unlabel_the_pictures() -> None:
+    rounds = said("user", IMAGE, IMAGE), said("assistant", "Image-1: a cat."), said("user", "And?")
+    assert "Image-1: [image 0]\nImage-2: [image 1]\n" in rendered(*rounds)
+
+
 def test_tool_message_is_a_wrapped_user_turn() -> None:
     text = rendered(said("user", "hi"), said("tool", "42"))
     assert "<|im_start|>user\n<tool_response>\n42\n</tool_response><|im_end|>\n" in text

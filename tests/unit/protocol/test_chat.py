@@ -14,7 +14,7 @@ LIMITS = LimitSettings()
 
 def parsed(**fields: Any) -> ChatCompletionRequest:
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]} | fields
-    return parse_chat_request(json.dumps(body).encode())
+    return parse_chat_request(json.dumps(body).encode(), LIMITS)
 
 
 def with_content(content: Any, role: str = "user") -> dict[str, Any]:
@@ -32,11 +32,12 @@ def image(**fields: Any) -> list[dict[str, Any]]:
         ({"model": 7}, "model"),
         ({"messages": []}, "messages"),
         ({"messages": "hi"}, "messages"),
-        ({"messages": [{"content": "x"}]}, "messages[0]"),
-        ({"messages": [{"role": "function", "content": "x"}]}, "messages[0]"),
+        ({"messages": [{"content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "function", "content": "x"}]}, "messages[0].role"),
         (with_content(None), "messages[0].content"),
         (with_content([]), "messages[0].content"),
-        (with_content([{"type": "input_audio"}]), "messages[0].content[0]"),
+        (with_content([{"type": "input_audio"}]), "messages[0].content[0].type"),
+        (with_content("x", "system") | {"stop": ["a"] * 5}, "stop"),
         (with_content([{"type": "text"}]), "messages[0].content[0].text"),
         (with_content([{"type": "text", "text": 1}]), "messages[0].content[0].text"),
         (with_content(image(url="x"), "system"), "messages[0].content[1].type"),
@@ -77,13 +78,12 @@ def test_what_is_wrong_is_named_by_its_path(fields: dict[str, Any], param: str) 
 )
 def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequestError):
-        parse_chat_request(body)
+        parse_chat_request(body, LIMITS)
 
 
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
         ({"stop": ["a", ""]}, "stop"),
         ({"stop": ""}, "stop"),
         ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens"),
@@ -126,17 +126,31 @@ def test_conversation_keeps_order_roles_and_paths() -> None:
             {"role": "tool", "content": "42", "tool_call_id": "c1"},
         ]
     )
-    conversation = to_conversation(body, LIMITS)
+    conversation = to_conversation(body)
     assert [m.role for m in conversation.messages] == ["system", "user", "assistant", "tool"]
     text, picture = conversation.messages[1].content
     assert text == TextPart("a")
     assert picture == ImageReference("data:,", Detail.LOW, 3, "messages[1].content[1].image_url")
 
 
-def test_limits_on_messages_and_parts() -> None:
+def test_limits_on_messages_and_parts_are_judged_before_they_are_looked_at() -> None:
     limits = LimitSettings(max_messages=1, max_parts=1)
-    two = [{"role": "user", "content": "a"}] * 2
-    with pytest.raises(InvalidRequestError, match="limit is 1"):
-        to_conversation(parsed(messages=two), limits)
-    with pytest.raises(InvalidRequestError, match="limit is 1"):
-        to_conversation(parsed(**with_content(image(url="data:,"))), limits)
+    for fields in ({"messages": [0] * 2}, with_content([0] * 2), {"stop": [0] * 5}):
+        body = {"model": "m", "messages": []} | fields
+        with pytest.raises(InvalidRequestError, match="limit is"):
+            parse_chat_request(json.dumps(body).encode(), limits)
+
+
+def test_an_answer_of_the_sdk_can_be_sent_back_as_history() -> None:
+    from openai.types.chat import ChatCompletionMessage
+
+    answer = ChatCompletionMessage(role="assistant", content="yes", refusal=None, annotations=[])
+    history = answer.model_dump() | {"audio": None, "function_call": None, "tool_calls": None}
+    part = {"type": "text", "text": "a", "image_url": None}
+    body = parsed(messages=[{"role": "user", "content": [part], "name": None}, history])
+    assert body.messages[1].content == "yes"
+
+
+def test_a_half_surrogate_is_no_json() -> None:
+    with pytest.raises(InvalidRequestError, match="surrogate"):
+        parse_chat_request(b'{"model": "\\ud800", "messages": []}', LIMITS)

@@ -1,0 +1,1 @@
+"""Whether a model fits given GPUs, computed from its config alone."""

@@ -1,0 +1,36 @@
+"""How many messages, parts and stop strings a request has, judged before any of them is looked at.
+
+A validator makes objects for every element of a list; these limits keep that work small.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from server.errors import InvalidRequestError
+from server.settings import LimitSettings
+
+__all__ = ["check_counts"]
+
+_MAX_STOPS = 4
+
+
+def check_counts(fields: Mapping[str, Any], limits: LimitSettings) -> None:
+    """Refuse lists that are too long. What is no list is left to the validator.
+
+    Raises:
+        InvalidRequestError: Naming the list, its length and the limit.
+    """
+    _check(fields.get("stop"), "stop", _MAX_STOPS, "OpenAI's")
+    messages = fields.get("messages")
+    _check(messages, "messages", limits.max_messages, "limits.max_messages")
+    for index, message in enumerate(messages if isinstance(messages, list) else ()):
+        if isinstance(message, dict):
+            path = f"messages[{index}].content"
+            _check(message.get("content"), path, limits.max_parts, "limits.max_parts")
+
+
+def _check(value: Any, path: str, limit: int, source: str) -> None:  # noqa: ANN401  (any JSON value)
+    if isinstance(value, list) and len(value) > limit:
+        raise InvalidRequestError(
+            f"'{path}' has {len(value)} entries; the limit is {limit} ({source}).", param=path
+        )

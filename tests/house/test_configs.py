@@ -1,0 +1,69 @@
+"""Every file in `configs/` loads, and every GPU one fits the GPUs it names; so does the README's table."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from server.cli import main
+from server.plan.check import check_settings
+from server.plan.memory import parse_gpus
+from server.plan.models import MODELS, find_model
+from server.settings import Settings
+from server.settings_loading import load_settings
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
+GPU_CONFIGS = [path for path in CONFIGS if path.stem.startswith("internvl3-")]
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("INTERNVL_"):
+            monkeypatch.delenv(name)
+
+
+def test_there_is_a_file_for_each_model() -> None:
+    assert {path.stem for path in GPU_CONFIGS} == {name.lower() for name in MODELS}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_it_loads(path: Path) -> None:
+    assert isinstance(load_settings(path, {}), Settings)
+
+
+@pytest.mark.parametrize("path", GPU_CONFIGS, ids=lambda path: path.stem)
+def test_it_fits_the_gpus_it_names(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    named = re.search(r"^# GPUs: (\d+x\d+)$", text, re.MULTILINE)
+    assert named, path
+    [gpus] = parse_gpus(named[1])
+    settings = load_settings(path, {})
+    assert settings.engine.kind == "turbomind"
+    assert gpus.count == settings.engine.turbomind.tp, "a server uses all the GPUs it names"
+    plan = check_settings(settings, [gpus.num_bytes] * gpus.count)
+    assert plan is not None
+    assert plan.model == find_model(path.stem)
+    # Every place of the engine is worth having: a usual request has room in each.
+    assert plan.num_tokens // settings.engine.max_num_seqs >= 4096
+    assert settings.limits.max_in_flight >= settings.engine.max_num_seqs
+
+
+@pytest.mark.parametrize("path", GPU_CONFIGS, ids=lambda path: path.stem)
+def test_it_names_both_layouts_and_the_small_weights(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    [name] = [name for name in MODELS if name.lower() == path.stem]
+    for repository in (f"OpenGVLab/{name}-hf", f"OpenGVLab/{name}.", f"OpenGVLab/{name}-AWQ"):
+        assert re.search(re.escape(repository.rstrip(".")) + r"(?![-\w])", text), repository
+
+
+def test_the_readme_has_the_table_of_gpus(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--markdown"]) == 0
+    table = capsys.readouterr().out.strip()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = re.search(r"<!-- plan:begin -->\n(.*?)\n<!-- plan:end -->", readme, re.DOTALL)
+    assert found, "README.md lacks the markers <!-- plan:begin --> and <!-- plan:end -->"
+    assert found[1] == table, "run: python -m server plan --markdown"

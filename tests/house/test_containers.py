@@ -1,0 +1,175 @@
+"""What the container files promise, read from the files; scripts/check-containers runs the tools on them."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scripts.exercise_dockerfile import needed, parse
+from server.settings import LimitSettings, ServerSettings
+from server.settings_loading import load_settings
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+HAPROXY = (ROOT / "configs/haproxy.cfg").read_text(encoding="utf-8")
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+SERVICES: dict[str, Any] = COMPOSE["services"]
+TARGETS = ("cpu", "turbomind")
+
+
+def steps(target: str) -> dict[str, str]:
+    """The last of each instruction on the way to a target."""
+    stages, _ = parse(DOCKERFILE)
+    return {word: rest for stage in needed(stages, target) for word, rest in stage.steps}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_images_run_without_root_and_stop_on_sigterm(target: str) -> None:
+    found = steps(target)
+    assert int(found["USER"]) > 0
+    assert found["STOPSIGNAL"] == "SIGTERM"
+    assert json.loads(found["ENTRYPOINT"]) == ["internvl-server", "serve"]
+    assert found["VOLUME"] == "/models"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_health_check_asks_ready_with_python(target: str) -> None:
+    command = json.loads(steps(target)["HEALTHCHECK"].partition("CMD ")[2])
+    assert command[:2] == ["python", "-c"]
+    assert "/ready" in command[2]
+    compile(command[2], "HEALTHCHECK", "exec")
+
+
+def test_images_are_pinned() -> None:
+    _, arguments = parse(DOCKERFILE)
+    images = [arguments["PYTHON_IMAGE"], SERVICES["balancer"]["image"]]
+    for image in images:
+        assert re.fullmatch(r"[a-z]+:\d+\.\d+\.\d+(-[a-z]+)+(@sha256:[0-9a-f]{64})?", image), image
+
+
+def test_images_ask_for_a_key() -> None:
+    assert "INTERNVL_SERVER__HOST=0.0.0.0" in DOCKERFILE
+    instructions = [line for line in DOCKERFILE.splitlines() if not line.startswith("#")]
+    for line in instructions:
+        assert not re.search(r"ALLOW_ANONYMOUS|API_KEY|TOKEN|PASSWORD|SECRET", line), line
+
+
+def test_only_what_is_needed_goes_to_the_builder() -> None:
+    lines = [
+        line
+        for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+        if not line.startswith("#")
+    ]
+    assert lines[0] == "*"
+    sources = {line[1:] for line in lines if line.startswith("!")}
+    assert sources == {"pyproject.toml", "README.md", "LICENSE", "configs", "server"}
+    assert all((ROOT / source).exists() for source in sources)
+
+
+def test_the_named_configs_exist() -> None:
+    text = DOCKERFILE + json.dumps(COMPOSE)
+    names = set(re.findall(r"configs/[\w.-]+\.toml", text))
+    assert names
+    assert all((ROOT / name).exists() for name in names)
+
+
+def test_profiles() -> None:
+    profiles = {name: service.get("profiles", []) for name, service in SERVICES.items()}
+    assert profiles == {
+        "demo": [],
+        "gpu": ["gpu"],
+        "replica-1": ["replicas"],
+        "replica-2": ["replicas"],
+        "balancer": ["replicas"],
+    }
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_ports_are_published_on_loopback_alone(name: str) -> None:
+    for port in SERVICES[name].get("ports", []):
+        assert port.startswith("127.0.0.1:"), port
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_services_have_no_more_rights_than_they_need(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert not service.keys() & {"privileged", "network_mode", "pid", "ipc", "cap_add", "user"}
+
+
+@pytest.mark.parametrize("name", [name for name in SERVICES if name != "balancer"])
+def test_services_are_given_time_to_drain(name: str) -> None:
+    assert SERVICES[name]["stop_grace_period"] == "2m"
+    assert ServerSettings().drain_s < 120
+
+
+def test_the_gpu_service_has_what_nccl_needs() -> None:
+    service = SERVICES["gpu"]
+    assert service["shm_size"] == "8gb"
+    assert service["ulimits"]["memlock"] == -1
+    [device] = service["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+
+
+@pytest.mark.parametrize("keys", ["[]", '["a-long-random-key"]'])
+def test_the_environment_of_the_services_is_understood(
+    keys: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = COMPOSE["x-environment"]
+    assert environment["INTERNVL_SERVER__API_KEYS"] == "${INTERNVL_API_KEYS:-[]}"
+    for name in [name for name in os.environ if name.startswith("INTERNVL_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv(
+        "INTERNVL_SERVER__ALLOW_ANONYMOUS", environment["INTERNVL_SERVER__ALLOW_ANONYMOUS"]
+    )
+    monkeypatch.setenv("INTERNVL_SERVER__API_KEYS", keys)
+    settings = load_settings(None, {}).server
+    assert settings.allow_anonymous is True
+    assert [key.get_secret_value() for key in settings.api_keys] == json.loads(keys)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "option httpchk GET /ready",
+        "default-server check inter 2s fall 3 rise 2",
+        "retries 3",
+        "option redispatch",
+        "retry-on conn-failure",
+        "option http-server-close",
+        "http-reuse never",
+    ],
+)
+def test_the_balancer_is_set_as_the_server_needs_it(line: str) -> None:
+    assert re.search(rf"^    {re.escape(line)}( |$)", HAPROXY, re.MULTILINE), line
+
+
+def test_the_balancer_repeats_no_request_and_cuts_no_stream() -> None:
+    settings = "\n".join(line for line in HAPROXY.splitlines() if not line.lstrip().startswith("#"))
+    assert "shutdown-sessions" not in settings
+    assert re.findall(r"retry-on (.*)", settings) == ["conn-failure"]
+
+
+def test_the_balancer_waits_longer_than_the_server() -> None:
+    seconds = {name: int(value) for name, value in re.findall(r"timeout ([\w-]+) (\d+)s", HAPROXY)}
+    assert seconds["server"] > max(60, 2 * ServerSettings().sse_ping_s)
+    assert seconds["client"] >= seconds["server"]
+    assert seconds["http-request"] > LimitSettings().body_timeout_s
+
+
+def test_the_balancer_knows_the_replicas() -> None:
+    named = re.findall(r"^    server (\S+) (\S+):8000$", HAPROXY, re.MULTILINE)
+    replicas = [name for name in SERVICES if name.startswith("replica-")]
+    assert named == [(name, name) for name in replicas]
+
+
+def test_the_check_script_parses() -> None:
+    subprocess.run(["bash", "-n", ROOT / "scripts/check-containers"], check=True)
+    assert os.access(ROOT / "scripts/check-containers", os.X_OK)

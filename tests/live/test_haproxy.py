@@ -1,0 +1,151 @@
+"""Two servers behind a real HAProxy with `configs/haproxy.cfg`; stopping one under load loses nothing.
+
+Streams that run on it are finished. What arrives between SIGTERM and the closing of its socket (0.1 s) is
+refused as not executed, and repeated by the OpenAI SDK.
+"""
+
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx2
+import openai
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
+LOAD_S = 5.0
+NUM_CLIENTS = 12
+
+pytestmark = pytest.mark.skipif(
+    HAPROXY is None,
+    reason="HAPROXY IS NOT INSTALLED: the balancer's configuration is not tried out",
+)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def running(*command: str) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(10)
+
+
+def replica(checkpoint: Path, port: int) -> tuple[str, ...]:
+    return (
+        sys.executable, "-m", "server", "serve", "--engine", "echo", "--model", str(checkpoint),
+        "--port", str(port), "--set", "model.served_name=m",
+        "--set", "engine.echo.token_delay_s=0.02",
+    )  # fmt: skip
+
+
+def local_config(port: int, replicas: list[int]) -> str:
+    """The shipped file with addresses of this machine; every other setting stays."""
+    text = (ROOT / "configs/haproxy.cfg").read_text(encoding="utf-8")
+    text, binds = re.subn(r"bind :8080", f"bind 127.0.0.1:{port}", text)
+    text = text.replace(" resolvers system init-addr libc,none", "")
+    text, servers = re.subn(
+        r"server replica-(\d) replica-\d:8000",
+        lambda match: f"server replica-{match[1]} 127.0.0.1:{replicas[int(match[1]) - 1]}",
+        text,
+    )
+    assert (binds, servers) == (1, 2)
+    return text
+
+
+def wait_for(url: str, *, timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        try:
+            if httpx2.get(url, timeout=5).status_code == 200:
+                return
+        except httpx2.TransportError:
+            pass
+        time.sleep(0.1)
+    raise TimeoutError(url)
+
+
+def one_stream(client: openai.OpenAI) -> str:
+    """What went wrong with one request; empty when it ended as it should.
+
+    The SDK repeats what the server says was not executed (`x-should-retry`), or what had no answer; once a
+    stream has begun it repeats nothing.
+    """
+    try:
+        chunks = list(
+            client.chat.completions.create(
+                model="m",
+                messages=[{"role": "user", "content": "one two three four five six"}],
+                max_tokens=10,
+                stream=True,
+            )
+        )
+    except openai.OpenAIError as err:
+        return repr(err)
+    reasons = [choice.finish_reason for chunk in chunks for choice in chunk.choices]
+    return "" if reasons and reasons[-1] else f"cut after {len(chunks)} chunks"
+
+
+class Load:
+    """Clients that stream one request after another until the time is over."""
+
+    def __init__(self, url: str) -> None:
+        self.outcomes: list[tuple[float, str]] = []
+        self._url = url
+        self._until = time.monotonic() + LOAD_S
+        self._threads = [threading.Thread(target=self._run) for _ in range(NUM_CLIENTS)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self) -> None:
+        with openai.OpenAI(base_url=f"{self._url}/v1", api_key="none", timeout=30) as client:
+            while (started := time.monotonic()) < self._until:
+                self.outcomes.append((started, one_stream(client)))
+
+    def wait(self) -> None:
+        for thread in self._threads:
+            thread.join(LOAD_S + 60)
+            assert not thread.is_alive()
+
+
+@pytest.mark.timeout(180)
+def test_a_stopped_server_loses_no_request(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    port, ports = free_port(), [free_port(), free_port()]
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(local_config(port, ports), encoding="utf-8")
+    url = f"http://127.0.0.1:{port}"
+    with ExitStack() as stack:
+        servers = [stack.enter_context(running(*replica(tiny_checkpoint, p))) for p in ports]
+        for server_port in ports:
+            wait_for(f"http://127.0.0.1:{server_port}/ready")
+        stack.enter_context(running(str(HAPROXY), "-db", "-f", str(config)))
+        wait_for(f"{url}/ready")
+        load = Load(url)
+        time.sleep(1.5)
+        stopped_at = time.monotonic()
+        servers[0].send_signal(signal.SIGTERM)
+        load.wait()
+        assert servers[0].wait(30) == 0, "it drained and left in peace"
+        before = [outcome for start, outcome in load.outcomes if start < stopped_at]
+        after = [outcome for start, outcome in load.outcomes if start >= stopped_at]
+        assert len(before) >= NUM_CLIENTS
+        assert len(after) >= 2 * NUM_CLIENTS
+        assert [outcome for outcome in before + after if outcome] == []
