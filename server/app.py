@@ -23,6 +23,7 @@ from server.errors import StartupError
 from server.media.preparer import MediaPreparer
 from server.output.detokenizer import BytesDetokenizer, DetokenizerFactory, WindowDetokenizer
 from server.pipeline import ChatPipeline
+from server.plan.check import check_settings
 from server.prompt.builder import PromptBuilder, select_template
 from server.prompt.tokenizer import PromptTokenizer, load_tokenizer
 from server.settings import Settings
@@ -48,9 +49,12 @@ def create_app(
     Raises:
         StartupError: The checkpoint cannot be served.
     """
-    if engine is None:
-        check_backend(settings.engine)
+    gpu_bytes = check_backend(settings.engine) if engine is None else ()
+    if gpu_bytes:
+        check_settings(settings, gpu_bytes)  # before a download, where the model is a known one
     checkpoint = load_checkpoint(settings.model)
+    if gpu_bytes:
+        check_settings(settings, gpu_bytes, checkpoint.config)
     tokenizer = load_tokenizer(checkpoint.path)
     engine = engine or load_engine(settings.engine, checkpoint, tokenizer.special_ids)
     media = MediaPreparer(

@@ -10,8 +10,11 @@ from server.settings import EngineSettings
 __all__ = ["check_backend", "load_engine"]
 
 
-def check_backend(settings: EngineSettings) -> None:
+def check_backend(settings: EngineSettings) -> tuple[int, ...]:
     """Refuse a machine the engine cannot run on, before anything is downloaded or loaded.
+
+    Returns:
+        Memory in bytes of the GPUs the engine would use; nothing for engines without any.
 
     Raises:
         StartupError: Says what is missing and names the alternative.
@@ -19,7 +22,8 @@ def check_backend(settings: EngineSettings) -> None:
     if settings.kind == "turbomind":
         from server.engine.lmdeploy_gpu import check_machine
 
-        check_machine(settings.turbomind.tp // settings.turbomind.nnodes)
+        return check_machine(settings.turbomind.tp // settings.turbomind.nnodes)
+    return ()
 
 
 def load_engine(

@@ -29,6 +29,14 @@ class Driver:
         count._obj.value = self._num_gpus
         return 0
 
+    def cuDeviceGet(self, device, index):  # noqa: N802
+        device._obj.value = index
+        return 0
+
+    def cuDeviceTotalMem_v2(self, size, device):  # noqa: N802
+        size._obj.value = (device.value + 1) << 30
+        return 0
+
 
 @pytest.fixture
 def machine(monkeypatch):
@@ -68,7 +76,14 @@ def test_a_machine_that_cannot_run_it(machine, driver, version, says):
 
 def test_a_machine_that_can(machine):
     machine(Driver(2))
-    check_machine(2)
+    assert check_machine(2) == (1 << 30, 2 << 30)
+
+
+def test_a_model_that_does_not_fit_does_not_start(machine, capsys):
+    """The driver's GPUs are far too small: the plan says so before the hub is asked for anything."""
+    machine(Driver(1))
+    assert main(["serve", "--engine", "turbomind", "--model", "OpenGVLab/InternVL3-8B"]) == 1
+    assert "fit" in capsys.readouterr().err
 
 
 def test_serve_without_a_gpu_ends_at_once(machine, capsys):

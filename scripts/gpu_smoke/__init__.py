@@ -1,0 +1,1 @@
+"""What `scripts/gpu-smoke` runs: a checkpoint on real GPUs, through the whole server."""

@@ -1,0 +1,157 @@
+"""Compiling what an answer is held to: before the request is accepted, off the event loop, bounded."""
+
+import asyncio
+import json
+import re
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from server.core import Guide
+from server.errors import EngineOverloadedError, InvalidRequestError
+
+__all__ = ["GuideCompiler", "check_guide"]
+
+_PARAM = "response_format"
+_MAX_CHARS = 64 << 10
+_MAX_DEPTH = 32
+# Nested repetitions multiply: `((a{99}){99}){99}` is short and has a million states.
+_MAX_STATES = 50_000
+_ATOM = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]|\{(?:\d*,)?(?P<most>\d+),?\}|.", re.DOTALL)
+_NUM_THREADS = 2
+_TIMEOUT_S = 5.0
+
+
+class GuideCompiler:
+    """Compiles guides on threads of its own, at most two at a time.
+
+    One that takes too long is given up, but its thread works on: while both are taken that way, requests
+    with a guide are refused and all others run.
+
+    Args:
+        compile_guide: Makes the grammar; any exception of its means that the guide cannot be used.
+        timeout_s: Seconds one guide may take.
+    """
+
+    def __init__(
+        self, compile_guide: Callable[[Guide], object], timeout_s: float = _TIMEOUT_S
+    ) -> None:
+        self._compile = compile_guide
+        self._timeout_s = timeout_s
+        self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="guide")
+        self._slots = asyncio.Semaphore(_NUM_THREADS)
+
+    async def compile(self, guide: Guide) -> object:
+        """The guide's grammar.
+
+        Raises:
+            InvalidRequestError: The guide is too large, malformed or unsupported; names `response_format`.
+            EngineOverloadedError: Both threads are busy.
+        """
+        check_guide(guide)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise EngineOverloadedError(
+                "Other guides are being compiled. Try again later."
+            ) from None
+        # The slot goes back when the thread does, however long that takes.
+        work = asyncio.get_running_loop().run_in_executor(self._threads, self._compile, guide)
+        work.add_done_callback(self._release)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await asyncio.shield(work)
+        except TimeoutError:
+            raise _refusal(
+                f"takes more than {self._timeout_s:g} s to compile. Simplify it."
+            ) from None
+        except Exception as err:
+            raise _refusal(f"cannot be used: {_reason(err)}") from err
+
+    def close(self) -> None:
+        """Start nothing more; what is being compiled is left to itself."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _release(self, work: asyncio.Future[object]) -> None:
+        self._slots.release()
+        if not work.cancelled():
+            work.exception()  # seen, or asyncio would report it when nobody waited
+
+
+def check_guide(guide: Guide) -> None:
+    """Refuse a guide that would take too much time or memory to compile, without compiling it.
+
+    Raises:
+        InvalidRequestError: Says what is too large.
+    """
+    if len(guide.source) > _MAX_CHARS:
+        raise _refusal(f"has {len(guide.source)} characters; at most {_MAX_CHARS} are allowed.")
+    depth = deepest = 0
+    for character in guide.source:
+        depth += (character in "{[(") - (character in "}])")
+        deepest = max(deepest, depth)
+    if deepest > _MAX_DEPTH:
+        raise _refusal(f"is nested {deepest} deep; at most {_MAX_DEPTH} is allowed.")
+    num_states = (
+        _json_states(_parsed(guide)) if guide.kind == "json_schema" else _states(guide.source)
+    )
+    if num_states > _MAX_STATES:
+        raise _refusal(f"repeats so much that it has over {_MAX_STATES} states. Lower its bounds.")
+
+
+def _parsed(guide: Guide) -> object:
+    try:
+        return json.loads(guide.source)
+    except (ValueError, RecursionError):
+        raise _refusal("is not valid JSON.") from None
+
+
+def _json_states(node: object) -> int:
+    """Roughly how many states a schema has: bounds of arrays multiply what they hold."""
+    if isinstance(node, str):
+        return 1
+    if isinstance(node, list):
+        return 1 + sum(map(_json_states, node))
+    if not isinstance(node, dict):
+        return 1
+    pattern = node.get("pattern")
+    states = 1 + sum(map(_json_states, node.values())) + max(_bounds(node, "Length"), 0)
+    states += _states(pattern) if isinstance(pattern, str) else 0
+    return states * max(_bounds(node, "Items"), _bounds(node, "Properties"), 1)
+
+
+def _bounds(node: Mapping[str, object], what: str) -> int:
+    numbers = (node.get(f"min{what}"), node.get(f"max{what}"))
+    return max((number for number in numbers if isinstance(number, int)), default=0)
+
+
+def _states(pattern: str) -> int:
+    """Roughly how many states a pattern has: `{m,n}` multiplies the atom or group before it."""
+    groups, last = [0], 0
+    for match in _ATOM.finditer(pattern):
+        atom = match.group()
+        if atom == "(":
+            groups.append(0)
+            continue
+        if atom == ")" and len(groups) > 1:
+            last = groups.pop()
+            groups[-1] += last
+        elif match.group("most") is not None:
+            more = last * (max(int(match.group("most")[:9]), 1) - 1)
+            groups[-1] += more
+            last += more
+        else:
+            groups[-1] += 1
+            last = 1
+    return sum(groups)
+
+
+def _refusal(what: str) -> InvalidRequestError:
+    return InvalidRequestError(f"The {_PARAM} {what}", param=_PARAM)
+
+
+def _reason(error: Exception) -> str:
+    """The compiler's words, without the place in its source that comes before them."""
+    first = str(error).strip().splitlines()[:1]
+    text = first[0] if first else type(error).__name__
+    return re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", text)[:300]

@@ -1,0 +1,298 @@
+"""Stand-ins for the two things of LMDeploy that need a GPU: the weights and the native loop.
+
+Everything else is the real package: its configs, tokenizer, `TurboMindInstance`, converters and native
+tensor objects. One thread steps all active requests together, as TurboMind's scheduler does.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import lmdeploy.utils
+import lmdeploy.vl.engine
+import torch
+from lmdeploy.tokenizer import Tokenizer
+from lmdeploy.turbomind import TurboMind, _turbomind, converter
+from lmdeploy.turbomind import turbomind as turbomind_module
+from lmdeploy.turbomind.supported_models import is_supported
+
+FINISH, CANCEL = 7, 8
+
+
+@dataclass
+class Item:
+    """One image as it reached `forward`."""
+
+    token_begin: int
+    token_end: int
+    fingerprint: bytes
+    pixels: torch.Tensor
+
+
+@dataclass
+class Call:
+    """What one `forward` was given."""
+
+    session_id: int
+    step: int
+    input_ids: list[int]
+    items: list[Item]
+    config: dict[str, Any]
+    stream_output: bool
+    enable_metrics: bool
+    grammar: object | None
+
+
+@dataclass
+class Plan:
+    """How a request is answered: its ids, then a status (`FINISH`, an error, or None: never ends)."""
+
+    token_ids: list[int]
+    status: int | None = FINISH
+    tokens_per_step: int = 1
+    wait_steps: int = 0
+
+
+@dataclass(eq=False)
+class Running:
+    call: Call
+    plan: Plan
+    output_ids: torch.Tensor
+    state: "SharedState"
+    callback: Callable[[], None]
+    num_sent: int = 0
+    is_cancelled: bool = False
+
+
+class SharedState:
+    """The newest state that nobody has consumed; the callback comes with the first of several."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._state: Any = None
+        self.num_prompt = 0
+
+    def update(self, status: int, seq_len: int, callback: Callable[[], None]) -> None:
+        with self._lock:
+            was_consumed = self._state is None
+            self._state = SimpleNamespace(status=status, seq_len=seq_len)
+        if was_consumed:
+            callback()
+
+    def consume(self) -> Any:
+        with self._lock:
+            state, self._state = self._state, None
+        assert state is not None, "consumed twice: the real one would hand out a null pointer"
+        return state
+
+
+class Request:
+    """The native request object."""
+
+    def __init__(self, loop: "Loop") -> None:
+        self._loop = loop
+        self._running: Running | None = None
+        self._grammar: object | None = None  # stays, as in the native object
+
+    def set_grammar(self, grammar: object) -> None:
+        assert isinstance(grammar, _turbomind.CompiledGrammar)
+        self._grammar = grammar
+
+    def cancel(self) -> None:
+        if self._running is not None:
+            self._running.is_cancelled = True
+
+    def forward(
+        self, inputs: Any, mm_inputs: Any, session: Any, gen_cfg: Any, stream_output: bool,
+        enable_metrics: bool, cb: Callable[[], None],
+    ) -> tuple[Any, SharedState, Any]:  # fmt: skip
+        prompt = torch.from_dlpack(inputs["input_ids"])
+        assert prompt.dtype == torch.int32
+        call = Call(
+            session.id, session.step, prompt.tolist(), read_items(mm_inputs), read_config(gen_cfg),
+            stream_output, enable_metrics, self._grammar,
+        )  # fmt: skip
+        size = len(call.input_ids) + gen_cfg.max_new_tokens + 1
+        output_ids = torch.zeros(size, dtype=torch.int32)
+        output_ids[: len(call.input_ids)] = prompt
+        outputs = _turbomind.TensorMap()
+        outputs["output_ids"] = _turbomind.from_dlpack(output_ids)
+        plan = self._loop.plan(call)
+        plan = Plan(
+            plan.token_ids[: gen_cfg.max_new_tokens],
+            plan.status,
+            plan.tokens_per_step,
+            plan.wait_steps,
+        )
+        if gen_cfg.output_logprobs:
+            add_logprobs(outputs, plan.token_ids, gen_cfg.max_new_tokens)
+        state = SharedState()
+        self._running = Running(call, plan, output_ids, state, cb)
+        self._loop.push(self._running)
+        metrics = SimpleNamespace(enqueue_time=1, scheduled_time=2, cached_tokens=0)
+        return outputs, state, metrics
+
+
+def read_items(mm_inputs: Any) -> list[Item]:
+    if mm_inputs is None:
+        return []
+    assert isinstance(mm_inputs, _turbomind.multimodal.InternVitInput)
+    return [
+        Item(i.token_begin, i.token_end, bytes(i.fingerprint), torch.from_dlpack(i.data).clone())
+        for i in mm_inputs.items
+    ]
+
+
+def read_config(config: Any) -> dict[str, Any]:
+    assert isinstance(config, _turbomind.GenerationConfig)
+    return {name: getattr(config, name) for name in dir(config) if not name.startswith("_")}
+
+
+def add_logprobs(outputs: Any, token_ids: list[int], max_new_tokens: int) -> None:
+    """The chosen token is the second likeliest of three."""
+    values, indexes = torch.zeros(max_new_tokens + 1, 1024), torch.zeros(max_new_tokens + 1, 1024)
+    numbers = torch.zeros(max_new_tokens + 1, dtype=torch.int32)
+    for place, token_id in enumerate(token_ids):
+        indexes[place, :3] = torch.tensor([token_id + 1, token_id, token_id + 2])
+        values[place, :3] = torch.tensor([-0.5, -1.5, -2.5])
+        numbers[place] = 3
+    outputs["logprob_vals"] = _turbomind.from_dlpack(values)
+    outputs["logprob_indexes"] = _turbomind.from_dlpack(indexes.to(torch.int32))
+    outputs["logprob_nums"] = _turbomind.from_dlpack(numbers)
+
+
+@dataclass
+class Loop:
+    """The native engine: steps every active request on one thread. `plan` decides the answers."""
+
+    plan: Callable[[Call], Plan] = lambda call: Plan([65, 66, 67])
+    step_s: float = 0.0005
+    calls: list[Call] = field(default_factory=list)
+    num_cancelled: int = 0
+    max_active: int = 0
+    is_frozen: bool = False
+    tick: int = 0
+    has_metrics: bool = True
+
+    def __post_init__(self) -> None:
+        self._active: list[Running] = []
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._random = random.Random(0)
+        threading.Thread(target=self._run, daemon=True).start()
+
+    @property
+    def num_active(self) -> int:
+        with self._lock:
+            return len(self._active)
+
+    def push(self, running: Running) -> None:
+        with self._lock:
+            assert all(r.call.session_id != running.call.session_id for r in self._active)
+            self.calls.append(running.call)
+            self._active.append(running)
+            self.max_active = max(self.max_active, len(self._active))
+
+    def close(self) -> None:
+        self._is_closed = True
+
+    # What `TurboMind.model_comm` offers.
+
+    def create_request(self) -> Request:
+        return Request(self)
+
+    def get_schedule_metrics(self, rank: int) -> Any:
+        assert rank == 0
+        if not self.has_metrics:
+            return None
+        return SimpleNamespace(
+            active_seqs=self.num_active, waiting_seqs=0, cache_usage=0.0, prefix_cache_hit_rate=0.0,
+            scheduler_tick=self.tick,
+        )  # fmt: skip
+
+    def _run(self) -> None:
+        while not self._is_closed:
+            time.sleep(self.step_s)
+            if self.is_frozen:
+                continue
+            with self._lock:
+                active = list(self._active)
+            if active:
+                self.tick += 1
+            for running in active:
+                self._step(running)
+
+    def _end(self, running: Running, status: int, seq_len: int) -> None:
+        """Room for another first, then the news: its handle is used again at once."""
+        with self._lock:
+            self._active.remove(running)
+        running.state.update(status, seq_len, running.callback)
+
+    def _step(self, running: Running) -> None:
+        """One pass of a request. After a status that is not 0 nothing more is said of it."""
+        plan = running.plan
+        num_prompt = len(running.call.input_ids)
+        if running.is_cancelled:
+            self.num_cancelled += 1
+            self._end(running, CANCEL, num_prompt + running.num_sent)
+            return
+        if plan.wait_steps:
+            plan.wait_steps -= 1
+            return
+        new = plan.token_ids[running.num_sent : running.num_sent + plan.tokens_per_step]
+        start = num_prompt + running.num_sent
+        running.output_ids[start : start + len(new)] = torch.tensor(new, dtype=torch.int32)
+        running.num_sent += len(new)
+        seq_len = num_prompt + running.num_sent
+        if running.num_sent >= len(plan.token_ids) and plan.status is not None:
+            self._end(running, plan.status, seq_len if plan.status == FINISH else 0)
+        elif new:
+            running.state.update(0, seq_len, running.callback)
+
+
+@contextmanager
+def stand_ins(loop: Loop) -> Iterator[None]:
+    """LMDeploy on a machine without a GPU, with `loop` as its engine."""
+
+    def init(
+        self: Any, model_path: str, model_name: str | None = None, chat_template_name: str | None = None,
+        engine_config: Any = None, trust_remote_code: bool = False, **options: Any,
+    ) -> None:  # fmt: skip
+        assert not trust_remote_code
+        assert is_supported(model_path, trust_remote_code=trust_remote_code)
+        config = deepcopy(engine_config)
+        turbomind_module.update_parallel_config(config)
+        self.source_model, _, _ = converter.get_tm_config(
+            model_path, config, trust_remote_code=trust_remote_code
+        )
+        self.engine_config = config
+        self._vocab_size = self.source_model._vocab_size
+        self.tokenizer = Tokenizer(model_path, trust_remote_code=trust_remote_code)
+        self.session_len = config.session_len
+        self.devices, self.gpu_count = config.devices, len(config.devices)
+        self.model_comm, self.is_dummy, self._engine_created = loop, False, True
+        self._grammar_compiler = None
+        self.health_executor = None
+
+    with ExitStack() as patches:
+        for target, name, value in (
+            (TurboMind, "__init__", init),
+            (converter, "_get_executable_dtypes", lambda formats, device: {"bfloat16", "float16"}),
+            (torch.cuda, "device_count", lambda: 8),
+            (torch.cuda, "mem_get_info", lambda device=None: (80 << 30, 80 << 30)),
+            (torch.cuda, "empty_cache", lambda: None),
+            (lmdeploy.utils, "is_bf16_supported", lambda device_type="cuda": True),
+            (lmdeploy.vl.engine, "is_bf16_supported", lambda device_type="cuda": True),
+        ):
+            patches.enter_context(mock.patch.object(target, name, value))
+        try:
+            yield
+        finally:
+            loop.close()

@@ -1,0 +1,40 @@
+"""Requests and how their answers are read."""
+
+from typing import Any
+
+import numpy as np
+
+from server.core import GenerateRequest, ImageSpan, SamplingParams
+from server.engine.lmdeploy_engine import TurbomindEngine
+
+END = 322  # <|im_end|> of the tiny tokenizer
+IMAGE = 344  # <IMG_CONTEXT>
+TILE_PX, TOKENS_PER_TILE = 56, 4
+
+
+def make_request(
+    token_ids: tuple[int, ...] = (1, 2, 3), *, max_tokens: int = 16, tiles: tuple[int, ...] = (),
+    name: str = "r", stop: frozenset[int] = frozenset({END}), **sampling: Any,
+) -> GenerateRequest:  # fmt: skip
+    """`tiles`: one image each, appended to the prompt."""
+    ids, spans = list(token_ids), []
+    for number, num_tiles in enumerate(tiles):
+        num_tokens = num_tiles * TOKENS_PER_TILE
+        spans.append(ImageSpan(len(ids), num_tiles, num_tokens, bytes([number + 1]) * 32))
+        ids += [IMAGE] * num_tokens + [9]
+    rng = np.random.default_rng(0)
+    pixels = rng.standard_normal((sum(tiles), 3, TILE_PX, TILE_PX), dtype=np.float32)
+    return GenerateRequest(
+        name, tuple(ids), max_tokens, SamplingParams(**sampling), stop, tuple(spans),
+        pixels if tiles else None,
+    )  # fmt: skip
+
+
+async def answer(engine: TurbomindEngine, request: GenerateRequest) -> tuple[list[int], str | None]:
+    token_ids: list[int] = []
+    reason = None
+    async with engine.generate(request) as deltas:
+        async for delta in deltas:
+            token_ids += delta.token_ids
+            reason = delta.finish_reason
+    return token_ids, reason
