@@ -54,14 +54,11 @@ class OfflineModel:
             for scene in task.scenes
         ]
         ids = self._tokenizer.encode(self._prompt(task, [len(t) for t in tiles])).ids
-        pixels: Tensor | None = (
-            torch.cat([to_pixels(torch.from_numpy(t)) for t in tiles]) if tiles else None
-        )
-        output = self._model.generate(
-            input_ids=torch.tensor([ids]),
-            attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-            pixel_values=pixels,
-            max_new_tokens=96,
-            do_sample=False,
-        )
+        inputs: dict[str, Tensor] = {
+            "input_ids": torch.tensor([ids]),
+            "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
+        }
+        if tiles:
+            inputs["pixel_values"] = torch.cat([to_pixels(torch.from_numpy(t)) for t in tiles])
+        output = self._model.generate(**inputs, max_new_tokens=96, do_sample=False)
         return self._tokenizer.decode(output[0, len(ids) :].tolist(), skip_special_tokens=True)

@@ -9,7 +9,10 @@ pool.)
 
 import asyncio
 import queue
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
 
 from server.core import ImageTiles
 from server.errors import EngineUnavailableError, ImageDecodeError, StartupError
@@ -23,6 +26,8 @@ from server.media.worker_process import (
 )
 
 __all__ = ["DecodePool"]
+
+T = TypeVar("T")
 
 
 class DecodePool:
@@ -58,6 +63,8 @@ class DecodePool:
                 self._idle.put(worker)
         except (OSError, EOFError) as err:
             self._is_running = False
+            for _ in range(self._num_workers):
+                self._idle.put(None)  # a job that was taken meanwhile must not wait for ever
             raise StartupError("The image decoding processes cannot be started.") from err
 
     async def close(self) -> None:
@@ -71,7 +78,7 @@ class DecodePool:
 
     async def read_size(self, image: EncodedImage) -> tuple[int, int]:
         """Width and height of the upright image. Raises like `tile`."""
-        answer, _ = await self._run(image, None)
+        answer, _ = await self._on_thread(partial(self._run_blocking, image, None))
         return read_pair(answer["size"])
 
     async def tile(self, image: EncodedImage, *, max_tiles: int) -> ImageTiles:
@@ -85,14 +92,12 @@ class DecodePool:
             ImageError: The image cannot be used, took too long, or ended its worker.
             EngineUnavailableError: The pool is not started, or being closed.
         """
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._tile_blocking, image, max_tiles)
+        return await self._on_thread(partial(self._tile_blocking, image, max_tiles))
 
-    async def _run(self, image: EncodedImage, max_tiles: int | None) -> Result:
+    async def _on_thread(self, work: Callable[[], T]) -> T:
         if not self._is_running:
             raise _not_running()
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._run_blocking, image, max_tiles)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _tile_blocking(self, image: EncodedImage, max_tiles: int) -> ImageTiles:
         answer, pixels = self._run_blocking(image, max_tiles)

@@ -293,3 +293,15 @@ class TestConfinement:
             1,
         )
         await pool.close()
+
+
+async def test_a_closed_pool_says_so_to_both_calls() -> None:
+    pool = DecodePool(SPEC, num_workers=1, timeout_s=30)
+    for work in (pool.tile(GOOD, max_tiles=1), pool.read_size(GOOD)):
+        with pytest.raises(EngineUnavailableError):
+            await work
+    await pool.start()
+    await pool.close()
+    for work in (pool.tile(GOOD, max_tiles=1), pool.read_size(GOOD)):
+        with pytest.raises(EngineUnavailableError):
+            await work
