@@ -28,11 +28,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 import torch  # noqa: E402
 from demo_world.export import export_model  # noqa: E402
 from demo_world.features import load_library  # noqa: E402
-from demo_world.language import train_language  # noqa: E402
+from demo_world.language import Plan, train_language  # noqa: E402
 from demo_world.modelling import build_config, build_model  # noqa: E402
 from demo_world.pool import fill_pool  # noqa: E402
 from demo_world.tokenizer import build_tokenizer  # noqa: E402
-from demo_world.vision import train_vision  # noqa: E402
+from demo_world.vision import Heads, train_vision  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 from transformers import InternVLForConditionalGeneration  # noqa: E402
 
@@ -77,11 +77,18 @@ def run_language(
             scale=scale,
             rounds=rounds,
         )
-        for name, scale, rounds in (("train", 1.0, 2), ("held-out", 0.06, 1))
+        for name, scale, rounds in (("train", 0.75, 2), ("held-out", 0.05, 1))
     )
     if options.phase != "features":
+        heads = Heads()
+        heads.load_state_dict(torch.load(work / "vision.pt", weights_only=True)["heads"])
         train_language(
-            model, tokenizer, libraries, work / "language.pt", steps=options.language_steps
+            model,
+            tokenizer,
+            libraries,
+            work / "language.pt",
+            heads,
+            Plan(options.language_steps, FEATURE_SCALE),
         )
 
 
@@ -105,9 +112,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=ROOT / "server" / "demo_model")
     parser.add_argument("--fresh", action="store_true", help="forget earlier checkpoints")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--pool-shards", type=int, default=45, help="of 200 scenes each")
-    parser.add_argument("--vision-steps", type=int, default=1800)
-    parser.add_argument("--language-steps", type=int, default=2500)
+    parser.add_argument("--pool-shards", type=int, default=56, help="of 200 scenes each")
+    parser.add_argument("--vision-steps", type=int, default=5700)
+    parser.add_argument("--language-steps", type=int, default=4000)
     return parser.parse_args()
 
 

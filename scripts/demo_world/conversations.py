@@ -11,11 +11,12 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from . import questions as q
 from . import wordings as w
 from .features import Picture
+from .looks import Look, answer_looks, question_looks, token_looks
 from .modelling import TOKENS_PER_TILE
 from .questions import Qa
 from .tokenizer import SYSTEM_TEXT
@@ -36,6 +37,7 @@ class Sequence:
         kinds: The kind of every answer.
         pictures: The pictures in the order of their places in ``ids``.
         image_ends: Index of the ``</img>`` token of every picture.
+        looks: Tokens that should look at an item.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -46,6 +48,7 @@ class Sequence:
     kinds: list[str] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     image_ends: list[int] = field(default_factory=list)
+    looks: list[tuple[int, Look]] = field(default_factory=list)
 
 
 class Writer:
@@ -57,7 +60,7 @@ class Writer:
             name: tokenizer.token_to_id(name)
             for name in ("<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>")
         }
-        self._cache: dict[str, list[int]] = {}
+        self._cache: dict[str, Encoding] = {}
         self.sequence = Sequence()
         self._branch = self._start = self._at = 0
 
@@ -85,8 +88,14 @@ class Writer:
     def text(self, text: str, *, answer: int = -1) -> None:
         """Write a span of text; a span must not be split over two calls."""
         if text not in self._cache:
-            self._cache[text] = self._tokenizer.encode(text).ids
-        self._put(self._cache[text], answer=answer)
+            self._cache[text] = self._tokenizer.encode(text)
+        encoding, first = self._cache[text], len(self.sequence.ids)
+        self._put(encoding.ids, answer=answer)
+        scenes = [picture.scene for picture in self.sequence.pictures]
+        if scenes and not any(scene.tiny for scene in scenes):
+            looks = (question_looks if answer < 0 else answer_looks)(text, scenes)
+            found = token_looks(looks, encoding.offsets)
+            self.sequence.looks += [(first + index, look) for index, look in found]
 
     def control(self, name: str, *, answer: int = -1) -> None:
         """Write a control token."""

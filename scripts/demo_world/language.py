@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -17,12 +16,13 @@ from torch import Tensor, nn
 from transformers import InternVLForConditionalGeneration
 
 from . import conversations as c
-from .batching import TextBatch, collate
-from .conversations import Sequence, Writer
+from .batching import TextBatch
 from .drawing import kind_index
-from .features import Library, Picture
-from .modelling import WIDTH, optimisers, set_rate
-from .vision import pair_loss
+from .features import Library
+from .looks import item_tokens, look_loss
+from .modelling import TOKENS_PER_TILE, WIDTH, optimisers, set_rate
+from .source import EARLY, LATE, Source
+from .vision import Heads, pair_loss
 
 # After this many layers the end of an image should know what is where on it.
 _SUMMARY_LAYER = 2
@@ -57,8 +57,8 @@ class Summary(nn.Module):
 
 def hidden_states(
     model: InternVLForConditionalGeneration, batch: TextBatch, image_token: int
-) -> tuple[Tensor, Tensor]:
-    """The language model's last and its summary layer's hidden states."""
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The language model's last hidden states, and those that enter every layer."""
     embedded = model.get_input_embeddings()(batch.ids)
     there = (batch.ids == image_token)[..., None]
     if len(batch.features):
@@ -70,7 +70,26 @@ def hidden_states(
         output_hidden_states=True,
         use_cache=False,
     )
-    return output.last_hidden_state, output.hidden_states[_SUMMARY_LAYER]
+    return output.last_hidden_state, output.hidden_states
+
+
+def look_targets(heads: Heads, batch: TextBatch, feature_scale: float) -> Tensor:
+    """Layer, row, token and the token to look at of every look of a batch, (n, 4)."""
+    pictures = [p for s in batch.sequences for p in s.pictures]
+    if not pictures:
+        return torch.zeros(0, 4, dtype=torch.long)
+    fits = item_tokens(heads, torch.stack([p.features[-1] for p in pictures]), feature_scale)
+    best, first, rows = fits.argmax(dim=1).tolist(), 0, []
+    for row, sequence in enumerate(batch.sequences):
+        ends = sequence.image_ends
+        for token, look in sequence.looks:
+            target = ends[-1]
+            if look.picture >= 0:
+                inner = best[first + look.picture][look.kind]
+                target = ends[look.picture] - TOKENS_PER_TILE + inner
+            rows.append((look.layer, row, token, target))
+        first += len(sequence.pictures)
+    return torch.tensor(rows, dtype=torch.long).reshape(-1, 4)
 
 
 def answer_loss(
@@ -104,91 +123,24 @@ def exact_answers(
     return {kind: (ok, total) for kind, (ok, total) in sorted(found.items())}
 
 
-@dataclass(frozen=True)
-class Mixture:
-    """How often each form of conversation is drawn."""
-
-    single: float
-    multi: float
-    last: float
-    two: float
-    text: float
-    tiny: float
-
-
-EARLY = Mixture(single=0.70, multi=0.12, last=0.04, two=0.12, text=0.02, tiny=0.0)
-LATE = Mixture(single=0.36, multi=0.28, last=0.09, two=0.16, text=0.03, tiny=0.08)
-
-
-class Source:
-    """Draws batches of conversations about the library's pictures."""
-
-    def __init__(self, library: Library, tokenizer: Tokenizer, seed: str) -> None:
-        self._library, self._writer = library, Writer(tokenizer)
-        self._rng = random.Random(seed)
-
-    def batch(self, form: str) -> TextBatch:
-        """A batch of one form, sized to cost about the same as any other."""
-        return collate(getattr(self, f"_{form}")())
-
-    def drawn(self, mixture: Mixture) -> TextBatch:
-        """A batch of a form drawn from the mixture."""
-        weights = vars(mixture)
-        return self.batch(self._rng.choices(list(weights), list(weights.values()))[0])
-
-    def _single(self) -> list[Sequence]:
-        pictures = self._rng.sample(self._library.single, 7)
-        return [c.one_picture(self._writer, self._rng, p, 8) for p in pictures]
-
-    def _any(self) -> Picture:
-        library = self._library.multi if self._rng.random() < 0.35 else self._library.single
-        picture = self._rng.choice(library)
-        return picture if len(picture.features) < 7 else self._any()
-
-    def _mixed_details(self, picture: Picture) -> Picture:
-        """A whole picture behind another one's detail tiles: only the last tile may be trusted."""
-        if picture.resolved or self._rng.random() < 0.5:
-            return picture
-        other = self._rng.choice(self._library.multi).features[:-1]
-        return Picture(picture.scene, torch.cat([other, picture.features]))
-
-    def _multi(self) -> list[Sequence]:
-        rng = self._rng
-        if rng.random() < 0.5:
-            pictures = rng.sample(self._library.multi, 3)
-        else:
-            pictures = [self._mixed_details(p) for p in rng.sample(self._library.single, 4)]
-        return [c.one_picture(self._writer, rng, p, 9) for p in pictures]
-
-    def _last(self) -> list[Sequence]:
-        return [c.picture_last(self._writer, self._rng, self._any()) for _ in range(5)]
-
-    def _two(self) -> list[Sequence]:
-        pairs = [(self._any(), self._related()) for _ in range(3)]
-        return [c.two_pictures(self._writer, self._rng, pair, 9) for pair in pairs]
-
-    def _related(self) -> Picture:
-        return self._any()
-
-    def _text(self) -> list[Sequence]:
-        return [c.no_picture(self._writer, self._rng, 8) for _ in range(4)]
-
-    def _tiny(self) -> list[Sequence]:
-        """Few sequences, for they are long, and some of whole pictures that show too little."""
-        rng = self._rng
-        pictures = rng.sample(self._library.tiny, 2)
-        blurred = [Picture(p.scene, p.features[-1:]) for p in rng.sample(self._library.tiny, 4)]
-        near = [c.one_picture(self._writer, rng, p, 3) for p in pictures]
-        return (
-            near
-            if rng.random() < 0.75
-            else [c.one_picture(self._writer, rng, p, 3) for p in blurred]
-        )
-
-
 def report(found: dict[str, tuple[int, int]]) -> str:
     """Exact answers by kind in one line."""
     return " ".join(f"{kind} {ok / total:.3f}" for kind, (ok, total) in found.items())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to train.
+
+    Attributes:
+        steps: How many steps in all.
+        feature_scale: What the visual tokens were multiplied with after the vision phase.
+        report_every: Steps between two examinations and checkpoints.
+    """
+
+    steps: int
+    feature_scale: float
+    report_every: int = 250
 
 
 def train_language(
@@ -196,9 +148,8 @@ def train_language(
     tokenizer: Tokenizer,
     libraries: tuple[Library, Library],
     checkpoint: Path,
-    *,
-    steps: int,
-    report_every: int = 250,
+    heads: Heads,
+    plan: Plan,
 ) -> None:
     """Train the language model alone on kept visual tokens; go on from the checkpoint if any."""
     image_token = model.config.image_token_id
@@ -209,28 +160,30 @@ def train_language(
     held_out = Source(libraries[1], tokenizer, "held-out")
     tests = {form: [held_out.batch(form) for _ in range(n)] for form, n in _TESTS.items()}
     source = Source(libraries[0], tokenizer, f"language-{first}")
-    began, means = time.time(), [0.0, 0.0]
-    for step, batch in _batches(source, first, steps):
-        set_rate(groups, step, steps, 100)
+    began, means = time.time(), [0.0, 0.0, 0.0]
+    for step, batch in _batches(source, first, plan.steps):
+        set_rate(groups, step, plan.steps, 100)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            hidden, middle = hidden_states(model, batch, image_token)
+            hidden, layers = hidden_states(model, batch, image_token)
             loss = answer_loss(model, hidden, batch)
-        gathered = summary.loss(middle, batch)
-        (loss + 0.3 * gathered).backward()
+            targets = look_targets(heads, batch, plan.feature_scale)
+            looks = look_loss(model, layers, batch.mask, batch.position, targets)
+        gathered = summary.loss(layers[_SUMMARY_LAYER], batch)
+        (loss + 0.2 * gathered + 0.5 * looks).backward()
         nn.utils.clip_grad_norm_(language.parameters(), 1.0)
         for optimiser in groups:
             optimiser.step()
             optimiser.zero_grad()
-        means = [0.98 * m + 0.02 * v.item() for m, v in zip(means, (loss, gathered), strict=True)]
+        parts = (loss, gathered, looks)
+        means = [0.98 * m + 0.02 * v.item() for m, v in zip(means, parts, strict=True)]
         if step % 50 == 49:
             pace = (time.time() - began) / (step + 1 - first)
-            print(
-                f"language {step + 1}/{steps} loss {means[0]:.4f} summary {means[1]:.3f} {pace:.2f} s",
-                flush=True,
-            )
-        if (step + 1) % report_every == 0 or step + 1 == steps:
+            shown = "loss {:.4f} summary {:.3f} looks {:.3f}".format(*means)
+            print(f"language {step + 1}/{plan.steps} {shown} {pace:.2f} s", flush=True)
+        if (step + 1) % plan.report_every == 0 or step + 1 == plan.steps:
             for form, batches in tests.items():
-                print(f"  {form}: {report(exact_answers(model, batches, image_token))}", flush=True)
+                exact = exact_answers(model, batches, image_token)
+                print(f"  {form}: {report(exact)}", flush=True)
             _save(checkpoint, language, summary, groups, step + 1)
 
 
