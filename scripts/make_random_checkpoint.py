@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write an InternVL3 checkpoint with random weights, for tests and measurements.
 
-    python scripts/make_random_checkpoint.py --shape tiny --layout hf --out /tmp/tiny
+    python scripts/make_random_checkpoint.py --shape tiny --layout hf --out random-checkpoint
 
 Names and shapes follow transformers' `-hf` layout; `authors_tensors` renames them to the authors'.
 The weights are scaled so that hidden states stay near 1 and the best two logits are far apart.
