@@ -33,6 +33,7 @@ class Capability(StrEnum):
     LOGIT_BIAS = "logit_bias"
     PRESENCE_PENALTY = "presence_penalty"
     FREQUENCY_PENALTY = "frequency_penalty"
+    MIN_TOKENS = "min_tokens"
 
 
 # What every engine here can do.

@@ -110,7 +110,7 @@ def content_segments(content: Content, images: ImageNumbering) -> Iterator[Segme
     for part in content:
         if isinstance(part, ImageReference):
             yield from images.place()
-        else:
+        elif isinstance(part, TextPart):
             yield part.text
 
 

@@ -1,0 +1,68 @@
+"""What the model reads: tiles of pictures, and token ids with places for them."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "ImageSpan",
+    "ImageTiles",
+    "PixelValues",
+    "Prompt",
+]
+
+PixelValues: TypeAlias = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTiles:
+    """One image cut into tiles.
+
+    `pixels` is uint8, (num_tiles, tile_px, tile_px, 3), RGB, row-major, the thumbnail last when there is
+    one. `grid` is (columns, rows) without the thumbnail. `size` is the image's (width, height) in pixels
+    after its EXIF orientation was applied. `fingerprint` is equal only for equal pixels: SHA-256 of the
+    encoded image and of how it was cut, 32 bytes; empty when nobody took it.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    grid: tuple[int, int]
+    size: tuple[int, int]
+    fingerprint: bytes = b""
+
+    @property
+    def num_tiles(self) -> int:
+        """Tiles including the thumbnail."""
+        return len(self.pixels)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpan:
+    """Where one image stands in the prompt.
+
+    `offset` is the index of its first image token in `prompt_token_ids`; `num_image_tokens` follow each
+    other from there. `fingerprint` is its tiles'.
+    """
+
+    offset: int
+    num_tiles: int
+    num_image_tokens: int
+    fingerprint: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Token ids that fit the model's context, and the tiles its image tokens stand for.
+
+    `images` and `tiles` are in prompt order, one entry an image.
+    """
+
+    token_ids: tuple[int, ...]
+    images: tuple[ImageSpan, ...] = ()
+    tiles: tuple[ImageTiles, ...] = ()
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt tokens, image tokens included."""
+        return len(self.token_ids)
