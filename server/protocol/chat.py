@@ -1,107 +1,21 @@
 """The request body of `/v1/chat/completions`, as far as it is implemented, and its parser."""
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import Field, ValidationError
 from pydantic_core import from_json
 
 from server.errors import InvalidRequestError
 from server.protocol.counts import check_counts
 from server.protocol.fields import without_bookkeeping, without_empty_members
+from server.protocol.messages import ChatMessage
 from server.protocol.violations import raise_first
+from server.protocol.wire import Wire
 from server.settings import LimitSettings
 
-__all__ = [
-    "AssistantMessage",
-    "ChatCompletionRequest",
-    "ChatMessage",
-    "ImagePart",
-    "SystemMessage",
-    "TextContentPart",
-    "ToolMessage",
-    "UserMessage",
-    "parse_chat_request",
-]
+__all__ = ["ChatCompletionRequest", "parse_chat_request"]
 
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
-
-
-class Wire(BaseModel):
-    """What all wire objects share: no coercion between JSON types, no unknown field."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class TextContentPart(Wire):
-    """A `text` part."""
-
-    type: Literal["text"]
-    text: str
-
-
-class ImageUrl(Wire):
-    """Where the image is; `max_tiles` is this server's extension."""
-
-    url: Annotated[str, Field(min_length=1)]
-    detail: Literal["low", "auto", "high", "original"] | None = None
-    max_tiles: Annotated[int, Field(ge=1, le=40)] | None = None
-
-
-class ImagePart(Wire):
-    """An `image_url` part."""
-
-    type: Literal["image_url"]
-    image_url: ImageUrl
-
-
-def _kind_of_content(value: Any) -> str:  # noqa: ANN401  (any JSON value)
-    return "~parts" if isinstance(value, list) else "~text"
-
-
-UserPart: TypeAlias = Annotated[TextContentPart | ImagePart, Field(discriminator="type")]
-TextContent: TypeAlias = Annotated[
-    Annotated[str, Tag("~text")]
-    | Annotated[list[TextContentPart], Field(min_length=1), Tag("~parts")],
-    Discriminator(_kind_of_content),
-]
-UserContent: TypeAlias = Annotated[
-    Annotated[str, Tag("~text")] | Annotated[list[UserPart], Field(min_length=1), Tag("~parts")],
-    Discriminator(_kind_of_content),
-]
-
-
-class SystemMessage(Wire):
-    """Instructions; `developer` is the newer name of the same role."""
-
-    role: Literal["system", "developer"]
-    content: TextContent
-
-
-class UserMessage(Wire):
-    """What the user says and shows."""
-
-    role: Literal["user"]
-    content: UserContent
-
-
-class AssistantMessage(Wire):
-    """An earlier answer."""
-
-    role: Literal["assistant"]
-    content: TextContent
-
-
-class ToolMessage(Wire):
-    """The result of a tool, as text; `tool_call_id` is the caller's bookkeeping."""
-
-    role: Literal["tool"]
-    content: TextContent
-    tool_call_id: str | None = None
-
-
-ChatMessage: TypeAlias = Annotated[
-    SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")
-]
 
 
 class StreamOptions(Wire):

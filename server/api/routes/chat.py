@@ -14,8 +14,9 @@ from server.api.services import Services, ServicesDep
 from server.api.sse import EventStream, chat_frames
 from server.pipeline import Generation
 from server.protocol.chat import ChatCompletionRequest, parse_chat_request
-from server.protocol.convert import to_conversation, to_sampling_params
+from server.protocol.conversation import to_conversation
 from server.protocol.render import ChunkWriter, completion
+from server.protocol.sampling import to_sampling_params
 from server.telemetry.request_id import new_request_id
 
 __all__ = ["router"]

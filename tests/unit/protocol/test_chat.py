@@ -6,7 +6,8 @@ import pytest
 from server.core import Detail, ImageReference, TextPart
 from server.errors import InvalidRequestError
 from server.protocol.chat import ChatCompletionRequest, parse_chat_request
-from server.protocol.convert import to_conversation, to_sampling_params
+from server.protocol.conversation import to_conversation
+from server.protocol.sampling import to_sampling_params
 from server.settings import LimitSettings
 
 LIMITS = LimitSettings()

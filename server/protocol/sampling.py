@@ -1,29 +1,10 @@
-"""Wire to core: a validated request body to a `Conversation` and `SamplingParams`."""
+"""Wire to core: the sampling fields to `SamplingParams`."""
 
-from collections.abc import Iterator
-
-from server.core import (
-    Conversation,
-    Detail,
-    ImageReference,
-    Message,
-    Role,
-    SamplingParams,
-    TextPart,
-)
+from server.core import SamplingParams
 from server.errors import InvalidRequestError
-from server.protocol.chat import ChatCompletionRequest, ChatMessage, ImagePart
+from server.protocol.chat import ChatCompletionRequest
 
-__all__ = ["to_conversation", "to_sampling_params"]
-
-
-def to_conversation(body: ChatCompletionRequest) -> Conversation:
-    """The messages in our words; `developer` becomes `system`."""
-    return Conversation(
-        tuple(
-            _message(message, f"messages[{index}]") for index, message in enumerate(body.messages)
-        )
-    )
+__all__ = ["to_sampling_params"]
 
 
 def to_sampling_params(body: ChatCompletionRequest) -> SamplingParams:
@@ -68,30 +49,3 @@ def _stops(body: ChatCompletionRequest) -> tuple[str, ...]:
     if not all(stops):
         raise InvalidRequestError("'stop' strings must not be empty.", param="stop")
     return tuple(stops)
-
-
-def _message(message: ChatMessage, path: str) -> Message:
-    role: Role = "system" if message.role == "developer" else message.role
-    content = message.content
-    if isinstance(content, str):
-        return Message(role, (TextPart(content),))
-    return Message(role, tuple(_parts(message, path)))
-
-
-def _parts(message: ChatMessage, path: str) -> Iterator[TextPart | ImageReference]:
-    for index, part in enumerate(message.content):
-        where = f"{path}.content[{index}]"
-        if isinstance(part, ImagePart):
-            yield _image(part, where)
-        elif not isinstance(part, str):
-            yield TextPart(part.text)
-
-
-def _image(part: ImagePart, path: str) -> ImageReference:
-    image = part.image_url
-    return ImageReference(
-        url=image.url,
-        detail=Detail(image.detail or "auto"),
-        max_tiles=image.max_tiles,
-        param=f"{path}.image_url",
-    )

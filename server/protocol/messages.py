@@ -1,0 +1,89 @@
+"""The messages of a conversation on the wire, and their content parts."""
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Discriminator, Field, Tag
+
+from server.protocol.wire import Wire
+
+__all__ = [
+    "AssistantMessage",
+    "ChatMessage",
+    "ImagePart",
+    "SystemMessage",
+    "TextContentPart",
+    "ToolMessage",
+    "UserMessage",
+]
+
+
+class TextContentPart(Wire):
+    """A `text` part."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ImageUrl(Wire):
+    """Where the image is; `max_tiles` is this server's extension."""
+
+    url: Annotated[str, Field(min_length=1)]
+    detail: Literal["low", "auto", "high", "original"] | None = None
+    max_tiles: Annotated[int, Field(ge=1, le=40)] | None = None
+
+
+class ImagePart(Wire):
+    """An `image_url` part."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+def _kind_of_content(value: Any) -> str:  # noqa: ANN401  (any JSON value)
+    return "~parts" if isinstance(value, list) else "~text"
+
+
+UserPart: TypeAlias = Annotated[TextContentPart | ImagePart, Field(discriminator="type")]
+TextContent: TypeAlias = Annotated[
+    Annotated[str, Tag("~text")]
+    | Annotated[list[TextContentPart], Field(min_length=1), Tag("~parts")],
+    Discriminator(_kind_of_content),
+]
+UserContent: TypeAlias = Annotated[
+    Annotated[str, Tag("~text")] | Annotated[list[UserPart], Field(min_length=1), Tag("~parts")],
+    Discriminator(_kind_of_content),
+]
+
+
+class SystemMessage(Wire):
+    """Instructions; `developer` is the newer name of the same role."""
+
+    role: Literal["system", "developer"]
+    content: TextContent
+
+
+class UserMessage(Wire):
+    """What the user says and shows."""
+
+    role: Literal["user"]
+    content: UserContent
+
+
+class AssistantMessage(Wire):
+    """An earlier answer."""
+
+    role: Literal["assistant"]
+    content: TextContent
+
+
+class ToolMessage(Wire):
+    """The result of a tool, as text; `tool_call_id` is the caller's bookkeeping."""
+
+    role: Literal["tool"]
+    content: TextContent
+    tool_call_id: str | None = None
+
+
+ChatMessage: TypeAlias = Annotated[
+    SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")
+]
