@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 
@@ -22,7 +23,7 @@ from server.engine.loader import check_backend, load_engine
 from server.errors import StartupError
 from server.media.preparer import MediaPreparer
 from server.output.detokenizer import BytesDetokenizer, DetokenizerFactory, WindowDetokenizer
-from server.pipeline import ChatPipeline
+from server.pipeline import ChatPipeline, Vocabulary
 from server.plan.check import check_settings
 from server.prompt.builder import PromptBuilder, select_template
 from server.prompt.tokenizer import PromptTokenizer, load_tokenizer
@@ -72,7 +73,11 @@ def create_app(
             max_model_len=engine.info.max_model_len,
         ),
         engine=engine,
-        new_detokenizer=_detokenizer_factory(tokenizer),
+        vocabulary=Vocabulary(
+            size=tokenizer.vocab_size,
+            bytes_of=tokenizer.bytes_of,
+            new_detokenizer=_detokenizer_factory(tokenizer),
+        ),
         limits=settings.limits,
     )
     services = Services(
@@ -140,10 +145,13 @@ async def _start(
 
 
 def _detokenizer_factory(tokenizer: PromptTokenizer) -> DetokenizerFactory:
-    table = tokenizer.token_bytes
-    if table is not None:
-        return lambda: BytesDetokenizer(table)
-    return lambda: WindowDetokenizer(tokenizer.decode)
+    tables = tokenizer.token_bytes, tokenizer.all_token_bytes
+    if tables[0] is not None and tables[1] is not None:
+        plain, whole = tables[0], tables[1]
+        return lambda skip_special: BytesDetokenizer(plain if skip_special else whole)
+    return lambda skip_special: WindowDetokenizer(
+        partial(tokenizer.decode, skip_special_tokens=skip_special)
+    )
 
 
 def _fingerprint(checkpoint: Checkpoint) -> str:

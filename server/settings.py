@@ -68,6 +68,9 @@ class ServerSettings(Section):
     """Listen on a non-loopback address without keys, e.g. behind an authenticating proxy."""
     keep_alive_s: PositiveInt = 75
     """Seconds an idle connection stays open; keep it longer than the load balancer's own."""
+    unknown_fields: Literal["refuse", "ignore"] = "refuse"
+    """`refuse`: a field that is neither OpenAI's nor this server's gets 400, as OpenAI does. `ignore`: it
+    is ignored and named in the header `x-ignored-fields`."""
     sse_ping_s: PositiveFloat = 15.0
     """Seconds between keep-alive comments on a stream that has nothing else to send."""
     send_timeout_s: PositiveFloat = 30.0
@@ -87,6 +90,8 @@ class ModelSettings(Section):
     served_name: str = ""
     """Name clients use in `model`; empty means the `served_name` of the checkpoint's config, else the
     last part of `path`."""
+    accept_any_name: bool = False
+    """Answer whatever name a request has in `model`, for clients whose name cannot be changed."""
     revision: str = ""
     """Hub revision; empty means the default branch."""
     download_dir: str = ""
@@ -240,6 +245,8 @@ class LimitSettings(Section):
     """Most messages of one conversation."""
     max_parts: PositiveInt = 64
     """Most content parts of one message."""
+    max_choices: Annotated[int, Field(gt=0, le=128)] = 16
+    """Most answers of one request (`n`)."""
     default_max_tokens: PositiveInt = 1024
     """Most tokens of an answer whose request names no limit."""
 

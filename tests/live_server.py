@@ -71,6 +71,16 @@ class LiveServer:
             time.sleep(0.05)
         raise TimeoutError("the server did not become ready")
 
+    def wait_idle(self, timeout_s: float = 10) -> None:
+        """Until the engine has nothing left of any request, and no place is taken."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            health = self.engine.health()
+            if not (health.num_running or health.num_waiting or self.gate.num_in_flight):
+                return
+            time.sleep(0.01)
+        raise TimeoutError("something still runs")
+
     def __enter__(self) -> "LiveServer":
         self._thread.start()
         self.wait_ready()

@@ -34,7 +34,7 @@ class Services:
             ModelNotFoundError: With the name that is served.
         """
         served = self.checkpoint.served_name
-        if name != served:
+        if name != served and not self.settings.model.accept_any_name:
             raise ModelNotFoundError(
                 f"The model '{name[:128]}' does not exist here; this server has '{served}'.",
                 param="model",

@@ -61,13 +61,14 @@ async def chat_frames(
     generation: Generation, writer: ChunkWriter, *, include_usage: bool
 ) -> AsyncIterator[bytes]:
     """The frames of one chat completion. A failure is the last frame; then there is no `[DONE]`."""
-    yield _frame(writer.role())
+    for index in range(generation.num_choices):
+        yield _frame(writer.role(index))
     try:
         async for delta in generation.deltas():
-            if delta.text:
-                yield _frame(writer.content(delta.text))
+            if delta.text or delta.tool_calls or delta.logprobs:
+                yield _frame(writer.delta(delta))
             if delta.finish_reason is not None:
-                yield _frame(writer.finish(delta.finish_reason))
+                yield _frame(writer.finish(delta))
             if include_usage and delta.usage is not None:
                 yield _frame(writer.usage(delta.usage))
     except Exception as error:  # noqa: BLE001  (the edge: whatever it is, the client must be told)

@@ -22,14 +22,15 @@ class Detokenizer(Protocol):
         """What is left when no id will follow: a cut character becomes U+FFFD."""
 
 
-DetokenizerFactory: TypeAlias = Callable[[], Detokenizer]
+# Makes the detokenizer of one answer; the flag leaves special tokens out of its text.
+DetokenizerFactory: TypeAlias = Callable[[bool], Detokenizer]
 
 
 class BytesDetokenizer:
     """For byte-level vocabularies.
 
     Args:
-        token_bytes: UTF-8 bytes of each id; empty for special tokens.
+        token_bytes: UTF-8 bytes of each id; empty for those that are left out.
     """
 
     def __init__(self, token_bytes: Sequence[bytes]) -> None:
@@ -51,7 +52,7 @@ class WindowDetokenizer:
     """For any vocabulary: decodes a short window of ids twice and takes the difference.
 
     Args:
-        decode: One-shot decode of ids, special tokens left out.
+        decode: One-shot decode of ids.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:

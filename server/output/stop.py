@@ -1,4 +1,4 @@
-"""Stop strings, matched on text across token and chunk borders, never emitted, not even partly.
+"""Stop strings, matched on text across token and chunk borders, never emitted in part.
 
 Knuth, Morris and Pratt's automaton, one a string: linear in the text however long the strings are.
 """
@@ -16,9 +16,11 @@ class StopMatcher:
 
     Args:
         stops: Non-empty strings.
+        is_shown: Whether the string that was found is passed on too; else nothing of it is.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, is_shown: bool = False) -> None:
+        self._is_shown = is_shown
         self._automata = [_Automaton(stop) for stop in stops]
         self._held = ""
         self.is_stopped = False
@@ -39,7 +41,7 @@ class StopMatcher:
             if matched := max(automaton.step(char) for automaton in self._automata):
                 self.is_stopped = True
                 self._held = ""
-                return held[: end - matched]
+                return held[: end if self._is_shown else end - matched]
         split = len(held) - max(automaton.num_matched for automaton in self._automata)
         self._held = held[split:]
         return held[:split]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from server.checkpoint import Checkpoint
 from server.core import Conversation, ImageSpan, ImageTiles, Prompt
-from server.errors import ContextLengthExceededError, StartupError
+from server.errors import ContextLengthExceededError, InvalidRequestError, StartupError
 from server.prompt.checkpoint_template import load_checkpoint_template
 from server.prompt.template import Control, ImagePlace, InternVL25Template, Template
 from server.prompt.tokenizer import PromptTokenizer
@@ -62,13 +62,15 @@ class PromptBuilder:
         Raises:
             ContextLengthExceededError: It cannot fit, whatever its tokens are.
         """
-        num_chars = conversation.num_text_chars
+        self._check_num_chars(conversation.num_text_chars, "messages")
+
+    def _check_num_chars(self, num_chars: int, param: str) -> None:
         limit = _MAX_CHARS_PER_TOKEN * self._max_model_len
         if num_chars > limit:
             raise ContextLengthExceededError(
-                f"This model's maximum context length is {self._max_model_len} tokens. Your messages "
-                f"have {num_chars} characters; more than {limit} cannot fit. Shorten the messages.",
-                param="messages",
+                f"This model's maximum context length is {self._max_model_len} tokens. Your {param} "
+                f"has {num_chars} characters; more than {limit} cannot fit. Shorten it.",
+                param=param,
             )
 
     def outline(self, conversation: Conversation) -> Outline:
@@ -108,6 +110,28 @@ class PromptBuilder:
             else:
                 token_ids += piece
         return Prompt(token_ids=tuple(token_ids), images=tuple(spans), tiles=tuple(tiles))
+
+    def build_raw(self, raw: str | Sequence[int]) -> Prompt:
+        """A prompt without a template. CPU-bound for long texts.
+
+        Args:
+            raw: Literal text, encoded as such, or token ids.
+
+        Raises:
+            InvalidRequestError: An id is not one a prompt without pictures can have.
+            ContextLengthExceededError: The text cannot fit, whatever its tokens are.
+        """
+        if isinstance(raw, str):
+            self._check_num_chars(len(raw), "prompt")
+            return Prompt(tuple(self._tokenizer.encode_text(raw)))
+        for index, token_id in enumerate(raw):
+            if not 0 <= token_id < self._tokenizer.vocab_size or token_id == self._image_token_id:
+                raise InvalidRequestError(
+                    f"'prompt' has the token {token_id} at place {index}, which no text has. Ids are "
+                    f"0 to {self._tokenizer.vocab_size - 1} without the image token.",
+                    param="prompt",
+                )
+        return Prompt(tuple(raw))
 
     def max_image_tokens(self, outline: Outline, wanted: int | None, default: int) -> int:
         """Image tokens that leave room for the text and the answer; may be below one tile's.

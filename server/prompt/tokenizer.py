@@ -80,13 +80,29 @@ class PromptTokenizer:
         """Ids of literal text; never one of an added token. Thread-safe, releases the GIL."""
         return list(self._text_only.encode(text, add_special_tokens=False).ids)
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of ids, special tokens left out."""
-        return str(self._full.decode(list(token_ids), skip_special_tokens=True))
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Text of ids, special tokens left out unless they are asked for."""
+        return str(self._full.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """UTF-8 bytes of one id's text; part of a character, maybe. Those of a special token are its name."""
+        table = self.all_token_bytes
+        if table is None:
+            return self.decode((token_id,), skip_special_tokens=False).encode()
+        return table[token_id] if token_id < len(table) else b""
 
     @cached_property
     def token_bytes(self) -> tuple[bytes, ...] | None:
-        """UTF-8 bytes of every id's text, special tokens empty; None unless the vocabulary is byte-level."""
+        """As `all_token_bytes`, special tokens empty."""
+        table = self.all_token_bytes
+        if table is None:
+            return None
+        special = self.special_ids
+        return tuple(b"" if i in special else data for i, data in enumerate(table))
+
+    @cached_property
+    def all_token_bytes(self) -> tuple[bytes, ...] | None:
+        """UTF-8 bytes of every id's text; None unless the vocabulary is byte-level."""
         if not self._is_byte_level:
             return None
         unmap = _byte_level_alphabet()
@@ -95,7 +111,7 @@ class PromptTokenizer:
             if token_id not in self._added:
                 table[token_id] = bytes(unmap[char] for char in surface if char in unmap)
         for token_id, token in self._added.items():
-            table[token_id] = b"" if token["special"] else token["content"].encode()
+            table[token_id] = token["content"].encode()
         return tuple(table)
 
 

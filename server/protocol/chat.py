@@ -1,28 +1,29 @@
-"""The request body of `/v1/chat/completions`, as far as it is implemented, and its parser."""
+"""The request body of `/v1/chat/completions`, and its parser."""
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
-from pydantic_core import from_json
+from pydantic import Field
 
-from server.errors import InvalidRequestError
 from server.protocol.counts import check_counts
-from server.protocol.fields import without_bookkeeping, without_empty_members
+from server.protocol.fields import known_fields, without_empty_members
 from server.protocol.messages import ChatMessage
-from server.protocol.violations import raise_first
+from server.protocol.parsing import read_object, validate
+from server.protocol.response_format import ResponseFormat, StructuredOutputs
 from server.protocol.wire import Wire
 from server.settings import LimitSettings
 
-__all__ = ["ChatCompletionRequest", "parse_chat_request"]
+__all__ = ["ChatCompletionRequest", "ParsedChat", "StreamOptions", "parse_chat_request"]
 
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
+MAX_LOGPROBS = 20
 
 
 class StreamOptions(Wire):
     """Options of a stream."""
 
     include_usage: bool | None = None
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: bool | None = None
 
 
 class ChatCompletionRequest(Wire):
@@ -32,38 +33,59 @@ class ChatCompletionRequest(Wire):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_tokens: Annotated[int, Field(ge=1, le=_INT64_MAX)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=_INT64_MAX)] | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1, le=_INT64_MAX)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     seed: Annotated[int, Field(ge=_INT64_MIN, le=_INT64_MAX)] | None = None
     stop: str | list[str] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    # Extensions.
+    top_k: Annotated[int, Field(ge=-1, le=_INT64_MAX)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=_INT64_MAX)] | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool | None = None
+    skip_special_tokens: bool | None = None
+    include_stop_str_in_output: bool | None = None
+    structured_outputs: StructuredOutputs | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
 
 
-def parse_chat_request(body: bytes, limits: LimitSettings) -> ChatCompletionRequest:
+@dataclass(frozen=True, slots=True)
+class ParsedChat:
+    """A valid request, and the JSON paths of what was ignored in it."""
+
+    body: ChatCompletionRequest
+    ignored: tuple[str, ...] = ()
+
+
+def parse_chat_request(
+    body: bytes, limits: LimitSettings, *, ignore_unknown: bool = False
+) -> ParsedChat:
     """Read and validate a request body. CPU-bound: call it off the event loop for large ones.
+
+    Args:
+        body: UTF-8 JSON.
+        limits: How many of what it may have.
+        ignore_unknown: Ignore unknown fields, and say which, instead of refusing them.
 
     Raises:
         InvalidRequestError: With the JSON path of the first thing that is wrong.
         UnsupportedParameterError: For a field that is not implemented.
     """
-    try:
-        value = from_json(body, allow_inf_nan=False)
-    except ValueError as err:
-        raise InvalidRequestError(
-            "The body is not valid JSON (UTF-8, no NaN or Infinity, no half of a surrogate pair).",
-            code="invalid_json",
-        ) from err
-    if not isinstance(value, dict):
-        raise InvalidRequestError("The body must be a JSON object.", code="invalid_json")
-    fields = without_bookkeeping(value)
+    fields, unknown = known_fields(read_object(body), ignore_unknown=ignore_unknown)
     check_counts(fields, limits)
     if isinstance(fields.get("messages"), list):
         fields["messages"] = [without_empty_members(message) for message in fields["messages"]]
-    try:
-        return ChatCompletionRequest.model_validate(fields)
-    except ValidationError as err:
-        raise_first(err)
+    request, inner = validate(ChatCompletionRequest, fields, ignore_unknown=ignore_unknown)
+    return ParsedChat(request, unknown + inner)

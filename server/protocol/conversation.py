@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from server.core import Conversation, Detail, ImageReference, Message, Role, TextPart
+from server.errors import InvalidRequestError
 from server.protocol.chat import ChatCompletionRequest
 from server.protocol.messages import ChatMessage, ImagePart
 
@@ -11,11 +12,31 @@ __all__ = ["to_conversation"]
 
 def to_conversation(body: ChatCompletionRequest) -> Conversation:
     """The messages in our words; `developer` becomes `system`."""
-    return Conversation(
-        tuple(
-            _message(message, f"messages[{index}]") for index, message in enumerate(body.messages)
-        )
+    messages = tuple(
+        _message(message, f"messages[{index}]") for index, message in enumerate(body.messages)
     )
+    _check_continuation(body)
+    return Conversation(
+        messages,
+        continue_final_message=bool(body.continue_final_message),
+        add_generation_prompt=body.add_generation_prompt is not False,
+    )
+
+
+def _check_continuation(body: ChatCompletionRequest) -> None:
+    if not body.continue_final_message:
+        return
+    if body.add_generation_prompt:
+        raise InvalidRequestError(
+            "'continue_final_message' goes on inside the last message, 'add_generation_prompt' begins "
+            "a new one. Set one of them.",
+            param="add_generation_prompt",
+        )
+    if body.messages[-1].role != "assistant":
+        raise InvalidRequestError(
+            "'continue_final_message' needs a last message of the assistant to go on with.",
+            param="continue_final_message",
+        )
 
 
 def _message(message: ChatMessage, path: str) -> Message:

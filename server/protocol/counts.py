@@ -12,6 +12,7 @@ from server.settings import LimitSettings
 __all__ = ["check_counts"]
 
 _MAX_STOPS = 4
+_MAX_TOKEN_IDS = 1024
 
 
 def check_counts(fields: Mapping[str, Any], limits: LimitSettings) -> None:
@@ -21,6 +22,8 @@ def check_counts(fields: Mapping[str, Any], limits: LimitSettings) -> None:
         InvalidRequestError: Naming the list, its length and the limit.
     """
     _check(fields.get("stop"), "stop", _MAX_STOPS, "OpenAI's")
+    for name in ("logit_bias", "stop_token_ids"):
+        _check(fields.get(name), name, _MAX_TOKEN_IDS, "the server's")
     messages = fields.get("messages")
     _check(messages, "messages", limits.max_messages, "limits.max_messages")
     for index, message in enumerate(messages if isinstance(messages, list) else ()):
@@ -30,7 +33,7 @@ def check_counts(fields: Mapping[str, Any], limits: LimitSettings) -> None:
 
 
 def _check(value: Any, path: str, limit: int, source: str) -> None:  # noqa: ANN401  (any JSON value)
-    if isinstance(value, list) and len(value) > limit:
+    if isinstance(value, list | dict) and len(value) > limit:
         raise InvalidRequestError(
             f"'{path}' has {len(value)} entries; the limit is {limit} ({source}).", param=path
         )

@@ -1,7 +1,7 @@
 """Which top-level request fields are implemented, accepted as bookkeeping, or refused by name.
 
 The one table behind the parser, the README and the tests. A refused field is let through only with a
-value that asks for nothing (`n: 1`, `tools: []`): then nothing is ignored.
+value that asks for nothing (`audio: null`, `modalities: ["text"]`): then nothing is ignored.
 """
 
 from collections.abc import Mapping
@@ -9,23 +9,53 @@ from typing import Any
 
 from server.errors import UnsupportedParameterError
 
-__all__ = ["BOOKKEEPING", "IMPLEMENTED", "REFUSED", "without_bookkeeping", "without_empty_members"]
+__all__ = [
+    "BOOKKEEPING",
+    "EXTENSIONS",
+    "IMPLEMENTED",
+    "REFUSED",
+    "known_fields",
+    "without_empty_members",
+]
 
+# OpenAI's own.
 IMPLEMENTED: frozenset[str] = frozenset(
     {
-        "model",
-        "messages",
-        "max_tokens",
+        "frequency_penalty",
+        "logit_bias",
+        "logprobs",
         "max_completion_tokens",
-        "temperature",
-        "top_p",
-        "top_k",
-        "min_p",
-        "repetition_penalty",
+        "max_tokens",
+        "messages",
+        "model",
+        "n",
+        "presence_penalty",
+        "response_format",
         "seed",
+        "service_tier",
         "stop",
         "stream",
         "stream_options",
+        "temperature",
+        "top_logprobs",
+        "top_p",
+    }
+)
+
+# This server's, under the names other servers use.
+EXTENSIONS: frozenset[str] = frozenset(
+    {
+        "add_generation_prompt",
+        "continue_final_message",
+        "ignore_eos",
+        "include_stop_str_in_output",
+        "min_p",
+        "min_tokens",
+        "repetition_penalty",
+        "skip_special_tokens",
+        "stop_token_ids",
+        "structured_outputs",
+        "top_k",
     }
 )
 
@@ -45,44 +75,53 @@ BOOKKEEPING: frozenset[str] = frozenset(
 # Field → the values, besides null, that ask for nothing.
 REFUSED: Mapping[str, tuple[Any, ...]] = {
     "audio": (),
-    "frequency_penalty": (0,),
     "function_call": ("none",),
     "functions": ([],),
-    "logit_bias": ({},),
-    "logprobs": (False,),
     "modalities": (["text"],),
     "moderation": (),
-    "n": (1,),
-    "parallel_tool_calls": (True, False),  # means nothing without tools, and those are refused
     "prediction": (),
-    "presence_penalty": (0,),
     "reasoning_effort": ("none",),
-    "response_format": ({"type": "text"},),
-    "service_tier": ("auto", "default"),
+    "parallel_tool_calls": (True, False),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
-    "top_logprobs": (0,),
     "verbosity": ("medium",),
     "web_search_options": (),
+}
+
+# What to do instead, where there is something.
+_INSTEAD: Mapping[str, str] = {
+    "function_call": "Use 'tool_choice'.",
+    "functions": "Use 'tools'.",
 }
 
 _MAX_SHOWN_CHARS = 64
 
 
-def without_bookkeeping(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The implemented fields of a request body.
+def known_fields(
+    body: Mapping[str, Any], *, ignore_unknown: bool = False
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The implemented fields of a request body, and the names of those that were ignored.
+
+    Args:
+        body: The whole body.
+        ignore_unknown: Ignore fields that are neither OpenAI's nor ours instead of refusing them.
 
     Raises:
         UnsupportedParameterError: For the first field that is neither implemented nor bookkeeping,
             unless its value asks for nothing.
     """
     kept: dict[str, Any] = {}
+    ignored: list[str] = []
     for name, value in body.items():
-        if name in IMPLEMENTED:
+        if name in IMPLEMENTED or name in EXTENSIONS:
             kept[name] = value
-        elif name not in BOOKKEEPING:
+        elif name in REFUSED:
             _refuse(name, value)
-    return kept
+        elif name not in BOOKKEEPING:
+            if not ignore_unknown:
+                _refuse_unknown(name)
+            ignored.append(name)
+    return kept, tuple(ignored)
 
 
 def without_empty_members(message: Any) -> Any:  # noqa: ANN401  (any JSON value)
@@ -109,18 +148,21 @@ def _without_nulls(part: Any) -> Any:  # noqa: ANN401  (any JSON value)
     return {name: value for name, value in part.items() if value is not None}
 
 
+def _refuse_unknown(name: str) -> None:
+    shown = name if len(name) <= _MAX_SHOWN_CHARS else f"{name[:_MAX_SHOWN_CHARS]}…"
+    raise UnsupportedParameterError(
+        f"Unknown parameter: '{shown}'. It is not one of OpenAI's or of this server's extensions.",
+        param=shown,
+        code="unknown_parameter",
+    )
+
+
 def _refuse(name: str, value: Any) -> None:  # noqa: ANN401  (any JSON value)
-    if name not in REFUSED:
-        shown = name if len(name) <= _MAX_SHOWN_CHARS else f"{name[:_MAX_SHOWN_CHARS]}…"
-        raise UnsupportedParameterError(
-            f"Unknown parameter: '{shown}'. It is not one of OpenAI's or of this server's extensions.",
-            param=shown,
-            code="unknown_parameter",
-        )
     if value is None or any(_is_same(value, neutral) for neutral in REFUSED[name]):
         return
+    instead = _INSTEAD.get(name, "Leave it out.")
     raise UnsupportedParameterError(
-        f"'{name}' is not supported by this server. Leave it out.", param=name
+        f"'{name}' is not supported by this server. {instead}", param=name
     )
 
 

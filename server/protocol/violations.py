@@ -7,11 +7,12 @@ from pydantic_core import ErrorDetails
 
 from server.errors import InvalidRequestError, UnsupportedParameterError
 
-__all__ = ["json_path", "raise_first"]
+__all__ = ["json_path", "json_steps", "raise_first"]
 
 # Names of union branches that pydantic puts into a location; they are not in the JSON.
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 _PART_TYPES = frozenset({"text", "image_url"})
+_UNION_FIELDS = frozenset({"stop", "response_format", "tool_choice"})
 _TAG_ERRORS = frozenset({"union_tag_invalid", "union_tag_not_found"})
 
 
@@ -46,21 +47,30 @@ def raise_first(error: ValidationError) -> NoReturn:
 def json_path(location: tuple[int | str, ...]) -> str:
     """`('messages', 0, 'user', 'content', '~parts', 1)` as `messages[0].content[1]`."""
     path = ""
-    previous: int | str = ""
-    for index, step in enumerate(location):
+    for step in json_steps(location):
         if isinstance(step, int):
             path += f"[{step}]"
-        elif not _is_branch(step, previous, index):
+        else:
             path += f".{step}" if path else step[:64]
-        previous = step
     return path
+
+
+def json_steps(location: tuple[int | str, ...]) -> list[int | str]:
+    """The keys and indices of a location, without the names of union branches."""
+    steps: list[int | str] = []
+    previous: int | str = ""
+    for depth, step in enumerate(location):
+        if isinstance(step, int) or not _is_branch(step, previous, depth):
+            steps.append(step)
+        previous = step
+    return steps
 
 
 def _is_branch(step: str, previous: int | str, depth: int) -> bool:
     """Whether a location step names a union branch: it follows a list index, or starts with `~`."""
     if step.startswith("~"):
         return True
-    if depth == 1 and previous == "stop":
+    if depth == 1 and previous in _UNION_FIELDS:
         return True
     return isinstance(previous, int) and step in (_ROLES if depth == 2 else _PART_TYPES)  # noqa: PLR2004
 

@@ -26,7 +26,7 @@ def assert_envelope(response: Any, status: int, code: str, param: str | None = N
     ("fields", "code", "param"),
     [
         ({"temperature": 9}, "invalid_value", "temperature"),
-        ({"n": 3}, "unsupported_parameter", "n"),
+        ({"n": 17}, "invalid_request", "n"),
         ({"tools": [{"type": "function"}]}, "unsupported_parameter", "tools"),
         ({"nope": 1}, "unknown_parameter", "nope"),
         ({"messages": []}, "invalid_value", "messages"),

@@ -4,6 +4,8 @@ import asyncio
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
+from urllib.parse import quote
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -13,15 +15,23 @@ from server.api.disconnect import run_until_disconnect
 from server.api.services import Services, ServicesDep
 from server.api.sse import EventStream, chat_frames
 from server.pipeline import Generation
-from server.protocol.chat import ChatCompletionRequest, parse_chat_request
+from server.protocol.chat import (
+    ChatCompletionRequest,
+    ParsedChat,
+    StreamOptions,
+    parse_chat_request,
+)
 from server.protocol.conversation import to_conversation
-from server.protocol.render import ChunkWriter, completion
-from server.protocol.sampling import to_sampling_params
+from server.protocol.render import AnswerHead, ChunkWriter, completion
+from server.protocol.sampling import to_answer_params, to_sampling_params
 from server.telemetry.request_id import new_request_id
 
 __all__ = ["router"]
 
 router = APIRouter()
+
+# Names the fields that were ignored, percent-encoded, where a setting lets unknown ones pass.
+IGNORED_HEADER = "x-ignored-fields"
 
 # Bodies up to this size parse in well under a millisecond: not worth a thread.
 _MAX_BYTES_ON_LOOP = 65_536
@@ -42,8 +52,8 @@ async def create_chat_completion(request: Request, services: ServicesDep) -> Res
         owner.enter_context(services.gate.admit())
         accepted = await _accept(completion_id, request, services, owner)
         if accepted.is_stream:
-            return _stream(completion_id, accepted, services, owner.pop_all())
-        return await _whole(completion_id, request, accepted.generation, services)
+            return _stream(accepted, services, owner.pop_all())
+        return await _whole(request, accepted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,57 +61,67 @@ class _Accepted:
     """What is left of a request once it runs: its body, large with pictures in it, is gone."""
 
     generation: Generation
+    head: AnswerHead
+    ignored: tuple[str, ...]
     is_stream: bool
     include_usage: bool
+    obfuscate: bool
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Names what was ignored, where that is allowed at all."""
+        return {IGNORED_HEADER: ", ".join(map(quote, self.ignored))} if self.ignored else {}
 
 
 async def _accept(
     completion_id: str, request: Request, services: Services, owner: AsyncExitStack
 ) -> _Accepted:
     """Everything that can refuse the request."""
-    limits = services.settings.limits
-    data = await read_json_body(request, limits)
-    if len(data) <= _MAX_BYTES_ON_LOOP:
-        body = parse_chat_request(data, limits)
-    else:
-        body = await asyncio.to_thread(parse_chat_request, data, limits)
-    del data
+    parsed = await _parse(request, services)
+    body = parsed.body
     services.check_model(body.model)
-    sampling = to_sampling_params(body)
-    work = services.chat.prepare(completion_id, to_conversation(body), sampling, owner)
-    options = body.stream_options
+    work = services.chat.prepare(
+        completion_id,
+        to_conversation(body),
+        to_sampling_params(body),
+        to_answer_params(body),
+        owner,
+    )
+    options = body.stream_options or StreamOptions()
     return _Accepted(
         generation=await run_until_disconnect(request, work),
+        head=AnswerHead(
+            id=completion_id,
+            model=services.checkpoint.served_name,
+            created=int(time.time()),
+            fingerprint=services.fingerprint,
+            service_tier="default" if body.service_tier else None,
+        ),
+        ignored=parsed.ignored,
         is_stream=bool(body.stream),
-        include_usage=bool(options and options.include_usage),
+        include_usage=bool(options.include_usage),
+        obfuscate=bool(options.include_obfuscation),
     )
 
 
-def _stream(
-    completion_id: str, accepted: _Accepted, services: Services, owner: AsyncExitStack
-) -> Response:
+async def _parse(request: Request, services: Services) -> ParsedChat:
+    settings = services.settings
+    data = await read_json_body(request, settings.limits)
+    ignore_unknown = settings.server.unknown_fields == "ignore"
+    parse = partial(parse_chat_request, data, settings.limits, ignore_unknown=ignore_unknown)
+    return parse() if len(data) <= _MAX_BYTES_ON_LOOP else await asyncio.to_thread(parse)
+
+
+def _stream(accepted: _Accepted, services: Services, owner: AsyncExitStack) -> Response:
     writer = ChunkWriter(
-        completion_id,
-        services.checkpoint.served_name,
-        created=int(time.time()),
-        fingerprint=services.fingerprint,
-        include_usage=accepted.include_usage,
+        accepted.head, include_usage=accepted.include_usage, obfuscate=accepted.obfuscate
     )
     frames = chat_frames(accepted.generation, writer, include_usage=accepted.include_usage)
-    return EventStream(frames, owner=owner, settings=services.settings.server)
+    response = EventStream(frames, owner=owner, settings=services.settings.server)
+    response.headers.update(accepted.headers)
+    return response
 
 
-async def _whole(
-    completion_id: str, request: Request, generation: Generation, services: Services
-) -> Response:
-    created = int(time.time())
-    answer = await run_until_disconnect(request, generation.complete())
-    return JSONResponse(
-        completion(
-            completion_id,
-            services.checkpoint.served_name,
-            created=created,
-            fingerprint=services.fingerprint,
-            answer=answer,
-        )
-    )
+async def _whole(request: Request, accepted: _Accepted) -> Response:
+    answers = await run_until_disconnect(request, accepted.generation.complete())
+    return JSONResponse(completion(accepted.head, answers), headers=accepted.headers)

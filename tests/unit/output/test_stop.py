@@ -39,6 +39,16 @@ def test_no_stop_string_is_ever_emitted(stops: list[str], pieces: list[str]) -> 
     assert not any(stop in text for stop in stops)
 
 
+@given(stops=STOPS, pieces=st.lists(SMALL))
+def test_a_stop_string_that_is_shown_ends_the_text(stops: list[str], pieces: list[str]) -> None:
+    shown = StopMatcher(stops, is_shown=True)
+    text = "".join(shown.push(piece) for piece in pieces) + shown.flush()
+    before, is_stopped = run(stops, pieces)
+    assert shown.is_stopped == is_stopped
+    assert text.startswith(before)
+    assert text[len(before) :] in (stops if is_stopped else [""])
+
+
 def test_text_is_held_back_only_while_it_may_become_a_stop() -> None:
     matcher = StopMatcher(["</answer>"])
     assert matcher.push("42</ans") == "42"

@@ -3,11 +3,11 @@ from typing import Any
 
 import pytest
 
-from server.core import Detail, ImageReference, TextPart
+from server.core import AnswerParams, Detail, Guide, ImageReference, TextPart
 from server.errors import InvalidRequestError
 from server.protocol.chat import ChatCompletionRequest, parse_chat_request
 from server.protocol.conversation import to_conversation
-from server.protocol.sampling import to_sampling_params
+from server.protocol.sampling import to_answer_params, to_sampling_params
 from server.settings import LimitSettings
 
 LIMITS = LimitSettings()
@@ -15,7 +15,7 @@ LIMITS = LimitSettings()
 
 def parsed(**fields: Any) -> ChatCompletionRequest:
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]} | fields
-    return parse_chat_request(json.dumps(body).encode(), LIMITS)
+    return parse_chat_request(json.dumps(body).encode(), LIMITS).body
 
 
 def with_content(content: Any, role: str = "user") -> dict[str, Any]:
@@ -64,6 +64,26 @@ def image(**fields: Any) -> list[dict[str, Any]]:
         ({"stop": [3]}, "stop"),
         ({"stream": 1}, "stream"),
         ({"stream": True, "stream_options": {"usage": True}}, "stream_options.usage"),
+        ({"n": 0}, "n"),
+        ({"n": True}, "n"),
+        ({"n": 129}, "n"),
+        ({"presence_penalty": 2.1}, "presence_penalty"),
+        ({"frequency_penalty": -2.1}, "frequency_penalty"),
+        ({"logit_bias": {"5": 101}}, "logit_bias.5"),
+        ({"logit_bias": [1]}, "logit_bias"),
+        ({"logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias"),
+        ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+            "response_format.json_schema.name",
+        ),
+        ({"service_tier": "priority"}, "service_tier"),
+        ({"min_tokens": -1}, "min_tokens"),
+        ({"stop_token_ids": ["a"]}, "stop_token_ids[0]"),
+        ({"structured_outputs": {"regex": ""}}, "structured_outputs.regex"),
+        ({"structured_outputs": {"choices": ["a"]}}, "structured_outputs.choices"),
     ],
 )
 def test_what_is_wrong_is_named_by_its_path(fields: dict[str, Any], param: str) -> None:
@@ -89,11 +109,29 @@ def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
         ({"stop": ""}, "stop"),
         ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"top_logprobs": 1}, "top_logprobs"),
+        ({"min_tokens": 5, "max_tokens": 4}, "min_tokens"),
+        ({"logit_bias": {"a": 1}}, "logit_bias"),
+        ({"logit_bias": {"-1": 1}}, "logit_bias"),
+        ({"structured_outputs": {}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs"),
+        ({"structured_outputs": {"json": "{"}}, "structured_outputs.json"),
+        ({"structured_outputs": {"json": 3}}, "structured_outputs.json"),
+        (
+            {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}},
+            "structured_outputs.regex",
+        ),
+        ({"continue_final_message": True}, "continue_final_message"),
+        (
+            {"continue_final_message": True, "add_generation_prompt": True},
+            "add_generation_prompt",
+        ),
     ],
 )
 def test_fields_that_contradict_are_refused(fields: dict[str, Any], param: str) -> None:
+    body = parsed(**fields)
     with pytest.raises(InvalidRequestError) as caught:
-        to_sampling_params(parsed(**fields))
+        (to_sampling_params(body), to_answer_params(body), to_conversation(body))
     assert caught.value.param == param
 
 
@@ -108,14 +146,89 @@ def test_each_sampling_field_arrives() -> None:
     sampling = to_sampling_params(
         parsed(
             max_completion_tokens=7, temperature=0, top_p=0.5, top_k=-1, min_p=0.1,
-            repetition_penalty=1.2, seed=-5, stop="END",
+            repetition_penalty=1.2, seed=-5, stop="END", presence_penalty=0.5, min_tokens=2,
+            frequency_penalty=-0.5, logit_bias={"7": -100, "8": 1.5}, logprobs=True, top_logprobs=3,
         )
     )  # fmt: skip
+    assert (sampling.presence_penalty, sampling.frequency_penalty) == (0.5, -0.5)
+    assert sampling.logit_bias == ((7, -100), (8, 1.5))
+    assert (sampling.num_logprobs, sampling.min_tokens) == (3, 2)
     assert sampling.max_tokens == 7
     assert sampling.temperature == 0
     assert (sampling.top_p, sampling.top_k, sampling.min_p) == (0.5, 0, 0.1)
     assert sampling.repetition_penalty == 1.2
     assert (sampling.seed, sampling.stop) == (-5, ("END",))
+
+
+def test_each_answer_field_arrives() -> None:
+    assert to_answer_params(parsed()) == AnswerParams()
+    answer = to_answer_params(
+        parsed(
+            n=3, stop_token_ids=[5, 6], ignore_eos=True, skip_special_tokens=False,
+            include_stop_str_in_output=True,
+        )
+    )  # fmt: skip
+    assert answer == AnswerParams(3, frozenset({5, 6}), True, False, True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "guide"),
+    [
+        ({"response_format": {"type": "text"}}, None),
+        (
+            {"response_format": {"type": "json_object"}},
+            Guide("json_schema", '{"type": "object"}', "response_format"),
+        ),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "n", "strict": True, "schema": {"type": "string"}},
+                }
+            },
+            Guide("json_schema", '{"type": "string"}', "response_format"),
+        ),
+        (
+            {"structured_outputs": {"choice": ["a.b", "c"]}},
+            Guide("regex", "(a\\.b)|(c)", "structured_outputs.choice"),
+        ),
+        (
+            {"structured_outputs": {"regex": "[a-z]+"}},
+            Guide("regex", "[a-z]+", "structured_outputs.regex"),
+        ),
+        (
+            {"structured_outputs": {"grammar": 'root ::= "a"'}},
+            Guide("grammar", 'root ::= "a"', "structured_outputs.grammar"),
+        ),
+        (
+            {"structured_outputs": {"json": '{"type": "null"}'}},
+            Guide("json_schema", '{"type": "null"}', "structured_outputs.json"),
+        ),
+        (
+            {"structured_outputs": {"json_object": True}},
+            Guide("json_schema", '{"type": "object"}', "structured_outputs.json_object"),
+        ),
+    ],
+)
+def test_what_an_answer_must_be(fields: dict[str, Any], guide: Guide | None) -> None:
+    assert to_sampling_params(parsed(**fields)).guide == guide
+
+
+def test_unknown_members_are_named_by_path_where_they_are_ignored() -> None:
+    body = {
+        "model": "m",
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "a", "cache": 1}]}],
+        "stream_options": {"chunks": 3},
+        "stream": True,
+        "temprature": 1,
+    }
+    done = parse_chat_request(json.dumps(body).encode(), LIMITS, ignore_unknown=True)
+    assert set(done.ignored) == {
+        "temprature", "messages[0].content[0].cache", "stream_options.chunks",
+    }  # fmt: skip
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_chat_request(json.dumps(body | {"n": 0}).encode(), LIMITS, ignore_unknown=True)
+    assert caught.value.param == "n"
 
 
 def test_conversation_keeps_order_roles_and_paths() -> None:

@@ -1,0 +1,280 @@
+"""Everything between a validated request and an engine that works on it."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+
+from server.core import (
+    AnswerParams,
+    Conversation,
+    GenerateRequest,
+    ImageUsage,
+    PixelValues,
+    Prompt,
+    SamplingParams,
+    Usage,
+)
+from server.engine.base import Capability, Engine
+from server.errors import EngineUnavailableError, InvalidRequestError
+from server.media.pixels import to_pixel_values
+from server.media.preparer import MediaPreparer
+from server.output.answer import AnswerRules, AnswerText
+from server.output.detokenizer import DetokenizerFactory
+from server.output.logprobs import LogprobWriter
+from server.output.stop import StopMatcher
+from server.pipeline.capabilities import check_capabilities
+from server.pipeline.generation import Choice, Generation
+from server.pipeline.tile_gate import TileGate
+from server.prompt.builder import Outline, PromptBuilder
+from server.settings import LimitSettings
+
+__all__ = ["ChatPipeline", "Vocabulary"]
+
+# Texts up to this length tokenise in well under a millisecond: not worth a thread.
+_MAX_CHARS_ON_LOOP = 8192
+_INT64 = 1 << 64
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What the pipeline knows of the model's tokens.
+
+    `bytes_of` gives the UTF-8 bytes of an id, special tokens' names included.
+    """
+
+    size: int
+    bytes_of: Callable[[int], bytes]
+    new_detokenizer: DetokenizerFactory
+
+
+class ChatPipeline:
+    """Everything between a validated conversation and an engine.
+
+    Args:
+        media: Fetches and tiles images.
+        builder: Writes prompts.
+        engine: Generates tokens.
+        vocabulary: The model's tokens.
+        limits: The default length of an answer, and how many tiles may be in flight.
+    """
+
+    def __init__(
+        self,
+        *,
+        media: MediaPreparer,
+        builder: PromptBuilder,
+        engine: Engine,
+        vocabulary: Vocabulary,
+        limits: LimitSettings,
+    ) -> None:
+        self._media = media
+        self._builder = builder
+        self._engine = engine
+        self._vocabulary = vocabulary
+        self._limits = limits
+        self._tile_gate = TileGate(limits.max_tiles_in_flight)
+
+    async def prepare(
+        self,
+        request_id: str,
+        conversation: Conversation,
+        sampling: SamplingParams,
+        answer: AnswerParams,
+        owner: AsyncExitStack,
+    ) -> Generation:
+        """Do all that can refuse the request and hand it to the engine.
+
+        Args:
+            request_id: Key of the request across stages.
+            conversation: What to answer.
+            sampling: How.
+            answer: How often, and what of it is shown.
+            owner: Closing it aborts the generation and frees what it holds.
+
+        Raises:
+            InvalidRequestError: The request cannot be served; says which part and why.
+            EngineUnavailableError: The engine is not running.
+        """
+        sampling = self._check(sampling, answer, conversation)
+        self._builder.check_length_of_text(conversation)
+        prompt = await self._build(conversation, sampling)
+        return await self._start(request_id, prompt, sampling, answer, owner)
+
+    async def prepare_raw(
+        self,
+        request_id: str,
+        raw: str | Sequence[int],
+        sampling: SamplingParams,
+        answer: AnswerParams,
+        owner: AsyncExitStack,
+    ) -> Generation:
+        """As `prepare`, for a prompt that is no conversation.
+
+        Args:
+            request_id: Key of the request across stages.
+            raw: Literal text, in which nothing is a control token, or the ids of tokens.
+            sampling: How.
+            answer: How often, and what of it is shown.
+            owner: Closing it aborts the generation and frees what it holds.
+        """
+        sampling = self._check(sampling, answer, None)
+        if isinstance(raw, str) and len(raw) > _MAX_CHARS_ON_LOOP:
+            prompt = await asyncio.to_thread(self._builder.build_raw, raw)
+        else:
+            prompt = self._builder.build_raw(raw)
+        return await self._start(request_id, prompt, sampling, answer, owner)
+
+    async def _start(
+        self,
+        request_id: str,
+        prompt: Prompt,
+        sampling: SamplingParams,
+        answer: AnswerParams,
+        owner: AsyncExitStack,
+    ) -> Generation:
+        default = self._limits.default_max_tokens
+        model_ends = frozenset() if answer.ignore_eos else self._builder.stop_token_ids
+        request = GenerateRequest(
+            request_id=request_id,
+            prompt_token_ids=prompt.token_ids,
+            max_tokens=self._builder.max_tokens_for(prompt, sampling.max_tokens, default),
+            sampling=sampling,
+            stop_token_ids=model_ends | answer.stop_token_ids,
+            images=prompt.images,
+            pixel_values=await self._pixels(prompt, owner),
+        )
+        # From here on only counts: the tiles are large and an answer may take minutes.
+        usage = _prompt_usage(prompt)
+        del prompt
+        new_text = await self._text_factory(request, answer)
+        choices = [
+            await self._choose(request, index, new_text, owner)
+            for index in range(answer.num_choices)
+        ]
+        return Generation(usage, choices)
+
+    async def _choose(
+        self,
+        request: GenerateRequest,
+        index: int,
+        new_text: Callable[[], AnswerText],
+        owner: AsyncExitStack,
+    ) -> Choice:
+        """Hand one choice to the engine: the same prompt and pixels, a seed of its own."""
+        mine = await owner.enter_async_context(AsyncExitStack())
+        if index:
+            sampling = replace(request.sampling, seed=_next_seed(request.sampling.seed, index))
+            request = replace(
+                request, request_id=f"{request.request_id}-{index}", sampling=sampling
+            )
+        tokens = await mine.enter_async_context(self._engine.generate(request))
+        return Choice(index, tokens, new_text(), mine)
+
+    async def _text_factory(
+        self, request: GenerateRequest, answer: AnswerParams
+    ) -> Callable[[], AnswerText]:
+        """Makes what turns a choice's tokens into text. Long stop strings take a moment: in a thread."""
+        stops = request.sampling.stop
+        make = partial(self._answer_text, request, answer)
+        if sum(map(len, stops)) <= _MAX_CHARS_ON_LOOP:
+            return make
+        matchers = await asyncio.to_thread(
+            lambda: [
+                StopMatcher(stops, is_shown=answer.include_stop) for _ in range(answer.num_choices)
+            ]
+        )
+        return lambda: make(matchers.pop())
+
+    def _answer_text(
+        self, request: GenerateRequest, answer: AnswerParams, stop: StopMatcher | None = None
+    ) -> AnswerText:
+        num_top = request.sampling.num_logprobs
+        rules = AnswerRules(
+            end_ids=request.stop_token_ids,
+            show_end=answer.include_stop,
+            min_tokens=request.sampling.min_tokens,
+            to_logprobs=(
+                None if num_top is None else LogprobWriter(self._vocabulary.bytes_of, num_top)
+            ),
+        )
+        return AnswerText(
+            rules,
+            self._vocabulary.new_detokenizer(answer.skip_special_tokens),
+            stop or StopMatcher(request.sampling.stop, is_shown=answer.include_stop),
+        )
+
+    async def _build(self, conversation: Conversation, sampling: SamplingParams) -> Prompt:
+        outline = await self._outline(conversation)
+        if not conversation.images:
+            return self._builder.build(outline, ())
+        tiles = await self._media.prepare(
+            conversation.images,
+            max_image_tokens=self._builder.max_image_tokens(
+                outline, sampling.max_tokens, self._limits.default_max_tokens
+            ),
+        )
+        return self._builder.build(outline, tiles)
+
+    async def _outline(self, conversation: Conversation) -> Outline:
+        if conversation.num_text_chars <= _MAX_CHARS_ON_LOOP:
+            return self._builder.outline(conversation)
+        return await asyncio.to_thread(self._builder.outline, conversation)
+
+    async def _pixels(self, prompt: Prompt, owner: AsyncExitStack) -> PixelValues | None:
+        if not prompt.tiles:
+            return None
+        owner.enter_context(self._tile_gate.hold(sum(t.num_tiles for t in prompt.tiles)))
+        return await asyncio.to_thread(to_pixel_values, prompt.tiles)
+
+    def _check(
+        self, sampling: SamplingParams, answer: AnswerParams, conversation: Conversation | None
+    ) -> SamplingParams:
+        """Refuse, before pictures are fetched and decoded for nothing, what cannot be served.
+
+        Returns:
+            The parameters, without a guide that is only a help where the engine cannot be guided.
+        """
+        health = self._engine.health()
+        if not health.is_ready:
+            raise EngineUnavailableError(f"{health.reason} Try again shortly.")
+        if answer.num_choices > self._limits.max_choices:
+            raise InvalidRequestError(
+                f"'n' is {answer.num_choices}; the limit is {self._limits.max_choices} "
+                "(limits.max_choices).",
+                param="n",
+            )
+        self._check_ids("logit_bias", [token_id for token_id, _ in sampling.logit_bias])
+        self._check_ids("stop_token_ids", answer.stop_token_ids)
+        can_guide = Capability.GUIDE in self._engine.info.capabilities
+        if answer.tool_choice.mode == "auto" and not can_guide:
+            sampling = replace(sampling, guide=None)
+        check_capabilities(self._engine.info, sampling, answer, conversation)
+        return sampling
+
+    def _check_ids(self, param: str, token_ids: Sequence[int] | frozenset[int]) -> None:
+        for token_id in token_ids:
+            if not 0 <= token_id < self._vocabulary.size:
+                raise InvalidRequestError(
+                    f"'{param}' names the token {token_id}; this model's ids end at "
+                    f"{self._vocabulary.size - 1}.",
+                    param=param,
+                )
+
+
+def _next_seed(seed: int | None, index: int) -> int | None:
+    """A choice's own seed: the request's plus its number, as a signed 64-bit integer."""
+    if seed is None:
+        return None
+    wrapped = (seed + index) % _INT64
+    return wrapped - _INT64 if wrapped >= _INT64 // 2 else wrapped
+
+
+def _prompt_usage(prompt: Prompt) -> Usage:
+    return Usage(
+        num_prompt_tokens=prompt.num_tokens,
+        num_completion_tokens=0,
+        num_image_tokens=sum(span.num_image_tokens for span in prompt.images),
+        images=tuple(ImageUsage(span.num_tiles, span.num_image_tokens) for span in prompt.images),
+    )
