@@ -21,8 +21,8 @@ from server.engine.base import (
     EngineInfo,
     TokenStream,
 )
+from server.engine.guide_compiler import GuideCompiler
 from server.engine.lmdeploy_gpu import check_machine
-from server.engine.lmdeploy_guide import GuideCompiler
 from server.engine.lmdeploy_jobs import JobPool, Work
 from server.engine.lmdeploy_limits import RequestLimits, check_request
 from server.engine.lmdeploy_stream import Stream
@@ -80,7 +80,7 @@ class TurbomindEngine:
         self._state = "not started"
         self._runtime: Runtime | None = None
         self._jobs: JobPool | None = None
-        self._guides: GuideCompiler
+        self._guides: GuideCompiler[object]
 
     @property
     def info(self) -> EngineInfo:

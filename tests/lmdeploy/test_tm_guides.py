@@ -9,7 +9,7 @@ import pytest
 from lmdeploy.messages import GenerationConfig
 
 from server.core import Guide
-from server.engine.lmdeploy_guide import GuideCompiler
+from server.engine.guide_compiler import GuideCompiler
 from server.errors import EngineOverloadedError, InvalidRequestError
 from tests.lmdeploy.native import Plan
 from tests.lmdeploy.requests import END, answer, make_request

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from server.cli import main
 from server.core import Guide
 from server.engine import lmdeploy_gpu
+from server.engine.guide_compiler import check_guide
 from server.engine.lmdeploy_gpu import check_machine
-from server.engine.lmdeploy_guide import check_guide
 from server.errors import InvalidRequestError, StartupError
 from server.settings import TurbomindSettings
 

@@ -3,15 +3,18 @@
 import asyncio
 import json
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
 
 from server.core import Guide
 from server.errors import EngineOverloadedError, InvalidRequestError
 
 __all__ = ["GuideCompiler", "check_guide"]
 
-_PARAM = "response_format"
+_Grammar = TypeVar("_Grammar")
+
 _MAX_CHARS = 64 << 10
 _MAX_DEPTH = 32
 # Nested repetitions multiply: `((a{99}){99}){99}` is short and has a million states.
@@ -19,35 +22,48 @@ _MAX_STATES = 50_000
 _ATOM = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]|\{(?:\d*,)?(?P<most>\d+),?\}|.", re.DOTALL)
 _NUM_THREADS = 2
 _TIMEOUT_S = 5.0
+_MAX_CACHED = 32
 
 
-class GuideCompiler:
-    """Compiles guides on threads of its own, at most two at a time.
+class GuideCompiler(Generic[_Grammar]):
+    """Compiles guides on threads of its own, at most two at a time, and keeps those used last.
 
     One that takes too long is given up, but its thread works on: while both are taken that way, requests
     with a guide are refused and all others run.
 
     Args:
-        compile_guide: Makes the grammar; any exception of its means that the guide cannot be used.
+        compile_guide: Makes the grammar, which requests may share; any exception of its means that the
+            guide cannot be used.
         timeout_s: Seconds one guide may take.
     """
 
     def __init__(
-        self, compile_guide: Callable[[Guide], object], timeout_s: float = _TIMEOUT_S
+        self, compile_guide: Callable[[Guide], _Grammar], timeout_s: float = _TIMEOUT_S
     ) -> None:
         self._compile = compile_guide
         self._timeout_s = timeout_s
         self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="guide")
         self._slots = asyncio.Semaphore(_NUM_THREADS)
+        self._cached: OrderedDict[tuple[str, str], _Grammar] = OrderedDict()
 
-    async def compile(self, guide: Guide) -> object:
+    async def compile(self, guide: Guide) -> _Grammar:
         """The guide's grammar.
 
         Raises:
-            InvalidRequestError: The guide is too large, malformed or unsupported; names `response_format`.
+            InvalidRequestError: The guide is too large, malformed or unsupported; names `guide.param`.
             EngineOverloadedError: Both threads are busy.
         """
-        check_guide(guide)
+        key = (guide.kind, guide.source)
+        grammar = self._cached.pop(key, None)
+        if grammar is None:
+            check_guide(guide)
+            grammar = await self._compile_anew(guide)
+        self._cached[key] = grammar
+        if len(self._cached) > _MAX_CACHED:
+            self._cached.popitem(last=False)
+        return grammar
+
+    async def _compile_anew(self, guide: Guide) -> _Grammar:
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._slots.acquire()
@@ -63,16 +79,16 @@ class GuideCompiler:
                 return await asyncio.shield(work)
         except TimeoutError:
             raise _refusal(
-                f"takes more than {self._timeout_s:g} s to compile. Simplify it."
+                guide, f"takes more than {self._timeout_s:g} s to compile. Simplify it."
             ) from None
         except Exception as err:
-            raise _refusal(f"cannot be used: {_reason(err)}") from err
+            raise _refusal(guide, f"cannot be used: {_reason(err)}") from err
 
     def close(self) -> None:
         """Start nothing more; what is being compiled is left to itself."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _release(self, work: asyncio.Future[object]) -> None:
+    def _release(self, work: asyncio.Future[_Grammar]) -> None:
         self._slots.release()
         if not work.cancelled():
             work.exception()  # seen, or asyncio would report it when nobody waited
@@ -85,25 +101,28 @@ def check_guide(guide: Guide) -> None:
         InvalidRequestError: Says what is too large.
     """
     if len(guide.source) > _MAX_CHARS:
-        raise _refusal(f"has {len(guide.source)} characters; at most {_MAX_CHARS} are allowed.")
+        raise _refusal(
+            guide, f"has {len(guide.source)} characters; at most {_MAX_CHARS} are allowed."
+        )
     depth = deepest = 0
     for character in guide.source:
         depth += (character in "{[(") - (character in "}])")
         deepest = max(deepest, depth)
     if deepest > _MAX_DEPTH:
-        raise _refusal(f"is nested {deepest} deep; at most {_MAX_DEPTH} is allowed.")
-    num_states = (
-        _json_states(_parsed(guide)) if guide.kind == "json_schema" else _states(guide.source)
-    )
+        raise _refusal(guide, f"is nested {deepest} deep; at most {_MAX_DEPTH} is allowed.")
+    is_json = guide.kind in ("json_schema", "tool_calls")
+    num_states = _json_states(_parsed(guide)) if is_json else _states(guide.source)
     if num_states > _MAX_STATES:
-        raise _refusal(f"repeats so much that it has over {_MAX_STATES} states. Lower its bounds.")
+        raise _refusal(
+            guide, f"repeats so much that it has over {_MAX_STATES} states. Lower its bounds."
+        )
 
 
 def _parsed(guide: Guide) -> object:
     try:
         return json.loads(guide.source)
     except (ValueError, RecursionError):
-        raise _refusal("is not valid JSON.") from None
+        raise _refusal(guide, "is not valid JSON.") from None
 
 
 def _json_states(node: object) -> int:
@@ -146,8 +165,8 @@ def _states(pattern: str) -> int:
     return sum(groups)
 
 
-def _refusal(what: str) -> InvalidRequestError:
-    return InvalidRequestError(f"The {_PARAM} {what}", param=_PARAM)
+def _refusal(guide: Guide, what: str) -> InvalidRequestError:
+    return InvalidRequestError(f"The {guide.param} {what}", param=guide.param)
 
 
 def _reason(error: Exception) -> str:
