@@ -5,15 +5,19 @@ value that asks for nothing (`audio: null`, `modalities: ["text"]`): then nothin
 """
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from typing import Any
 
 from server.errors import UnsupportedParameterError
 
 __all__ = [
     "BOOKKEEPING",
+    "CHAT_FIELDS",
     "EXTENSIONS",
     "IMPLEMENTED",
     "REFUSED",
+    "FieldTable",
     "known_fields",
     "without_empty_members",
 ]
@@ -97,14 +101,32 @@ _INSTEAD: Mapping[str, str] = {
 _MAX_SHOWN_CHARS = 64
 
 
+@dataclass(frozen=True, slots=True)
+class FieldTable:
+    """The top-level fields of one endpoint.
+
+    `kept` are implemented, ours included. `refused` maps a field to the values, besides null, that ask
+    for nothing; `instead` tells what to do about it, where there is something.
+    """
+
+    kept: AbstractSet[str]
+    bookkeeping: AbstractSet[str]
+    refused: Mapping[str, tuple[Any, ...]]
+    instead: Mapping[str, str] = field(default_factory=dict)
+
+
+CHAT_FIELDS = FieldTable(IMPLEMENTED | EXTENSIONS, BOOKKEEPING, REFUSED, _INSTEAD)
+
+
 def known_fields(
-    body: Mapping[str, Any], *, ignore_unknown: bool = False
+    body: Mapping[str, Any], *, ignore_unknown: bool = False, table: FieldTable = CHAT_FIELDS
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The implemented fields of a request body, and the names of those that were ignored.
 
     Args:
         body: The whole body.
         ignore_unknown: Ignore fields that are neither OpenAI's nor ours instead of refusing them.
+        table: The endpoint's fields.
 
     Raises:
         UnsupportedParameterError: For the first field that is neither implemented nor bookkeeping,
@@ -113,11 +135,11 @@ def known_fields(
     kept: dict[str, Any] = {}
     ignored: list[str] = []
     for name, value in body.items():
-        if name in IMPLEMENTED or name in EXTENSIONS:
+        if name in table.kept:
             kept[name] = value
-        elif name in REFUSED:
-            _refuse(name, value)
-        elif name not in BOOKKEEPING:
+        elif name in table.refused:
+            _refuse(name, value, table)
+        elif name not in table.bookkeeping:
             if not ignore_unknown:
                 _refuse_unknown(name)
             ignored.append(name)
@@ -157,10 +179,10 @@ def _refuse_unknown(name: str) -> None:
     )
 
 
-def _refuse(name: str, value: Any) -> None:  # noqa: ANN401  (any JSON value)
-    if value is None or any(_is_same(value, neutral) for neutral in REFUSED[name]):
+def _refuse(name: str, value: Any, table: FieldTable) -> None:  # noqa: ANN401  (any JSON value)
+    if value is None or any(_is_same(value, neutral) for neutral in table.refused[name]):
         return
-    instead = _INSTEAD.get(name, "Leave it out.")
+    instead = table.instead.get(name, "Leave it out.")
     raise UnsupportedParameterError(
         f"'{name}' is not supported by this server. {instead}", param=name
     )
