@@ -14,6 +14,7 @@ from server import __version__
 from server.api.admission import AdmissionGate
 from server.api.auth import AuthMiddleware
 from server.api.errors import install_error_handlers
+from server.api.openapi import install_openapi
 from server.api.request_context import RequestContextMiddleware
 from server.api.routes import chat, health, models
 from server.api.services import Services
@@ -104,6 +105,7 @@ def create_app(
 
 def _install(app: FastAPI, settings: Settings) -> None:
     install_error_handlers(app)
+    install_openapi(app)
     for module in (chat, models, health):
         app.include_router(module.router)
     keys = [key.get_secret_value() for key in settings.server.api_keys]

@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 from starlette.types import ExceptionHandler
 
 from server import errors
@@ -141,7 +142,7 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     ours: ServerError
     path = request.scope["path"][:128]
     if error.status_code == 405:  # noqa: PLR2004
-        allowed = (error.headers or {}).get("Allow", "")
+        allowed = ", ".join(_allowed_methods(request))
         ours = errors.MethodNotAllowedError(
             f"{request.method} is not allowed on {path}; allowed: {allowed}."
         )
@@ -155,6 +156,17 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     else:
         ours = errors.InvalidRequestError("The request could not be read.")
     return error_response(ours)
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """Those of every route on the path; the framework names only the first one's."""
+    scope = dict(request.scope)
+    found: set[str] = set()
+    for method in ("GET", "HEAD", "POST", "DELETE", "PUT", "PATCH"):
+        scope["method"] = method
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes):
+            found.add(method)
+    return sorted(found)
 
 
 async def _on_validation_error(_: Request, error: Exception) -> JSONResponse:

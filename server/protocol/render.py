@@ -128,7 +128,12 @@ def logprobs_json(logprobs: Sequence[TextLogprobs]) -> list[dict[str, Any]]:
 
 
 def _whole_choice(answer: TextDelta) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": answer.text,
+        "refusal": None,
+        "annotations": [],
+    }
     if answer.tool_calls:
         message["content"] = answer.text or None
         message["tool_calls"] = [

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 
@@ -62,6 +63,9 @@ def test_bad_images_name_their_part_before_any_byte(
 def test_framework_refusals_wear_the_same_envelope(echo_server: LiveServer) -> None:
     assert_envelope(echo_server.get("/nope"), 404, "route_not_found")
     assert_envelope(echo_server.get("/v1/chat/completions"), 405, "method_not_allowed")
+    refused = httpx2.options(echo_server.url + "/health", timeout=60)
+    assert_envelope(refused, 405, "method_not_allowed")
+    assert refused.headers["allow"] == "GET, HEAD"
     assert_envelope(echo_server.get("/v1/models/x"), 404, "model_not_found", "model")
     assert_envelope(echo_server.post(HELLO | {"model": "x"}), 404, "model_not_found", "model")
     assert_envelope(echo_server.post(b"{"), 400, "invalid_json")

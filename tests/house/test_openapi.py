@@ -1,5 +1,6 @@
 import json
 import os
+import re
 from pathlib import Path
 
 from tests.live_server import LiveServer
@@ -14,3 +15,12 @@ def test_the_openapi_document_changes_only_on_purpose(echo_server: LiveServer) -
     assert document == SNAPSHOT.read_text(), (
         "on purpose? UPDATE_SNAPSHOTS=1 scripts/test tests/house"
     )
+
+
+def test_every_reference_of_the_document_resolves(echo_server: LiveServer) -> None:
+    document = echo_server.app.openapi()
+    text = json.dumps(document)
+    references = set(re.findall(r'"\$ref": "([^"]+)"', text))
+    names = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
+    assert references <= names
+    assert "#/$defs/" not in text

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, Response
 
 from server.api.body import read_json_body
 from server.api.disconnect import run_until_disconnect
+from server.api.openapi import json_body
 from server.api.services import Services, ServicesDep
 from server.api.sse import EventStream, chat_frames
 from server.pipeline import Generation
@@ -36,15 +37,10 @@ IGNORED_HEADER = "x-ignored-fields"
 # Bodies up to this size parse in well under a millisecond: not worth a thread.
 _MAX_BYTES_ON_LOOP = 65_536
 
-_BODY_SCHEMA = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": ChatCompletionRequest.model_json_schema()}},
-    }
-}
 
-
-@router.post("/v1/chat/completions", openapi_extra=_BODY_SCHEMA, response_model=None)
+@router.post(
+    "/v1/chat/completions", openapi_extra=json_body(ChatCompletionRequest), response_model=None
+)
 async def create_chat_completion(request: Request, services: ServicesDep) -> Response:
     """Answer a conversation, streaming or not."""
     completion_id = f"chatcmpl-{new_request_id()}"
