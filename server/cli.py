@@ -15,6 +15,7 @@ from pydantic_settings import SettingsError
 
 from server import __version__
 from server.errors import StartupError
+from server.fields_table import fields_table
 from server.plan.command import add_plan_options, plan_text
 from server.serving import serve
 from server.settings import Settings
@@ -31,12 +32,14 @@ _SHORTHANDS = {
     "engine": "engine.kind",
 }
 
+_TABLES = {"settings": settings_table, "fields": fields_table}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the process's exit code."""
     options = _parser().parse_args(arguments)
-    if options.command == "settings":
-        print(settings_table())  # noqa: T201  (its purpose)
+    if options.command in _TABLES:
+        print(_TABLES[options.command]())  # noqa: T201  (its purpose)
         return 0
     try:
         run = _plan if options.command == "plan" else _serve
@@ -82,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         help="any setting, e.g. --set media.max_images=4; may be repeated",
     )
     commands.add_parser("settings", help="print every setting with its default and effect")
+    commands.add_parser("fields", help="print every field of a chat request, and who honours it")
     add_plan_options(commands.add_parser("plan", help="print which GPUs a model fits, and how"))
     return parser
 

@@ -31,10 +31,21 @@ _ERROR = {
 _METHODS = frozenset({"get", "put", "post", "delete", "options", "head", "patch", "trace"})
 
 
-def json_body(model: type[BaseModel]) -> dict[str, Any]:
-    """The `openapi_extra` of a route that reads its body itself."""
+def json_body(model: type[BaseModel], *, streams: bool = False) -> dict[str, Any]:
+    """The `openapi_extra` of a route that reads its body itself.
+
+    Args:
+        model: What the body is.
+        streams: Whether the answer may be server-sent events too.
+    """
     schema = model.model_json_schema()
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    extra: dict[str, Any] = {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}
+    }
+    if streams:
+        content = {"text/event-stream": {"schema": {"type": "string"}}}
+        extra["responses"] = {"200": {"content": content}}
+    return extra
 
 
 def install_openapi(app: FastAPI) -> None:

@@ -39,7 +39,9 @@ _MAX_BYTES_ON_LOOP = 65_536
 
 
 @router.post(
-    "/v1/chat/completions", openapi_extra=json_body(ChatCompletionRequest), response_model=None
+    "/v1/chat/completions",
+    openapi_extra=json_body(ChatCompletionRequest, streams=True),
+    response_model=None,
 )
 async def create_chat_completion(request: Request, services: ServicesDep) -> Response:
     """Answer a conversation, streaming or not."""
