@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from server import __version__
+from server.api.errors_table import errors_table
 from server.errors import StartupError
 from server.fields_table import fields_table
 from server.plan.command import add_plan_options, plan_text
@@ -32,7 +33,7 @@ _SHORTHANDS = {
     "engine": "engine.kind",
 }
 
-_TABLES = {"settings": settings_table, "fields": fields_table}
+_TABLES = {"settings": settings_table, "fields": fields_table, "errors": errors_table}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         help="any setting, e.g. --set media.max_images=4; may be repeated",
     )
     commands.add_parser("settings", help="print every setting with its default and effect")
+    commands.add_parser("errors", help="print every error: status, type, code, whether to retry")
     commands.add_parser("fields", help="print every field of a chat request, and who honours it")
     add_plan_options(commands.add_parser("plan", help="print which GPUs a model fits, and how"))
     return parser

@@ -23,6 +23,8 @@ from server.errors import ServerError
 
 __all__ = [
     "ERROR_TABLE",
+    "INTERNAL_ROW",
+    "Row",
     "envelope",
     "error_frame",
     "error_response",
@@ -70,14 +72,14 @@ ERROR_TABLE: Mapping[type[ServerError], Row] = {
 }
 
 _INTERNAL = ServerError("The server failed on this request; its operator finds why in the log.")
-_INTERNAL_ROW = Row(500, "server_error", "internal_error")
+INTERNAL_ROW = Row(500, "server_error", "internal_error")
 
 
 def _row(error: ServerError) -> Row:
     for cls in type(error).__mro__:
         if cls in ERROR_TABLE:
             return ERROR_TABLE[cls]
-    return _INTERNAL_ROW
+    return INTERNAL_ROW
 
 
 def envelope(error: ServerError) -> dict[str, Any]:

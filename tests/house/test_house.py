@@ -8,6 +8,7 @@ from pathlib import Path
 
 from server import errors
 from server.api.errors import ERROR_TABLE
+from server.api.errors_table import SPECIAL_CODES, errors_table
 from server.fields_table import fields_table
 from server.settings_table import settings_table
 
@@ -79,9 +80,15 @@ def test_the_readme_has_the_table_of_fields() -> None:
     assert fields_table() in README, "run: scripts/update-readme"
 
 
-def test_the_readme_has_every_error_code() -> None:
-    for row in ERROR_TABLE.values():
-        assert f"`{row.code}`" in README, row.code
+def test_the_readme_has_the_table_of_errors() -> None:
+    assert errors_table() in README, "run: scripts/update-readme"
+
+
+def test_every_code_that_is_raised_is_in_the_table() -> None:
+    raised = {
+        match for p in MODULES for match in re.findall(r'code="([a-z_]+)"', p.read_text("utf-8"))
+    }
+    assert raised <= SPECIAL_CODES.keys() | {row.code for row in ERROR_TABLE.values()}
 
 
 def test_one_module_alone_dials_out() -> None:
