@@ -245,6 +245,8 @@ class LimitSettings(Section):
     """Most messages of one conversation."""
     max_parts: PositiveInt = 64
     """Most content parts of one message."""
+    max_tools: PositiveInt = 128
+    """Most tools of one request, and most tool calls of one message."""
     max_choices: Annotated[int, Field(gt=0, le=128)] = 16
     """Most answers of one request (`n`)."""
     default_max_tokens: PositiveInt = 1024

@@ -156,5 +156,8 @@ class Conversation:
 
     @property
     def num_text_chars(self) -> int:
-        """Characters of literal text in all messages."""
-        return sum(len(p.text) for m in self.messages for p in m.content if isinstance(p, TextPart))
+        """Characters of literal text in all messages, calls included, and in the tools."""
+        texts = [p.text for m in self.messages for p in m.content if isinstance(p, TextPart)]
+        texts += [call.arguments for m in self.messages for call in m.tool_calls]
+        texts += [text for t in self.tools for text in (t.description or "", t.parameters)]
+        return sum(map(len, texts))

@@ -1,20 +1,26 @@
 """Wire to core: messages to a `Conversation`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from server.core import Conversation, Detail, ImageReference, Message, Role, TextPart
 from server.errors import InvalidRequestError
 from server.protocol.chat import ChatCompletionRequest
-from server.protocol.messages import ChatMessage, ImagePart
+from server.protocol.messages import AssistantMessage, ChatMessage, ImagePart, ToolMessage
+from server.protocol.tools import to_tool_calls
 
 __all__ = ["to_conversation"]
 
 
 def to_conversation(body: ChatCompletionRequest) -> Conversation:
-    """The messages in our words; `developer` becomes `system`."""
+    """The messages in our words; `developer` becomes `system`.
+
+    Raises:
+        InvalidRequestError: Messages do not fit each other, or one has neither content nor calls.
+    """
     messages = tuple(
         _message(message, f"messages[{index}]") for index, message in enumerate(body.messages)
     )
+    _check_results(messages)
     _check_continuation(body)
     return Conversation(
         messages,
@@ -39,20 +45,45 @@ def _check_continuation(body: ChatCompletionRequest) -> None:
         )
 
 
+def _check_results(messages: Sequence[Message]) -> None:
+    """A tool's message answers a call of an earlier message."""
+    call_ids: set[str] = set()
+    for index, message in enumerate(messages):
+        if message.role == "tool" and message.tool_call_id not in call_ids:
+            raise InvalidRequestError(
+                f"'messages[{index}].tool_call_id' answers no call: no earlier message has it in its "
+                "'tool_calls'.",
+                param=f"messages[{index}].tool_call_id",
+            )
+        call_ids.update(call.id for call in message.tool_calls)
+
+
 def _message(message: ChatMessage, path: str) -> Message:
     role: Role = "system" if message.role == "developer" else message.role
-    content = message.content
-    if isinstance(content, str):
-        return Message(role, (TextPart(content),))
-    return Message(role, tuple(_parts(message, path)))
+    parts = tuple(_parts(message, path))
+    if isinstance(message, ToolMessage):
+        return Message(role, parts, tool_call_id=message.tool_call_id)
+    if isinstance(message, AssistantMessage):
+        if message.content is None and not message.tool_calls:
+            raise InvalidRequestError(
+                f"Missing required parameter: '{path}.content'. Only a message with 'tool_calls' can do "
+                "without.",
+                param=f"{path}.content",
+                code="missing_required_parameter",
+            )
+        return Message(role, parts, to_tool_calls(message.tool_calls, f"{path}.tool_calls"))
+    return Message(role, parts)
 
 
 def _parts(message: ChatMessage, path: str) -> Iterator[TextPart | ImageReference]:
-    for index, part in enumerate(message.content):
+    if isinstance(message.content, str):
+        yield TextPart(message.content)
+        return
+    for index, part in enumerate(message.content or ()):
         where = f"{path}.content[{index}]"
         if isinstance(part, ImagePart):
             yield _image(part, where)
-        elif not isinstance(part, str):
+        else:
             yield TextPart(part.text)
 
 

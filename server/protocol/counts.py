@@ -1,4 +1,4 @@
-"""How many messages, parts and stop strings a request has, judged before any of them is looked at.
+"""How many messages, parts, tools and stop strings a request has, judged before any of them is looked at.
 
 A validator makes objects for every element of a list; these limits keep that work small.
 """
@@ -24,12 +24,15 @@ def check_counts(fields: Mapping[str, Any], limits: LimitSettings) -> None:
     _check(fields.get("stop"), "stop", _MAX_STOPS, "OpenAI's")
     for name in ("logit_bias", "stop_token_ids"):
         _check(fields.get(name), name, _MAX_TOKEN_IDS, "the server's")
+    _check(fields.get("tools"), "tools", limits.max_tools, "limits.max_tools")
     messages = fields.get("messages")
     _check(messages, "messages", limits.max_messages, "limits.max_messages")
     for index, message in enumerate(messages if isinstance(messages, list) else ()):
         if isinstance(message, dict):
             path = f"messages[{index}].content"
             _check(message.get("content"), path, limits.max_parts, "limits.max_parts")
+            path = f"messages[{index}].tool_calls"
+            _check(message.get("tool_calls"), path, limits.max_tools, "limits.max_tools")
 
 
 def _check(value: Any, path: str, limit: int, source: str) -> None:  # noqa: ANN401  (any JSON value)

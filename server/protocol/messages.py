@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
+from server.protocol.tools import HistoryCall
 from server.protocol.wire import Wire
 
 __all__ = [
@@ -70,18 +71,19 @@ class UserMessage(Wire):
 
 
 class AssistantMessage(Wire):
-    """An earlier answer."""
+    """An earlier answer: text, tool calls or both."""
 
     role: Literal["assistant"]
-    content: TextContent
+    content: TextContent | None = None
+    tool_calls: list[HistoryCall] | None = None
 
 
 class ToolMessage(Wire):
-    """The result of a tool, as text; `tool_call_id` is the caller's bookkeeping."""
+    """The result of a tool, as text; `tool_call_id` is the id of the call it answers."""
 
     role: Literal["tool"]
     content: TextContent
-    tool_call_id: str | None = None
+    tool_call_id: str
 
 
 ChatMessage: TypeAlias = Annotated[

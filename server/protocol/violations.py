@@ -68,7 +68,7 @@ def json_steps(location: tuple[int | str, ...]) -> list[int | str]:
 
 def _is_branch(step: str, previous: int | str, depth: int) -> bool:
     """Whether a location step names a union branch: it follows a list index, or starts with `~`."""
-    if step.startswith("~"):
+    if step.startswith("~") or previous == "~object":
         return True
     if depth == 1 and previous in _UNION_FIELDS:
         return True

@@ -237,11 +237,11 @@ def test_conversation_keeps_order_roles_and_paths() -> None:
             {"role": "developer", "content": [{"type": "text", "text": "sys"}]},
             {"role": "user", "content": image(url="data:,", detail="low", max_tiles=3)},
             {"role": "assistant", "content": "yes"},
-            {"role": "tool", "content": "42", "tool_call_id": "c1"},
+            {"role": "user", "content": "And?"},
         ]
     )
     conversation = to_conversation(body)
-    assert [m.role for m in conversation.messages] == ["system", "user", "assistant", "tool"]
+    assert [m.role for m in conversation.messages] == ["system", "user", "assistant", "user"]
     text, picture = conversation.messages[1].content
     assert text == TextPart("a")
     assert picture == ImageReference("data:,", Detail.LOW, 3, "messages[1].content[1].image_url")

@@ -1,0 +1,280 @@
+import json
+from typing import Annotated, Any
+
+import pytest
+from pydantic import Field
+
+from server.core import Guide, Tool, ToolCall, ToolChoice
+from server.errors import InvalidRequestError, UnsupportedParameterError
+from server.protocol.chat import parse_chat_request
+from server.protocol.conversation import to_conversation
+from server.protocol.counts import check_counts
+from server.protocol.parsing import validate
+from server.protocol.tools import (
+    ToolChoiceField,
+    ToolList,
+    to_tool_choice,
+    to_tools,
+    tool_guide,
+)
+from server.protocol.wire import Wire
+from server.settings import LimitSettings
+
+LIMITS = LimitSettings()
+NO_TOOLS = ToolChoice("none")
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+
+
+class Body(Wire):
+    """The three fields as a request has them."""
+
+    tools: ToolList | None = None
+    tool_choice: ToolChoiceField | None = None
+    parallel_tool_calls: Annotated[bool | None, Field()] = None
+
+
+def function(name: str = "f", **fields: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name} | fields}
+
+
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    tools = [function(name) for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+def parsed(**fields: Any) -> tuple[tuple[Tool, ...], ToolChoice]:
+    check_counts(fields, LIMITS)
+    body, _ = validate(Body, fields)
+    tools = to_tools(body.tools)
+    return tools, to_tool_choice(body.tool_choice, body.parallel_tool_calls, tools)
+
+
+def test_tools_arrive_in_order_with_all_they_say() -> None:
+    tools, _ = parsed(
+        tools=[function("a", description="Ä", parameters=SCHEMA, strict=True), function("b-_9")]
+    )
+    assert tools == (
+        Tool("a", "Ä", json.dumps(SCHEMA), is_strict=True),
+        Tool("b-_9", None, '{"type": "object"}'),
+    )
+
+
+@pytest.mark.parametrize(
+    ("tools", "param"),
+    [
+        ({}, "tools"),
+        ([7], "tools[0]"),
+        ([{"function": {"name": "f"}}], "tools[0].type"),
+        ([{"type": "function"}], "tools[0].function"),
+        ([function(), {"type": "web_search"}], "tools[1].type"),
+        ([function("")], "tools[0].function.name"),
+        ([function("a b")], "tools[0].function.name"),
+        ([function("a\n")], "tools[0].function.name"),
+        ([function("x" * 65)], "tools[0].function.name"),
+        ([function(description=1)], "tools[0].function.description"),
+        ([function(parameters=[])], "tools[0].function.parameters"),
+        ([function(strict="yes")], "tools[0].function.strict"),
+        ([function(returns={})], "tools[0].function.returns"),
+        ([function("a"), function("b"), function("a")], "tools[2].function.name"),
+        ([function()] * 129, "tools"),
+    ],
+)
+def test_what_is_wrong_with_tools_is_named(tools: Any, param: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        parsed(tools=tools)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [function(), {"type": "custom", "custom": {"name": "x"}}]}, "tools[1].type"),
+        ({"tool_choice": {"type": "custom", "custom": {"name": "x"}}}, "tool_choice.type"),
+    ],
+)
+def test_custom_tools_are_refused_by_name(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(UnsupportedParameterError) as caught:
+        parsed(**fields)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("tool_choice", "choice"),
+    [
+        (None, ToolChoice("auto")),
+        ("auto", ToolChoice("auto")),
+        ("none", NO_TOOLS),
+        ("required", ToolChoice("required")),
+        (function("b"), ToolChoice("required", ("b",))),
+        (allowed("auto", "b", "a", "b"), ToolChoice("auto", ("b", "a"))),
+        (allowed("required", "a"), ToolChoice("required", ("a",))),
+    ],
+)
+@pytest.mark.parametrize("is_parallel", [None, True, False])
+def test_each_choice_arrives(
+    tool_choice: Any, choice: ToolChoice, is_parallel: bool | None
+) -> None:
+    tools = [function("a"), function("b")]
+    _, got = parsed(tools=tools, tool_choice=tool_choice, parallel_tool_calls=is_parallel)
+    assert got == ToolChoice(choice.mode, choice.names, is_parallel is not False)
+
+
+@pytest.mark.parametrize("tools", [None, []])
+@pytest.mark.parametrize("tool_choice", [None, "none", "auto"])
+def test_without_tools_nothing_is_called(tools: Any, tool_choice: Any) -> None:
+    assert parsed(tools=tools, tool_choice=tool_choice) == ((), NO_TOOLS)
+
+
+@pytest.mark.parametrize(
+    ("tool_choice", "param"),
+    [
+        ("any", "tool_choice"),
+        (3, "tool_choice"),
+        ({}, "tool_choice.type"),
+        ({"type": "mcp"}, "tool_choice.type"),
+        ({"type": "function"}, "tool_choice.function"),
+        ({"type": "function", "function": {}}, "tool_choice.function.name"),
+        (function("g"), "tool_choice.function.name"),
+        (allowed("auto"), "tool_choice.allowed_tools.tools"),
+        (allowed("none", "f"), "tool_choice.allowed_tools.mode"),
+        (allowed("auto", "f", "g"), "tool_choice.allowed_tools.tools[1].function.name"),
+    ],
+)
+def test_what_is_wrong_with_a_choice_is_named(tool_choice: Any, param: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        parsed(tools=[function("f")], tool_choice=tool_choice)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize("tool_choice", ["required", function("f"), allowed("auto", "f")])
+def test_a_call_cannot_be_asked_for_without_tools(tool_choice: Any) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        parsed(tool_choice=tool_choice)
+    assert caught.value.param == "tool_choice"
+
+
+TOOLS = (Tool("a", None, json.dumps(SCHEMA)), Tool("b", None, json.dumps(SCHEMA), is_strict=True))
+
+
+def guided(choice: ToolChoice) -> dict[str, Any]:
+    guide = tool_guide(TOOLS, choice)
+    assert guide is not None
+    assert guide == Guide("tool_calls", guide.source, "tools")
+    return dict(json.loads(guide.source))
+
+
+def test_the_guide_holds_strict_tools_to_their_schema_and_others_to_an_object() -> None:
+    assert guided(ToolChoice("auto")) == {
+        "tools": [
+            {"name": "a", "parameters": {"type": "object"}},
+            {"name": "b", "parameters": SCHEMA},
+        ],
+        "is_required": False,
+        "is_parallel": True,
+    }
+
+
+def test_a_required_call_is_held_to_its_schema() -> None:
+    assert guided(ToolChoice("required", ("a",), is_parallel=False)) == {
+        "tools": [{"name": "a", "parameters": SCHEMA}],
+        "is_required": True,
+        "is_parallel": False,
+    }
+
+
+def test_there_is_no_guide_where_nothing_can_be_called() -> None:
+    assert tool_guide(TOOLS, NO_TOOLS) is None
+    assert tool_guide((), ToolChoice("auto")) is None
+
+
+def call(arguments: Any = "{}", call_id: str = "c1", **fields: Any) -> dict[str, Any]:
+    made = {"name": "f", "arguments": arguments}
+    return {"id": call_id, "type": "function", "function": made} | fields
+
+
+def conversed(*messages: dict[str, Any]) -> Any:
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}, *messages]}
+    return to_conversation(parse_chat_request(json.dumps(body).encode(), LIMITS).body)
+
+
+def assistant(*calls: Any, **fields: Any) -> dict[str, Any]:
+    return {"role": "assistant", "tool_calls": list(calls)} | fields
+
+
+def test_calls_and_their_results_arrive() -> None:
+    conversation = conversed(
+        assistant(call('{"a":1, "é": "\\u00e9"}'), call("", "c2"), content=None),
+        {"role": "tool", "tool_call_id": "c2", "content": [{"type": "text", "text": "two"}]},
+        {"role": "tool", "tool_call_id": "c1", "content": "one"},
+    )
+    _, made, second, first = conversation.messages
+    assert made.content == ()
+    assert made.tool_calls == (
+        ToolCall("c1", "f", '{"a": 1, "é": "é"}'),
+        ToolCall("c2", "f", "{}"),
+    )
+    assert (second.tool_call_id, first.tool_call_id) == ("c2", "c1")
+
+
+def test_an_answer_with_calls_of_the_sdk_can_be_sent_back() -> None:
+    from openai.types.chat import ChatCompletionMessage
+
+    answer = ChatCompletionMessage.model_validate(
+        {"role": "assistant", "content": None, "refusal": None, "tool_calls": [call('{"a": 1}')]}
+    )
+    assert conversed(answer.model_dump()).messages[1].tool_calls[0].arguments == '{"a": 1}'
+
+
+def test_an_empty_list_of_calls_says_nothing() -> None:
+    assert conversed(assistant(content="yes")).messages[1].tool_calls == ()
+
+
+@pytest.mark.parametrize(
+    ("messages", "param"),
+    [
+        ([assistant()], "messages[1].content"),
+        ([{"role": "assistant", "content": None}], "messages[1].content"),
+        ([assistant({"id": "c1"})], "messages[1].tool_calls[0].type"),
+        ([assistant(call(type="custom"))], "messages[1].tool_calls[0].type"),
+        ([assistant(call(call_id=""))], "messages[1].tool_calls[0].id"),
+        ([assistant(call(), call({}))], "messages[1].tool_calls[1].function.arguments"),
+        ([assistant(call("[1]"))], "messages[1].tool_calls[0].function.arguments"),
+        ([assistant(call('{"a": '))], "messages[1].tool_calls[0].function.arguments"),
+        ([assistant(call('{"a": NaN}'))], "messages[1].tool_calls[0].function.arguments"),
+        ([assistant(call('{"a": "\\ud800"}'))], "messages[1].tool_calls[0].function.arguments"),
+        ([assistant(call('{"a": ' + "[" * 5000))], "messages[1].tool_calls[0].function.arguments"),
+        (
+            [assistant(call('{"a": ' + "9" * 5000 + "}"))],
+            "messages[1].tool_calls[0].function.arguments",
+        ),
+        ([assistant(call(index=0))], "messages[1].tool_calls[0].index"),
+        ([assistant(*[call()] * 129)], "messages[1].tool_calls"),
+        ([{"role": "tool", "content": "x"}], "messages[1].tool_call_id"),
+        ([{"role": "tool", "content": "x", "tool_call_id": "c1"}], "messages[1].tool_call_id"),
+        (
+            [assistant(call()), {"role": "tool", "content": "x", "tool_call_id": "c2"}],
+            "messages[2].tool_call_id",
+        ),
+        (
+            [{"role": "tool", "content": "x", "tool_call_id": "c1"}, assistant(call())],
+            "messages[1].tool_call_id",
+        ),
+        ([{"role": "user", "content": "x", "tool_calls": [call()]}], "messages[1].tool_calls"),
+    ],
+)
+def test_what_is_wrong_with_a_history_of_calls_is_named(
+    messages: list[dict[str, Any]], param: str
+) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        conversed(*messages)
+    assert caught.value.param == param
+
+
+def test_a_huge_number_in_arguments_is_kept() -> None:
+    text = '{"a": ' + "9" * 4000 + "}"
+    assert conversed(assistant(call(text))).messages[1].tool_calls[0].arguments == text
+
+
+def test_text_that_counts_includes_calls_and_tools() -> None:
+    conversation = conversed(assistant(call('{"a": 1}')))
+    assert conversation.num_text_chars == len("hi") + len('{"a": 1}')
