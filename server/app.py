@@ -16,7 +16,7 @@ from server.api.auth import AuthMiddleware
 from server.api.errors import install_error_handlers
 from server.api.openapi import install_openapi
 from server.api.request_context import RequestContextMiddleware
-from server.api.routes import chat, health, models
+from server.api.routes import chat, health, models, tokens
 from server.api.services import Services
 from server.checkpoint import Checkpoint, load_checkpoint
 from server.engine.base import Engine
@@ -24,7 +24,7 @@ from server.engine.loader import check_backend, load_engine
 from server.errors import StartupError
 from server.media.preparer import MediaPreparer
 from server.output.detokenizer import BytesDetokenizer, DetokenizerFactory, WindowDetokenizer
-from server.pipeline import ChatPipeline, Vocabulary
+from server.pipeline import ChatPipeline, PromptMeter, Vocabulary
 from server.plan.check import check_settings
 from server.prompt.builder import PromptBuilder, select_template
 from server.prompt.tokenizer import PromptTokenizer, load_tokenizer
@@ -65,14 +65,15 @@ def create_app(
         auto_max_tiles=checkpoint.max_tiles,
         num_tokens_per_tile=checkpoint.num_tokens_per_tile,
     )
+    builder = PromptBuilder(
+        checkpoint,
+        tokenizer,
+        select_template(checkpoint, tokenizer),
+        max_model_len=engine.info.max_model_len,
+    )
     pipeline = ChatPipeline(
         media=media,
-        builder=PromptBuilder(
-            checkpoint,
-            tokenizer,
-            select_template(checkpoint, tokenizer),
-            max_model_len=engine.info.max_model_len,
-        ),
+        builder=builder,
         engine=engine,
         vocabulary=Vocabulary(
             size=tokenizer.vocab_size,
@@ -86,6 +87,9 @@ def create_app(
         checkpoint=checkpoint,
         engine=engine,
         chat=pipeline,
+        meter=PromptMeter(
+            media=media, builder=builder, tokenizer=tokenizer, limits=settings.limits
+        ),
         gate=AdmissionGate(settings.limits.max_in_flight),
         fingerprint=_fingerprint(checkpoint),
         created=int(time.time()),
@@ -106,7 +110,7 @@ def create_app(
 def _install(app: FastAPI, settings: Settings) -> None:
     install_error_handlers(app)
     install_openapi(app)
-    for module in (chat, models, health):
+    for module in (chat, tokens, models, health):
         app.include_router(module.router)
     keys = [key.get_secret_value() for key in settings.server.api_keys]
     app.add_middleware(AuthMiddleware, api_keys=keys)

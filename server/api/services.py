@@ -9,7 +9,7 @@ from server.api.admission import AdmissionGate
 from server.checkpoint import Checkpoint
 from server.engine.base import Engine
 from server.errors import ModelNotFoundError
-from server.pipeline import ChatPipeline
+from server.pipeline import ChatPipeline, PromptMeter
 from server.settings import Settings
 
 __all__ = ["Services", "ServicesDep"]
@@ -23,6 +23,7 @@ class Services:
     checkpoint: Checkpoint
     engine: Engine
     chat: ChatPipeline
+    meter: PromptMeter
     gate: AdmissionGate
     fingerprint: str
     created: int

@@ -37,7 +37,7 @@ from server.core.generation import (
     TokenDelta,
     TokenLogprobs,
 )
-from server.core.prompt import ImageSpan, ImageTiles, PixelValues, Prompt
+from server.core.prompt import ImageMeasure, ImageSpan, ImageTiles, PixelValues, Prompt
 
 __all__ = [
     "AnswerParams",
@@ -48,6 +48,7 @@ __all__ = [
     "FrameList",
     "GenerateRequest",
     "Guide",
+    "ImageMeasure",
     "ImageReference",
     "ImageSpan",
     "ImageTiles",

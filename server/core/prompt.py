@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "ImageMeasure",
     "ImageSpan",
     "ImageTiles",
     "PixelValues",
@@ -35,6 +36,17 @@ class ImageTiles:
     def num_tiles(self) -> int:
         """Tiles including the thumbnail."""
         return len(self.pixels)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageMeasure:
+    """What an image would be cut into, known from its header: `num_tiles`, thumbnail included.
+
+    `size` is the upright image's (width, height) in pixels.
+    """
+
+    size: tuple[int, int]
+    num_tiles: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,17 @@
-"""The one door of this package: image references in, tiles out, or the first error."""
+"""The one door of this package: image references in, tiles or their number out, or the first error."""
 
 import asyncio
 import os
 from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
-from server.core import Detail, ImageReference, ImageTiles
+from server.core import Detail, ImageMeasure, ImageReference, ImageTiles
 from server.errors import ContextLengthExceededError, ImageError, InvalidRequestError, ServerError
 from server.media.budget import fits_any_size, share_tiles
 from server.media.data_url import is_data_url, max_base64_chars, split_data_url
 from server.media.decode import DecodeLimits
 from server.media.fetch import ImageFetcher
-from server.media.tiling import TILE_PX
+from server.media.tiling import TILE_PX, count_tiles, select_grid
 from server.media.worker_process import EncodedImage, WorkerSpec
 from server.media.workers import DecodePool
 from server.settings import MediaSettings
@@ -101,6 +101,36 @@ class MediaPreparer:
             for reference, image, cap in zip(references, images, caps, strict=True)
         )
 
+    async def measure(
+        self, references: Sequence[ImageReference], *, max_image_tokens: int
+    ) -> tuple[ImageMeasure, ...]:
+        """What `prepare` would make of each image, from headers alone: nothing is decoded or cut.
+
+        A file whose header is whole passes here even if `prepare` refuses the rest of it. Where there is
+        no room for one tile an image, one is reckoned: that is the least they can take.
+
+        Args:
+            references: Where the images are to be had; none is fetched if there are too many.
+            max_image_tokens: Prompt tokens all images may take.
+
+        Raises:
+            InvalidRequestError: More images than are allowed.
+            ImageError: One image cannot be used; `param` is its reference's.
+            EngineOverloadedError: The server is fetching too many images.
+        """
+        if not references:
+            return ()
+        least = len(references) * self._num_tokens_per_tile
+        budget = self._tile_budget(len(references), max(max_image_tokens, least))
+        sizes = await self._read_sizes(references, await self._load_all(references))
+        caps = share_tiles(self._wanted(references), sizes, budget, tile_px=self._tile_px)
+        return tuple(
+            ImageMeasure(
+                size, count_tiles(select_grid(*size, max_tiles=cap, tile_px=self._tile_px))
+            )
+            for size, cap in zip(sizes, caps, strict=True)
+        )
+
     def _tile_budget(self, num_images: int, max_image_tokens: int | None) -> int:
         settings = self._settings
         most = min(settings.max_images, settings.max_tiles_per_request)
@@ -140,19 +170,28 @@ class MediaPreparer:
         self, references: Sequence[ImageReference], images: Sequence[EncodedImage], budget: int
     ) -> tuple[int, ...]:
         """The cap of each image; their sizes are read only if the budget is short."""
-        wanted = [
+        wanted = self._wanted(references)
+        if fits_any_size(wanted, budget):
+            return wanted
+        sizes = await self._read_sizes(references, images)
+        return share_tiles(wanted, sizes, budget, tile_px=self._tile_px)
+
+    def _wanted(self, references: Sequence[ImageReference]) -> tuple[int, ...]:
+        """The cap each image asks for."""
+        return tuple(
             self._detail_tiles[reference.detail]
             if reference.max_tiles is None
             else reference.max_tiles
             for reference in references
-        ]
-        if fits_any_size(wanted, budget):
-            return tuple(wanted)
-        sizes = await _gather(
+        )
+
+    async def _read_sizes(
+        self, references: Sequence[ImageReference], images: Sequence[EncodedImage]
+    ) -> tuple[tuple[int, int], ...]:
+        return await _gather(
             _with_param(self._pool.read_size(image), reference.param)
             for reference, image in zip(references, images, strict=True)
         )
-        return share_tiles(wanted, sizes, budget, tile_px=self._tile_px)
 
 
 def _worker_spec(settings: MediaSettings, tile_px: int) -> WorkerSpec:

@@ -6,7 +6,17 @@ The only package that knows more than one stage. `prepare.py` does everything th
 
 from server.pipeline.capabilities import check_capabilities
 from server.pipeline.generation import Choice, Generation
+from server.pipeline.measure import Measurement, PromptMeter
 from server.pipeline.prepare import ChatPipeline, Vocabulary
 from server.pipeline.tile_gate import TileGate
 
-__all__ = ["ChatPipeline", "Choice", "Generation", "TileGate", "Vocabulary", "check_capabilities"]
+__all__ = [
+    "ChatPipeline",
+    "Choice",
+    "Generation",
+    "Measurement",
+    "PromptMeter",
+    "TileGate",
+    "Vocabulary",
+    "check_capabilities",
+]

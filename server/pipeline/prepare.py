@@ -26,14 +26,13 @@ from server.output.logprobs import LogprobWriter
 from server.output.stop import StopMatcher
 from server.pipeline.capabilities import check_capabilities
 from server.pipeline.generation import Choice, Generation
+from server.pipeline.outline import MAX_CHARS_ON_LOOP, outline_of
 from server.pipeline.tile_gate import TileGate
-from server.prompt.builder import Outline, PromptBuilder
+from server.prompt.builder import PromptBuilder
 from server.settings import LimitSettings
 
 __all__ = ["ChatPipeline", "Vocabulary"]
 
-# Texts up to this length tokenise in well under a millisecond: not worth a thread.
-_MAX_CHARS_ON_LOOP = 8192
 _INT64 = 1 << 64
 
 
@@ -97,7 +96,8 @@ class ChatPipeline:
             InvalidRequestError: The request cannot be served; says which part and why.
             EngineUnavailableError: The engine is not running.
         """
-        sampling = self._check(sampling, answer, conversation)
+        self._refuse_when_not_ready()
+        sampling = self.check(sampling, answer, conversation)
         self._builder.check_length_of_text(conversation)
         prompt = await self._build(conversation, sampling)
         return await self._start(request_id, prompt, sampling, answer, owner)
@@ -119,8 +119,9 @@ class ChatPipeline:
             answer: How often, and what of it is shown.
             owner: Closing it aborts the generation and frees what it holds.
         """
-        sampling = self._check(sampling, answer, None)
-        if isinstance(raw, str) and len(raw) > _MAX_CHARS_ON_LOOP:
+        self._refuse_when_not_ready()
+        sampling = self.check(sampling, answer, None)
+        if isinstance(raw, str) and len(raw) > MAX_CHARS_ON_LOOP:
             prompt = await asyncio.to_thread(self._builder.build_raw, raw)
         else:
             prompt = self._builder.build_raw(raw)
@@ -178,7 +179,7 @@ class ChatPipeline:
         """Makes what turns a choice's tokens into text. Long stop strings take a moment: in a thread."""
         stops = request.sampling.stop
         make = partial(self._answer_text, request, answer)
-        if sum(map(len, stops)) <= _MAX_CHARS_ON_LOOP:
+        if sum(map(len, stops)) <= MAX_CHARS_ON_LOOP:
             return make
         matchers = await asyncio.to_thread(
             lambda: [
@@ -206,7 +207,7 @@ class ChatPipeline:
         )
 
     async def _build(self, conversation: Conversation, sampling: SamplingParams) -> Prompt:
-        outline = await self._outline(conversation)
+        outline = await outline_of(self._builder, conversation)
         if not conversation.images:
             return self._builder.build(outline, ())
         tiles = await self._media.prepare(
@@ -217,28 +218,29 @@ class ChatPipeline:
         )
         return self._builder.build(outline, tiles)
 
-    async def _outline(self, conversation: Conversation) -> Outline:
-        if conversation.num_text_chars <= _MAX_CHARS_ON_LOOP:
-            return self._builder.outline(conversation)
-        return await asyncio.to_thread(self._builder.outline, conversation)
-
     async def _pixels(self, prompt: Prompt, owner: AsyncExitStack) -> PixelValues | None:
         if not prompt.tiles:
             return None
         owner.enter_context(self._tile_gate.hold(sum(t.num_tiles for t in prompt.tiles)))
         return await asyncio.to_thread(to_pixel_values, prompt.tiles)
 
-    def _check(
-        self, sampling: SamplingParams, answer: AnswerParams, conversation: Conversation | None
-    ) -> SamplingParams:
-        """Refuse, before pictures are fetched and decoded for nothing, what cannot be served.
-
-        Returns:
-            The parameters, without a guide that is only a help where the engine cannot be guided.
-        """
+    def _refuse_when_not_ready(self) -> None:
+        """Before pictures are fetched and decoded for nothing."""
         health = self._engine.health()
         if not health.is_ready:
             raise EngineUnavailableError(f"{health.reason} Try again shortly.")
+
+    def check(
+        self, sampling: SamplingParams, answer: AnswerParams, conversation: Conversation | None
+    ) -> SamplingParams:
+        """Refuse what this server or its engine cannot do, whether the engine runs or not.
+
+        Returns:
+            The parameters, without a guide that is only a help where the engine cannot be guided.
+
+        Raises:
+            InvalidRequestError: Names the request field.
+        """
         if answer.num_choices > self._limits.max_choices:
             raise InvalidRequestError(
                 f"'n' is {answer.num_choices}; the limit is {self._limits.max_choices} "

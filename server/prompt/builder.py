@@ -1,7 +1,7 @@
 """A conversation and its tiles to a `Prompt`: token ids with image tokens exactly where images are."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from server.checkpoint import Checkpoint
 from server.core import Conversation, ImageSpan, ImageTiles, Prompt
@@ -49,8 +49,8 @@ class PromptBuilder:
     ) -> None:
         self._tokenizer = tokenizer
         self._template = template
-        self._num_tokens_per_tile = checkpoint.num_tokens_per_tile
-        self._max_model_len = max_model_len
+        self.num_tokens_per_tile = checkpoint.num_tokens_per_tile
+        self.max_model_len = max_model_len
         self._image_token_id = checkpoint.image_token_id
         self.stop_token_ids = checkpoint.stop_token_ids
         self._image_start_id = tokenizer.control_id("<img>")
@@ -65,10 +65,10 @@ class PromptBuilder:
         self._check_num_chars(conversation.num_text_chars, "messages")
 
     def _check_num_chars(self, num_chars: int, param: str) -> None:
-        limit = _MAX_CHARS_PER_TOKEN * self._max_model_len
+        limit = _MAX_CHARS_PER_TOKEN * self.max_model_len
         if num_chars > limit:
             raise ContextLengthExceededError(
-                f"This model's maximum context length is {self._max_model_len} tokens. Your {param} "
+                f"This model's maximum context length is {self.max_model_len} tokens. Your {param} "
                 f"has {num_chars} characters; more than {limit} cannot fit. Shorten it.",
                 param=param,
             )
@@ -93,23 +93,29 @@ class PromptBuilder:
             outline: Of the conversation.
             tiles: One entry for each of the conversation's images, in order.
         """
+        prompt = self.fill(outline, [(image.num_tiles, image.fingerprint) for image in tiles])
+        return replace(prompt, tiles=tuple(tiles))
+
+    def fill(self, outline: Outline, images: Sequence[tuple[int, bytes]]) -> Prompt:
+        """The prompt's tokens, without tiles.
+
+        Args:
+            outline: Of the conversation.
+            images: Number of tiles and fingerprint of each of the conversation's images, in order.
+        """
         token_ids: list[int] = []
         spans: list[ImageSpan] = []
         for piece in outline.pieces:
             if isinstance(piece, ImagePlace):
-                image = tiles[piece.index]
-                num_image_tokens = image.num_tiles * self._num_tokens_per_tile
-                spans.append(
-                    ImageSpan(
-                        len(token_ids) + 1, image.num_tiles, num_image_tokens, image.fingerprint
-                    )
-                )
+                num_tiles, fingerprint = images[piece.index]
+                num_image_tokens = num_tiles * self.num_tokens_per_tile
                 token_ids.append(self._image_start_id)
+                spans.append(ImageSpan(len(token_ids), num_tiles, num_image_tokens, fingerprint))
                 token_ids += [self._image_token_id] * num_image_tokens
                 token_ids.append(self._image_end_id)
             else:
                 token_ids += piece
-        return Prompt(token_ids=tuple(token_ids), images=tuple(spans), tiles=tuple(tiles))
+        return Prompt(token_ids=tuple(token_ids), images=tuple(spans))
 
     def build_raw(self, raw: str | Sequence[int]) -> Prompt:
         """A prompt without a template. CPU-bound for long texts.
@@ -139,8 +145,8 @@ class PromptBuilder:
         An answer without a limit of its own is promised `default` tokens, but at most a quarter of the
         context: images come before it.
         """
-        answer = min(default, self._max_model_len // 4) if wanted is None else wanted
-        return self._max_model_len - outline.num_tokens - answer
+        answer = min(default, self.max_model_len // 4) if wanted is None else wanted
+        return self.max_model_len - outline.num_tokens - answer
 
     def max_tokens_for(self, prompt: Prompt, wanted: int | None, default: int) -> int:
         """How many tokens the answer may have.
@@ -153,9 +159,16 @@ class PromptBuilder:
         Raises:
             ContextLengthExceededError: The prompt, or the prompt and `wanted`, do not fit.
         """
-        room = self._max_model_len - prompt.num_tokens
-        if room < 1 or (wanted is not None and wanted > room):
+        promised = self.promise(prompt.num_tokens, wanted, default)
+        if promised is None:
             raise ContextLengthExceededError(self._too_long(prompt, wanted), param="messages")
+        return promised
+
+    def promise(self, num_prompt_tokens: int, wanted: int | None, default: int) -> int | None:
+        """As `max_tokens_for`; None when the prompt, or the prompt and `wanted`, do not fit."""
+        room = self.max_model_len - num_prompt_tokens
+        if room < 1 or (wanted is not None and wanted > room):
+            return None
         return min(default, room) if wanted is None else wanted
 
     def _ids_or_place(self, segment: Control | ImagePlace) -> list[int] | ImagePlace:
@@ -168,7 +181,7 @@ class PromptBuilder:
         asked = f" and you asked for {wanted} tokens of answer" if wanted is not None else ""
         image_note = f" ({num_image_tokens} of them for images)" if num_image_tokens else ""
         return (
-            f"This model's maximum context length is {self._max_model_len} tokens. Your messages have "
+            f"This model's maximum context length is {self.max_model_len} tokens. Your messages have "
             f"{prompt.num_tokens} tokens{image_note}{asked}. Shorten the messages, lower `max_tokens`, "
             "or look at images less closely (`detail`)."
         )

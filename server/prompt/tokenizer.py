@@ -84,6 +84,21 @@ class PromptTokenizer:
         """Text of ids, special tokens left out unless they are asked for."""
         return str(self._full.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
 
+    @cached_property
+    def affixes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Special tokens the checkpoint's own tokenizer puts before and after a text; often none."""
+        encoding = self._full.encode("x", add_special_tokens=True)
+        is_text = [not special for special in encoding.special_tokens_mask]
+        first, last = is_text.index(True), len(is_text) - is_text[::-1].index(True)
+        return tuple(encoding.ids[:first]), tuple(encoding.ids[last:])
+
+    def text_of(self, token_ids: Sequence[int]) -> str:
+        """Text of ids, special tokens as their names; half a character is U+FFFD."""
+        table = self.all_token_bytes
+        if table is None:
+            return self.decode(token_ids, skip_special_tokens=False)
+        return b"".join([table[i] for i in token_ids if i < len(table)]).decode("utf-8", "replace")
+
     def bytes_of(self, token_id: int) -> bytes:
         """UTF-8 bytes of one id's text; part of a character, maybe. Those of a special token are its name."""
         table = self.all_token_bytes

@@ -1,7 +1,8 @@
 """The request body of `/v1/chat/completions`, and its parser."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -13,7 +14,13 @@ from server.protocol.response_format import ResponseFormat, StructuredOutputs
 from server.protocol.wire import Wire
 from server.settings import LimitSettings
 
-__all__ = ["ChatCompletionRequest", "ParsedChat", "StreamOptions", "parse_chat_request"]
+__all__ = [
+    "ChatCompletionRequest",
+    "ParsedChat",
+    "StreamOptions",
+    "parse_chat_fields",
+    "parse_chat_request",
+]
 
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 MAX_LOGPROBS = 20
@@ -83,7 +90,14 @@ def parse_chat_request(
         InvalidRequestError: With the JSON path of the first thing that is wrong.
         UnsupportedParameterError: For a field that is not implemented.
     """
-    fields, unknown = known_fields(read_object(body), ignore_unknown=ignore_unknown)
+    return parse_chat_fields(read_object(body), limits, ignore_unknown=ignore_unknown)
+
+
+def parse_chat_fields(
+    body: Mapping[str, Any], limits: LimitSettings, *, ignore_unknown: bool = False
+) -> ParsedChat:
+    """As `parse_chat_request`, for a body that is an object already."""
+    fields, unknown = known_fields(body, ignore_unknown=ignore_unknown)
     check_counts(fields, limits)
     if isinstance(fields.get("messages"), list):
         fields["messages"] = [without_empty_members(message) for message in fields["messages"]]

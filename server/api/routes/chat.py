@@ -1,27 +1,19 @@
 """POST /v1/chat/completions."""
 
-import asyncio
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from functools import partial
-from urllib.parse import quote
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from server.api.body import read_json_body
+from server.api.body import ignored_header, read_request
 from server.api.disconnect import run_until_disconnect
 from server.api.openapi import json_body
 from server.api.services import Services, ServicesDep
 from server.api.sse import EventStream, chat_frames
 from server.pipeline import Generation
-from server.protocol.chat import (
-    ChatCompletionRequest,
-    ParsedChat,
-    StreamOptions,
-    parse_chat_request,
-)
+from server.protocol.chat import ChatCompletionRequest, StreamOptions, parse_chat_request
 from server.protocol.conversation import to_conversation
 from server.protocol.render import AnswerHead, ChunkWriter, completion
 from server.protocol.sampling import to_answer_params, to_sampling_params
@@ -30,12 +22,6 @@ from server.telemetry.request_id import new_request_id
 __all__ = ["router"]
 
 router = APIRouter()
-
-# Names the fields that were ignored, percent-encoded, where a setting lets unknown ones pass.
-IGNORED_HEADER = "x-ignored-fields"
-
-# Bodies up to this size parse in well under a millisecond: not worth a thread.
-_MAX_BYTES_ON_LOOP = 65_536
 
 
 @router.post(
@@ -60,22 +46,17 @@ class _Accepted:
 
     generation: Generation
     head: AnswerHead
-    ignored: tuple[str, ...]
+    headers: dict[str, str]
     is_stream: bool
     include_usage: bool
     obfuscate: bool
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Names what was ignored, where that is allowed at all."""
-        return {IGNORED_HEADER: ", ".join(map(quote, self.ignored))} if self.ignored else {}
 
 
 async def _accept(
     completion_id: str, request: Request, services: Services, owner: AsyncExitStack
 ) -> _Accepted:
     """Everything that can refuse the request."""
-    parsed = await _parse(request, services)
+    parsed = await read_request(request, services.settings, parse_chat_request)
     body = parsed.body
     services.check_model(body.model)
     work = services.chat.prepare(
@@ -95,19 +76,11 @@ async def _accept(
             fingerprint=services.fingerprint,
             service_tier="default" if body.service_tier else None,
         ),
-        ignored=parsed.ignored,
+        headers=ignored_header(parsed.ignored),
         is_stream=bool(body.stream),
         include_usage=bool(options.include_usage),
         obfuscate=bool(options.include_obfuscation),
     )
-
-
-async def _parse(request: Request, services: Services) -> ParsedChat:
-    settings = services.settings
-    data = await read_json_body(request, settings.limits)
-    ignore_unknown = settings.server.unknown_fields == "ignore"
-    parse = partial(parse_chat_request, data, settings.limits, ignore_unknown=ignore_unknown)
-    return parse() if len(data) <= _MAX_BYTES_ON_LOOP else await asyncio.to_thread(parse)
 
 
 def _stream(accepted: _Accepted, services: Services, owner: AsyncExitStack) -> Response:

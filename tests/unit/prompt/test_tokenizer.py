@@ -1,5 +1,9 @@
+import unicodedata
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from server.prompt.tokenizer import PromptTokenizer
 
@@ -46,3 +50,21 @@ def test_token_bytes_spell_what_decode_says(tokenizer: PromptTokenizer) -> None:
     assert table is not None
     for token_id in range(tokenizer.vocab_size):
         assert table[token_id].decode("utf-8", "replace") == tokenizer.decode([token_id])
+
+
+def test_special_tokens_around_a_text_are_the_checkpoints(tokenizer: PromptTokenizer) -> None:
+    assert tokenizer.affixes == ((), ())
+    begin, end = (tokenizer.control_id(name) for name in ("<|im_start|>", "<|im_end|>"))
+    full = Tokenizer.from_str(tokenizer._full.to_str())
+    full.post_processor = TemplateProcessing(
+        single="<|im_start|> $A <|im_end|>",
+        special_tokens=[("<|im_start|>", begin), ("<|im_end|>", end)],
+    )
+    assert PromptTokenizer(full).affixes == ((begin,), (end,))
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=ANY_TEXT)
+def test_text_comes_back_from_its_ids(tokenizer: PromptTokenizer, text: str) -> None:
+    again = tokenizer.text_of(tokenizer.encode_text(text))
+    assert unicodedata.normalize("NFC", again) == unicodedata.normalize("NFC", text)
