@@ -1,7 +1,6 @@
 """The composition root: wires finished objects into an app and owns their lives."""
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -16,9 +15,9 @@ from server.api.auth import AuthMiddleware
 from server.api.errors import install_error_handlers
 from server.api.openapi import install_openapi
 from server.api.request_context import RequestContextMiddleware
-from server.api.routes import chat, health, models, tokens
+from server.api.routes import chat, health, models, tokens, version
 from server.api.services import Services
-from server.checkpoint import Checkpoint, load_checkpoint
+from server.checkpoint import load_checkpoint
 from server.engine.base import Engine
 from server.engine.loader import check_backend, load_engine
 from server.errors import StartupError
@@ -28,6 +27,7 @@ from server.pipeline import ChatPipeline, PromptMeter, Vocabulary
 from server.plan.check import check_settings
 from server.prompt.builder import PromptBuilder, select_template
 from server.prompt.tokenizer import PromptTokenizer, load_tokenizer
+from server.self_check import fingerprint_of, run_self_check
 from server.settings import Settings
 
 __all__ = ["create_app"]
@@ -58,6 +58,8 @@ def create_app(
     if gpu_bytes:
         check_settings(settings, gpu_bytes, checkpoint.config)
     tokenizer = load_tokenizer(checkpoint.path)
+    template = select_template(checkpoint, tokenizer)
+    check = run_self_check(template, tokenizer)
     engine = engine or load_engine(settings.engine, checkpoint, tokenizer.special_ids)
     media = MediaPreparer(
         settings.media,
@@ -66,10 +68,7 @@ def create_app(
         num_tokens_per_tile=checkpoint.num_tokens_per_tile,
     )
     builder = PromptBuilder(
-        checkpoint,
-        tokenizer,
-        select_template(checkpoint, tokenizer),
-        max_model_len=engine.info.max_model_len,
+        checkpoint, tokenizer, template, max_model_len=engine.info.max_model_len
     )
     pipeline = ChatPipeline(
         media=media,
@@ -91,7 +90,8 @@ def create_app(
             media=media, builder=builder, tokenizer=tokenizer, limits=settings.limits
         ),
         gate=AdmissionGate(settings.limits.max_in_flight),
-        fingerprint=_fingerprint(checkpoint),
+        self_check=check,
+        fingerprint=fingerprint_of(check, __version__, checkpoint.config),
         created=int(time.time()),
     )
     app = FastAPI(
@@ -110,7 +110,7 @@ def create_app(
 def _install(app: FastAPI, settings: Settings) -> None:
     install_error_handlers(app)
     install_openapi(app)
-    for module in (chat, tokens, models, health):
+    for module in (chat, tokens, models, version, health):
         app.include_router(module.router)
     keys = [key.get_secret_value() for key in settings.server.api_keys]
     app.add_middleware(AuthMiddleware, api_keys=keys)
@@ -158,9 +158,3 @@ def _detokenizer_factory(tokenizer: PromptTokenizer) -> DetokenizerFactory:
     return lambda skip_special: WindowDetokenizer(
         partial(tokenizer.decode, skip_special_tokens=skip_special)
     )
-
-
-def _fingerprint(checkpoint: Checkpoint) -> str:
-    """Changes when something that shapes answers does: our version, the template, the model's config."""
-    parts = (__version__, checkpoint.template, str(sorted(checkpoint.config.items())))
-    return "fp_" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]

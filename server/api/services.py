@@ -10,6 +10,7 @@ from server.checkpoint import Checkpoint
 from server.engine.base import Engine
 from server.errors import ModelNotFoundError
 from server.pipeline import ChatPipeline, PromptMeter
+from server.self_check import SelfCheck
 from server.settings import Settings
 
 __all__ = ["Services", "ServicesDep"]
@@ -25,6 +26,7 @@ class Services:
     chat: ChatPipeline
     meter: PromptMeter
     gate: AdmissionGate
+    self_check: SelfCheck
     fingerprint: str
     created: int
 

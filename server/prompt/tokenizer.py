@@ -5,6 +5,7 @@ that `<|im_end|>` typed by a user is six ordinary tokens), and a table of the ad
 the template may place.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ _QWEN2_PATTERN = (
 
 
 class PromptTokenizer:
-    """Encodes literal text, names control tokens, decodes ids.
+    """Encodes literal text, names control tokens, decodes ids. `digest` is equal only for equal ones.
 
     Args:
         tokenizer: The checkpoint's whole tokenizer, added tokens included.
@@ -35,7 +36,9 @@ class PromptTokenizer:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._full = tokenizer
-        definition = json.loads(tokenizer.to_str())
+        text = tokenizer.to_str()
+        self.digest = hashlib.sha256(text.encode()).hexdigest()
+        definition = json.loads(text)
         self._added: dict[int, dict[str, Any]] = {
             token["id"]: token for token in definition["added_tokens"]
         }
