@@ -1,7 +1,8 @@
 """An engine without a model: answers with the prompt's own text. For tests and client development.
 
-Deterministic. It accepts every sampling parameter and its answer depends on none: the ids of the
-prompt that are neither image tokens, nor stop tokens, nor in `skip_token_ids`, in order, then an end.
+Deterministic: the ids of the prompt that are neither image tokens, nor stop tokens, nor in
+`skip_token_ids`, in order, then an end. It is certain of each token, so temperature, filters and penalties
+change nothing. A `logit_bias` of -100 leaves a token out, and below `min_tokens` it says the text again.
 """
 
 import asyncio
@@ -10,9 +11,10 @@ import math
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
+from itertools import count, cycle, islice
 
-from server.core import FinishReason, GenerateRequest, TokenDelta
-from server.engine.base import COMMON_CAPABILITIES, EngineHealth, EngineInfo
+from server.core import FinishReason, GenerateRequest, SamplingParams, TokenDelta, TokenLogprobs
+from server.engine.base import Capability, EngineHealth, EngineInfo
 from server.errors import (
     ContextLengthExceededError,
     EngineError,
@@ -22,6 +24,10 @@ from server.errors import (
 from server.settings import EchoSettings
 
 __all__ = ["EchoEngine"]
+
+_CAPABILITIES = frozenset(Capability) - {Capability.GUIDE}
+# OpenAI's: a token with this bias is never chosen.
+_BANNING_BIAS = -100.0
 
 
 @dataclass(slots=True)
@@ -59,7 +65,7 @@ class EchoEngine:
         self._slots = asyncio.Semaphore(max_num_seqs)
         self._closed = asyncio.Event()
         self._state = "not started"
-        self._info = EngineInfo("echo", max_model_len, max_num_seqs, COMMON_CAPABILITIES)
+        self._info = EngineInfo("echo", max_model_len, max_num_seqs, _CAPABILITIES)
 
     @property
     def info(self) -> EngineInfo:
@@ -154,23 +160,29 @@ class EchoEngine:
     def _deltas(self, request: GenerateRequest) -> Iterator[TokenDelta]:
         """One token each; the end is a stop token where the request has any and there is room."""
         limit = min(request.max_tokens, self._info.max_model_len - len(request.prompt_token_ids))
-        token_ids = list(self._text_ids(request))
-        stop_ids = sorted(request.stop_token_ids)[:1]
+        banned = _banned_ids(request.sampling)
+        token_ids = self._text(request, banned)
+        stop_ids = sorted(request.stop_token_ids - banned)[:1]
         reason: FinishReason = "stop" if len(token_ids) < limit else "length"
         token_ids = (token_ids + stop_ids)[:limit]
-        for token_id in token_ids[:-1]:
-            yield TokenDelta((token_id,))
-        yield TokenDelta(tuple(token_ids[-1:]), reason)
-
-    def _text_ids(self, request: GenerateRequest) -> Iterator[int]:
-        skipped = self._skip_token_ids | request.stop_token_ids
-        start = 0
-        for span in request.images:
-            yield from (
-                i for i in request.prompt_token_ids[start : span.offset] if i not in skipped
+        num_top = request.sampling.num_logprobs
+        for number, token_id in enumerate(token_ids, start=1):
+            yield TokenDelta(
+                (token_id,),
+                reason if number == len(token_ids) else None,
+                None if num_top is None else (_logprobs(token_id, num_top),),
             )
-            start = span.offset + span.num_image_tokens
-        yield from (i for i in request.prompt_token_ids[start:] if i not in skipped)
+        if not token_ids:
+            yield TokenDelta((), reason, None if num_top is None else ())
+
+    def _text(self, request: GenerateRequest, banned: frozenset[int]) -> list[int]:
+        """The prompt's text, as often as `min_tokens` asks for."""
+        skipped = self._skip_token_ids | request.stop_token_ids | banned
+        text = list(_text_ids(request, skipped))
+        if len(text) < request.sampling.min_tokens:
+            filler = text or [next(i for i in count() if i not in skipped)]
+            text = list(islice(cycle(filler), request.sampling.min_tokens))
+        return text
 
     async def _misbehave(self, num_tokens: int) -> None:
         """Fail or hang after so many tokens, when the settings say so."""
@@ -194,3 +206,22 @@ class EchoEngine:
             await asyncio.sleep(0)
         if self._closed.is_set():
             raise EngineError("The engine was shut down.")
+
+
+def _text_ids(request: GenerateRequest, skipped: frozenset[int]) -> Iterator[int]:
+    start = 0
+    for span in request.images:
+        yield from (i for i in request.prompt_token_ids[start : span.offset] if i not in skipped)
+        start = span.offset + span.num_image_tokens
+    yield from (i for i in request.prompt_token_ids[start:] if i not in skipped)
+
+
+def _banned_ids(params: SamplingParams) -> frozenset[int]:
+    return frozenset(i for i, bias in params.logit_bias if bias <= _BANNING_BIAS)
+
+
+def _logprobs(token_id: int, num_top: int) -> TokenLogprobs:
+    """Certainty of one token; others that are as good as impossible, from id 0 on."""
+    others = islice((i for i in count() if i != token_id), max(num_top - 1, 0))
+    top = [(token_id, 0.0), *((i, -100.0 * rank) for rank, i in enumerate(others, start=1))]
+    return TokenLogprobs(0.0, tuple(top[:num_top]))

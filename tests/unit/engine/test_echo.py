@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from server.core import GenerateRequest, ImageSpan, SamplingParams
+from server.core import GenerateRequest, ImageSpan, SamplingParams, TokenLogprobs
+from server.engine.base import Capability
 from server.engine.echo import EchoEngine
 from server.errors import (
     ContextLengthExceededError,
@@ -17,9 +18,14 @@ from server.settings import EchoSettings
 END = 99
 
 
-def make_request(token_ids=(1, 2, 3), *, max_tokens=10, stop=(END,), images=()):
+def make_request(token_ids=(1, 2, 3), *, max_tokens=10, stop=(END,), images=(), **sampling):
     return GenerateRequest(
-        "r", tuple(token_ids), max_tokens, SamplingParams(), frozenset(stop), images=tuple(images)
+        "r",
+        tuple(token_ids),
+        max_tokens,
+        SamplingParams(**sampling),
+        frozenset(stop),
+        images=tuple(images),
     )
 
 
@@ -54,12 +60,32 @@ async def answer(engine, request):
         (make_request(stop=()), ([1, 2, 3], "stop")),
         (make_request([1, 7, 7, 2, 8], images=[ImageSpan(1, 1, 2)]), ([1, 2, 8, END], "stop")),
         (make_request([50, 1, 51, 2]), ([1, 2, END], "stop")),
+        (make_request(logit_bias=((2, -100.0), (3, 99.0))), ([1, 3, END], "stop")),
+        (make_request(stop=(END, 98), logit_bias=((98, -100.0),)), ([1, 2, 3, END], "stop")),
+        (make_request(min_tokens=5), ([1, 2, 3, 1, 2, END], "stop")),
+        (make_request([END], min_tokens=2), ([0, 0, END], "stop")),
+        (make_request(min_tokens=5, max_tokens=4), ([1, 2, 3, 1], "length")),
     ],
 )
 async def test_answers_with_the_text_of_the_prompt(request_, expected):
     engine = await make_engine(skip=(50, 51))
     assert await answer(engine, request_) == expected
     assert (engine.num_started, engine.num_finished, engine.num_aborted) == (1, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("num_logprobs", "tops"),
+    [(0, ()), (1, ((2, 0.0),)), (4, ((2, 0.0), (0, -100.0), (1, -200.0), (3, -300.0)))],
+)
+async def test_log_probabilities(num_logprobs, tops):
+    engine = await make_engine()
+    async with engine.generate(make_request(num_logprobs=num_logprobs)) as deltas:
+        found = [delta.logprobs async for delta in deltas]
+    assert [len(logprobs) for logprobs in found] == [1] * 4
+    assert found[1] == (TokenLogprobs(0.0, tops),)
+    async with engine.generate(make_request()) as deltas:
+        assert {delta.logprobs async for delta in deltas} == {None}
+    assert Capability.GUIDE not in engine.info.capabilities
 
 
 async def test_the_context_length_cuts_off():
