@@ -8,11 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from server.cli import main
-from server.core import Guide
 from server.engine import lmdeploy_gpu
-from server.engine.guide_compiler import check_guide
 from server.engine.lmdeploy_gpu import check_machine
-from server.errors import InvalidRequestError, StartupError
+from server.errors import StartupError
 from server.settings import TurbomindSettings
 
 
@@ -121,31 +119,3 @@ def test_settings_that_contradict(values, says):
 def test_settings_that_agree():
     assert TurbomindSettings(quant_policy="8").quant_policy == 8
     TurbomindSettings(tp=4, nnodes=2, node_rank=1, devices=(2, 3), dist_init_addr="a:1")
-
-
-@pytest.mark.parametrize(
-    ("kind", "source"),
-    [
-        ("regex", "(" * 40 + ")" * 40),
-        ("regex", "x" * 65_537),
-        ("regex", "((a{1,99}){99}){99}"),
-        ("json_schema", '{"type":'),
-        ("json_schema", '{"type":"string","pattern":"(a{999}){999}"}'),
-        ("json_schema", '{"items":{"items":{"type":"string"},"maxItems":999},"maxItems":999}'),
-    ],
-)
-def test_guides_that_are_refused_uncompiled(kind, source):
-    with pytest.raises(InvalidRequestError):
-        check_guide(Guide(kind, source))
-
-
-@pytest.mark.parametrize(
-    ("kind", "source"),
-    [
-        ("regex", r"\{\d{3}\}[{}()]+(ab|c){2,5}"),
-        ("json_schema", '{"properties":{"a":{},"b":{"type":"string","maxLength":4000}}}'),
-        ("grammar", 'root ::= "{" [0-9]{1,9} "}"'),
-    ],
-)
-def test_guides_that_pass(kind, source):
-    check_guide(Guide(kind, source))
