@@ -20,6 +20,7 @@ from server.api.services import Services
 from server.checkpoint import load_checkpoint
 from server.engine.base import Engine
 from server.engine.loader import check_backend, load_engine
+from server.engine.token_table import TokenTable
 from server.errors import StartupError
 from server.media.preparer import MediaPreparer
 from server.output.detokenizer import BytesDetokenizer, DetokenizerFactory, WindowDetokenizer
@@ -60,7 +61,7 @@ def create_app(
     tokenizer = load_tokenizer(checkpoint.path)
     template = select_template(checkpoint, tokenizer)
     check = run_self_check(template, tokenizer)
-    engine = engine or load_engine(settings.engine, checkpoint, tokenizer.special_ids)
+    engine = engine or load_engine(settings.engine, checkpoint, _token_table(tokenizer))
     media = MediaPreparer(
         settings.media,
         tile_px=checkpoint.tile_px,
@@ -148,6 +149,10 @@ async def _start(
             on_fatal(error)
         return
     _log.info("ready after %.1f s", time.monotonic() - started)
+
+
+def _token_table(tokenizer: PromptTokenizer) -> TokenTable:
+    return TokenTable(tokenizer.all_token_bytes, tokenizer.special_ids, tokenizer.encode_answer)
 
 
 def _detokenizer_factory(tokenizer: PromptTokenizer) -> DetokenizerFactory:

@@ -1,9 +1,8 @@
 """A backend's name to an engine; imports only the backend that is asked for."""
 
-from collections.abc import Set as AbstractSet
-
 from server.checkpoint import Checkpoint
 from server.engine.base import Engine
+from server.engine.token_table import TokenTable
 from server.errors import StartupError
 from server.settings import EngineSettings
 
@@ -26,15 +25,13 @@ def check_backend(settings: EngineSettings) -> tuple[int, ...]:
     return ()
 
 
-def load_engine(
-    settings: EngineSettings, checkpoint: Checkpoint, special_token_ids: AbstractSet[int]
-) -> Engine:
+def load_engine(settings: EngineSettings, checkpoint: Checkpoint, tokens: TokenTable) -> Engine:
     """Make the engine the settings name; nothing is loaded before its `start`.
 
     Args:
         settings: Which engine, and its section.
         checkpoint: What it serves.
-        special_token_ids: Ids without text, which the echo engine must not repeat.
+        tokens: What its tokenizer makes of ids.
 
     Raises:
         StartupError: The backend's packages are not installed; names the extra to install.
@@ -46,7 +43,7 @@ def load_engine(
             settings.echo,
             max_num_seqs=settings.max_num_seqs,
             max_model_len=checkpoint.max_model_len,
-            skip_token_ids=frozenset(special_token_ids) | {checkpoint.image_token_id},
+            skip_token_ids=tokens.special_ids | {checkpoint.image_token_id},
         )
     if settings.kind == "turbomind":
         from server.engine.lmdeploy_engine import TurbomindEngine
@@ -66,6 +63,7 @@ def load_engine(
     return CpuEngine(
         checkpoint,
         settings.cpu,
+        tokens,
         max_num_seqs=settings.max_num_seqs,
         max_model_len=checkpoint.max_model_len,
     )

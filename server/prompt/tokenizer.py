@@ -83,6 +83,22 @@ class PromptTokenizer:
         """Ids of literal text; never one of an added token. Thread-safe, releases the GIL."""
         return list(self._text_only.encode(text, add_special_tokens=False).ids)
 
+    def encode_answer(self, text: str) -> list[int]:
+        """Ids of text as a model writes it: added tokens that are not special are one id each."""
+        if self._plain_pattern is None:
+            return self.encode_text(text)
+        ids: list[int] = []
+        for number, part in enumerate(self._plain_pattern.split(text)):
+            ids += [self.control_ids[part]] if number % 2 else self.encode_text(part)
+        return ids
+
+    @cached_property
+    def _plain_pattern(self) -> re.Pattern[str] | None:
+        """Matches any added token that is not special, such as Qwen2.5's `<tool_call>`."""
+        names = [token["content"] for token in self._added.values() if not token["special"]]
+        names.sort(key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, names))})") if names else None
+
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of ids, special tokens left out unless they are asked for."""
         return str(self._full.decode(list(token_ids), skip_special_tokens=skip_special_tokens))

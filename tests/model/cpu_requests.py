@@ -9,6 +9,8 @@ import numpy as np
 from server.checkpoint import Checkpoint, load_checkpoint
 from server.core import GenerateRequest, ImageSpan, SamplingParams
 from server.engine.cpu import CpuEngine
+from server.engine.token_table import TokenTable
+from server.prompt.tokenizer import load_tokenizer
 from server.settings import CpuSettings, ModelSettings
 
 
@@ -16,13 +18,24 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     return load_checkpoint(ModelSettings(path=str(folder)))
 
 
+def read_tokens(checkpoint: Checkpoint) -> TokenTable:
+    tokenizer = load_tokenizer(checkpoint.path)
+    return TokenTable(tokenizer.all_token_bytes, tokenizer.special_ids, tokenizer.encode_answer)
+
+
 @asynccontextmanager
 async def running_engine(
-    checkpoint: Checkpoint, *, max_num_seqs: int = 16, max_model_len: int = 1024, **settings
+    checkpoint: Checkpoint,
+    *,
+    tokens: TokenTable | None = None,
+    max_num_seqs: int = 16,
+    max_model_len: int = 1024,
+    **settings,
 ):
     engine = CpuEngine(
         checkpoint,
         CpuSettings(**settings),
+        tokens or read_tokens(checkpoint),
         max_num_seqs=max_num_seqs,
         max_model_len=max_model_len,
     )

@@ -16,7 +16,13 @@ from server.errors import (
     InvalidRequestError,
     StartupError,
 )
-from tests.model.cpu_requests import answer, make_request, read_checkpoint, running_engine
+from tests.model.cpu_requests import (
+    answer,
+    make_request,
+    read_checkpoint,
+    read_tokens,
+    running_engine,
+)
 
 pytestmark = pytest.mark.model
 
@@ -351,5 +357,5 @@ async def test_a_checkpoint_that_cannot_be_loaded_fails_the_start(checkpoint, tm
 
     empty = dataclasses.replace(checkpoint, path=tmp_path)
     with pytest.raises(StartupError, match=r"model\.safetensors"):
-        async with running_engine(empty):
+        async with running_engine(empty, tokens=read_tokens(checkpoint)):
             pytest.fail("was started")

@@ -10,8 +10,9 @@ import torch
 
 from server.checkpoint import Checkpoint
 from server.core import GenerateRequest, SamplingParams
-from server.engine.base import COMMON_CAPABILITIES, EngineHealth, EngineInfo, TokenStream
+from server.engine.base import Capability, EngineHealth, EngineInfo, TokenStream
 from server.engine.cpu.config import parse_model_config
+from server.engine.cpu.guides import CompiledGuide, GuideVocabulary
 from server.engine.cpu.kv_cache import kv_bytes_per_token
 from server.engine.cpu.limits import RequestLimits, check_request
 from server.engine.cpu.runner import Runner
@@ -19,10 +20,13 @@ from server.engine.cpu.scheduler import Prefill, Scheduler, Sequence
 from server.engine.cpu.stream import Event, Stream
 from server.engine.cpu.weights import load_model
 from server.engine.cpu.worker import Worker
+from server.engine.guide_compiler import GuideCompiler
+from server.engine.token_table import TokenTable
 from server.errors import (
     EngineError,
     EngineUnavailableError,
     StartupError,
+    UnsupportedParameterError,
 )
 from server.settings import CpuSettings
 
@@ -45,6 +49,7 @@ class CpuEngine:
     Args:
         checkpoint: What to load; read in `start`.
         settings: Types, threads and memory.
+        tokens: The text of the ids; without bytes there are no guides.
         max_num_seqs: Most requests computed at the same time.
         max_model_len: Most tokens of a request, prompt and answer together; `info` says less when
             `kv_cache_bytes` has no room for so many.
@@ -57,12 +62,14 @@ class CpuEngine:
         self,
         checkpoint: Checkpoint,
         settings: CpuSettings,
+        tokens: TokenTable,
         *,
         max_num_seqs: int,
         max_model_len: int,
     ) -> None:
         self._checkpoint = checkpoint
         self._settings = settings
+        self._tokens = tokens
         self._dtype: torch.dtype = getattr(torch, settings.dtype)
         self._config = parse_model_config(checkpoint, max_model_len=max_model_len)
         self._max_kv_tokens = settings.kv_cache_bytes // kv_bytes_per_token(
@@ -70,13 +77,14 @@ class CpuEngine:
         )
         # A request longer than all keys and values would wait for ever: that is the context, then.
         max_model_len = min(max_model_len, self._max_kv_tokens)
-        self._info = EngineInfo("cpu", max_model_len, max_num_seqs, COMMON_CAPABILITIES)
+        self._info = EngineInfo("cpu", max_model_len, max_num_seqs, _capabilities(tokens))
         self._streams: dict[Sequence, Stream] = {}
         self._worker: Worker | None = None
         self._state = "not started"
         self._scheduler: Scheduler
         self._loop: asyncio.AbstractEventLoop
         self._limits: RequestLimits
+        self._guides: GuideCompiler[CompiledGuide] | None = None
 
     @property
     def info(self) -> EngineInfo:
@@ -103,6 +111,10 @@ class CpuEngine:
             await asyncio.wrap_future(self._worker.loaded)
         except (MemoryError, RuntimeError) as err:
             raise StartupError(f"The model could not be loaded: {err}") from err
+        if self._tokens.token_bytes is not None:
+            vocab_size = self._config.decoder.vocab_size
+            vocabulary = await asyncio.to_thread(GuideVocabulary, self._tokens, vocab_size)
+            self._guides = GuideCompiler(vocabulary.compile)
         self._state = "running"
 
     async def close(self) -> None:
@@ -111,6 +123,8 @@ class CpuEngine:
         self._state = "closed"
         if worker is None:
             return
+        if self._guides is not None:
+            self._guides.close()
         await asyncio.to_thread(worker.stop)
         self._fail_all()
 
@@ -162,20 +176,37 @@ class CpuEngine:
         _warm_up(runner)
         return runner
 
-    def _submit(self, request: GenerateRequest, stream: Stream) -> Callable[[], None]:
-        worker = self._worker
-        if worker is None or self._state != "running":
-            raise EngineUnavailableError(f"The engine is {self._state}; try again later.")
+    async def _submit(self, request: GenerateRequest, stream: Stream) -> Callable[[], None]:
+        self._running_worker()
         check_request(request, self._limits)
+        guide = await self._compile(request)
+        worker = self._running_worker()
         num_tokens = len(request.prompt_token_ids) + request.max_tokens
         sequence = Sequence(
             request,
             num_kv_tokens=min(num_tokens, self._info.max_model_len),
             needs_encoding=bool(request.images),
+            guide=guide,
         )
         self._streams[sequence] = stream
         worker.add(sequence)
         return partial(self._abort, sequence)
+
+    def _running_worker(self) -> Worker:
+        if self._worker is None or self._state != "running":
+            raise EngineUnavailableError(f"The engine is {self._state}; try again later.")
+        return self._worker
+
+    async def _compile(self, request: GenerateRequest) -> CompiledGuide | None:
+        guide = request.sampling.guide
+        if guide is None:
+            return None
+        if self._guides is None:
+            raise UnsupportedParameterError(
+                "This checkpoint's tokenizer is not byte-level; answers cannot be held to a format.",
+                param=guide.param,
+            )
+        return await self._guides.compile(guide)
 
     def _abort(self, sequence: Sequence) -> None:
         """Free a request that was left before its end."""
@@ -211,6 +242,12 @@ class CpuEngine:
             kind = EngineUnavailableError if is_closed and sequence not in running else EngineError
             errors.append(Event(sequence, error=kind(f"The engine {why}.")))
         self._deliver(errors)
+
+
+def _capabilities(tokens: TokenTable) -> frozenset[Capability]:
+    """Everything, but guides only where every byte of an answer is known."""
+    without = {Capability.GUIDE} if tokens.token_bytes is None else set()
+    return frozenset(Capability) - without
 
 
 def _warm_up(runner: Runner) -> None:

@@ -37,6 +37,12 @@ def check_request(request: GenerateRequest, limits: RequestLimits) -> None:
         )
     if not 0 <= min(request.prompt_token_ids) <= max(request.prompt_token_ids) < limits.vocab_size:
         raise InvalidRequestError("The prompt has token ids that the model does not know.")
+    unknown = [i for i, _ in request.sampling.logit_bias if not 0 <= i < limits.vocab_size]
+    if unknown:
+        raise InvalidRequestError(
+            f"'logit_bias' names token {unknown[0]}; the model has ids 0 to {limits.vocab_size - 1}.",
+            param="logit_bias",
+        )
     _check_images(request, limits)
 
 

@@ -7,14 +7,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from server.core import ImageSpan
+from server.core import ImageSpan, TokenLogprobs
 from server.engine.cpu.decoder import Segment
 from server.engine.cpu.kv_cache import KvCache
+from server.engine.cpu.logprobs import token_logprobs
 from server.engine.cpu.model import InternVL
 from server.engine.cpu.sampler import Sampler
 from server.engine.cpu.scheduler import Prefill, Sequence
+from server.errors import EngineError
 
-__all__ = ["Runner"]
+__all__ = ["Choice", "Runner"]
 
 
 @dataclass(slots=True)
@@ -31,6 +33,20 @@ class _State:
     last_token_id: int = -1
     encoding: Generator[None, None, Tensor] | None = None
     image_embeds: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The next token of a sequence, or the error that kept it from one.
+
+    `is_complete` says that the guide allows nothing after it.
+    """
+
+    sequence: Sequence
+    token_id: int = -1
+    logprobs: TokenLogprobs | None = None
+    is_complete: bool = False
+    error: Exception | None = None
 
 
 class Runner:
@@ -58,7 +74,7 @@ class Runner:
         text_ids = _without(request.prompt_token_ids, image_ids)
         state = _State(
             kv_cache=KvCache(self._model.config.decoder, sequence.num_kv_tokens, decoder.dtype),
-            sampler=Sampler(request.sampling, text_ids),
+            sampler=self._new_sampler(sequence, text_ids),
             prompt=_ids(request.prompt_token_ids),
         )
         if sequence.needs_encoding and request.pixel_values is not None:
@@ -66,6 +82,12 @@ class Runner:
             state.encoding = self._model.vision.encode(pixels)
             sequence.request = replace(request, pixel_values=None)
         self._states[sequence] = state
+
+    def _new_sampler(self, sequence: Sequence, text_ids: Iterable[int]) -> Sampler:
+        request, guide = sequence.request, sequence.guide
+        vocab_size = self._model.config.decoder.vocab_size
+        stops = [i for i in request.stop_token_ids if 0 <= i < vocab_size]
+        return Sampler(request.sampling, text_ids, stops, guide.start(stops) if guide else None)
 
     def drop(self, sequence: Sequence) -> None:
         """Free all memory of a request; one that never began is no error."""
@@ -82,9 +104,7 @@ class Runner:
             state.encoding = None
             sequence.needs_encoding = False
 
-    def forward(
-        self, decode: Items[Sequence], prefill: Items[Prefill]
-    ) -> list[tuple[Sequence, int]]:
+    def forward(self, decode: Items[Sequence], prefill: Items[Prefill]) -> list[Choice]:
         """Compute the next token of `decode` and of those of `prefill` whose prompt ends here."""
         rows = list(range(len(decode)))
         segments = [self._decode_segment(sequence) for sequence in decode]
@@ -123,18 +143,31 @@ class Runner:
                 embeds[first - start : last - start] = state.image_embeds[row : row + last - first]
         return embeds
 
-    def _choose(self, sequences: Items[Sequence], logits: Tensor) -> list[tuple[Sequence, int]]:
+    def _choose(self, sequences: Items[Sequence], logits: Tensor) -> list[Choice]:
         if not sequences:
             return []
         likeliest = logits.argmax(dim=-1).tolist()
-        chosen = []
-        for sequence, greedy, row in zip(sequences, likeliest, logits, strict=True):
-            state = self._states[sequence]
+        return [
+            self._choose_one(sequence, greedy, row)
+            for sequence, greedy, row in zip(sequences, likeliest, logits, strict=True)
+        ]
+
+    def _choose_one(self, sequence: Sequence, greedy: int, row: Tensor) -> Choice:
+        """The next token of one sequence. Its failure is no other's."""
+        state = self._states[sequence]
+        num_logprobs = sequence.request.sampling.num_logprobs
+        # Before the sampler changes the row.
+        log_softmax = row.log_softmax(dim=-1) if num_logprobs is not None else None
+        try:
             token_id = greedy if state.sampler.is_plain_greedy else state.sampler.choose(row)
-            state.last_token_id = token_id
-            sequence.num_generated += 1
-            chosen.append((sequence, token_id))
-        return chosen
+        except EngineError as err:
+            return Choice(sequence, error=err)
+        state.last_token_id = token_id
+        sequence.num_generated += 1
+        logprobs = None
+        if log_softmax is not None:
+            logprobs = token_logprobs(log_softmax, token_id, num_logprobs or 0)
+        return Choice(sequence, token_id, logprobs, state.sampler.is_complete)
 
 
 def _ids(values: Iterable[int]) -> Tensor:

@@ -1,11 +1,10 @@
 """From the logits of one token to its id, as one request's parameters ask for.
 
-Order, as in transformers' `generate`: repetition penalty, temperature, top_k, top_p, min_p, draw.
-Each filter keeps at least the most likely token; top_p is taken of the probabilities that top_k
-left.
-
-The penalty covers the text of the prompt and everything generated. The placeholders of images are
-left out: they stand for pixels, the model did not read their id.
+Order: repetition penalty, presence and frequency penalty, logit bias, what the guide forbids, stop
+tokens before `min_tokens`, temperature, top_k, top_p, min_p, draw. That is transformers' `generate`
+with OpenAI's parameters put behind the penalty that multiplies. Each filter keeps at least the most
+likely token; top_p is taken of the probabilities that top_k left. Where a guide allows nothing but
+the end, the end is chosen, `min_tokens` or not.
 
 The draw takes one uniform number of the request's own generator, so a seed gives the same text
 whatever else is computed at the same time.
@@ -17,6 +16,8 @@ import torch
 from torch import Tensor
 
 from server.core import SamplingParams
+from server.engine.cpu.guides import GuideState
+from server.engine.cpu.penalties import Penalties
 
 __all__ = ["Sampler", "filter_logits"]
 
@@ -29,17 +30,31 @@ _MIN_TEMPERATURE = 1e-5
 
 
 class Sampler:
-    """Chooses the tokens of one request and remembers which it has seen.
+    """Chooses the tokens of one request and remembers what the next choice depends on.
 
     Args:
         params: The request's parameters; a seed of None draws a fresh one.
         prompt_token_ids: Ids of the prompt that a repetition penalty covers.
+        stop_token_ids: Ids of the vocabulary that are not chosen before `params.min_tokens` tokens.
+        guide: What the answer is held to.
     """
 
-    def __init__(self, params: SamplingParams, prompt_token_ids: Iterable[int]) -> None:
+    def __init__(
+        self,
+        params: SamplingParams,
+        prompt_token_ids: Iterable[int] = (),
+        stop_token_ids: Iterable[int] = (),
+        guide: GuideState | None = None,
+    ) -> None:
         self._params = params
-        self._has_penalty = params.repetition_penalty != 1.0
-        self._seen = dict.fromkeys(prompt_token_ids) if self._has_penalty else {}
+        self._penalties = Penalties.of(params, prompt_token_ids)
+        self._stops = torch.tensor(sorted(stop_token_ids), dtype=torch.int64)
+        self._guide = guide
+        self._num_chosen = 0
+        self._is_greedy = params.temperature < _MIN_TEMPERATURE
+        self._is_adjusted = bool(
+            self._penalties or guide or (params.min_tokens and len(self._stops))
+        )
         self._generator = torch.Generator()
         if params.seed is None:
             self._generator.seed()
@@ -49,30 +64,43 @@ class Sampler:
     @property
     def is_plain_greedy(self) -> bool:
         """The most likely token is all that is wanted, so many rows can be done at once."""
-        return self._params.temperature < _MIN_TEMPERATURE and not self._has_penalty
+        return self._is_greedy and not self._is_adjusted
+
+    @property
+    def is_complete(self) -> bool:
+        """The guide allows nothing but the end now."""
+        return self._guide is not None and self._guide.is_complete
 
     def choose(self, logits: Tensor) -> int:
         """Choose a token.
 
         Args:
             logits: float32, (vocab_size,); may be changed.
+
+        Raises:
+            EngineError: The guide has become too large to go on with.
         """
-        if self._has_penalty:
-            self._penalise(logits)
-        token_id = (
-            self._draw(logits)
-            if self._params.temperature >= _MIN_TEMPERATURE
-            else int(logits.argmax())
-        )
-        if self._has_penalty:
-            self._seen[token_id] = None
+        if self._is_adjusted:
+            self._adjust(logits)
+        token_id = int(logits.argmax()) if self._is_greedy else self._draw(logits)
+        self._num_chosen += 1
+        if self._penalties is not None:
+            self._penalties.observe(token_id)
+        if self._guide is not None:
+            self._guide.advance(token_id)
         return token_id
 
-    def _penalise(self, logits: Tensor) -> None:
-        seen = torch.tensor(list(self._seen), dtype=torch.int64)
-        scores = logits[seen]
-        penalty = self._params.repetition_penalty
-        logits[seen] = torch.where(scores < 0, scores * penalty, scores / penalty)
+    def _adjust(self, logits: Tensor) -> None:
+        """Apply what comes before the temperature, in place."""
+        if self._penalties is not None:
+            self._penalties.apply(logits)
+        if self._guide is not None:
+            logits.masked_fill_(self._guide.forbidden, -torch.inf)
+        if self._num_chosen < self._params.min_tokens and len(self._stops):
+            kept = logits[self._stops]
+            logits[self._stops] = -torch.inf
+            if logits.max() == -torch.inf:
+                logits[self._stops] = kept
 
     def _draw(self, logits: Tensor) -> int:
         weights, token_ids = filter_logits(logits, self._params)

@@ -11,6 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from server.core import GenerateRequest
+from server.engine.cpu.guides import CompiledGuide
 
 __all__ = ["Prefill", "Scheduler", "Sequence", "Step"]
 
@@ -21,7 +22,7 @@ class Sequence:
 
     `request` loses its pixels when it starts. `num_kv_tokens` tokens of keys and values are
     reserved for it while it runs. `num_read_tokens` of its prompt are in the cache; `num_generated`
-    tokens were chosen.
+    tokens were chosen. `guide` is what the answer is held to.
     """
 
     request: GenerateRequest
@@ -29,6 +30,7 @@ class Sequence:
     needs_encoding: bool = False
     num_read_tokens: int = 0
     num_generated: int = 0
+    guide: CompiledGuide | None = None
 
     @property
     def max_generated(self) -> int:

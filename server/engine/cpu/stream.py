@@ -1,12 +1,12 @@
 """The asyncio side of one request: what the engine's thread found, handed to who waits for it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from server.core import FinishReason, TokenDelta
+from server.core import FinishReason, TokenDelta, TokenLogprobs
 from server.engine.cpu.scheduler import Sequence
 from server.errors import ServerError
 
@@ -20,6 +20,7 @@ class Event:
     sequence: Sequence
     token_id: int = -1
     finish_reason: FinishReason | None = None
+    logprobs: TokenLogprobs | None = None
     error: ServerError | None = None
 
 
@@ -32,10 +33,11 @@ class Stream:
         enter: Queues the request, or refuses it by raising; returns what aborts it.
     """
 
-    def __init__(self, enter: Callable[[Self], Callable[[], None]]) -> None:
-        self._enter: Callable[[Self], Callable[[], None]] | None = enter
+    def __init__(self, enter: Callable[[Self], Awaitable[Callable[[], None]]]) -> None:
+        self._enter: Callable[[Self], Awaitable[Callable[[], None]]] | None = enter
         self._abort: Callable[[], None] | None = None
         self._token_ids: list[int] = []
+        self._logprobs: list[TokenLogprobs] = []
         self._finish_reason: FinishReason | None = None
         self._error: ServerError | None = None
         self._has_ended = False
@@ -47,7 +49,7 @@ class Stream:
         # Dropped before the call: it holds the request, whose pixels must not outlive their
         # encoding.
         enter, self._enter = self._enter, None
-        self._abort = enter(self)
+        self._abort = await enter(self)
         return self
 
     async def __aexit__(
@@ -67,6 +69,8 @@ class Stream:
         else:
             self._token_ids.append(event.token_id)
             self._finish_reason = event.finish_reason
+            if event.logprobs is not None:
+                self._logprobs.append(event.logprobs)
         self._news.set()
 
     def __aiter__(self) -> Self:
@@ -80,10 +84,11 @@ class Stream:
         if self._token_ids:
             # Tokens that arrived before an error are handed out first.
             token_ids, self._token_ids = tuple(self._token_ids), []
+            logprobs, self._logprobs = tuple(self._logprobs) or None, []
             self._has_ended = self._finish_reason is not None
             if self._error is not None:
                 self._news.set()
-            return TokenDelta(token_ids, self._finish_reason)
+            return TokenDelta(token_ids, self._finish_reason, logprobs)
         assert self._error is not None
         self._has_ended = True
         raise self._error

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import torch
 
 from server.core import FinishReason
-from server.engine.cpu.runner import Runner
+from server.engine.cpu.runner import Choice, Runner
 from server.engine.cpu.scheduler import Scheduler, Sequence, Step
 from server.engine.cpu.stream import Event
 from server.errors import EngineError
@@ -158,20 +158,23 @@ class Worker:
 
     def _forward(self, step: Step) -> list[Event]:
         return [
-            self._advance(sequence, token_id)
-            for sequence, token_id in self._runner.forward(step.decode, step.prefill)
+            self._advance(choice)
+            if choice.error is None
+            else self._fail(choice.sequence, choice.error)
+            for choice in self._runner.forward(step.decode, step.prefill)
         ]
 
-    def _advance(self, sequence: Sequence, token_id: int) -> Event:
+    def _advance(self, choice: Choice) -> Event:
         """The event of a new token; frees the request when it was the last."""
+        sequence = choice.sequence
         reason: FinishReason | None = None
-        if token_id in sequence.request.stop_token_ids:
+        if choice.is_complete or choice.token_id in sequence.request.stop_token_ids:
             reason = "stop"
         elif sequence.num_generated == sequence.max_generated:
             reason = "length"
         if reason is not None:
             self._drop(sequence)
-        return Event(sequence, token_id, reason)
+        return Event(sequence, choice.token_id, reason, choice.logprobs)
 
     def _fail(self, sequence: Sequence, cause: Exception) -> Event:
         self._drop(sequence)

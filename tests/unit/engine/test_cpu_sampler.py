@@ -1,13 +1,17 @@
 """Sampling equals transformers' processors, and draws follow the filtered distribution."""
 
 import warnings
+from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.core import SamplingParams
+from server.engine.cpu.logprobs import token_logprobs
+from server.engine.cpu.penalties import Penalties
 from server.engine.cpu.sampler import Sampler, filter_logits
 
 LOGITS = st.lists(st.integers(-400, 400), min_size=2, max_size=40, unique=True).map(
@@ -85,6 +89,110 @@ def test_repetition_penalty_covers_what_was_generated():
     sampler = Sampler(SamplingParams(temperature=0.0, repetition_penalty=2.0), [0])
     logits = torch.tensor([4.0, 3.0, 2.5])
     assert [sampler.choose(logits.clone()) for _ in range(2)] == [1, 2]
+
+
+PENALTY = st.floats(-2, 2).map(lambda value: round(value, 2))
+
+
+@settings(deadline=None)
+@given(
+    logits=LOGITS,
+    presence=PENALTY,
+    frequency=PENALTY,
+    repetition=st.sampled_from([1.0, 1.0, 1.3]),
+    data=st.data(),
+)
+def test_what_comes_before_the_temperature(logits, presence, frequency, repetition, data):
+    """Repetition as transformers has it, then OpenAI's penalties over the answer alone, then the bias."""
+    ids = st.integers(0, len(logits) - 1)
+    prompt, answered = data.draw(st.lists(ids, min_size=1)), data.draw(st.lists(ids, min_size=1))
+    bias = data.draw(st.dictionaries(ids, st.floats(-100, 100, width=32)))
+    params = SamplingParams(
+        temperature=0.0,
+        repetition_penalty=repetition,
+        presence_penalty=presence,
+        frequency_penalty=frequency,
+        logit_bias=tuple(bias.items()),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from transformers.generation import RepetitionPenaltyLogitsProcessor
+    seen = torch.tensor([prompt + answered])
+    expected = RepetitionPenaltyLogitsProcessor(repetition)(seen, logits[None].clone())[0].numpy()
+    for token_id, count in Counter(answered).items():
+        expected[token_id] -= np.float32(presence + frequency * count)
+    for token_id, value in bias.items():
+        expected[token_id] += np.float32(value)
+
+    actual = logits.clone()
+    penalties = Penalties.of(params, prompt)
+    if penalties is not None:
+        for token_id in answered:
+            penalties.observe(token_id)
+        penalties.apply(actual)
+    np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_frequency_penalty_counts_the_answer_and_not_the_prompt():
+    params = SamplingParams(temperature=0.0, frequency_penalty=1.0)
+    sampler = Sampler(params, [0, 0, 0, 0])
+    logits = torch.tensor([4.0, 2.5, 0.0])
+    assert [sampler.choose(logits.clone()) for _ in range(6)] == [0, 0, 1, 0, 1, 0]
+
+
+def test_a_presence_penalty_is_taken_once():
+    sampler = Sampler(SamplingParams(temperature=0.0, presence_penalty=2.0), [])
+    logits = torch.tensor([4.0, 2.5, 0.1])
+    assert [sampler.choose(logits.clone()) for _ in range(5)] == [0, 1, 0, 0, 0]
+
+
+def test_a_bias_bans_or_forces():
+    logits = torch.tensor([1.0, 5.0, 3.0])
+    params = [
+        SamplingParams(temperature=t, logit_bias=bias, seed=0)
+        for t in (0.0, 1.0)
+        for bias in (((1, -100.0),), ((0, 100.0),))
+    ]
+    chosen = [{Sampler(p).choose(logits.clone()) for _ in range(20)} for p in params]
+    assert 1 not in chosen[0] | chosen[2]
+    assert chosen[1] == chosen[3] == {0}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_min_tokens_equals_transformers(temperature):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from transformers.generation import MinNewTokensLengthLogitsProcessor
+    logits = torch.tensor([9.0, 1.0, 8.0, 2.0])
+    stops, num = [0, 2], 3
+    sampler = Sampler(SamplingParams(temperature=temperature, min_tokens=num, seed=3), [], stops)
+    reference = MinNewTokensLengthLogitsProcessor(5, num, stops, device="cpu")
+    assert not sampler.is_plain_greedy
+    for length in range(num + 1):
+        ids = torch.zeros(1, 5 + length, dtype=torch.int64)
+        possible = (reference(ids, logits[None].clone())[0] > -torch.inf).nonzero().flatten()
+        token_id = sampler.choose(logits.clone())
+        assert token_id in possible.tolist()
+    assert token_id in stops
+
+
+def test_min_tokens_gives_way_where_nothing_else_is_left():
+    sampler = Sampler(SamplingParams(temperature=0.0, min_tokens=5), [], [0, 1])
+    assert sampler.choose(torch.tensor([1.0, 2.0])) == 1
+
+
+@settings(deadline=None)
+@given(logits=LOGITS, num_top=st.integers(0, 20), data=st.data())
+def test_log_probabilities(logits, num_top, data):
+    token_id = data.draw(st.integers(0, len(logits) - 1))
+    result = token_logprobs(logits.log_softmax(-1), token_id, num_top)
+    exact = logits.double().numpy()
+    exact = exact - np.log(np.exp(exact - exact.max()).sum()) - exact.max()
+    assert result.logprob == pytest.approx(exact[token_id], abs=1e-4)
+    likeliest = np.argsort(-exact)[:num_top]
+    assert [i for i, _ in result.top] == likeliest.tolist()
+    values = [value for _, value in result.top]
+    assert values == pytest.approx(exact[likeliest].tolist(), abs=1e-4)
 
 
 def test_greedy_takes_the_likeliest():

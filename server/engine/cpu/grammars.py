@@ -1,0 +1,140 @@
+"""A guide as a grammar of llguidance: what it must say, in the library's variant of Lark.
+
+JSON is written as Python's `json.dumps` writes it, with one space after `,` and `:` and no other, so
+that a model cannot fill an answer with blanks. A keyword of a schema that llguidance does not know how
+to keep is an error, never left out.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+from llguidance import LLMatcher
+from llguidance.gbnf_to_lark import ASTNode, GrammarParser, RuleNode, RuleRefNode, resolve
+
+from server.core import Guide
+
+__all__ = ["grammar_of"]
+
+_JSON_OPTIONS: Mapping[str, Any] = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "coerce_one_of": False,
+    "lenient": False,
+}
+_HEADER = "%llguidance {}\n"
+_RULE = re.compile(r"^[ \t]*([\w-]+)[ \t]*::=", re.MULTILINE)
+_HEX = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|.)")
+_ASCII_END = 0x80
+_CALL_START = "<tool_call>"
+_CALL_END = "\n</tool_call>"
+
+
+def grammar_of(guide: Guide) -> str:
+    """The grammar every answer of a guide fits.
+
+    Raises:
+        Exception: The source is malformed. What a grammar itself has wrong, its compiler tells.
+    """
+    if guide.kind == "json_schema":
+        return _json_grammar(guide.source)
+    if guide.kind == "regex":
+        return str(LLMatcher.grammar_from_regex(_without_anchors(guide.source)))
+    lark = _lark_of_gbnf(guide.source) if guide.kind == "grammar" else _lark_of_tools(guide.source)
+    return str(LLMatcher.grammar_from_lark(lark))
+
+
+def _json_grammar(source: str) -> str:
+    schema = json.loads(source)
+    # A boolean is a schema too, but has no room for options.
+    schema = {} if schema is True else schema
+    return str(LLMatcher.grammar_from_json_schema(schema, overrides=cast("Any", _JSON_OPTIONS)))
+
+
+def _without_anchors(pattern: str) -> str:
+    """The whole answer must fit anyway; llguidance knows no anchors."""
+    pattern = pattern.removeprefix("^")
+    if pattern.endswith("$"):
+        body = pattern[:-1]
+        num_backslashes = len(body) - len(body.rstrip("\\"))
+        return body if num_backslashes % 2 == 0 else pattern
+    return pattern
+
+
+def _lark_of_gbnf(source: str) -> str:
+    """GBNF rules, beginning with `root`, as Lark rules.
+
+    Rules that do not lead back to themselves become regular expressions, which are matched exactly. In
+    the others each piece takes as much text as it can, as llguidance's lexer does.
+    """
+    names = _RULE.findall(source)
+    if len(names) != len(set(names)):
+        raise ValueError("a rule is given twice")
+    parsed = GrammarParser().parse(_HEX.sub(_plain_escape, source))
+    if "root" not in parsed:
+        raise ValueError("there is no rule 'root'")
+    # Names of our own: theirs may collide once they are spelled as Lark wants them.
+    names_of = {name: f"rule{number}" for number, name in enumerate(parsed)}
+    for node in (node for rule in parsed.values() for node in _walk(rule)):
+        if isinstance(node, RuleRefNode | RuleNode):
+            if node.name not in names_of:
+                raise ValueError(f"there is no rule {node.name!r}")
+            node.name = names_of[node.name]
+    rules = {rule.name: rule for rule in parsed.values()}
+    # The first rule is never made an expression, so it only refers to theirs.
+    rules["root"] = RuleNode("root", RuleRefNode(names_of["root"]), "")
+    resolve(rules)
+    return _HEADER + "".join(f"{rule}\n" for rule in rules.values())
+
+
+def _plain_escape(match: re.Match[str]) -> str:
+    """GBNF's escapes of code points in the one form that Lark shares."""
+    digits = match.group(1) or match.group(2) or match.group(3)
+    if digits is None:
+        return match.group()
+    return f"\\x{int(digits, 16):02x}" if int(digits, 16) < _ASCII_END else chr(int(digits, 16))
+
+
+def _walk(node: ASTNode) -> Iterator[ASTNode]:
+    yield node
+    for child in node.children():
+        yield from _walk(child)
+
+
+def _lark_of_tools(source: str) -> str:
+    """Text with calls, or nothing but calls, each as Qwen2.5 writes it.
+
+    The lexeme before a call is lazy: it ends with the first `<tool_call>`, so no text gets past one.
+    """
+    spec = json.loads(source)
+    lines = [_HEADER]
+    if not spec["is_required"]:
+        lines += [
+            f"start: (before call){'*' if spec['is_parallel'] else '?'} AFTER",
+            f"before[lazy]: /(.|\\n)*{_CALL_START}/",
+            f"AFTER: /(.|\\n)*/ & ~/(.|\\n)*{_CALL_START}(.|\\n)*/",
+        ]
+    else:
+        more = ' ("\\n" first call)*' if spec["is_parallel"] else ""
+        lines += [f'start: "\\n"? first call{more}', f"first: {json.dumps(_CALL_START)}"]
+    calls = [f"call{number}" for number in range(len(spec["tools"]))]
+    lines.append(f"call: {' | '.join(calls)}")
+    for name, tool in zip(calls, spec["tools"], strict=True):
+        head = f'\n{{"name": {json.dumps(tool["name"], ensure_ascii=False)}, "arguments": '
+        arguments = json.dumps(_arguments_schema(tool.get("parameters")))
+        lines += [
+            f"{name}: {json.dumps(head)} {name}_json {json.dumps('}' + _CALL_END)}",
+            f"{name}_json: %json {arguments}",
+        ]
+    return "\n".join(lines)
+
+
+def _arguments_schema(parameters: dict[str, Any] | None) -> dict[str, Any]:
+    """The schema of a tool's arguments, which are an object whatever it says."""
+    schema = dict(parameters or {})
+    types = schema.get("type", "object")
+    if types != "object" and not (isinstance(types, list) and "object" in types):
+        raise ValueError("the parameters of a tool must be an object")
+    return {**schema, "type": "object", "x-guidance": dict(_JSON_OPTIONS)}
