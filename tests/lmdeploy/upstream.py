@@ -11,6 +11,7 @@ from unittest import mock
 import httpx2
 from fastapi import FastAPI
 from lmdeploy.messages import TurbomindEngineConfig
+from lmdeploy.serve.core.health import EngineHealthMonitor
 from lmdeploy.serve.openai import api_server
 
 from server.app import create_app
@@ -35,11 +36,15 @@ async def upstream(model: Path) -> AsyncIterator[httpx2.AsyncClient]:
             log_level="ERROR",
         )
     (app,) = apps
-    async with app.router.lifespan_context(app):
-        transport = httpx2.ASGITransport(app=app)
-        async with httpx2.AsyncClient(
-            transport=transport, base_url="http://upstream", timeout=60
-        ) as client:
+    # Its monitor cannot be stopped in the middle of a probe: on Python 3.11 `wait_for` swallows the
+    # cancellation when the probe has just ended, and the app's shutdown waits for ever.
+    with mock.patch.object(EngineHealthMonitor, "start", lambda self: None):
+        async with (
+            app.router.lifespan_context(app),
+            httpx2.AsyncClient(
+                transport=httpx2.ASGITransport(app=app), base_url="http://upstream", timeout=60
+            ) as client,
+        ):
             yield client
 
 
