@@ -14,13 +14,8 @@ from PIL import Image, ImageFile
 
 from server.checkpoint import Checkpoint
 from server.core import GenerateRequest
-from server.engine.base import (
-    COMMON_CAPABILITIES,
-    Capability,
-    EngineHealth,
-    EngineInfo,
-    TokenStream,
-)
+from server.engine.base import EngineHealth, EngineInfo, TokenStream
+from server.engine.capabilities import CAPABILITIES
 from server.engine.guide_compiler import GuideCompiler
 from server.engine.lmdeploy_gpu import check_machine
 from server.engine.lmdeploy_jobs import JobPool, Work
@@ -71,12 +66,7 @@ class TurbomindEngine:
     ) -> None:
         self._checkpoint = checkpoint
         self._settings = settings
-        self._info = EngineInfo(
-            "turbomind",
-            max_model_len,
-            max_num_seqs,
-            COMMON_CAPABILITIES | {Capability.LOGPROBS, Capability.GUIDE, Capability.MIN_TOKENS},
-        )
+        self._info = EngineInfo("turbomind", max_model_len, max_num_seqs, CAPABILITIES["turbomind"])
         self._limits = RequestLimits.of(checkpoint, max_model_len=max_model_len)
         self._logits = LogitsGate(MAX_LOGITS_BYTES)
         self._state = "not started"
