@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 from server.core import Guide
-from server.errors import EngineOverloadedError, InvalidRequestError
+from server.errors import EngineOverloadedError, EngineUnavailableError, InvalidRequestError
 
 __all__ = ["GuideCompiler", "check_guide"]
 
@@ -32,8 +32,8 @@ class GuideCompiler(Generic[_Grammar]):
     with a guide are refused and all others run.
 
     Args:
-        compile_guide: Makes the grammar, which requests may share; an `InvalidRequestError` of its is the
-            client's answer, any other exception means that the guide cannot be used.
+        compile_guide: Makes the grammar, which requests may share; any exception of its means that the
+            guide cannot be used.
         timeout_s: Seconds one guide may take.
     """
 
@@ -43,6 +43,7 @@ class GuideCompiler(Generic[_Grammar]):
         self._compile = compile_guide
         self._timeout_s = timeout_s
         self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="guide")
+        self._is_closed = False
         self._slots = asyncio.Semaphore(_NUM_THREADS)
         self._cached: OrderedDict[tuple[str, str], _Grammar] = OrderedDict()
 
@@ -52,6 +53,7 @@ class GuideCompiler(Generic[_Grammar]):
         Raises:
             InvalidRequestError: The guide is too large, malformed or unsupported; names `guide.param`.
             EngineOverloadedError: Both threads are busy.
+            EngineUnavailableError: `close` came first.
         """
         key = (guide.kind, guide.source)
         grammar = self._cached.pop(key, None)
@@ -71,6 +73,8 @@ class GuideCompiler(Generic[_Grammar]):
             raise EngineOverloadedError(
                 "Other guides are being compiled. Try again later."
             ) from None
+        if self._is_closed:
+            raise EngineUnavailableError("The engine was shut down.")
         # The slot goes back when the thread does, however long that takes.
         work = asyncio.get_running_loop().run_in_executor(self._threads, self._compile, guide)
         work.add_done_callback(self._release)
@@ -81,14 +85,13 @@ class GuideCompiler(Generic[_Grammar]):
             raise _refusal(
                 guide, f"takes more than {self._timeout_s:g} s to compile. Simplify it."
             ) from None
-        except InvalidRequestError:
-            raise
         except Exception as err:
             raise _refusal(guide, f"cannot be used: {_reason(err)}") from err
 
     def close(self) -> None:
         """Start nothing more; what is being compiled is left to itself."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._is_closed = True
+        self._threads.shutdown(wait=False)
 
     def _release(self, work: asyncio.Future[_Grammar]) -> None:
         self._slots.release()

@@ -7,7 +7,7 @@ import pytest
 
 from server.core import Guide
 from server.engine.guide_compiler import GuideCompiler, check_guide
-from server.errors import EngineOverloadedError, InvalidRequestError
+from server.errors import EngineOverloadedError, EngineUnavailableError, InvalidRequestError
 
 
 @pytest.fixture
@@ -81,6 +81,20 @@ async def test_what_cannot_be_compiled_is_a_400_that_names_the_field(compiler):
             await compiler.compile(Guide("regex", "bad", "structured_outputs.regex"))
         assert caught.value.param == "structured_outputs.regex"
         assert caught.value.message == "The structured_outputs.regex cannot be used: the reason"
+
+
+async def test_after_closing_only_what_has_begun_is_compiled():
+    release = threading.Event()
+    compiler = GuideCompiler(lambda guide: release.wait(20))
+    tasks = [asyncio.ensure_future(compiler.compile(Guide("regex", str(n)))) for n in range(3)]
+    await asyncio.sleep(0)
+    compiler.close()
+    release.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert results[:2] == [True, True]
+    assert isinstance(results[2], EngineUnavailableError)
+    with pytest.raises(EngineUnavailableError):
+        await compiler.compile(Guide("regex", "c"))
 
 
 async def test_one_that_takes_too_long_is_given_up():
