@@ -10,5 +10,5 @@ CAPABILITIES: Mapping[str, frozenset[Capability]] = {
     "cpu": frozenset(Capability),
     "turbomind": COMMON_CAPABILITIES
     | {Capability.LOGPROBS, Capability.GUIDE, Capability.MIN_TOKENS},
-    "echo": COMMON_CAPABILITIES,
+    "echo": frozenset(Capability) - {Capability.GUIDE},
 }

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from itertools import count, cycle, islice
 
 from server.core import FinishReason, GenerateRequest, SamplingParams, TokenDelta, TokenLogprobs
-from server.engine.base import Capability, EngineHealth, EngineInfo
+from server.engine.base import EngineHealth, EngineInfo
+from server.engine.capabilities import CAPABILITIES
 from server.errors import (
     ContextLengthExceededError,
     EngineError,
@@ -25,7 +26,6 @@ from server.settings import EchoSettings
 
 __all__ = ["EchoEngine"]
 
-_CAPABILITIES = frozenset(Capability) - {Capability.GUIDE}
 # OpenAI's: a token with this bias is never chosen.
 _BANNING_BIAS = -100.0
 
@@ -65,7 +65,7 @@ class EchoEngine:
         self._slots = asyncio.Semaphore(max_num_seqs)
         self._closed = asyncio.Event()
         self._state = "not started"
-        self._info = EngineInfo("echo", max_model_len, max_num_seqs, _CAPABILITIES)
+        self._info = EngineInfo("echo", max_model_len, max_num_seqs, CAPABILITIES["echo"])
 
     @property
     def info(self) -> EngineInfo:

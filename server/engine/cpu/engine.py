@@ -11,6 +11,7 @@ import torch
 from server.checkpoint import Checkpoint
 from server.core import GenerateRequest, SamplingParams
 from server.engine.base import Capability, EngineHealth, EngineInfo, TokenStream
+from server.engine.capabilities import CAPABILITIES
 from server.engine.cpu.config import parse_model_config
 from server.engine.cpu.guides import CompiledGuide, GuideVocabulary
 from server.engine.cpu.kv_cache import kv_bytes_per_token
@@ -247,7 +248,7 @@ class CpuEngine:
 def _capabilities(tokens: TokenTable) -> frozenset[Capability]:
     """Everything, but guides only where every byte of an answer is known."""
     without = {Capability.GUIDE} if tokens.token_bytes is None else set()
-    return frozenset(Capability) - without
+    return CAPABILITIES["cpu"] - without
 
 
 def _warm_up(runner: Runner) -> None:
