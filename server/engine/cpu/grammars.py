@@ -11,7 +11,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from llguidance import LLMatcher
-from llguidance.gbnf_to_lark import ASTNode, GrammarParser, RuleNode, RuleRefNode, resolve
+from llguidance.gbnf_to_lark import (
+    ASTNode,
+    GrammarParser,
+    RegexNode,
+    RuleNode,
+    RuleRefNode,
+    resolve,
+)
 
 from server.core import Guide
 
@@ -78,6 +85,8 @@ def _lark_of_gbnf(source: str) -> str:
     # Names of our own: theirs may collide once they are spelled as Lark wants them.
     names_of = {name: f"rule{number}" for number, name in enumerate(parsed)}
     for node in (node for rule in parsed.values() for node in _walk(rule)):
+        if isinstance(node, RegexNode):
+            node.rx = _class_of_gbnf(node.rx)
         if isinstance(node, RuleRefNode | RuleNode):
             if node.name not in names_of:
                 raise ValueError(f"there is no rule {node.name!r}")
@@ -87,6 +96,11 @@ def _lark_of_gbnf(source: str) -> str:
     rules["root"] = RuleNode("root", RuleRefNode(names_of["root"]), "")
     resolve(rules)
     return _HEADER + "".join(f"{rule}\n" for rule in rules.values())
+
+
+def _class_of_gbnf(rx: str) -> str:
+    """A GBNF class as a regular expression, where `.` has no line ends, and `&&`, `~~` are operators."""
+    return r"(.|\n)" if rx == "." else rx.replace("&", r"\&").replace("~", r"\~")
 
 
 def _plain_escape(match: re.Match[str]) -> str:

@@ -125,7 +125,8 @@ class GuideState:
         is_fulfilled = self._matcher.is_accepting()
         self._is_complete = is_fulfilled and not allowed.any()
         if self._matcher.is_error() or not (is_fulfilled or allowed.any()):
-            raise EngineError("The engine could not hold the answer to its format any longer.")
+            reason = self._matcher.get_error() or "it allows no token"
+            raise EngineError(f"The guide cannot be followed any further: {reason}")
         allowed[self._end_ids] = is_fulfilled
         self._forbidden = torch.from_numpy(allowed == 0)
 

@@ -150,6 +150,7 @@ LIST = 'root ::= item ("," item)*  # a comment\nitem ::= "(" root ")" | [0-9]+'
         ('root ::= [a-z]+ "b" tail\ntail ::= "\\u0041\\n" | "z"', ["aabbz", "abA\n"], ["bz", "ab"]),
         ('root ::= "a" start? "b"\nstart ::= root', ["ab", "aabb"], ["aab", "abb"]),
         ('root ::= "[" [\\u00e9\\x2d\\x41-\\x5a]* "\\x22\\u4e2d"', ['[éAZ-"中'], ["[a"]),
+        ('root ::= "<" . [&&~~] ">"', ["<\n&>", "<é~>"], ["<>", "<ab>"]),
         (LIST, ["1,2,(3,(44))"], ["(1", "1,"]),
         ('root ::= a-b aB\na-b ::= "x"\naB ::= "y"\na_b ::= "z"', ["xy"], ["xz"]),
         ('root ::= [^"\\\\/] "/" [\\]a]{2,3}', ["x/]a", "é/aaa"], ["//aa", "x/a"]),
