@@ -45,6 +45,22 @@ def test_text_without_control_names_encodes_as_the_full_tokenizer_does(
         assert tokenizer.encode_text(text) == whole
 
 
+@settings(max_examples=100, deadline=None)
+@given(before=ANY_TEXT, after=ANY_TEXT)
+def test_an_answer_s_text_has_added_tokens_but_no_special_ones(
+    tokenizer: PromptTokenizer, before: str, after: str
+) -> None:
+    assert tokenizer.encode_answer(before) == tokenizer.encode_text(before) or any(
+        name in before for name in tokenizer.control_ids
+    )
+    call, end = tokenizer.control_id("<tool_call>"), tokenizer.control_id("<|im_end|>")
+    ids = tokenizer.encode_answer(f"{before}<tool_call>{after}<|im_end|>")
+    assert call in ids
+    assert not tokenizer.special_ids.intersection(ids)
+    assert end not in ids
+    assert tokenizer.decode(ids) == f"{before}<tool_call>{after}<|im_end|>"
+
+
 def test_token_bytes_spell_what_decode_says(tokenizer: PromptTokenizer) -> None:
     table = tokenizer.token_bytes
     assert table is not None

@@ -1,0 +1,138 @@
+"""Formats, log probabilities and penalties of the CPU engine through the whole server and the real SDK."""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from server.settings import Settings
+from tests.live_server import LiveServer
+
+pytestmark = pytest.mark.model
+
+MODEL = "tiny"
+ASK: list[Any] = [{"role": "user", "content": "hello"}]
+SCHEMA = {
+    "type": "object",
+    "properties": {"ok": {"type": "boolean"}, "n": {"enum": [1, 2, 3]}},
+    "required": ["ok", "n"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def server(tiny_checkpoint: Path) -> Iterator[LiveServer]:
+    settings = Settings(engine={"kind": "cpu"}, model={"path": str(tiny_checkpoint)})
+    with LiveServer(settings) as server:
+        yield server
+
+
+@pytest.fixture
+def ask(server: LiveServer) -> Callable[..., Any]:
+    def create(**options: Any) -> Any:
+        options = {"messages": ASK, "max_tokens": 60, "seed": 1} | options
+        return server.client().chat.completions.create(model=MODEL, **options)
+
+    return create
+
+
+def schema_format(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
+
+
+def test_a_json_schema(ask: Callable[..., Any]) -> None:
+    choices = ask(response_format=schema_format(SCHEMA), n=4).choices
+    values = [json.loads(choice.message.content) for choice in choices]
+    assert {choice.finish_reason for choice in choices} == {"stop"}
+    assert all(type(value["ok"]) is bool and value["n"] in (1, 2, 3) for value in values)
+
+
+def test_a_json_schema_streamed(ask: Callable[..., Any]) -> None:
+    chunks = list(ask(response_format=schema_format(SCHEMA), stream=True))
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert set(json.loads(text)) == {"ok", "n"}
+    assert chunks[-1].choices[0].finish_reason == "stop"
+
+
+def test_any_json_object(ask: Callable[..., Any]) -> None:
+    choice = ask(response_format={"type": "json_object"}, max_tokens=30, temperature=0).choices[0]
+    assert re.match(r'\{("|\})', choice.message.content)
+    if choice.finish_reason == "stop":
+        assert isinstance(json.loads(choice.message.content), dict)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "pattern"),
+    [
+        ({"regex": "[a-c]{4}-[0-9]+x"}, "[a-c]{4}-[0-9]+x"),
+        ({"choice": ["yes sir", "no (never)"]}, r"yes sir|no \(never\)"),
+        ({"grammar": 'root ::= "(" root ")" | "é"'}, r"\(*é\)*"),
+        ({"json": SCHEMA}, r'\{"ok": (true|false), "n": [123]\}'),
+    ],
+)
+def test_structured_outputs(ask: Callable[..., Any], outputs: dict[str, Any], pattern: str) -> None:
+    for seed in range(3):
+        choice = ask(extra_body={"structured_outputs": outputs}, seed=seed).choices[0]
+        if choice.finish_reason == "stop":
+            assert re.fullmatch(pattern, choice.message.content)
+        else:
+            assert "regex" in outputs or "grammar" in outputs
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("response_format", schema_format({"type": "array", "uniqueItems": True}), "uniqueItems"),
+        ("structured_outputs.regex", {"regex": "("}, "unclosed"),
+        ("structured_outputs.grammar", {"grammar": "root ::= x"}, "no rule 'x'"),
+        ("structured_outputs.json", {"json": {"$ref": "#/nowhere"}}, "nowhere"),
+    ],
+)
+def test_a_format_that_cannot_be_kept_is_a_400(
+    ask: Callable[..., Any], field: str, value: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(openai.BadRequestError, match=says) as caught:
+        ask(extra_body={field.split(".", maxsplit=1)[0]: value})
+    assert caught.value.param == field
+    assert caught.value.code in (None, "invalid_value", "invalid_request")
+
+
+def test_log_probabilities(ask: Callable[..., Any]) -> None:
+    choice = ask(logprobs=True, top_logprobs=5, max_tokens=12, temperature=0).choices[0]
+    entries = choice.logprobs.content
+    assert len(entries) == 12
+    for entry in entries:
+        assert (
+            entry.logprob
+            == entry.top_logprobs[0].logprob
+            == max(t.logprob for t in entry.top_logprobs)
+        )
+        assert len(entry.top_logprobs) == 5
+        assert sum(math.exp(top.logprob) for top in entry.top_logprobs) < 1
+
+
+def test_a_bias_forces_and_a_penalty_forbids(ask: Callable[..., Any]) -> None:
+    def letters(bias: dict[str, float], **options: Any) -> list[str]:
+        answer = ask(max_tokens=20, temperature=0, logit_bias=bias, logprobs=True, **options)
+        return [entry.token for entry in answer.choices[0].logprobs.content]
+
+    [letter] = set(letters({"65": 100}))
+    both = {"65": 100, "66": 100}
+    assert len(set(letters(both | {"66": 70}))) == 1
+    assert set(letters(both, frequency_penalty=2)) == {letter, *letters({"66": 100})}
+
+
+def test_min_tokens_and_ignored_ends(ask: Callable[..., Any], server: LiveServer) -> None:
+    end = server.app.state.services.checkpoint.stop_token_ids
+    bias = {str(token_id): 100 for token_id in end}
+    usual = ask(logit_bias=bias)
+    assert (usual.usage.completion_tokens, usual.choices[0].finish_reason) == (1, "stop")
+    longer = ask(logit_bias=bias, extra_body={"min_tokens": 9})
+    assert (longer.usage.completion_tokens, longer.choices[0].finish_reason) == (10, "stop")
+    endless = ask(logit_bias=bias, extra_body={"ignore_eos": True}, max_tokens=15)
+    assert (endless.usage.completion_tokens, endless.choices[0].finish_reason) == (15, "length")
