@@ -94,7 +94,7 @@ class Engine(Protocol):
         """Queue a request; the stream yields deltas until one carries a `finish_reason`.
 
         Entering raises `EngineUnavailableError` when the engine is not running and
-        `InvalidRequestError` when the request can never fit. Iterating raises `EngineError` when the
-        engine fails. The last delta has a `finish_reason`; a stop token that ended the request is its
-        last id.
+        `InvalidRequestError` when the request can never fit or its guide cannot be followed. Iterating
+        raises `EngineError` when the engine fails. The last delta has a `finish_reason`; a stop token
+        that ended the request is its last id.
         """

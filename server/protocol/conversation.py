@@ -38,11 +38,9 @@ def _check_continuation(body: ChatCompletionRequest) -> None:
             "a new one. Set one of them.",
             param="add_generation_prompt",
         )
-    last = body.messages[-1]
-    if not isinstance(last, AssistantMessage) or last.tool_calls:
+    if body.messages[-1].role != "assistant":
         raise InvalidRequestError(
-            "'continue_final_message' needs a last message of the assistant to go on with, without "
-            "'tool_calls'.",
+            "'continue_final_message' needs a last message of the assistant to go on with.",
             param="continue_final_message",
         )
 
