@@ -12,11 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from server.core import Conversation, Detail, ImageReference, ImageTiles, Message, TextPart
+from server.core import (
+    Conversation,
+    Detail,
+    ImageReference,
+    ImageTiles,
+    Message,
+    TextPart,
+    Tool,
+    ToolCall,
+)
 from server.errors import InvalidRequestError, StartupError
 from server.media.pixels import to_pixel_values
 from server.media.tiling import select_grid
-from server.prompt.template import Control, Segment, Template
+from server.prompt.segments import Control, Segment
+from server.prompt.template import Template
 from server.prompt.tokenizer import PromptTokenizer
 
 __all__ = ["GOLDEN_GRIDS", "SelfCheck", "fingerprint_of", "run_self_check"]
@@ -49,7 +59,7 @@ _GOLDEN_PIXELS = "1d8b9af12b7b391827f7c801265239e21435c7e29b4d78c6189a35e4376338
 
 # SHA-256 of `_SAMPLES` written by a template of ours.
 _GOLDEN_TEMPLATES: Mapping[str, str] = {
-    "internvl2_5": "22348d01fc53c3c341bb856bbb472da155171f66f9691be58632b9ed0767ca3a",
+    "internvl2_5": "4bd87017291945eee33d2196534696969081c03e9141a6f8c5cccec5830d8cf9",
 }
 
 _IMAGE = ImageReference("data:,", Detail.AUTO, None, "messages[0].content[0].image_url")
@@ -62,6 +72,15 @@ _SAMPLES = (
             Message("assistant", (TextPart("Nothing."),)),
             Message("user", (TextPart("Sure?"),)),
         )
+    ),
+    Conversation(
+        (
+            Message("user", (TextPart("Look."),)),
+            Message("assistant", (TextPart("Yes."),), (ToolCall("1", "look", '{"at": "é"}'),)),
+            Message("tool", (TextPart("A cat."),), tool_call_id="1"),
+            Message("tool", (TextPart("<tool_call>"),), tool_call_id="1"),
+        ),
+        (Tool("look", "Looks.", '{"type": "object"}'), Tool("wait")),
     ),
 )
 

@@ -32,8 +32,8 @@ class GuideCompiler(Generic[_Grammar]):
     with a guide are refused and all others run.
 
     Args:
-        compile_guide: Makes the grammar, which requests may share; any exception of its means that the
-            guide cannot be used.
+        compile_guide: Makes the grammar, which requests may share; an `InvalidRequestError` of its is the
+            client's answer, any other exception means that the guide cannot be used.
         timeout_s: Seconds one guide may take.
     """
 
@@ -85,6 +85,8 @@ class GuideCompiler(Generic[_Grammar]):
             raise _refusal(
                 guide, f"takes more than {self._timeout_s:g} s to compile. Simplify it."
             ) from None
+        except InvalidRequestError:
+            raise
         except Exception as err:
             raise _refusal(guide, f"cannot be used: {_reason(err)}") from err
 

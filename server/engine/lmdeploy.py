@@ -1,79 +1,40 @@
-"""LMDeploy TurboMind behind names of ours. The only file that knows LMDeploy (0.18).
+"""LMDeploy TurboMind (0.18) behind names of ours: loading it, and running requests on it.
 
-It is used as a library at its deepest door that takes token ids and pixels,
+With lmdeploy_sampling.py (parameters), lmdeploy_output.py (answers) and lmdeploy_layout.py (configs) the only
+file that knows LMDeploy. It is used as a library at its deepest door that takes token ids and pixels,
 `TurboMindInstance.async_stream_infer`; its HTTP app, media loader, chat templates and detokeniser are
-never used. Where its own server behaves otherwise than this file, tests/lmdeploy/test_differences.py names
+never used. Where its own server behaves otherwise than this file, tests/lmdeploy/test_tm_differences.py names
 the difference.
 """
 
+import asyncio
 import hashlib
 import itertools
 import json
 import logging
-import math
-import secrets
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from lmdeploy.messages import EngineOutput, GenerationConfig, ResponseType, TurbomindEngineConfig
+from lmdeploy.messages import TurbomindEngineConfig
 from lmdeploy.turbomind import TurboMind, _turbomind
 from lmdeploy.turbomind.tokenizer_info import TokenizerInfo
 
 from server.checkpoint import Checkpoint
-from server.core import GenerateRequest, Guide, SamplingParams, TokenLogprobs
+from server.core import GenerateRequest, Guide
 from server.engine.lmdeploy_layout import check_needs_no_code, register_authors_config
-from server.errors import (
-    ContextLengthExceededError,
-    EngineError,
-    EngineOverloadedError,
-    EngineUnavailableError,
-    ServerError,
-)
+from server.engine.lmdeploy_output import Output, OutputReader
+from server.engine.lmdeploy_sampling import generation_config
+from server.engine.lmdeploy_tags import check_guided_schema, structural_tag
 from server.settings import TurbomindSettings
 
-__all__ = ["Handle", "Output", "Runtime", "engine_config", "generation_config", "load_runtime"]
+__all__ = ["Handle", "Multimodal", "Runtime", "engine_config", "load_runtime"]
 
 # Compiled grammars that are kept for the next request with the same guide.
 _GRAMMAR_CACHE_BYTES = 64 << 20
 
 Multimodal: TypeAlias = list[dict[str, Any]]
-
-# What each status that is neither progress nor an end means to the client.
-_ERRORS: Mapping[ResponseType, tuple[type[ServerError], str]] = {
-    ResponseType.INPUT_LENGTH_ERROR: (
-        ContextLengthExceededError,
-        "The prompt does not fit the memory the engine has for one request. Shorten it.",
-    ),
-    ResponseType.NO_QUEUE: (EngineUnavailableError, "The engine takes no requests now."),
-    ResponseType.OUT_OF_MEMORY: (
-        EngineOverloadedError,
-        "The engine has no memory for this request now. Try again later, or send a shorter one.",
-    ),
-    ResponseType.ENGINE_STOP_ERROR: (EngineUnavailableError, "The engine was stopped."),
-    ResponseType.HANDLER_NOT_EXIST: (EngineError, "The engine lost the request."),
-    ResponseType.SESSION_NOT_EXIST: (EngineError, "The engine does not accept the request."),
-    ResponseType.SESSION_REPEAT: (EngineError, "The engine mixed up two requests."),
-    ResponseType.PREFIX_CACHE_CONFLICT: (
-        EngineError,
-        "The engine's prefix cache does not allow it.",
-    ),
-    ResponseType.NOT_SUPPORTED: (EngineError, "The engine does not support the request."),
-    ResponseType.INTERNAL_ENGINE_ERROR: (EngineError, "The engine failed."),
-    ResponseType.CANCEL: (EngineError, "The engine cancelled the request."),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """New token ids of a request, and how it stands: `is_last` once the native side is done with it."""
-
-    token_ids: tuple[int, ...]
-    logprobs: tuple[TokenLogprobs, ...] | None = None
-    is_last: bool = False
-    error: ServerError | None = None
 
 
 class Runtime:
@@ -98,7 +59,11 @@ class Runtime:
 
     def new_handle(self) -> "Handle":
         """What runs one request at a time."""
-        return Handle(self._turbomind.create_instance(), self._session_ids)
+        return Handle(
+            self._turbomind.create_instance(),
+            self._session_ids,
+            self._turbomind._vocab_size,  # noqa: SLF001  (nothing public has it)
+        )
 
     def scheduler_tick(self) -> int | None:
         """How often the scheduler has run; None if this build does not say. May block while it hangs."""
@@ -134,17 +99,16 @@ class Runtime:
         """Make the grammar an answer is held to. CPU-bound; releases the interpreter lock.
 
         Raises:
-            RuntimeError, ValueError: The guide is malformed or uses what is not supported.
+            UnsupportedParameterError: It uses what an answer would not be held to.
+            RuntimeError, ValueError: It is malformed, or the compiler does not know what it uses.
         """
         compiler = self._compiler = self._compiler or self._new_compiler()
         if guide.kind == "json_schema":
+            check_guided_schema(guide, json.loads(guide.source))
             return compiler.compile_json_schema(guide.source)
         if guide.kind == "regex":
             return compiler.compile_regex(guide.source)
-        rules = {"type": "grammar", "grammar": guide.source}
-        return compiler.compile_structural_tag(
-            json.dumps({"type": "structural_tag", "format": rules})
-        )
+        return compiler.compile_structural_tag(structural_tag(guide))
 
     def close(self) -> None:
         """Free the model. Handles must be gone."""
@@ -168,34 +132,45 @@ class Handle:
     Args:
         instance: LMDeploy's `TurboMindInstance`.
         session_ids: Ids no two requests share.
+        vocab_size: Logits of a row that are a token's.
     """
 
-    def __init__(self, instance: Any, session_ids: Iterator[int]) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        instance: Any,  # noqa: ANN401
+        session_ids: Iterator[int],
+        vocab_size: int,
+    ) -> None:
         self._instance = instance
         self._session_ids = session_ids
+        self._vocab_size = vocab_size
         self._session_id = 0
-        # A grammar stays on the native object, and would hold the next request to it as well.
+        # On the native object stay a grammar, which would hold the next request to it as well, and logits.
         self.is_reusable = True
 
     async def outputs(
         self, request: GenerateRequest, images: Multimodal | None, grammar: object | None
     ) -> AsyncGenerator[Output, None]:
         """Run a request to its end; after `cancel` the end comes soon. Leaving before waits for it."""
+        config = generation_config(request)
         if grammar is not None:
-            self.is_reusable = False
             self._instance.model_inst.set_grammar(grammar)
+        self.is_reusable = grammar is None and config.output_logits is None
         self._session_id = next(self._session_ids)
-        num_logprobs = request.sampling.num_logprobs
+        reader = OutputReader(request.sampling, self._vocab_size)
         native = self._instance.async_stream_infer(
             self._session_id,
             input_ids=request.prompt_token_ids,
             multimodal=images,
-            gen_config=generation_config(request),
+            gen_config=config,
             stream_output=True,
         )
         async with aclosing(native):
             async for output in native:
-                yield _translate(output, num_logprobs)
+                if output.logits is None:
+                    yield reader.read(output)
+                else:
+                    yield await asyncio.to_thread(reader.read, output)
 
     async def cancel(self) -> None:
         """Ask the native side to end the running request; it answers through `outputs`."""
@@ -244,48 +219,6 @@ def engine_config(
         dist_init_addr=settings.dist_init_addr or None,
         enable_metrics=True,  # `health` reads the scheduler's tick
     )
-
-
-def generation_config(request: GenerateRequest) -> GenerationConfig:
-    """The request's parameters in LMDeploy's words; no grammar, no stop strings."""
-    sampling = request.sampling
-    is_greedy = sampling.temperature == 0 or sampling.top_p == 0
-    return GenerationConfig(
-        max_new_tokens=request.max_tokens,
-        do_sample=not is_greedy,  # read by LMDeploy's server only; the native side goes by top_k
-        top_k=1 if is_greedy else sampling.top_k,
-        top_p=1.0 if is_greedy else sampling.top_p,
-        min_p=0.0 if is_greedy else sampling.min_p,
-        temperature=1.0 if is_greedy else sampling.temperature,
-        repetition_penalty=sampling.repetition_penalty,
-        random_seed=_seed(sampling),
-        stop_token_ids=sorted(request.stop_token_ids),
-        # 0 would mean none at all: the chosen token's own comes with the likeliest one.
-        logprobs=None if sampling.num_logprobs is None else max(sampling.num_logprobs, 1),
-    )
-
-
-def _seed(sampling: SamplingParams) -> int:
-    """The native seed is unsigned; a fresh one for each request that brings none."""
-    return secrets.randbits(64) if sampling.seed is None else sampling.seed % 2**64
-
-
-def _translate(output: EngineOutput, num_logprobs: int | None) -> Output:
-    token_ids = tuple(output.token_ids)
-    if output.status in (ResponseType.SUCCESS, ResponseType.FINISH):
-        logprobs = None
-        if num_logprobs is not None and output.logprobs is not None:
-            pairs = zip(token_ids, output.logprobs, strict=True)
-            logprobs = tuple(_logprobs(token_id, row, num_logprobs) for token_id, row in pairs)
-        return Output(token_ids, logprobs, is_last=output.status == ResponseType.FINISH)
-    kind, message = _ERRORS[output.status]
-    return Output(token_ids, is_last=True, error=kind(message))
-
-
-def _logprobs(token_id: int, row: Mapping[int, float], num_top: int) -> TokenLogprobs:
-    """LMDeploy's row holds the likeliest, and the chosen token wherever it ranks."""
-    ranked = sorted(row.items(), key=lambda item: -item[1])
-    return TokenLogprobs(row.get(token_id, -math.inf), tuple(ranked[:num_top]))
 
 
 def _hash_of(pixels: torch.Tensor) -> bytes:

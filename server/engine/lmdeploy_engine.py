@@ -14,17 +14,13 @@ from PIL import Image, ImageFile
 
 from server.checkpoint import Checkpoint
 from server.core import GenerateRequest
-from server.engine.base import (
-    COMMON_CAPABILITIES,
-    Capability,
-    EngineHealth,
-    EngineInfo,
-    TokenStream,
-)
+from server.engine.base import EngineHealth, EngineInfo, TokenStream
+from server.engine.capabilities import CAPABILITIES
 from server.engine.guide_compiler import GuideCompiler
 from server.engine.lmdeploy_gpu import check_machine
 from server.engine.lmdeploy_jobs import JobPool, Work
-from server.engine.lmdeploy_limits import RequestLimits, check_request
+from server.engine.lmdeploy_limits import MAX_LOGITS_BYTES, RequestLimits, check_request
+from server.engine.lmdeploy_logits import LogitsGate, logits_bytes
 from server.engine.lmdeploy_stream import Stream
 from server.errors import EngineUnavailableError, StartupError
 from server.settings import TurbomindSettings
@@ -51,7 +47,7 @@ class TurbomindEngine:
 
     Guaranteed: an answer with a guide keeps to it or is refused; greedy takes the likeliest token. Not
     guaranteed: the same text for the same seed beside other requests, because sums on a GPU depend on
-    the batch. Log probabilities are those among the candidates that the filters left.
+    the batch. Log probabilities are the model's own, before penalty, temperature, filters and guide.
 
     Args:
         checkpoint: What to load; read in `start`.
@@ -70,13 +66,9 @@ class TurbomindEngine:
     ) -> None:
         self._checkpoint = checkpoint
         self._settings = settings
-        self._info = EngineInfo(
-            "turbomind",
-            max_model_len,
-            max_num_seqs,
-            COMMON_CAPABILITIES | {Capability.LOGPROBS, Capability.GUIDE},
-        )
+        self._info = EngineInfo("turbomind", max_model_len, max_num_seqs, CAPABILITIES["turbomind"])
         self._limits = RequestLimits.of(checkpoint, max_model_len=max_model_len)
+        self._logits = LogitsGate(MAX_LOGITS_BYTES)
         self._state = "not started"
         self._runtime: Runtime | None = None
         self._jobs: JobPool | None = None
@@ -147,7 +139,10 @@ class TurbomindEngine:
         if request.images:
             images = await asyncio.to_thread(runtime.multimodal, request)
         _, jobs = self._parts()  # it may have been closed meanwhile
+        num_bytes = logits_bytes(request, self._limits.vocab_size)
+        self._logits.take(num_bytes)
         job = jobs.submit(stream, Work(replace(request, pixel_values=None), images, grammar))
+        job.task.add_done_callback(lambda _: self._logits.give_back(num_bytes))
         return partial(jobs.abort, job)
 
     def _parts(self) -> tuple["Runtime", JobPool]:

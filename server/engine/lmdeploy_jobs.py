@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from server.core import FinishReason, GenerateRequest
+from server.core import FinishReason, GenerateRequest, TokenDelta
 from server.engine.lmdeploy_stream import Stream
 from server.errors import (
     EngineError,
@@ -22,7 +22,8 @@ from server.errors import (
 )
 
 if TYPE_CHECKING:
-    from server.engine.lmdeploy import Handle, Multimodal, Output
+    from server.engine.lmdeploy import Handle, Multimodal
+    from server.engine.lmdeploy_output import Output
 
 __all__ = ["Job", "JobPool", "Work"]
 
@@ -59,9 +60,13 @@ class Job:
         elif output.is_last:
             self._is_over = True
             reason: FinishReason = "stop" if self._last_id in self._stop_token_ids else "length"
-            self._stream.put(output.token_ids, output.logprobs, reason)
+            self._put(output, reason)
         else:
-            self._stream.put(output.token_ids, output.logprobs, None)
+            self._put(output, None)
+
+    def _put(self, output: "Output", reason: FinishReason | None) -> None:
+        new = TokenDelta(output.token_ids, reason, output.logprobs, output.num_cached_tokens)
+        self._stream.put(new)
 
     def fail(self, error: ServerError) -> None:
         """End the reader's stream. Once it has tokens, nothing says any more that it was not executed."""

@@ -6,26 +6,32 @@ from typing import Self
 
 from server.checkpoint import Checkpoint
 from server.core import GenerateRequest, SamplingParams
+from server.engine.lmdeploy_logits import logits_bytes
 from server.errors import (
     ContextLengthExceededError,
     InvalidRequestError,
     UnsupportedParameterError,
 )
 
-__all__ = ["RequestLimits", "check_request"]
+__all__ = ["MAX_LOGITS_BYTES", "RequestLimits", "check_request"]
 
 # The native sampling kernel keeps no more candidates, and ends the process when asked to.
 _MAX_TOP_K = 1024
+# The native side forgets what is more.
+_MAX_STOP_TOKENS = 32
+# Host memory for rows of logits, of all requests together; it is touched as answers grow.
+MAX_LOGITS_BYTES = 16 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """Limits of the loaded model. `tile_shape` is (3, tile_px, tile_px)."""
+    """Limits of the loaded model. `tile_shape` is (3, tile_px, tile_px), `stop_token_ids` are its own."""
 
     max_model_len: int
     vocab_size: int
     tile_shape: tuple[int, int, int]
     num_tokens_per_tile: int
+    stop_token_ids: frozenset[int]
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, *, max_model_len: int) -> Self:
@@ -36,6 +42,7 @@ class RequestLimits:
             vocab_size=int(text.get("vocab_size", sys.maxsize)),
             tile_shape=(3, checkpoint.tile_px, checkpoint.tile_px),
             num_tokens_per_tile=checkpoint.num_tokens_per_tile,
+            stop_token_ids=checkpoint.stop_token_ids,
         )
 
 
@@ -59,6 +66,8 @@ def check_request(request: GenerateRequest, limits: RequestLimits) -> None:
     if not 0 <= min(ids) <= max(ids) < limits.vocab_size:
         raise InvalidRequestError("The prompt has token ids that the model does not know.")
     _check_sampling(request.sampling)
+    _check_ends(request, limits)
+    _check_logits(request, limits)
     _check_images(request, limits)
 
 
@@ -69,10 +78,48 @@ def _check_sampling(sampling: SamplingParams) -> None:
             "limit.",
             param="top_k",
         )
-    if sampling.num_logprobs is not None and 0 in (sampling.temperature, sampling.top_p):
+    if sampling.min_tokens and sampling.guide is not None:
+        # Where only the end is left, holding it back leaves nothing to choose from.
         raise UnsupportedParameterError(
-            "The turbomind engine takes log probabilities among the candidates that are left, and greedy "
-            "decoding leaves one. Leave logprobs out, or set temperature above 0.",
+            f"The turbomind engine does not take min_tokens together with {sampling.guide.param}. Leave "
+            "one of them out.",
+            param="min_tokens",
+        )
+
+
+def _check_ends(request: GenerateRequest, limits: RequestLimits) -> None:
+    """Stop ids are written to and read from native memory without a check."""
+    ids, guide = request.stop_token_ids, request.sampling.guide
+    if len(ids) > _MAX_STOP_TOKENS:
+        raise InvalidRequestError(
+            f"The turbomind engine takes at most {_MAX_STOP_TOKENS} stop tokens, the model's own "
+            f"{len(limits.stop_token_ids)} among them; these are {len(ids)}.",
+            param="stop_token_ids",
+        )
+    if ids and not 0 <= min(ids) <= max(ids) < limits.vocab_size:
+        raise InvalidRequestError(
+            "The stop tokens have ids that the model does not know.", param="stop_token_ids"
+        )
+    if request.sampling.min_tokens and 0 in ids:
+        raise UnsupportedParameterError(
+            "The turbomind engine cannot hold the stop token 0 back. Leave min_tokens out.",
+            param="min_tokens",
+        )
+    if guide is not None and not limits.stop_token_ids <= ids:
+        # After the token that ends what a guide describes, nothing is guided any more.
+        raise UnsupportedParameterError(
+            f"With {guide.param} an answer of the turbomind engine ends with the model's own stop token. "
+            "Leave ignore_eos out.",
+            param="ignore_eos",
+        )
+
+
+def _check_logits(request: GenerateRequest, limits: RequestLimits) -> None:
+    num_bytes = logits_bytes(request, limits.vocab_size)
+    if num_bytes > MAX_LOGITS_BYTES:
+        raise InvalidRequestError(
+            f"The log probabilities of {request.max_tokens} tokens need more memory than the turbomind "
+            "engine has for them. Lower max_tokens, or leave logprobs out.",
             param="logprobs",
         )
 

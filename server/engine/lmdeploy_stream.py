@@ -28,6 +28,7 @@ class Stream:
         self._token_ids: list[int] = []
         self._logprobs: list[TokenLogprobs] = []
         self._finish_reason: FinishReason | None = None
+        self._num_cached_tokens = 0
         self._error: ServerError | None = None
         self._has_ended = False
         self._news = asyncio.Event()
@@ -50,16 +51,12 @@ class Stream:
         if self._abort is not None:
             await self._abort()
 
-    def put(
-        self,
-        token_ids: tuple[int, ...],
-        logprobs: tuple[TokenLogprobs, ...] | None,
-        finish_reason: FinishReason | None,
-    ) -> None:
+    def put(self, new: TokenDelta) -> None:
         """Take over new tokens; the last call has a reason."""
-        self._token_ids += token_ids
-        self._logprobs += logprobs or ()
-        self._finish_reason = finish_reason
+        self._token_ids += new.token_ids
+        self._logprobs += new.logprobs or ()
+        self._finish_reason = new.finish_reason
+        self._num_cached_tokens = new.num_cached_tokens
         self._news.set()
 
     def fail(self, error: ServerError) -> None:
@@ -86,4 +83,4 @@ class Stream:
         self._has_ended = self._finish_reason is not None
         if self._error is None:
             self._news.clear()
-        return TokenDelta(token_ids, self._finish_reason, logprobs or None)
+        return TokenDelta(token_ids, self._finish_reason, logprobs or None, self._num_cached_tokens)

@@ -7,7 +7,8 @@ from server.checkpoint import Checkpoint
 from server.core import Conversation, ImageSpan, ImageTiles, Prompt
 from server.errors import ContextLengthExceededError, InvalidRequestError, StartupError
 from server.prompt.checkpoint_template import load_checkpoint_template
-from server.prompt.template import Control, ImagePlace, InternVL25Template, Template
+from server.prompt.segments import Control, ImagePlace, Segment
+from server.prompt.template import InternVL25Template, Template
 from server.prompt.tokenizer import PromptTokenizer
 
 __all__ = ["Outline", "PromptBuilder", "select_template"]
@@ -78,12 +79,13 @@ class PromptBuilder:
         pieces: list[list[int] | ImagePlace] = []
         text = ""
         for segment in [*self._template.render(conversation), ImagePlace(-1)]:
-            if isinstance(segment, str):
-                text += segment  # neighbouring texts are one span to the tokenizer, as upstream
+            piece = self._text_ids_or_place(segment)
+            if isinstance(piece, str):
+                text += piece  # neighbouring texts are one span to the tokenizer, as upstream
                 continue
             pieces.append(self._tokenizer.encode_text(text) if text else [])
             text = ""
-            pieces.append(self._ids_or_place(segment))
+            pieces.append(piece)
         return Outline(tuple(pieces[:-1]))
 
     def build(self, outline: Outline, tiles: Sequence[ImageTiles]) -> Prompt:
@@ -171,10 +173,12 @@ class PromptBuilder:
             return None
         return min(default, room) if wanted is None else wanted
 
-    def _ids_or_place(self, segment: Control | ImagePlace) -> list[int] | ImagePlace:
-        if isinstance(segment, Control):
-            return [self._tokenizer.control_id(segment.name)]
-        return segment
+    def _text_ids_or_place(self, segment: Segment) -> str | list[int] | ImagePlace:
+        if not isinstance(segment, Control):
+            return segment
+        if segment.is_optional and segment.name not in self._tokenizer.control_ids:
+            return segment.name
+        return [self._tokenizer.control_id(segment.name)]
 
     def _too_long(self, prompt: Prompt, wanted: int | None) -> str:
         num_image_tokens = sum(span.num_image_tokens for span in prompt.images)

@@ -1,26 +1,26 @@
 """The checkpoint's own Jinja chat template, with user text kept out of it.
 
-The template is rendered once a request with a private-use placeholder wherever a user's text or an
-image stands; the result is cut at the placeholders and at the control tokens the template itself wrote.
-So a template may say whatever it likes around the text, and the text still cannot become control tokens.
+The template is rendered once a request with a placeholder wherever a user's text or an image stands;
+the result is cut at the placeholders and at the control tokens the template itself wrote. So a template
+may say whatever it likes around the text, and the text still cannot become control tokens.
 """
 
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from server.core import Conversation, Message
-from server.errors import InvalidRequestError, StartupError
-from server.prompt.template import Control, ImageNumbering, Segment, content_segments
+from server.errors import InvalidRequestError, StartupError, UnsupportedParameterError
+from server.prompt.held_texts import HeldTexts, to_json
+from server.prompt.segments import Control, Segment
+from server.prompt.template import ImageNumbering, content_segments
 
 __all__ = ["CheckpointTemplate", "load_checkpoint_template"]
-
-# U+E000… are for private use; a user's own are never looked at, because user text is not rendered.
-_PLACEHOLDER = re.compile("\ue000(\\d+)\ue001")
 
 
 class CheckpointTemplate:
@@ -36,6 +36,7 @@ class CheckpointTemplate:
     def __init__(self, source: str, control_pattern: re.Pattern[str]) -> None:
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
         environment.globals["raise_exception"] = _raise_exception
+        environment.filters["tojson"] = to_json
         try:
             self._template = environment.from_string(source)
         except TemplateError as err:
@@ -48,24 +49,37 @@ class CheckpointTemplate:
         Raises:
             InvalidRequestError: The template does not accept this conversation.
         """
-        held: list[Segment] = []
+        held = HeldTexts(self._control_pattern)
         images = ImageNumbering(conversation)
-        messages = [_hold(message, images, held) for message in conversation.messages]
+        messages = [_message(message, images, held) for message in conversation.messages]
+        goes_on = conversation.continue_final_message
+        end = held.hold("") if goes_on else ""
+        messages[-1]["content"] += end
+        text = self._rendered(
+            messages=messages,
+            tools=[held.hold_tool(tool) for tool in conversation.tools] or None,
+            add_generation_prompt=conversation.add_generation_prompt and not goes_on,
+        )
+        _check_shown(text, held, conversation)
+        if goes_on:
+            if end not in text:
+                _refuse("the end of the last message", "continue_final_message")
+            text = text[: text.rindex(end)]
+        return list(self._segments(text, held))
+
+    def _rendered(self, **variables: object) -> str:
         try:
-            text = self._template.render(messages=messages, add_generation_prompt=True)
+            return self._template.render(variables)
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as err:
             raise InvalidRequestError(
                 "The model's chat template does not accept this order of messages.",
                 param="messages",
             ) from err
-        return list(self._segments(text, held))
 
-    def _segments(self, text: str, held: list[Segment]) -> Iterator[Segment]:
-        for index, piece in enumerate(_PLACEHOLDER.split(text)):
-            if index % 2:
-                yield held[int(piece)]
-            else:
-                yield from self._literal(piece)
+    def _segments(self, text: str, held: HeldTexts) -> Iterator[Segment]:
+        for written, segment in held.cut(text):
+            yield from self._literal(written)
+            yield segment
 
     def _literal(self, text: str) -> Iterator[Segment]:
         end = 0
@@ -99,13 +113,33 @@ def load_checkpoint_template(folder: Path, control_pattern: re.Pattern[str]) -> 
     return CheckpointTemplate(source, control_pattern)
 
 
-def _hold(message: Message, images: ImageNumbering, held: list[Segment]) -> dict[str, str]:
-    """The message as the template sees it: every part a placeholder for `held[index]`."""
-    content = ""
-    for segment in content_segments(message.content, images):
-        content += f"\ue000{len(held)}\ue001"
-        held.append(segment)
-    return {"role": message.role, "content": content}
+def _message(message: Message, images: ImageNumbering, held: HeldTexts) -> dict[str, Any]:
+    """The message as the template sees it."""
+    segments = content_segments(message.content, images)
+    shown: dict[str, Any] = {
+        "role": message.role,
+        "content": "".join(held.hold(segment) for segment in segments if segment),
+    }
+    if message.tool_calls:
+        shown["tool_calls"] = [held.hold_call(call) for call in message.tool_calls]
+    if message.tool_call_id is not None:
+        shown["tool_call_id"] = held.hold_text(message.tool_call_id)
+    return shown
+
+
+def _check_shown(text: str, held: HeldTexts, conversation: Conversation) -> None:
+    """Refuse tools and calls that the template leaves out: the model would not know of them."""
+    if not held.shows_all(text, [tool.name for tool in conversation.tools]):
+        _refuse("tools", "tools")
+    calls = [call for message in conversation.messages for call in message.tool_calls]
+    if not held.shows_all(text, [call.name for call in calls]):
+        _refuse("tool calls", "messages")
+
+
+def _refuse(what: str, param: str) -> NoReturn:
+    raise UnsupportedParameterError(
+        f"The chat template of this model's checkpoint does not show {what}.", param=param
+    )
 
 
 def _raise_exception(message: str) -> None:

@@ -1,23 +1,18 @@
-"""A conversation as a list of segments: control tokens, literal text and image places.
-
-A segment list, not a string: what is a control token and what merely looks like one is decided here, by
-who wrote it, and cannot be confused later.
-"""
+"""A conversation as a list of segments, in the format InternVL2.5 and InternVL3 were trained on."""
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from itertools import groupby
+from typing import Protocol
 
 from server.core import Content, Conversation, ImageReference, Message, TextPart
+from server.prompt.segments import Control, ImagePlace, Segment
+from server.prompt.tool_text import call_segments, result_segments, tools_segments
 
 __all__ = [
     "DEFAULT_SYSTEM_TEXT",
-    "Control",
     "ImageNumbering",
-    "ImagePlace",
     "InternVL25Template",
-    "Segment",
     "Template",
     "content_segments",
     "has_own_labels",
@@ -26,28 +21,17 @@ __all__ = [
 # The system text InternVL2.5 and InternVL3 were trained and evaluated with.
 DEFAULT_SYSTEM_TEXT = "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"  # noqa: E501
 
+_END_OF_TURN: tuple[Segment, ...] = (Control("<|im_end|>"), "\n")
+
 _OWN_LABEL = re.compile(r"\bImage-\d+\s*:", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Control:
-    """A control token, by its text."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class ImagePlace:
-    """Where the image with this index (request order) stands."""
-
-    index: int
-
-
-Segment: TypeAlias = str | Control | ImagePlace
-
-
 class Template(Protocol):
-    """Turns a conversation into segments that end where the model's answer begins."""
+    """Turns a conversation into segments that end where the model's answer begins.
+
+    With `continue_final_message` that is inside the last message, which is then an assistant's without
+    tool calls; without `add_generation_prompt` it is where the last turn ends.
+    """
 
     @property
     def name(self) -> str:
@@ -60,22 +44,34 @@ class Template(Protocol):
 class InternVL25Template:
     """The `internvl2_5` conversation format of InternVL2.5 and InternVL3 (ChatML with its own system text).
 
-    Deliberate additions: a tool message is a user turn wrapped in `<tool_response>`, the form the text
-    model was trained on; system messages after the first keep their place.
+    Tools, which that format does not know, are written as the text model was trained on them: described
+    after the system text, called by the assistant, answered in one user turn for all calls. System
+    messages after the first keep their place.
     """
 
     name = "internvl2_5"
 
     def render(self, conversation: Conversation) -> list[Segment]:
         """Segments of the whole prompt, the default system text first when none is given."""
-        messages = conversation.messages
-        segments: list[Segment] = []
-        if messages[0].role != "system":
-            segments += [Control("<|im_start|>"), "system\n", DEFAULT_SYSTEM_TEXT]
-            segments += [Control("<|im_end|>"), "\n"]
         images = ImageNumbering(conversation)
-        for message in messages:
-            segments += _turn(message, images)
+        first, *rest = conversation.messages
+        system: list[Segment] = [DEFAULT_SYSTEM_TEXT]
+        if first.role == "system":
+            system = list(content_segments(first.content, images))
+        else:
+            rest = [first, *rest]
+        segments = _turn("system", [*system, *tools_segments(conversation.tools)])
+        for are_results, messages in groupby(rest, key=lambda message: message.role == "tool"):
+            if are_results:
+                results = [list(content_segments(m.content, images)) for m in messages]
+                segments += _turn("user", result_segments(results))
+            else:
+                for message in messages:
+                    segments += _turn(message.role, _body(message, images))
+        if conversation.continue_final_message:
+            return segments[: -len(_END_OF_TURN)]
+        if not conversation.add_generation_prompt:
+            return segments
         return [*segments, Control("<|im_start|>"), "assistant\n"]
 
 
@@ -114,9 +110,11 @@ def content_segments(content: Content, images: ImageNumbering) -> Iterator[Segme
             yield part.text
 
 
-def _turn(message: Message, images: ImageNumbering) -> list[Segment]:
-    content = list(content_segments(message.content, images))
-    role: str = message.role
-    if role == "tool":
-        role, content = "user", ["<tool_response>\n", *content, "\n</tool_response>"]
-    return [Control("<|im_start|>"), f"{role}\n", *content, Control("<|im_end|>"), "\n"]
+def _body(message: Message, images: ImageNumbering) -> list[Segment]:
+    content = [segment for segment in content_segments(message.content, images) if segment]
+    between: list[Segment] = ["\n"] if content and message.tool_calls else []
+    return [*content, *between, *call_segments(message.tool_calls)]
+
+
+def _turn(role: str, body: list[Segment]) -> list[Segment]:
+    return [Control("<|im_start|>"), f"{role}\n", *body, *_END_OF_TURN]

@@ -38,9 +38,11 @@ def _check_continuation(body: ChatCompletionRequest) -> None:
             "a new one. Set one of them.",
             param="add_generation_prompt",
         )
-    if body.messages[-1].role != "assistant":
+    last = body.messages[-1]
+    if not isinstance(last, AssistantMessage) or last.tool_calls:
         raise InvalidRequestError(
-            "'continue_final_message' needs a last message of the assistant to go on with.",
+            "'continue_final_message' needs a last message of the assistant to go on with, without "
+            "'tool_calls'.",
             param="continue_final_message",
         )
 

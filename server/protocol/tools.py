@@ -16,6 +16,7 @@ __all__ = [
     "ToolChoiceField",
     "ToolDefinition",
     "ToolList",
+    "to_arguments",
     "to_tool_calls",
     "to_tool_choice",
     "to_tools",
@@ -232,14 +233,22 @@ def to_tool_calls(calls: Sequence[HistoryCall] | None, path: str) -> tuple[ToolC
         ToolCall(
             call.id,
             call.function.name,
-            _arguments(call.function.arguments, f"{path}[{index}].function.arguments"),
+            to_arguments(call.function.arguments, f"{path}[{index}].function.arguments"),
         )
         for index, call in enumerate(calls or ())
     )
 
 
-def _arguments(text: str, path: str) -> str:
-    """JSON text of an object, rewritten; an empty text, which some clients send, is `{}`."""
+def to_arguments(text: str, path: str) -> str:
+    """A call's arguments in the history, written as prompts have them; an empty text is `{}`.
+
+    Args:
+        text: The field: JSON text of an object.
+        path: Its JSON path.
+
+    Raises:
+        InvalidRequestError: It is something else.
+    """
     try:
         value = from_json(text, allow_inf_nan=False) if text.strip() else {}
     except ValueError:

@@ -4,13 +4,14 @@ Everything else is the real package: its configs, tokenizer, `TurboMindInstance`
 tensor objects. One thread steps all active requests together, as TurboMind's scheduler does.
 """
 
+import math
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -24,6 +25,9 @@ from lmdeploy.turbomind import turbomind as turbomind_module
 from lmdeploy.turbomind.supported_models import is_supported
 
 FINISH, CANCEL = 7, 8
+GENERATION = 2  # `output_logits`: of the answer's tokens only
+VOCABULARY = 351  # of the tiny checkpoint
+HELD_BACK = 70  # what is taken instead of a stop token that is held back
 
 
 @dataclass
@@ -58,6 +62,7 @@ class Plan:
     status: int | None = FINISH
     tokens_per_step: int = 1
     wait_steps: int = 0
+    num_cached: int = 0
 
 
 @dataclass(eq=False)
@@ -67,6 +72,8 @@ class Running:
     output_ids: torch.Tensor
     state: "SharedState"
     callback: Callable[[], None]
+    logits: torch.Tensor | None
+    metrics: Any
     num_sent: int = 0
     is_cancelled: bool = False
 
@@ -125,18 +132,18 @@ class Request:
         outputs = _turbomind.TensorMap()
         outputs["output_ids"] = _turbomind.from_dlpack(output_ids)
         plan = self._loop.plan(call)
-        plan = Plan(
-            plan.token_ids[: gen_cfg.max_new_tokens],
-            plan.status,
-            plan.tokens_per_step,
-            plan.wait_steps,
-        )
+        plan = replace(plan, token_ids=sampled(plan.token_ids, gen_cfg))
         if gen_cfg.output_logprobs:
             add_logprobs(outputs, plan.token_ids, gen_cfg.max_new_tokens)
+        logits = None
+        if gen_cfg.output_logits:
+            assert gen_cfg.output_logits == GENERATION
+            logits = torch.full((gen_cfg.max_new_tokens + 1, VOCABULARY), math.nan).bfloat16()
+            outputs["logits"] = _turbomind.from_dlpack(logits)
         state = SharedState()
-        self._running = Running(call, plan, output_ids, state, cb)
+        metrics = SimpleNamespace(enqueue_time=1, scheduled_time=0, cached_tokens=0)
+        self._running = Running(call, plan, output_ids, state, cb, logits, metrics)
         self._loop.push(self._running)
-        metrics = SimpleNamespace(enqueue_time=1, scheduled_time=2, cached_tokens=0)
         return outputs, state, metrics
 
 
@@ -153,6 +160,27 @@ def read_items(mm_inputs: Any) -> list[Item]:
 def read_config(config: Any) -> dict[str, Any]:
     assert isinstance(config, _turbomind.GenerationConfig)
     return {name: getattr(config, name) for name in dir(config) if not name.startswith("_")}
+
+
+def sampled(token_ids: list[int], config: Any) -> list[int]:
+    """A plan's ids as native sampling and stopping leave them.
+
+    As in the native sources: of `eos_ids` those above 0 are held back while fewer than `min_new_tokens` - 1
+    tokens exist; the answer ends after any of `stop_ids`.
+    """
+    kept: list[int] = []
+    for token_id in token_ids[: config.max_new_tokens]:
+        is_held = token_id > 0 and token_id in config.eos_ids
+        is_early = len(kept) + 1 < config.min_new_tokens
+        kept.append(HELD_BACK if is_held and is_early else token_id)
+        if kept[-1] in config.stop_ids[0]:
+            break
+    return kept
+
+
+def logits_at(place: int) -> torch.Tensor:
+    """The row of logits behind token `place` of every answer, rounded to the model's type."""
+    return torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(place)).mul(4).bfloat16()
 
 
 def add_logprobs(outputs: Any, token_ids: list[int], max_new_tokens: int) -> None:
@@ -247,6 +275,10 @@ class Loop:
             plan.wait_steps -= 1
             return
         new = plan.token_ids[running.num_sent : running.num_sent + plan.tokens_per_step]
+        running.metrics.scheduled_time, running.metrics.cached_tokens = 2, plan.num_cached
+        for place in range(running.num_sent, running.num_sent + len(new)):
+            if running.logits is not None:
+                running.logits[place] = logits_at(place)
         start = num_prompt + running.num_sent
         running.output_ids[start : start + len(new)] = torch.tensor(new, dtype=torch.int32)
         running.num_sent += len(new)

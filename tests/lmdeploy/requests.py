@@ -8,13 +8,14 @@ from server.core import GenerateRequest, ImageSpan, SamplingParams
 from server.engine.lmdeploy_engine import TurbomindEngine
 
 END = 322  # <|im_end|> of the tiny tokenizer
+STOPS = frozenset({320, END})  # with <|endoftext|>: the checkpoint's own
 IMAGE = 344  # <IMG_CONTEXT>
 TILE_PX, TOKENS_PER_TILE = 56, 4
 
 
 def make_request(
     token_ids: tuple[int, ...] = (1, 2, 3), *, max_tokens: int = 16, tiles: tuple[int, ...] = (),
-    name: str = "r", stop: frozenset[int] = frozenset({END}), **sampling: Any,
+    name: str = "r", stop: frozenset[int] = STOPS, **sampling: Any,
 ) -> GenerateRequest:  # fmt: skip
     """`tiles`: one image each, appended to the prompt."""
     ids, spans = list(token_ids), []

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
-from server.core import TokenLogprobs
-from server.engine import lmdeploy as adapter
+from server.core import Guide
+from server.engine import lmdeploy_output as adapter
 from server.errors import (
     ContextLengthExceededError,
     EngineError,
@@ -20,6 +20,8 @@ from server.errors import (
 from tests.lmdeploy.native import CANCEL, Plan
 from tests.lmdeploy.requests import END, answer, make_request
 
+GUIDE = Guide("regex", "[a-z]+")
+
 
 @pytest.mark.parametrize("layout", ["hf", "authors"])
 async def test_ids_reach_the_native_side(make_engine, loop, layout):
@@ -30,8 +32,8 @@ async def test_ids_reach_the_native_side(make_engine, loop, layout):
     assert call.input_ids == [5, 6, 7]
     assert (call.step, call.stream_output, call.items, call.grammar) == (0, True, [], None)
     assert call.config["max_new_tokens"] == 16
-    assert call.config["eos_ids"] == [END]
-    assert call.config["stop_ids"] == [[END], [1]]
+    assert call.config["eos_ids"] == [320, END]
+    assert call.config["stop_ids"] == [[320, END], [1, 2]]
 
 
 @pytest.mark.parametrize("layout", ["hf", "authors"])
@@ -65,6 +67,7 @@ async def test_images_reach_the_native_side(make_engine, loop, layout, tiles, dt
         ({"seed": 0}, {"random_seed": 0}),
         ({"seed": -1}, {"random_seed": 2**64 - 1}),
         ({"seed": -(2**63)}, {"random_seed": 2**63}),
+        ({"seed": 2**63 - 1}, {"random_seed": 2**63 - 1}),
     ],
 )  # fmt: skip
 async def test_sampling(make_engine, loop, asked, handed):
@@ -81,18 +84,6 @@ async def test_a_request_without_a_seed_gets_a_fresh_one(make_engine, loop):
     assert len({call.config["random_seed"] for call in loop.calls}) == 3
 
 
-async def test_logprobs(make_engine, loop):
-    engine = await make_engine()
-    loop.plan = lambda call: Plan([65, END], tokens_per_step=2)
-    for num, top in ((0, ()), (2, ((66, -0.5), (65, -1.5)))):
-        async with engine.generate(make_request(num_logprobs=num)) as deltas:
-            delta = await anext(deltas)
-        assert delta.logprobs is not None
-        assert delta.logprobs[0] == TokenLogprobs(-1.5, top)
-        assert len(delta.logprobs) == len(delta.token_ids) == 2
-    assert [call.config["output_logprobs"] for call in loop.calls] == [1, 2]
-
-
 @pytest.mark.parametrize(
     ("request_", "error", "param"),
     [
@@ -101,7 +92,21 @@ async def test_logprobs(make_engine, loop):
         (make_request(max_tokens=0), InvalidRequestError, "max_tokens"),
         (make_request((351,)), InvalidRequestError, None),
         (make_request(top_k=1025), InvalidRequestError, "top_k"),
-        (make_request(temperature=0.0, num_logprobs=1), UnsupportedParameterError, "logprobs"),
+        (make_request(stop=frozenset({END, 351})), InvalidRequestError, "stop_token_ids"),
+        (make_request(stop=frozenset({END, -1})), InvalidRequestError, "stop_token_ids"),
+        (make_request(stop=frozenset(range(1, 34))), InvalidRequestError, "stop_token_ids"),
+        (
+            make_request(stop=frozenset({END, 0}), min_tokens=1),
+            UnsupportedParameterError,
+            "min_tokens",
+        ),
+        (make_request(guide=GUIDE, min_tokens=1), UnsupportedParameterError, "min_tokens"),
+        (make_request(guide=GUIDE, stop=frozenset()), UnsupportedParameterError, "ignore_eos"),
+        (
+            make_request(max_tokens=2**40, temperature=0.0, num_logprobs=1),
+            InvalidRequestError,
+            "logprobs",
+        ),
     ],
 )
 async def test_what_can_never_run_is_refused_on_entering(make_engine, loop, request_, error, param):

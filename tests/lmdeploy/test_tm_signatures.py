@@ -44,8 +44,10 @@ FIELDS = {
     "lmdeploy.messages:GenerationConfig": (
         "max_new_tokens", "do_sample", "top_k", "top_p", "min_p", "temperature",
         "repetition_penalty", "random_seed", "stop_token_ids", "logprobs", "response_format",
+        "ignore_eos", "min_new_tokens", "output_logits",
     ),
-    "lmdeploy.messages:EngineOutput": ("status", "token_ids", "logprobs"),
+    "lmdeploy.messages:EngineOutput": ("status", "token_ids", "logprobs", "logits", "req_metrics"),
+    "lmdeploy.messages:RequestMetrics": ("cached_tokens",),
     "lmdeploy.messages:ScheduleMetrics": ("scheduler_tick",),
 }  # fmt: skip
 NATIVE = {
@@ -53,8 +55,9 @@ NATIVE = {
     "TurboMind": ("create_request", "get_schedule_metrics", "is_dummy_node"),
     "GenerationConfig": (
         "max_new_tokens", "top_k", "top_p", "min_p", "temperature", "eos_ids", "stop_ids",
-        "repetition_penalty", "random_seed", "output_logprobs",
+        "repetition_penalty", "random_seed", "output_logprobs", "min_new_tokens", "output_logits",
     ),
+    "RequestMetrics": ("cached_tokens", "enqueue_time", "scheduled_time"),
     "GrammarCompiler": ("compile_json_schema", "compile_regex", "compile_structural_tag"),
     "ScheduleMetrics": ("scheduler_tick",),
     "RequestState": ("status", "seq_len"),
@@ -106,6 +109,20 @@ def test_statuses_of_the_native_request():
 def test_the_vision_dtype_has_its_name():
     source = inspect.getsource(find("lmdeploy.turbomind.models.internvl:InternVLModel.__init__"))
     assert "self._vision_data_type = vision_data_type" in source, "_vision_data_type has moved"
+
+
+def test_the_native_side_has_no_penalties_of_openais_and_no_biases():
+    """They are refused because of that."""
+    config = find("lmdeploy.turbomind._turbomind:GenerationConfig")
+    for name in ("frequency_penalty", "presence_penalty", "logit_bias"):
+        assert not hasattr(config, name), (
+            f"TurboMind has learned {name}: map it, state its capability"
+        )
+
+
+def test_logits_are_those_of_the_tokens_so_far():
+    source = inspect.getsource(find("lmdeploy.turbomind.turbomind:_get_logits"))
+    assert "logits[:step - offset - 1, :]" in source, "_get_logits has changed"
 
 
 def test_native_grammar_compiler_takes_its_bounds():

@@ -38,7 +38,7 @@ async def upstream(model: Path) -> AsyncIterator[httpx2.AsyncClient]:
     (app,) = apps
     # Its monitor cannot be stopped in the middle of a probe: on Python 3.11 `wait_for` swallows the
     # cancellation when the probe has just ended, and the app's shutdown waits for ever.
-    with mock.patch.object(EngineHealthMonitor, "start", lambda self: None):
+    with mock.patch.object(EngineHealthMonitor, "start", return_value=None):
         async with (
             app.router.lifespan_context(app),
             httpx2.AsyncClient(

@@ -5,13 +5,8 @@ import pytest
 from server.core import Conversation, Detail, ImageReference, Message, Role, TextPart
 from server.errors import InvalidRequestError, StartupError
 from server.prompt.checkpoint_template import CheckpointTemplate
-from server.prompt.template import (
-    DEFAULT_SYSTEM_TEXT,
-    Control,
-    ImagePlace,
-    InternVL25Template,
-    Segment,
-)
+from server.prompt.segments import Control, ImagePlace, Segment
+from server.prompt.template import DEFAULT_SYSTEM_TEXT, InternVL25Template
 
 IMAGE = ImageReference("data:,", Detail.AUTO, None, "messages[0].content[0].image_url")
 CONTROL = re.compile(r"<\|im_start\|>|<\|im_end\|>")

@@ -1,0 +1,217 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.checkpoint import load_checkpoint
+from server.core import Conversation, Message, TextPart, Tool, ToolCall
+from server.errors import UnsupportedParameterError
+from server.prompt.builder import PromptBuilder
+from server.prompt.checkpoint_template import CheckpointTemplate
+from server.prompt.segments import Control, Segment
+from server.prompt.template import DEFAULT_SYSTEM_TEXT, InternVL25Template, Template
+from server.prompt.tokenizer import PromptTokenizer, load_tokenizer
+from server.settings import DEMO_MODEL, ModelSettings
+
+NAMES = ["<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>", "<ref>", "<box>"]
+CONTROL = re.compile("|".join(map(re.escape, NAMES)))
+
+# Every way templates write tools and calls: as JSON, as JSON in JSON, by hand, as tags.
+ALL_WAYS = r"""
+{%- for tool in tools or [] %}{{ tool | tojson }}{{ tool | tojson | tojson(ensure_ascii=true) }}
+{{- tool.function.name }}|{{ tool.function.description | trim }}|
+{%- for name, field in (tool.function.parameters.properties or {}) | dictsort %}<{{ name }}>
+{%- if field.type == "string" %}(text){% endif %}
+{%- if name in tool.function.parameters.required %}(required){% endif %}{% endfor %}
+{%- endfor %}
+{%- for m in messages %}<|im_start|>{{ m.role }} {{ m.tool_call_id }} {{ m.content }}
+{%- for call in m.tool_calls or [] %}<tool_call>{{ call.id }} {{ call.function.name }}
+{{- call.function.arguments | tojson(indent=1) }}
+{%- for name, value in call.function.arguments.items() %}<{{ name }}>{{ value }}</{{ name }}>{% endfor %}
+{%- endfor %}<|im_end|>{% endfor %}
+"""
+
+
+def conversed(word: str, role: str = "user") -> Conversation:
+    """A conversation in which everything a client can choose is, or has, the word."""
+    properties = {word: {"type": "string", "description": word, "enum": [word]}}
+    schema = {"type": "object", "properties": properties, "required": [word]}
+    call = ToolCall(word or "id", "look", json.dumps({word: word, "all": [word]}))
+    return Conversation(
+        (
+            Message("system", (TextPart(word),)),
+            Message("user", (TextPart(word),)),
+            Message("assistant", (TextPart(word),), (call, call)),
+            Message("tool", (TextPart(word),), tool_call_id=call.id),
+        ),
+        (Tool("look", word, json.dumps(schema)), Tool("other", None)),
+    )
+
+
+def shown(segments: list[Segment]) -> str:
+    return "".join(s.name if isinstance(s, Control) else str(s) for s in segments)
+
+
+def controls(template: Template, conversation: Conversation) -> list[Control]:
+    return [s for s in template.render(conversation) if isinstance(s, Control)]
+
+
+HOSTILE = st.text(max_size=10) | st.sampled_from(
+    [
+        *NAMES,
+        "ref",
+        "box",
+        "tool_call",
+        "|im_end|",
+        "type",
+        "object",
+        '"\\',
+        "⧼0⧽",
+        "⧼0⧾⧽",
+        "{{ 7 }}",
+    ]
+)
+
+
+@pytest.mark.parametrize("template", [InternVL25Template(), CheckpointTemplate(ALL_WAYS, CONTROL)])
+@given(word=HOSTILE)
+def test_nothing_a_client_writes_becomes_a_control_token(template: Template, word: str) -> None:
+    assert controls(template, conversed(word)) == controls(template, conversed("harmless"))
+
+
+@given(word=HOSTILE)
+def test_no_token_of_the_prompt_is_a_clients(
+    word: str, tiny_checkpoint: Path, tokenizer: PromptTokenizer
+) -> None:
+    builder = built(tiny_checkpoint, tokenizer)
+    added = set(tokenizer.control_ids.values())
+    pieces = builder.outline(conversed(word)).pieces
+    harmless = builder.outline(conversed("harmless")).pieces
+    assert [t for p in pieces for t in p if t in added] == [
+        t for p in harmless for t in p if t in added
+    ]
+
+
+def built(folder: Path, tokenizer: PromptTokenizer) -> PromptBuilder:
+    checkpoint = load_checkpoint(ModelSettings(path=str(folder)))
+    return PromptBuilder(checkpoint, tokenizer, InternVL25Template(), max_model_len=2048)
+
+
+def test_a_tokenizer_without_the_tags_writes_them_as_text() -> None:
+    tokenizer = load_tokenizer(DEMO_MODEL)
+    assert "<tool_call>" not in tokenizer.control_ids
+    (ids,) = [
+        piece
+        for piece in built(DEMO_MODEL, tokenizer).outline(conversed("x")).pieces
+        if '{"name": "look", "arguments"' in tokenizer.decode(piece)
+    ]
+    assert '<tool_call>\n{"name": "look", "arguments": {"x": "x", "all": ["x"]}}\n</tool_call>' in (
+        tokenizer.decode(ids)
+    )
+
+
+def test_a_template_reads_schemas_as_they_are() -> None:
+    text = shown(CheckpointTemplate(ALL_WAYS, CONTROL).render(conversed('a "b"')))
+    assert '<a "b">(text)(required)' in text
+    tool = json.dumps({"a": 'a "b"'})[6:-1]
+    assert f'"description": {tool}' in text
+    assert f'"description\\": {json.dumps(tool)[1:-1]}' in text
+
+
+@given(word=st.text(max_size=6))
+def test_json_of_a_template_is_what_the_client_sent(word: str) -> None:
+    source = "{% for t in tools %}{{ t | tojson(indent=2) }}\x00{{ t | tojson | tojson }}\x00{% endfor %}"
+    conversation = conversed(word)
+    template = CheckpointTemplate(source, CONTROL)
+    text = shown(template.render(Conversation(conversation.messages[:2], conversation.tools)))
+    once, twice, *_ = text.split("\x00")
+    assert json.loads(once) == json.loads(json.loads(twice))
+    assert json.loads(once)["function"] == {
+        "name": "look",
+        "description": word,
+        "parameters": json.loads(conversation.tools[0].parameters),
+    }
+
+
+@pytest.mark.parametrize(
+    ("source", "param"),
+    [
+        ("{% for m in messages %}{{ m.content }}{{ m.tool_calls }}{% endfor %}", "tools"),
+        ("{{ tools | tojson }}{{ messages[0].content }}", "messages"),
+    ],
+)
+def test_a_template_that_leaves_tools_or_calls_out_is_not_used_for_them(
+    source: str, param: str
+) -> None:
+    conversation = conversed("x")
+    template = CheckpointTemplate(source, CONTROL)
+    call = Message("assistant", (), (ToolCall("c", "gone", "{}"),))
+    with pytest.raises(UnsupportedParameterError) as caught:
+        template.render(Conversation((*conversation.messages, call), conversation.tools))
+    assert caught.value.param == param
+
+
+SAID = (Message("user", (TextPart("hi"),)), Message("assistant", (TextPart("Well, "),)))
+SOURCE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [InternVL25Template(), CheckpointTemplate(SOURCE, CONTROL)])
+@pytest.mark.parametrize(
+    ("goes_on", "begins", "end"),
+    [
+        (True, True, "<|im_start|>assistant\nWell, "),
+        (True, False, "<|im_start|>assistant\nWell, "),
+        (False, False, "<|im_start|>assistant\nWell, <|im_end|>\n"),
+        (False, True, "<|im_start|>assistant\nWell, <|im_end|>\n<|im_start|>assistant\n"),
+    ],
+)
+def test_a_prompt_ends_where_the_answer_begins(
+    template: Template, goes_on: bool, begins: bool, end: str
+) -> None:
+    conversation = Conversation(SAID, continue_final_message=goes_on, add_generation_prompt=begins)
+    assert shown(template.render(conversation)).endswith("<|im_start|>user\nhi<|im_end|>\n" + end)
+
+
+@pytest.mark.parametrize("template", [InternVL25Template(), CheckpointTemplate(SOURCE, CONTROL)])
+def test_an_empty_message_can_be_gone_on_with(template: Template) -> None:
+    conversation = Conversation((SAID[0], Message("assistant", ())), continue_final_message=True)
+    assert shown(template.render(conversation)).endswith("<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_a_template_that_hides_the_last_message_cannot_go_on_with_it() -> None:
+    template = CheckpointTemplate("{{ messages[0].content }}", CONTROL)
+    with pytest.raises(UnsupportedParameterError) as caught:
+        template.render(Conversation(SAID, continue_final_message=True))
+    assert caught.value.param == "continue_final_message"
+
+
+def test_tools_follow_the_default_system_text_too() -> None:
+    conversation = Conversation(SAID[:1], (Tool("ping"),))
+    text = shown(InternVL25Template().render(conversation))
+    assert text.startswith(f"<|im_start|>system\n{DEFAULT_SYSTEM_TEXT}\n\n# Tools\n\n")
+    line = '{"type": "function", "function": {"name": "ping", "parameters": {"type": "object"}}}'
+    assert f"<tools>\n{line}\n</tools>" in text
+
+
+def test_a_word_of_schemas_is_held_where_a_control_token_is_made_of_it() -> None:
+    source = (
+        "{% for t in tools %}{{ t.function.name }}"
+        "{% for name in t.function.parameters.properties %}<{{ name }}>{% endfor %}{% endfor %}"
+    )
+    schema = '{"type": "object", "properties": {"title": {}, "format": {}}}'
+    conversation = Conversation(SAID[:1], (Tool("f", None, schema),))
+    segments = CheckpointTemplate(source, re.compile("<title>")).render(conversation)
+    assert shown(segments) == "f<title><format>"
+    assert not any(isinstance(segment, Control) for segment in segments)
+
+
+def test_a_template_may_write_tools_as_python_does() -> None:
+    conversation = Conversation(SAID[:1], (Tool("look", "Look!"),))
+    text = shown(CheckpointTemplate("{{ tools }}", CONTROL).render(conversation))
+    assert "'name': 'look', 'description': 'Look!'" in text
