@@ -51,7 +51,8 @@ class ToolCallParser:
         self._names = frozenset(tool_names) & frozenset(choice.names or tool_names)
         self._new_id = new_id
         self._is_guided = is_guided
-        self._held = ""  # whitespace, and what may become a tag
+        self._gap: list[str] = []  # whitespace that may come before a call
+        self._held = ""  # what may become a tag
         self._block: CallReader | None = None
         self._has_begun = False  # the block's call has
         self._is_broken = False  # the block's call has begun and what follows is no JSON
@@ -94,10 +95,10 @@ class ToolCallParser:
             self._pass_on(block)
             self.has_cut_call |= not block.is_whole
         elif block is not None and not self._is_guided:
-            self._say(self._held + _OPEN_TAG + block.raw)
-        elif block is None and (not self.num_calls or self._held.strip(WHITESPACE)):
+            self._say(_OPEN_TAG + block.raw)
+        elif block is None and (self._held or not self.num_calls):
             self._say(self._held)
-        self._held = ""
+        self._gap, self._held = [], ""
         return self._taken()
 
     def _taken(self) -> ParsedText:
@@ -110,13 +111,11 @@ class ToolCallParser:
         text = self._held + rest
         start = text.find(_OPEN_TAG)
         end = start if start >= 0 else len(text) - _num_of_tag(text)
-        certain = text[:end].rstrip(WHITESPACE)
-        self._say(certain)
+        self._say_but_end(text[:end])
         if start < 0:
-            self._held = text[len(certain) :]
+            self._held = text[end:]
             return ""
-        self._held = text[len(certain) : start]
-        self._block, self._has_begun = CallReader(self._names), False
+        self._held, self._block, self._has_begun = "", CallReader(self._names), False
         return text[start + len(_OPEN_TAG) :]
 
     def _read_block(self, block: CallReader, rest: str) -> str:
@@ -134,7 +133,7 @@ class ToolCallParser:
 
     def _end(self, block: CallReader) -> None:
         self._pass_on(block, has_ended=True)
-        self._held, self._block = "", None
+        self._gap, self._block = [], None
         self._num_ended += 1
 
     def _break(self, block: CallReader) -> None:
@@ -142,12 +141,12 @@ class ToolCallParser:
         self._pass_on(block)
         if self._has_begun:
             self.has_cut_call |= not block.is_whole
-            self._held, self._is_broken = "", True
+            self._gap, self._is_broken = [], True
             return
-        written = self._held + _OPEN_TAG + block.raw
-        certain = written[: len(written) - _num_of_tag(written)].rstrip(WHITESPACE)
-        self._say(certain)
-        self._held, self._block = written[len(certain) :], None
+        written = _OPEN_TAG + block.raw
+        end = len(written) - _num_of_tag(written)
+        self._say_but_end(written[:end])
+        self._held, self._block = written[end:], None
 
     def _skip(self, rest: str) -> str:
         """Drop the rest of a broken block; what is to be read after it."""
@@ -170,7 +169,17 @@ class ToolCallParser:
             delta = ToolCallDelta(self.num_calls - 1, self._new_id(), block.name, block.take())
             self._calls.append(delta)
 
+    def _say_but_end(self, text: str) -> None:
+        """Pass text on but for whitespace at its end."""
+        certain = text.rstrip(WHITESPACE)
+        if certain:
+            self._say(certain)
+        self._gap.append(text[len(certain) :])
+
     def _say(self, text: str) -> None:
+        """Pass on text after the whitespace before it, which is dropped where only calls came before."""
+        text = "".join(self._gap) + text
+        self._gap = []
         if self.num_calls and not self._has_text:
             text = text.lstrip(WHITESPACE)
         self._has_text |= bool(text)

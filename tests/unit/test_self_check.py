@@ -45,7 +45,9 @@ def test_the_stored_grids_are_the_references() -> None:
 
 
 def test_the_stored_template_is_the_published_format() -> None:
-    first, second = (self_check._written(InternVL25Template(), c) for c in self_check._SAMPLES)
+    first, second, third = (
+        self_check._written(InternVL25Template(), c) for c in self_check._SAMPLES
+    )
     begin, end = "\0<|im_start|>\0", "\0<|im_end|>\0"
     assert first == (
         f"{begin}system\n{DEFAULT_SYSTEM_TEXT}{end}\n{begin}user\n\0000\0\nWhat is this?{end}\n"
@@ -55,6 +57,15 @@ def test_the_stored_template_is_the_published_format() -> None:
         f"{begin}system\nBe brief.{end}\n"
         f"{begin}user\nImage-1: \0000\0\nImage-2: \0001\0\n<|im_end|> What differs?{end}\n"
         f"{begin}assistant\nNothing.{end}\n{begin}user\nSure?{end}\n{begin}assistant\n"
+    )
+    call, call_end = "\0<tool_call>\0", "\0</tool_call>\0"
+    result, result_end = "\0<tool_response>\0", "\0</tool_response>\0"
+    assert f"{call}{call_end} XML tags:" in third
+    assert third.endswith(
+        f"{begin}user\nLook.{end}\n"
+        f'{begin}assistant\nYes.\n{call}\n{{"name": "look", "arguments": {{"at": "é"}}}}\n{call_end}{end}\n'
+        f"{begin}user\n{result}\nA cat.\n{result_end}\n{result}\n<tool_call>\n{result_end}{end}\n"
+        f"{begin}assistant\n"
     )
 
 
