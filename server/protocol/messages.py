@@ -76,6 +76,8 @@ class AssistantMessage(Wire):
     role: Literal["assistant"]
     content: TextContent | None = None
     tool_calls: list[HistoryCall] | None = None
+    parsed: Any = None
+    """The content, parsed: the SDK's message objects, sent back as they are, have it."""
 
 
 class ToolMessage(Wire):

@@ -76,6 +76,8 @@ class FunctionCall(Wire):
 
     name: FunctionName
     arguments: str
+    parsed_arguments: Any = None
+    """The same, parsed: the SDK's message objects, sent back as they are, have it."""
 
 
 class HistoryCall(Wire):
@@ -84,6 +86,8 @@ class HistoryCall(Wire):
     id: Annotated[str, Field(min_length=1)]
     type: Literal["function"]
     function: FunctionCall
+    index: int | None = None
+    """Its place in the list: the SDK's message objects made of a stream have it."""
 
 
 def _without_custom_tools(value: Any) -> Any:  # noqa: ANN401  (any JSON value)

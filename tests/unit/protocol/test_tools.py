@@ -225,6 +225,15 @@ def test_an_answer_with_calls_of_the_sdk_can_be_sent_back() -> None:
     assert conversed(answer.model_dump()).messages[1].tool_calls[0].arguments == '{"a": 1}'
 
 
+def test_the_message_of_a_stream_of_the_sdk_can_be_sent_back() -> None:
+    """As openai 3.50 sends what `chat.completions.stream` put together."""
+    made = call('{"a": 1}', index=0)
+    made["function"]["parsed_arguments"] = {"a": 1}
+    empty = dict.fromkeys(["content", "refusal", "annotations", "audio", "function_call"])
+    conversation = conversed(assistant(made, parsed={"a": 1}, **empty))
+    assert conversation.messages[1].tool_calls == (ToolCall("c1", "f", '{"a": 1}'),)
+
+
 def test_an_empty_list_of_calls_says_nothing() -> None:
     assert conversed(assistant(content="yes")).messages[1].tool_calls == ()
 
@@ -247,7 +256,7 @@ def test_an_empty_list_of_calls_says_nothing() -> None:
             [assistant(call('{"a": ' + "9" * 5000 + "}"))],
             "messages[1].tool_calls[0].function.arguments",
         ),
-        ([assistant(call(index=0))], "messages[1].tool_calls[0].index"),
+        ([assistant(call(place=0))], "messages[1].tool_calls[0].place"),
         ([assistant(*[call()] * 129)], "messages[1].tool_calls"),
         ([{"role": "tool", "content": "x"}], "messages[1].tool_call_id"),
         ([{"role": "tool", "content": "x", "tool_call_id": "c1"}], "messages[1].tool_call_id"),
