@@ -6,13 +6,20 @@ ServerError
 │   ├── ContextLengthExceededError   the prompt does not fit the model
 │   ├── RequestTooLargeError         the body is larger than the limit
 │   ├── UnsupportedMediaTypeError    the body is not plain JSON
-│   └── ImageError                   one image cannot be used
-│       ├── ImageUrlError            the URL is malformed or of another scheme
-│       ├── ImageBlockedError        the address is not allowed
-│       ├── ImageFetchError          the host did not deliver
-│       │   └── ImageFetchTimeoutError
-│       ├── ImageTooLargeError       bytes, pixels or aspect ratio over the limit
-│       └── ImageDecodeError         truncated, corrupt or unknown bytes
+│   ├── ImageError                   one image cannot be used
+│   │   ├── ImageUrlError            the URL is malformed or of another scheme
+│   │   ├── ImageBlockedError        the address is not allowed
+│   │   ├── ImageFetchError          the host did not deliver
+│   │   │   └── ImageFetchTimeoutError
+│   │   ├── ImageTooLargeError       bytes, pixels or aspect ratio over the limit
+│   │   └── ImageDecodeError         truncated, corrupt or unknown bytes
+│   └── VideoError                   one video cannot be used; below it as for images
+│       ├── VideoUrlError
+│       ├── VideoBlockedError
+│       ├── VideoFetchError
+│       │   └── VideoFetchTimeoutError
+│       ├── VideoTooLargeError       also: too long, or too many frames
+│       └── VideoDecodeError
 ├── AuthenticationError
 ├── ModelNotFoundError
 ├── RouteNotFoundError
@@ -49,6 +56,13 @@ __all__ = [
     "StartupError",
     "UnsupportedMediaTypeError",
     "UnsupportedParameterError",
+    "VideoBlockedError",
+    "VideoDecodeError",
+    "VideoError",
+    "VideoFetchError",
+    "VideoFetchTimeoutError",
+    "VideoTooLargeError",
+    "VideoUrlError",
 ]
 
 
@@ -115,6 +129,34 @@ class ImageTooLargeError(ImageError):
 
 class ImageDecodeError(ImageError):
     """The image's bytes are truncated, corrupt or of an unknown format."""
+
+
+class VideoError(InvalidRequestError):
+    """One video of the request cannot be used; `param` names it."""
+
+
+class VideoUrlError(VideoError):
+    """The video's URL is malformed or of a scheme that is not served."""
+
+
+class VideoBlockedError(VideoError):
+    """The video's address is not one this server may connect to."""
+
+
+class VideoFetchError(VideoError):
+    """The video's host did not deliver it."""
+
+
+class VideoFetchTimeoutError(VideoFetchError):
+    """The video's host did not deliver it in time."""
+
+
+class VideoTooLargeError(VideoError):
+    """The video has more bytes, pixels, seconds or frames than the limits allow."""
+
+
+class VideoDecodeError(VideoError):
+    """The video's bytes are truncated, corrupt, without a picture or of an unknown format."""
 
 
 class AuthenticationError(ServerError):

@@ -9,9 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SecretStr,
     model_validator,
@@ -20,6 +18,9 @@ from pydantic_settings import (
     BaseSettings,
     SettingsConfigDict,
 )
+
+from server.settings_media import MediaSettings
+from server.settings_section import PositiveFloat, PositiveInt, Section
 
 __all__ = [
     "ENV_PREFIX",
@@ -39,20 +40,11 @@ DEMO_MODEL = Path(__file__).parent / "demo_model"
 
 ENV_PREFIX = "INTERNVL_"
 
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-
 
 def _not_blank(key: SecretStr) -> SecretStr:
     if not key.get_secret_value().strip():
         raise ValueError("a key must not be empty")
     return key
-
-
-class Section(BaseModel):
-    """What all sections share: frozen, unknown keys refused, docstrings are the help texts."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class ServerSettings(Section):
@@ -187,47 +179,6 @@ class EngineSettings(Section):
     """Settings of the TurboMind engine."""
     echo: EchoSettings = EchoSettings()
     """Settings of the echo engine."""
-
-
-class MediaSettings(Section):
-    """What images are accepted, and how they are fetched and prepared."""
-
-    allow_remote: bool = True
-    """Fetch http(s) URLs; when false only `data:` URLs are served."""
-    allowed_private_networks: tuple[str, ...] = ()
-    """CIDR ranges that may be fetched from although they are not public, e.g. a private object store."""
-    allowed_hosts: tuple[str, ...] = ()
-    """When not empty, the only host names images are fetched from; `.example.com` admits subdomains."""
-    allowed_ports: tuple[PositiveInt, ...] = (80, 443)
-    """Ports images are fetched from."""
-    max_redirects: Annotated[int, Field(ge=0)] = 3
-    """Redirects followed; each target is judged like the first URL."""
-    resolve_timeout_s: PositiveFloat = 2.0
-    """Seconds one name resolution may take."""
-    connect_timeout_s: PositiveFloat = 3.0
-    """Seconds one connection, TLS included, may take."""
-    fetch_timeout_s: PositiveFloat = 10.0
-    """Seconds one image may take to arrive, redirects and resolution included."""
-    max_fetches: PositiveInt = 32
-    """Images fetched at the same time by this process."""
-    max_fetches_per_request: PositiveInt = 4
-    """Images fetched at the same time for one request."""
-    max_image_bytes: PositiveInt = 10 << 20
-    """Largest encoded image, inline or fetched."""
-    max_image_pixels: PositiveInt = 50_000_000
-    """Most pixels of one image, read from its header before decoding."""
-    max_image_side_px: PositiveInt = 16_384
-    """Longest side of one image."""
-    max_aspect_ratio: PositiveFloat = 200.0
-    """Longest side divided by shortest."""
-    max_images: PositiveInt = 8
-    """Most images of one request."""
-    max_tiles_per_request: PositiveInt = 64
-    """Tile budget shared by all images of one request, thumbnails included."""
-    num_workers: Annotated[int, Field(ge=0)] = 0
-    """Processes that decode and tile; 0 means one a core, at most 4."""
-    decode_timeout_s: PositiveFloat = 10.0
-    """Seconds one image may take to decode and tile before its process is ended."""
 
 
 class LimitSettings(Section):

@@ -25,7 +25,7 @@ from PIL import (
 
 from server.errors import ImageDecodeError, ImageError, ImageTooLargeError
 
-__all__ = ["DecodeLimits", "decode_image", "read_size"]
+__all__ = ["DecodeLimits", "VideoLimits", "decode_image", "read_size", "size_complaint"]
 
 PLUGINS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin, GifImagePlugin)  # imported to register
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
@@ -51,6 +51,13 @@ class DecodeLimits:
     max_pixels: int
     max_side_px: int
     max_aspect_ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class VideoLimits(DecodeLimits):
+    """How large a frame of a video may be, and how long a video in seconds."""
+
+    max_duration_s: float
 
 
 def decode_image(data: bytes, limits: DecodeLimits) -> Image.Image:
@@ -106,18 +113,26 @@ def _too_many_pixels(limits: DecodeLimits) -> ImageTooLargeError:
 
 
 def _check_size(width: int, height: int, limits: DecodeLimits) -> None:
+    complaint = size_complaint(width, height, limits)
+    if complaint is not None:
+        raise ImageTooLargeError(f"The image {complaint}")
+
+
+def size_complaint(width: int, height: int, limits: DecodeLimits) -> str | None:
+    """What is wrong with a picture of this size, as the rest of a sentence; None if nothing is."""
     if width * height > limits.max_pixels:
-        raise _too_many_pixels(limits)
+        return f"has more than {limits.max_pixels} pixels, the limit (media.max_image_pixels)."
     if max(width, height) > limits.max_side_px:
-        raise ImageTooLargeError(
-            f"The image is {width}x{height} pixels; the longest side allowed is "
-            f"{limits.max_side_px} (media.max_image_side_px)."
+        return (
+            f"is {width}x{height} pixels; the longest side allowed is {limits.max_side_px} "
+            "(media.max_image_side_px)."
         )
     if max(width, height) > limits.max_aspect_ratio * min(width, height):
-        raise ImageTooLargeError(
-            f"The image is {width}x{height} pixels; the longest side may be at most "
+        return (
+            f"is {width}x{height} pixels; the longest side may be at most "
             f"{limits.max_aspect_ratio:g} times the shortest (media.max_aspect_ratio)."
         )
+    return None
 
 
 def _check_end(data: bytes, image: Image.Image) -> None:

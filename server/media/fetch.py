@@ -1,4 +1,4 @@
-"""Fetch an image over http(s). The only module that opens outgoing connections.
+"""Fetch an image or a video over http(s). The only module that opens outgoing connections.
 
 A host is resolved once a hop, every address it has is judged, and the judged address itself is
 dialled: the request goes to `https://ADDRESS/…` with the name in `Host`, in the TLS greeting and in
@@ -14,6 +14,7 @@ import socket
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Any
@@ -21,14 +22,8 @@ from urllib.parse import urljoin
 
 import httpx2
 
-from server.errors import (
-    EngineOverloadedError,
-    ImageBlockedError,
-    ImageFetchError,
-    ImageFetchTimeoutError,
-    ImageTooLargeError,
-    ImageUrlError,
-)
+from server.errors import EngineOverloadedError, InvalidRequestError
+from server.media.kinds import IMAGE, VIDEO, MediaKind
 from server.media.policy import (
     Address,
     FetchUrl,
@@ -39,21 +34,37 @@ from server.media.policy import (
 )
 from server.settings import MediaSettings
 
-__all__ = ["ImageFetcher"]
+__all__ = ["MediaFetcher"]
 
 MAX_ADDRESSES = 64
 MAX_DIALS = 8
 REDIRECTS = (301, 302, 303, 307, 308)
 
 
-class ImageFetcher:
-    """Fetches images for the whole process, at most `max_fetches` at a time; `aclose` it after use."""
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What is fetched, which request field asks for it, and how much it may take."""
+
+    kind: MediaKind
+    param: str
+    rules: UrlRules
+    max_bytes: int
+    timeout_s: float
+
+    def fault(self, said: str) -> InvalidRequestError:
+        """An error about what the host did."""
+        return self.kind.fetch_error(f"The {self.kind.noun}'s host {said}.", param=self.param)
+
+    def blocked(self, said: str) -> InvalidRequestError:
+        """An error about where the host is, or leads to."""
+        return self.kind.blocked_error(f"The {self.kind.noun}'s host {said}.", param=self.param)
+
+
+class MediaFetcher:
+    """Fetches for the whole process, at most `max_fetches` at a time; `aclose` it after use."""
 
     def __init__(self, settings: MediaSettings) -> None:
         self._settings = settings
-        self._rules = UrlRules(
-            ports=frozenset(settings.allowed_ports), hosts=settings.allowed_hosts
-        )
         self._private_networks = parse_networks(settings.allowed_private_networks)
         self._slots = asyncio.Semaphore(settings.max_fetches)
         # Its own threads: a name server that hangs must not hold the loop's shared ones.
@@ -68,67 +79,76 @@ class ImageFetcher:
         self._resolver.shutdown(wait=False, cancel_futures=True)
         await self._transport.aclose()
 
-    async def fetch(self, url: str, *, param: str) -> bytes:
-        """The body that an image URL leads to, at most `max_image_bytes` long.
+    async def fetch(self, url: str, *, param: str, kind: MediaKind = IMAGE) -> bytes:
+        """The body that a URL leads to, at most `max_image_bytes` or `max_video_bytes` long.
 
         Args:
             url: http(s) URL as the user gave it.
-            param: JSON path of the image in the request.
+            param: JSON path of the image or video in the request.
+            kind: What it is to be.
 
         Raises:
-            ImageUrlError: The URL is malformed.
-            ImageBlockedError: The URL or a redirect leads to where this server may not connect.
-            ImageFetchError: The host did not deliver an image, or not in time.
-            ImageTooLargeError: The body is over the limit.
+            ImageUrlError, VideoUrlError: The URL is malformed.
+            ImageBlockedError, VideoBlockedError: The URL or a redirect leads to where this server may
+                not connect.
+            ImageFetchError, VideoFetchError: The host did not deliver it, or not in time.
+            ImageTooLargeError, VideoTooLargeError: The body is over the limit.
             EngineOverloadedError: Every slot for fetching stayed taken.
         """
+        want = self._wanted(kind, param)
         if not self._settings.allow_remote:
-            raise ImageBlockedError(
-                "This server does not fetch images; send them as data: URLs.", param=param
+            raise kind.blocked_error(
+                f"This server does not fetch {kind.noun}s; send them as data: URLs.", param=param
             )
-        target = parse_url(url, self._rules, param=param)
+        target = parse_url(url, want.rules, param=param)
         is_started = False
         try:
-            async with asyncio.timeout(self._settings.fetch_timeout_s), self._slots:
+            async with asyncio.timeout(want.timeout_s), self._slots:
                 is_started = True
-                return await self._follow(target, param)
+                return await self._follow(target, want)
         except (TimeoutError, httpx2.TimeoutException):
             if not is_started:
                 raise EngineOverloadedError(
-                    "Too many images are being fetched; try again shortly.", param=param
+                    f"Too many {kind.noun}s are being fetched; try again shortly.", param=param
                 ) from None
-            raise ImageFetchTimeoutError(
-                "The image's host did not deliver it in time.", param=param
+            raise kind.fetch_timeout_error(
+                f"The {kind.noun}'s host did not deliver it in time.", param=param
             ) from None
         except httpx2.HTTPError:
-            raise ImageFetchError(
-                "The connection to the image's host failed.", param=param
+            raise kind.fetch_error(
+                f"The connection to the {kind.noun}'s host failed.", param=param
             ) from None
 
-    async def _follow(self, target: FetchUrl, param: str) -> bytes:
-        for _ in range(self._settings.max_redirects + 1):
-            async with self._get(target, param) as response:
-                if response.status_code not in REDIRECTS:
-                    return await self._read_image(response, param)
-                target = self._redirect_target(target, response, param)
-        raise ImageFetchError(
-            f"The image's host redirected more than {self._settings.max_redirects} times.",
-            param=param,
-        )
+    def _wanted(self, kind: MediaKind, param: str) -> _Wanted:
+        settings = self._settings
+        rules = UrlRules(frozenset(settings.allowed_ports), settings.allowed_hosts, kind)
+        if kind is VIDEO:
+            most = settings.max_video_bytes, settings.video_fetch_timeout_s
+        else:
+            most = settings.max_image_bytes, settings.fetch_timeout_s
+        return _Wanted(kind, param, rules, *most)
 
-    def _redirect_target(self, target: FetchUrl, response: httpx2.Response, param: str) -> FetchUrl:
+    async def _follow(self, target: FetchUrl, want: _Wanted) -> bytes:
+        for _ in range(self._settings.max_redirects + 1):
+            async with self._get(target, want) as response:
+                if response.status_code not in REDIRECTS:
+                    return await self._read_body(response, want)
+                target = self._redirect_target(target, response, want)
+        raise want.fault(f"redirected more than {self._settings.max_redirects} times")
+
+    def _redirect_target(
+        self, target: FetchUrl, response: httpx2.Response, want: _Wanted
+    ) -> FetchUrl:
         try:
             location = urljoin(target.url, response.headers["location"])
-            following = parse_url(location, self._rules, param=param)
-        except (KeyError, ValueError, ImageUrlError):
-            raise ImageFetchError(
-                "The image's host redirected to a URL that is missing or malformed.", param=param
-            ) from None
+            following = parse_url(location, want.rules, param=want.param)
+        except (KeyError, ValueError, want.kind.url_error):
+            raise want.fault("redirected to a URL that is missing or malformed") from None
         if target.scheme == "https" and following.scheme == "http":
-            raise ImageBlockedError("The image's host redirected from https to http.", param=param)
+            raise want.blocked("redirected from https to http")
         return following
 
-    async def _resolve(self, target: FetchUrl, param: str) -> tuple[Address, ...]:
+    async def _resolve(self, target: FetchUrl, want: _Wanted) -> tuple[Address, ...]:
         """The addresses of the host, in the order to try them; all were judged."""
         loop = asyncio.get_running_loop()
         try:
@@ -139,31 +159,31 @@ class ImageFetcher:
         except (OSError, UnicodeError, ValueError) as err:
             if isinstance(err, TimeoutError):
                 raise
-            raise ImageFetchError("The image's host cannot be found.", param=param) from None
+            raise want.fault("cannot be found") from None
         if not 0 < len(addresses) <= MAX_ADDRESSES:
-            raise ImageFetchError("The image's host cannot be found.", param=param)
+            raise want.fault("cannot be found")
         if not all(is_public_address(ip, self._private_networks) for ip in addresses):
-            raise ImageBlockedError(
-                "The image's host is not one this server may connect to.", param=param
-            )
+            raise want.blocked("is not one this server may connect to")
         return addresses[:MAX_DIALS]
 
     @asynccontextmanager
-    async def _get(self, target: FetchUrl, param: str) -> AsyncIterator[httpx2.Response]:
-        response = await self._dial(target, await self._resolve(target, param))
+    async def _get(self, target: FetchUrl, want: _Wanted) -> AsyncIterator[httpx2.Response]:
+        response = await self._dial(target, await self._resolve(target, want), want)
         try:
             yield response
         finally:
             await response.aclose()
 
-    async def _dial(self, target: FetchUrl, addresses: tuple[Address, ...]) -> httpx2.Response:
+    async def _dial(
+        self, target: FetchUrl, addresses: tuple[Address, ...], want: _Wanted
+    ) -> httpx2.Response:
         """Ask the first address that can be connected to."""
         for ip in addresses[:-1]:
             try:
-                return await self._ask(self._request(target, ip))
+                return await self._ask(self._request(target, ip, want))
             except (httpx2.ConnectError, httpx2.ConnectTimeout):
                 continue
-        return await self._ask(self._request(target, addresses[-1]))
+        return await self._ask(self._request(target, addresses[-1], want))
 
     async def _ask(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request; when that fails or is cancelled its connection is closed.
@@ -185,8 +205,8 @@ class ImageFetcher:
                 await stream.aclose()
             raise
 
-    def _request(self, target: FetchUrl, ip: Address) -> httpx2.Request:
-        total_s = self._settings.fetch_timeout_s
+    def _request(self, target: FetchUrl, ip: Address, want: _Wanted) -> httpx2.Request:
+        total_s = want.timeout_s
         timeouts = {"connect": self._settings.connect_timeout_s, "read": total_s}
         return httpx2.Request(
             "GET",
@@ -199,7 +219,7 @@ class ImageFetcher:
             headers={
                 "Host": target.authority,
                 "User-Agent": "internvl-server",
-                "Accept": "image/*",
+                "Accept": f"{want.kind.noun}/*",
                 "Accept-Encoding": "identity",
                 "Connection": "close",
             },
@@ -209,11 +229,11 @@ class ImageFetcher:
             },
         )
 
-    async def _read_image(self, response: httpx2.Response, param: str) -> bytes:
-        _check_head(response, param)
-        limit = self._settings.max_image_bytes
+    async def _read_body(self, response: httpx2.Response, want: _Wanted) -> bytes:
+        _check_head(response, want)
+        limit = want.max_bytes
         if int(response.headers.get("content-length", 0)) > limit:
-            raise _too_large(limit, param)
+            raise want.kind.over_limit(limit, want.param)
         chunks: list[bytes] = []
         num_bytes = 0
         async with aclosing(response.aiter_raw()) as body:
@@ -221,7 +241,7 @@ class ImageFetcher:
                 chunks.append(chunk)
                 num_bytes += len(chunk)
                 if num_bytes > limit:
-                    raise _too_large(limit, param)
+                    raise want.kind.over_limit(limit, want.param)
         return b"".join(chunks)
 
 
@@ -230,22 +250,15 @@ def _look_up(host: str, port: int) -> tuple[Address, ...]:
     return tuple(dict.fromkeys(ip_address(answer[4][0]) for answer in answers))
 
 
-def _check_head(response: httpx2.Response, param: str) -> None:
+def _check_head(response: httpx2.Response, want: _Wanted) -> None:
     headers = response.headers
     if response.status_code != HTTPStatus.OK:
-        raise ImageFetchError(
-            f"The image's host answered with status {response.status_code}.", param=param
-        )
+        raise want.fault(f"answered with status {response.status_code}")
     if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
-        raise ImageFetchError("The image's host sent it with a content encoding.", param=param)
+        raise want.fault("sent it with a content encoding")
     if "content-length" in headers and "transfer-encoding" in headers:
-        raise ImageFetchError("The image's host contradicts itself on the length.", param=param)
+        raise want.fault("contradicts itself on the length")
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if not (media_type in ("", "application/octet-stream") or media_type.startswith("image/")):
-        raise ImageFetchError("The image's host sent something other than an image.", param=param)
-
-
-def _too_large(limit: int, param: str) -> ImageTooLargeError:
-    return ImageTooLargeError(
-        f"The image is larger than {limit} bytes, the limit (media.max_image_bytes).", param=param
-    )
+    if not want.kind.admits(media_type):
+        article = "an image" if want.kind is IMAGE else "a video"
+        raise want.fault(f"sent something other than {article}")

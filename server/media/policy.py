@@ -1,4 +1,4 @@
-"""Judge where an image may be fetched from: the text of a URL, and the addresses its host has.
+"""Judge where an image or a video may be fetched from: the text of a URL, and the addresses its host has.
 
 Pure: no I/O. One parser reads a URL; what it does not fully understand is refused, and only the URL
 rebuilt from its parts is ever fetched, so that no second parser can read another host out of it.
@@ -20,7 +20,8 @@ from ipaddress import (
 from typing import TypeAlias
 from urllib.parse import quote
 
-from server.errors import ImageBlockedError, ImageUrlError, StartupError
+from server.errors import StartupError
+from server.media.kinds import IMAGE, MediaKind
 
 __all__ = [
     "Address",
@@ -103,11 +104,13 @@ _ISATAP_IDS = (0x00005EFE, 0x02005EFE)
 class UrlRules:
     """What a URL must satisfy beside its form.
 
-    `hosts` empty admits every host; `.example.com` admits subdomains of example.com.
+    `hosts` empty admits every host; `.example.com` admits subdomains of example.com. `kind` is what is
+    fetched, for errors.
     """
 
     ports: frozenset[int]
     hosts: tuple[str, ...] = ()
+    kind: MediaKind = IMAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,49 +141,56 @@ def parse_url(url: str, rules: UrlRules, *, param: str) -> FetchUrl:
     """Read an http(s) URL and hold it against the rules.
 
     Raises:
-        ImageUrlError: It is too long, malformed, has credentials or another scheme.
-        ImageBlockedError: Its port or host is not on the operator's list.
+        ImageUrlError, VideoUrlError: It is too long, malformed, has credentials or another scheme.
+        ImageBlockedError, VideoBlockedError: Its port or host is not on the operator's list.
     """
-    match = _match_url(url, param)
-    host = _check_host(match["host"].lower(), param)
+    kind = rules.kind
+    match = _match_url(url, kind, param)
+    host = _check_host(match["host"].lower(), kind, param)
     scheme = match["scheme"].lower()
     port = int(match["port"] or DEFAULT_PORTS[scheme])
     if port not in rules.ports:
         allowed = ", ".join(map(str, sorted(rules.ports)))
-        raise ImageBlockedError(
-            f"The image URL's port is not allowed; allowed are {allowed}.", param=param
+        raise kind.blocked_error(
+            f"The {kind.noun} URL's port is not allowed; allowed are {allowed}.", param=param
         )
     if rules.hosts and not any(_is_host_in(host, entry.lower()) for entry in rules.hosts):
-        raise ImageBlockedError("Images are not fetched from this host.", param=param)
+        raise kind.blocked_error(
+            f"{kind.noun.capitalize()}s are not fetched from this host.", param=param
+        )
     target = quote((match["path"] or "/") + (match["query"] or ""), safe=_SAFE)
     return FetchUrl(scheme=scheme, host=host, port=port, target=target)
 
 
-def _match_url(url: str, param: str) -> re.Match[str]:
+def _match_url(url: str, kind: MediaKind, param: str) -> re.Match[str]:
     if len(url) > MAX_URL_CHARS:
-        raise ImageUrlError(
-            f"The image URL is longer than {MAX_URL_CHARS} characters.", param=param
+        raise kind.url_error(
+            f"The {kind.noun} URL is longer than {MAX_URL_CHARS} characters.", param=param
         )
     scheme = _SCHEME.match(url)
     if scheme is None or scheme[0].lower() not in ("http:", "https:"):
-        raise ImageUrlError("The image URL must begin with https:, http: or data:.", param=param)
+        raise kind.url_error(
+            f"The {kind.noun} URL must begin with https:, http: or data:.", param=param
+        )
     if _FORBIDDEN.search(url):
-        raise ImageUrlError(
-            "The image URL has a character that must be percent-encoded.", param=param
+        raise kind.url_error(
+            f"The {kind.noun} URL has a character that must be percent-encoded.", param=param
         )
     match = _URL.fullmatch(url)
     if match is None:
-        raise ImageUrlError(
-            "The image URL is malformed; it must be scheme://host/path, with an ASCII host and "
+        raise kind.url_error(
+            f"The {kind.noun} URL is malformed; it must be scheme://host/path, with an ASCII host and "
             "without credentials.",
             param=param,
         )
     return match
 
 
-def _check_host(host: str, param: str) -> str:
+def _check_host(host: str, kind: MediaKind, param: str) -> str:
     """A DNS name or the canonical text of an address; number forms like 127.1 or 0x7f000001 are neither."""
-    error = ImageUrlError("The image URL's host is not a valid name or address.", param=param)
+    error = kind.url_error(
+        f"The {kind.noun} URL's host is not a valid name or address.", param=param
+    )
     if host.startswith("["):
         host = host[1:-1]
     else:
