@@ -1,18 +1,28 @@
-"""The one door of this package: image references in, tiles or their number out, or the first error."""
+"""The one door of this package: images and videos in, tiles or their number out, or the first error."""
 
-import asyncio
 import os
-from collections.abc import Awaitable, Coroutine, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
-from server.core import Detail, ImageMeasure, ImageReference, ImageTiles
-from server.errors import ContextLengthExceededError, ImageError, InvalidRequestError, ServerError
+from server.core import (
+    Detail,
+    FrameList,
+    ImageMeasure,
+    ImageReference,
+    ImageTiles,
+    VideoReference,
+    Visual,
+)
+from server.errors import ContextLengthExceededError, InvalidRequestError
 from server.media.budget import fits_any_size, share_tiles
-from server.media.data_url import is_data_url, max_base64_chars, split_data_url
+from server.media.data_url import max_base64_chars
 from server.media.decode import DecodeLimits
-from server.media.fetch import ImageFetcher
+from server.media.fetch import MediaFetcher
+from server.media.loader import RequestLoader, gather, with_param
 from server.media.tiling import TILE_PX, count_tiles, select_grid
-from server.media.worker_process import EncodedImage, WorkerSpec
+from server.media.video_preparer import VideoPreparer
+from server.media.worker_process import EncodedMedia, WorkerSpec
 from server.media.workers import DecodePool
 from server.settings import MediaSettings
 
@@ -22,10 +32,11 @@ HIGH_DETAIL_TILES = 12
 MAX_AUTO_WORKERS = 4
 
 T = TypeVar("T")
+Video: TypeAlias = VideoReference | FrameList
 
 
 class MediaPreparer:
-    """Fetches, decodes and tiles the images of a request, all of them at the same time.
+    """Fetches, decodes and tiles the images and videos of a request, all of them at the same time.
 
     `start` it before use and `close` it after.
 
@@ -53,12 +64,13 @@ class MediaPreparer:
             Detail.HIGH: HIGH_DETAIL_TILES,
             Detail.ORIGINAL: HIGH_DETAIL_TILES,
         }
-        self._fetcher = ImageFetcher(settings)
+        self._fetcher = MediaFetcher(settings)
         self._pool = DecodePool(
             _worker_spec(settings, tile_px),
             num_workers=settings.num_workers or min(os.cpu_count() or 1, MAX_AUTO_WORKERS),
             timeout_s=settings.decode_timeout_s,
         )
+        self._videos = VideoPreparer(settings, tile_px, self._pool)
 
     async def start(self) -> None:
         """Start the decode workers.
@@ -66,63 +78,113 @@ class MediaPreparer:
         Raises:
             StartupError: They cannot be started.
         """
+        await self._videos.start()
         await self._pool.start()
 
     async def close(self) -> None:
         """Close connections and end the workers."""
         await self._fetcher.aclose()
         await self._pool.close()
+        await self._videos.close()
 
     async def prepare(
-        self, references: Sequence[ImageReference], *, max_image_tokens: int | None = None
+        self, visuals: Sequence[Visual], *, max_image_tokens: int | None = None
     ) -> tuple[ImageTiles, ...]:
-        """The tiles of each image, in the order of the references.
+        """The tiles of each picture, in the order of `visuals`: of each image, and of each frame one.
 
-        When the images together ask for more tiles than `max_tiles_per_request`, or than
-        `max_image_tokens` have room for, those that ask for most get fewer (`budget.share_tiles`).
-        The first failure cancels the rest.
+        When the images together ask for more tiles than the frames leave of `max_tiles_per_request`, or
+        of what `max_image_tokens` have room for, those that ask for most get fewer
+        (`budget.share_tiles`). The first failure cancels the rest.
 
         Args:
-            references: Where the images are to be had; none is fetched if there are too many.
-            max_image_tokens: Prompt tokens all images may take; None if that is not limited.
+            visuals: Where images and videos are to be had; none is fetched if there are too many.
+            max_image_tokens: Prompt tokens all pictures may take; None if that is not limited.
 
         Raises:
-            InvalidRequestError: Too many images, even at one tile each.
-            ImageError: One image cannot be used; `param` is its reference's.
-            EngineOverloadedError: The server is fetching too many images.
+            InvalidRequestError: Too many images or videos, even at one tile a picture.
+            ImageError, VideoError: One cannot be used; `param` is its own.
+            EngineOverloadedError: The server is fetching too many.
         """
-        if not references:
-            return ()
-        budget = self._tile_budget(len(references), max_image_tokens)
-        images = await self._load_all(references)
-        caps = await self._share(references, images, budget)
-        return await _gather(
-            _with_param(self._pool.tile(image, max_tiles=cap), reference.param)
-            for reference, image, cap in zip(references, images, caps, strict=True)
+        budget = self._image_budget(visuals, max_image_tokens)
+        loader = RequestLoader(self._fetcher, self._settings)
+        return await _in_order(
+            visuals,
+            partial(self._prepare_images, loader=loader, budget=budget),
+            partial(self._videos.prepare, loader=loader),
         )
 
     async def measure(
-        self, references: Sequence[ImageReference], *, max_image_tokens: int
+        self, visuals: Sequence[Visual], *, max_image_tokens: int
     ) -> tuple[ImageMeasure, ...]:
-        """What `prepare` would make of each image, from headers alone: nothing is decoded or cut.
+        """What `prepare` would make of each picture, from headers alone: no image is decoded or cut.
 
         A file whose header is whole passes here even if `prepare` refuses the rest of it. Where there is
-        no room for one tile an image, one is reckoned: that is the least they can take.
+        no room for one tile a picture, one is reckoned: that is the least they can take.
 
         Args:
-            references: Where the images are to be had; none is fetched if there are too many.
-            max_image_tokens: Prompt tokens all images may take.
+            visuals: Where images and videos are to be had; none is fetched if there are too many.
+            max_image_tokens: Prompt tokens all pictures may take.
 
         Raises:
-            InvalidRequestError: More images than are allowed.
-            ImageError: One image cannot be used; `param` is its reference's.
-            EngineOverloadedError: The server is fetching too many images.
+            InvalidRequestError: More images or videos than are allowed.
+            ImageError, VideoError: One cannot be used; `param` is its own.
+            EngineOverloadedError: The server is fetching too many.
         """
-        if not references:
-            return ()
-        least = len(references) * self._num_tokens_per_tile
-        budget = self._tile_budget(len(references), max(max_image_tokens, least))
-        sizes = await self._read_sizes(references, await self._load_all(references))
+        least = _count_pictures(visuals) * self._num_tokens_per_tile
+        budget = self._image_budget(visuals, max(max_image_tokens, least))
+        loader = RequestLoader(self._fetcher, self._settings)
+        return await _in_order(
+            visuals,
+            partial(self._measure_images, loader=loader, budget=budget),
+            partial(self._videos.measure, loader=loader),
+        )
+
+    def _image_budget(self, visuals: Sequence[Visual], max_image_tokens: int | None) -> int:
+        """The tiles that frames leave for images."""
+        settings = self._settings
+        num_images = sum(isinstance(visual, ImageReference) for visual in visuals)
+        num_videos = len(visuals) - num_images
+        num_pictures = _count_pictures(visuals)
+        for num, noun, most, name in (
+            (num_images, "images", settings.max_images, "max_images"),
+            (num_videos, "videos", settings.max_videos, "max_videos"),
+            (num_pictures, "pictures", settings.max_tiles_per_request, "max_tiles_per_request"),
+        ):
+            if num > most:
+                raise InvalidRequestError(
+                    f"The request has {num} {noun}; at most {most} are allowed (media.{name}).",
+                    param="messages",
+                )
+        num_frames = num_pictures - num_images
+        if max_image_tokens is None:
+            return settings.max_tiles_per_request - num_frames
+        room = max_image_tokens // self._num_tokens_per_tile
+        if num_pictures > room:
+            raise ContextLengthExceededError(
+                f"The request has {num_pictures} images and frames, which take at least "
+                f"{num_pictures * self._num_tokens_per_tile} tokens; {max(max_image_tokens, 0)} are "
+                "left of the model's context. Send fewer images or less text.",
+                param="messages",
+            )
+        return min(settings.max_tiles_per_request, room) - num_frames
+
+    async def _prepare_images(
+        self, references: Sequence[ImageReference], *, loader: RequestLoader, budget: int
+    ) -> tuple[ImageTiles, ...]:
+        images = await _load_all(references, loader)
+        wanted = self._wanted(references)
+        if not fits_any_size(wanted, budget):
+            sizes = await self._read_sizes(references, images)
+            wanted = share_tiles(wanted, sizes, budget, tile_px=self._tile_px)
+        return await gather(
+            with_param(self._pool.tile(image, max_tiles=cap), reference.param)
+            for reference, image, cap in zip(references, images, wanted, strict=True)
+        )
+
+    async def _measure_images(
+        self, references: Sequence[ImageReference], *, loader: RequestLoader, budget: int
+    ) -> tuple[ImageMeasure, ...]:
+        sizes = await self._read_sizes(references, await _load_all(references, loader))
         caps = share_tiles(self._wanted(references), sizes, budget, tile_px=self._tile_px)
         return tuple(
             ImageMeasure(
@@ -130,51 +192,6 @@ class MediaPreparer:
             )
             for size, cap in zip(sizes, caps, strict=True)
         )
-
-    def _tile_budget(self, num_images: int, max_image_tokens: int | None) -> int:
-        settings = self._settings
-        most = min(settings.max_images, settings.max_tiles_per_request)
-        if num_images > most:
-            raise InvalidRequestError(
-                f"The request has {num_images} images; at most {most} are allowed "
-                "(media.max_images).",
-                param="messages",
-            )
-        if max_image_tokens is None:
-            return settings.max_tiles_per_request
-        room = max_image_tokens // self._num_tokens_per_tile
-        if num_images > room:
-            raise ContextLengthExceededError(
-                f"The request has {num_images} images, which take at least "
-                f"{num_images * self._num_tokens_per_tile} tokens; {max(max_image_tokens, 0)} are "
-                "left of the model's context. Send fewer images or less text.",
-                param="messages",
-            )
-        return min(settings.max_tiles_per_request, room)
-
-    async def _load_all(self, references: Sequence[ImageReference]) -> tuple[EncodedImage, ...]:
-        slots = asyncio.Semaphore(self._settings.max_fetches_per_request)
-
-        async def load(reference: ImageReference) -> EncodedImage:
-            if is_data_url(reference.url):
-                max_bytes = self._settings.max_image_bytes
-                return EncodedImage(
-                    split_data_url(reference.url, max_bytes=max_bytes, param=reference.param)
-                )
-            async with slots:
-                return EncodedImage(await self._fetcher.fetch(reference.url, param=reference.param))
-
-        return await _gather(map(load, references))
-
-    async def _share(
-        self, references: Sequence[ImageReference], images: Sequence[EncodedImage], budget: int
-    ) -> tuple[int, ...]:
-        """The cap of each image; their sizes are read only if the budget is short."""
-        wanted = self._wanted(references)
-        if fits_any_size(wanted, budget):
-            return wanted
-        sizes = await self._read_sizes(references, images)
-        return share_tiles(wanted, sizes, budget, tile_px=self._tile_px)
 
     def _wanted(self, references: Sequence[ImageReference]) -> tuple[int, ...]:
         """The cap each image asks for."""
@@ -186,12 +203,41 @@ class MediaPreparer:
         )
 
     async def _read_sizes(
-        self, references: Sequence[ImageReference], images: Sequence[EncodedImage]
+        self, references: Sequence[ImageReference], images: Sequence[EncodedMedia]
     ) -> tuple[tuple[int, int], ...]:
-        return await _gather(
-            _with_param(self._pool.read_size(image), reference.param)
+        return await gather(
+            with_param(self._pool.read_size(image), reference.param)
             for reference, image in zip(references, images, strict=True)
         )
+
+
+def _count_pictures(visuals: Sequence[Visual]) -> int:
+    return sum(1 if isinstance(v, ImageReference) else v.num_frames for v in visuals)
+
+
+async def _load_all(
+    references: Sequence[ImageReference], loader: RequestLoader
+) -> tuple[EncodedMedia, ...]:
+    return await gather(loader.load(r.url, param=r.param) for r in references)
+
+
+async def _in_order(
+    visuals: Sequence[Visual],
+    of_images: Callable[[Sequence[ImageReference]], Coroutine[Any, Any, tuple[T, ...]]],
+    of_video: Callable[[Video], Coroutine[Any, Any, tuple[T, ...]]],
+) -> tuple[T, ...]:
+    """What images, all together, and each video become, as one list in the order of `visuals`."""
+    images = [visual for visual in visuals if isinstance(visual, ImageReference)]
+    videos = [visual for visual in visuals if not isinstance(visual, ImageReference)]
+    results = await gather([of_images(images), *map(of_video, videos)])
+    image_results, video_results = iter(results[0]), iter(results[1:])
+    in_order: list[T] = []
+    for visual in visuals:
+        if isinstance(visual, ImageReference):
+            in_order.append(next(image_results))
+        else:
+            in_order += next(video_results)
+    return tuple(in_order)
 
 
 def _worker_spec(settings: MediaSettings, tile_px: int) -> WorkerSpec:
@@ -206,26 +252,3 @@ def _worker_spec(settings: MediaSettings, tile_px: int) -> WorkerSpec:
         max_tiles=settings.max_tiles_per_request,
         max_input_bytes=max_base64_chars(settings.max_image_bytes),
     )
-
-
-async def _with_param(result: Awaitable[T], param: str) -> T:
-    """The result; an error about the image gets the place of the image."""
-    try:
-        return await result
-    except ImageError as error:
-        error.param = param
-        raise
-
-
-async def _gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> tuple[T, ...]:
-    """All results in order; the first failure cancels the rest and is raised by itself."""
-    failure: BaseException | None = None
-    tasks: list[asyncio.Task[T]] = []
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks.extend(group.create_task(coroutine) for coroutine in coroutines)
-    except* ServerError as failures:
-        failure = failures.exceptions[0]
-    if failure is not None:
-        raise failure
-    return tuple(task.result() for task in tasks)

@@ -1,4 +1,4 @@
-"""The program of one decode worker: takes jobs from its pipe, decodes and tiles, until the pipe closes.
+"""The program of one image worker: takes jobs from its pipe, decodes and tiles, until the pipe closes.
 
 Run by `worker_process.py` as `python -m server.media.worker CONFIG`; imports nothing of the server but
 decoding and tiling. It is treated as hostile once a crafted image may have taken it over: it has no
@@ -11,38 +11,60 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from server.errors import ImageDecodeError, ImageError
 from server.media.data_url import decode_base64
 from server.media.decode import DecodeLimits, decode_image, read_size
+from server.media.kinds import IMAGE, MediaKind
 from server.media.tiling import tile_image
 
-__all__ = ["main"]
+__all__ = ["Worker", "WorkerMemory", "main", "serve"]
 
 NICENESS = 5
 
 
-class Worker:
-    """One job at a time: the encoded image lies in shared memory, its tiles are written behind it.
+class Worker(Protocol):
+    """What answers jobs."""
+
+    def answer(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Do one job; an image or video that cannot be used is an answer too."""
+
+
+class WorkerMemory:
+    """The encoded image or video of a job lies in shared memory, its tiles are written behind it.
 
     Args:
-        memory: `output_offset` bytes for the encoded image, the rest for tiles.
+        memory: `output_offset` bytes for what is encoded, the rest for tiles.
         output_offset: Where the tiles begin.
-        tile_px: Side of a tile in pixels.
-        limits: What is refused by the header.
     """
 
-    def __init__(
-        self, memory: mmap.mmap, output_offset: int, tile_px: int, limits: DecodeLimits
-    ) -> None:
+    def __init__(self, memory: mmap.mmap, output_offset: int) -> None:
         self._memory = memory
         self._output = np.frombuffer(memory, dtype=np.uint8, offset=output_offset)
-        self._tile_px = tile_px
-        self._limits = limits
+
+    def read(self, job: dict[str, Any], kind: MediaKind) -> bytes:
+        """The file of a job."""
+        data = self._memory[: job["num_bytes"]]
+        return decode_base64(data, kind) if job["is_base64"] else data
+
+    def write(self, pixels: npt.NDArray[np.uint8], first_byte: int = 0) -> None:
+        """Hand tiles over."""
+        self._output[first_byte : first_byte + pixels.size] = pixels.reshape(-1)
+
+
+class ImageWorker:
+    """Tiles images, or reads their sizes, one at a time."""
+
+    def __init__(self, memory: WorkerMemory, config: dict[str, Any]) -> None:
+        self._memory = memory
+        self._tile_px = config["tile_px"]
+        self._limits = DecodeLimits(**config["limits"])
 
     def answer(self, job: dict[str, Any]) -> dict[str, Any]:
         """Do one job; an image that cannot be used is an answer too."""
@@ -57,14 +79,12 @@ class Worker:
             }
 
     def _prepare(self, job: dict[str, Any]) -> dict[str, Any]:
-        data = self._memory[: job["num_bytes"]]
-        if job["is_base64"]:
-            data = decode_base64(data)
+        data = self._memory.read(job, IMAGE)
         if job["max_tiles"] is None:
             return {"size": read_size(data, self._limits)}
         image = decode_image(data, self._limits)
         tiles = tile_image(image, max_tiles=job["max_tiles"], tile_px=self._tile_px)
-        self._output[: tiles.pixels.size] = tiles.pixels.reshape(-1)
+        self._memory.write(tiles.pixels)
         return {"size": tiles.size, "grid": tiles.grid}
 
 
@@ -78,17 +98,19 @@ def confine(max_memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (max_memory_bytes, max_memory_bytes))
 
 
-def main(config: dict[str, Any]) -> None:
+def serve(
+    config: dict[str, Any], new_worker: Callable[[WorkerMemory, dict[str, Any]], Worker]
+) -> None:
     """Serve jobs until the parent closes the pipe or is gone.
 
     Args:
         config: As `WorkerProcess` writes it, with the two file descriptors.
+        new_worker: Makes what answers the jobs.
     """
     confine(config["max_memory_bytes"])
     memory = mmap.mmap(config["memory_fd"], config["memory_bytes"])
     os.close(config["memory_fd"])
-    limits = DecodeLimits(**config["limits"])
-    worker = Worker(memory, config["output_offset"], config["tile_px"], limits)
+    worker = new_worker(WorkerMemory(memory, config["output_offset"]), config)
     with Connection(config["pipe_fd"]) as pipe:
         pipe.send_bytes(b"{}")
         while True:
@@ -97,6 +119,11 @@ def main(config: dict[str, Any]) -> None:
             except EOFError:
                 return
             pipe.send_bytes(json.dumps(worker.answer(job)).encode())
+
+
+def main(config: dict[str, Any]) -> None:
+    """Be an image worker."""
+    serve(config, ImageWorker)
 
 
 if __name__ == "__main__":

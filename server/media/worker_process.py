@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,26 +19,26 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from server.errors import ImageDecodeError, ImageError, ImageTooLargeError, ImageUrlError
+from server.errors import InvalidRequestError
 from server.media.decode import DecodeLimits
+from server.media.kinds import IMAGE, MediaKind
 from server.media.tiling import count_tiles
 
-__all__ = ["EncodedImage", "Result", "WorkerProcess", "WorkerSpec", "read_pair"]
+__all__ = ["EncodedMedia", "Result", "WorkerProcess", "WorkerSpec", "count_grid", "read_pair"]
 
 START_TIMEOUT_S = 60.0
 MAX_ANSWER_BYTES = 4096
 IMPORT_ROOT = Path(__file__).resolve().parents[2]
-ERRORS: dict[str, type[ImageError]] = {
-    error.__name__: error for error in (ImageDecodeError, ImageTooLargeError, ImageUrlError)
-}
+# Larger inputs are given back to the system after a job.
+KEPT_INPUT_BYTES = 16 << 20
 
 Tiles: TypeAlias = npt.NDArray[np.uint8]
 Result: TypeAlias = tuple[dict[str, Any], Tiles | None]
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedImage:
-    """The bytes of an image file; a str is their base64, which a worker reads."""
+class EncodedMedia:
+    """The bytes of an image or video file; a str is their base64, which a worker reads."""
 
     data: bytes | str
 
@@ -46,14 +47,17 @@ class EncodedImage:
 class WorkerSpec:
     """What every worker of a pool is started with.
 
-    `max_input_bytes` bounds one encoded image as it is handed over, base64 where it is that.
-    `max_tiles` bounds the tiles of one image, thumbnail included.
+    `max_input_bytes` bounds one encoded image or video as it is handed over, base64 where it is that.
+    `max_tiles` bounds the tiles of one image, thumbnail included, or of one video. `program` is the
+    module that is run.
     """
 
     limits: DecodeLimits
     tile_px: int
     max_tiles: int
     max_input_bytes: int
+    kind: MediaKind = IMAGE
+    program: str = "server.media.worker"
 
     @property
     def tile_bytes(self) -> int:
@@ -107,7 +111,7 @@ class WorkerProcess:
             "limits": asdict(spec.limits),
         }
         return subprocess.Popen(  # noqa: S603 - our own interpreter and our own module
-            [sys.executable, "-P", "-m", "server.media.worker", json.dumps(config)],
+            [sys.executable, "-P", "-m", spec.program, json.dumps(config)],
             env={"PYTHONPATH": str(IMPORT_ROOT), "OPENBLAS_NUM_THREADS": "1"},
             pass_fds=(pipe_fd, memory_fd),
             stdin=subprocess.DEVNULL,
@@ -137,31 +141,40 @@ class WorkerProcess:
         with suppress(BufferError):  # a traceback may still look at the memory; it goes with that
             self._memory.close()
 
-    def run(self, image: EncodedImage, max_tiles: int | None, timeout_s: float) -> Result:
+    def run(
+        self,
+        media: EncodedMedia,
+        job: dict[str, Any],
+        count: Callable[[dict[str, Any]], int],
+        timeout_s: float,
+    ) -> Result:
         """Do one job. `is_busy` stays set when the process did not come back from it.
 
+        Args:
+            media: What to work on.
+            job: What to do with it, as the program understands it.
+            count: Judges an answer, which is not trusted, and says how many tiles come with it.
+            timeout_s: Seconds it may take.
+
         Raises:
-            ImageError: The worker says that the image cannot be used.
+            ImageError, VideoError: The worker says that the image or video cannot be used.
             TimeoutError: The worker did not answer in time.
             OSError, EOFError, ValueError, LookupError, TypeError: It died, or its answer makes no sense.
         """
         self.is_busy = True
-        data = image.data.encode("ascii") if isinstance(image.data, str) else image.data
+        data = media.data.encode("ascii") if isinstance(media.data, str) else media.data
         self._memory[: len(data)] = data
-        job = {
-            "num_bytes": len(data),
-            "is_base64": isinstance(image.data, str),
-            "max_tiles": max_tiles,
-        }
+        job |= {"num_bytes": len(data), "is_base64": isinstance(media.data, str)}
         self._pipe.send_bytes(json.dumps(job).encode())
         answer = self._receive(timeout_s)
+        if len(data) > KEPT_INPUT_BYTES:
+            self._memory.madvise(mmap.MADV_REMOVE, 0, self._spec.output_offset)
         if "error" in answer:
-            error = ERRORS[answer["error"]](str(answer["message"]))
+            error = _error(self._spec.kind, answer)
             self.is_busy = False
             raise error
-        pixels = (
-            None if max_tiles is None else self._copy_tiles(read_pair(answer["grid"]), max_tiles)
-        )
+        num_tiles = count(answer)
+        pixels = self._copy_tiles(num_tiles) if num_tiles else None
         self.is_busy = False
         return answer, pixels
 
@@ -173,11 +186,10 @@ class WorkerProcess:
             raise TypeError
         return answer
 
-    def _copy_tiles(self, grid: tuple[int, int], max_tiles: int) -> Tiles:
+    def _copy_tiles(self, num_tiles: int) -> Tiles:
         """The tiles as an array of our own; the copy runs without the interpreter lock."""
         spec = self._spec
-        num_tiles = count_tiles(grid)
-        if not 1 <= grid[0] * grid[1] <= max_tiles or num_tiles > spec.max_tiles:
+        if num_tiles > spec.max_tiles:
             raise ValueError
         tiles = np.frombuffer(
             self._memory,
@@ -186,6 +198,26 @@ class WorkerProcess:
             offset=spec.output_offset,
         )
         return tiles.reshape(num_tiles, spec.tile_px, spec.tile_px, 3).copy()
+
+
+def _error(kind: MediaKind, answer: dict[str, Any]) -> InvalidRequestError:
+    """The error a worker answers with; it may be one of three."""
+    errors = {
+        cls.__name__: cls for cls in (kind.decode_error, kind.too_large_error, kind.url_error)
+    }
+    return errors[answer["error"]](str(answer["message"]))
+
+
+def count_grid(answer: dict[str, Any], max_tiles: int) -> int:
+    """The tiles of the grid in an answer, thumbnail included.
+
+    Raises:
+        LookupError, TypeError, ValueError: The grid is none, or of more than `max_tiles`.
+    """
+    grid = read_pair(answer["grid"])
+    if not 1 <= grid[0] * grid[1] <= max_tiles:
+        raise ValueError
+    return count_tiles(grid)
 
 
 def read_pair(value: Any) -> tuple[int, int]:  # noqa: ANN401 - JSON of a process that is not trusted

@@ -1,4 +1,4 @@
-"""A pool of processes that decode and tile, so that a crafted image can end one of them and no more.
+"""A pool of processes that decode and tile, so that a crafted file can end one of them and no more.
 
 Each process has its own pipe and its own shared memory, and one thread of the parent that waits for
 it. Nothing is shared between processes, so one that dies or hangs, at whatever instant, fails its own
@@ -12,16 +12,17 @@ import queue
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from server.core import ImageTiles
-from server.errors import EngineUnavailableError, ImageDecodeError, StartupError
-from server.media.fingerprint import fingerprint
+from server.errors import EngineUnavailableError, StartupError
+from server.media.fingerprint import fingerprint, frame_fingerprints
 from server.media.worker_process import (
-    EncodedImage,
+    EncodedMedia,
     Result,
     WorkerProcess,
     WorkerSpec,
+    count_grid,
     read_pair,
 )
 
@@ -31,14 +32,22 @@ T = TypeVar("T")
 
 
 class DecodePool:
-    """Processes that turn encoded images into tiles.
+    """Processes that turn encoded images, or encoded videos, into tiles.
 
     `start` it before use and `close` it after. A cancelled call leaves its worker to finish and drops
     the result; nothing of a request outlives the call that brought it.
     """
 
-    def __init__(self, spec: WorkerSpec, *, num_workers: int, timeout_s: float) -> None:
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        *,
+        num_workers: int,
+        timeout_s: float,
+        starts_on_demand: bool = False,
+    ) -> None:
         self._spec = spec
+        self._starts_on_demand = starts_on_demand
         self._num_workers = num_workers
         self._timeout_s = timeout_s
         self._idle: queue.SimpleQueue[WorkerProcess | None] = queue.SimpleQueue()
@@ -47,12 +56,16 @@ class DecodePool:
         self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="decode")
 
     async def start(self) -> None:
-        """Start all workers and wait until each is ready.
+        """Start all workers and wait until each is ready; or, on demand, let each job find its own.
 
         Raises:
             StartupError: One cannot be started.
         """
         self._is_running = True
+        if self._starts_on_demand:
+            for _ in range(self._num_workers):
+                self._idle.put(None)
+            return
         loop = asyncio.get_running_loop()
         starts = [
             loop.run_in_executor(self._threads, self._start_worker)
@@ -76,12 +89,13 @@ class DecodePool:
         for worker in tuple(self._workers):
             self._discard(worker)
 
-    async def read_size(self, image: EncodedImage) -> tuple[int, int]:
+    async def read_size(self, image: EncodedMedia) -> tuple[int, int]:
         """Width and height of the upright image. Raises like `tile`."""
-        answer, _ = await self._on_thread(partial(self._run_blocking, image, None))
+        job = partial(self._run_blocking, image, {"max_tiles": None}, _no_tiles)
+        answer, _ = await self._on_thread(job)
         return read_pair(answer["size"])
 
-    async def tile(self, image: EncodedImage, *, max_tiles: int) -> ImageTiles:
+    async def tile(self, image: EncodedMedia, *, max_tiles: int) -> ImageTiles:
         """Decode an image and cut it into tiles.
 
         Args:
@@ -94,13 +108,27 @@ class DecodePool:
         """
         return await self._on_thread(partial(self._tile_blocking, image, max_tiles))
 
+    async def frames(self, video: EncodedMedia, *, num_frames: int) -> tuple[ImageTiles, ...]:
+        """Decode the chosen frames of a video, each to one tile. For a pool of video workers.
+
+        Args:
+            video: The encoded video, at most `max_input_bytes`.
+            num_frames: At most the `max_tiles` of the pool.
+
+        Raises:
+            VideoError: The video cannot be used, took too long, or ended its worker.
+            EngineUnavailableError: The pool is not started, or being closed.
+        """
+        return await self._on_thread(partial(self._frames_blocking, video, num_frames))
+
     async def _on_thread(self, work: Callable[[], T]) -> T:
         if not self._is_running:
             raise _not_running()
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def _tile_blocking(self, image: EncodedImage, max_tiles: int) -> ImageTiles:
-        answer, pixels = self._run_blocking(image, max_tiles)
+    def _tile_blocking(self, image: EncodedMedia, max_tiles: int) -> ImageTiles:
+        count = partial(count_grid, max_tiles=max_tiles)
+        answer, pixels = self._run_blocking(image, {"max_tiles": max_tiles}, count)
         assert pixels is not None
         grid = read_pair(answer["grid"])
         return ImageTiles(
@@ -110,17 +138,30 @@ class DecodePool:
             fingerprint=fingerprint(image, grid, self._spec.tile_px),
         )
 
-    def _run_blocking(self, image: EncodedImage, max_tiles: int | None) -> Result:
+    def _frames_blocking(self, video: EncodedMedia, num_frames: int) -> tuple[ImageTiles, ...]:
+        answer, pixels = self._run_blocking(video, {"num_frames": num_frames}, lambda _: num_frames)
+        assert pixels is not None
+        size = read_pair(answer["size"])
+        names = frame_fingerprints(video, num_frames, self._spec.tile_px)
+        return tuple(
+            ImageTiles(pixels=pixels[index : index + 1], grid=(1, 1), size=size, fingerprint=name)
+            for index, name in enumerate(names)
+        )
+
+    def _run_blocking(
+        self, media: EncodedMedia, job: dict[str, Any], count: Callable[[dict[str, Any]], int]
+    ) -> Result:
+        kind = self._spec.kind
         worker = self._idle.get()  # never waits: there are as many threads as workers
         try:
             worker = self._healed(worker)
-            return worker.run(image, max_tiles, self._timeout_s)
+            return worker.run(media, job, count, self._timeout_s)
         except TimeoutError:
-            raise ImageDecodeError("The image took too long to decode.") from None
+            raise kind.decode_error(f"The {kind.noun} took too long to decode.") from None
         except (OSError, EOFError, ValueError, LookupError, TypeError):
             if not self._is_running:
                 raise _not_running() from None
-            raise ImageDecodeError("The image could not be decoded.") from None
+            raise kind.decode_error(f"The {kind.noun} could not be decoded.") from None
         finally:
             self._idle.put(self._replacement(worker))
 
@@ -154,6 +195,10 @@ class DecodePool:
     def _discard(self, worker: WorkerProcess) -> None:
         self._workers.discard(worker)
         worker.close()
+
+
+def _no_tiles(_: dict[str, Any]) -> int:
+    return 0
 
 
 def _not_running() -> EngineUnavailableError:

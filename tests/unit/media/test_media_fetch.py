@@ -18,7 +18,7 @@ from server.errors import (
     ImageTooLargeError,
     ImageUrlError,
 )
-from server.media.fetch import ImageFetcher
+from server.media.fetch import MediaFetcher
 from server.settings import MediaSettings
 from tests.unit.media.conftest import PARAM, StubHost
 
@@ -26,14 +26,14 @@ BODY = b"\x89PNG the bytes of an image"
 
 
 @pytest.fixture
-async def fetcher(settings: MediaSettings) -> AsyncIterator[ImageFetcher]:
-    fetcher = ImageFetcher(settings)
+async def fetcher(settings: MediaSettings) -> AsyncIterator[MediaFetcher]:
+    fetcher = MediaFetcher(settings)
     yield fetcher
     await fetcher.aclose()
 
 
 async def fetch_with(settings: MediaSettings, url: str, **changes: Any) -> bytes:
-    fetcher = ImageFetcher(settings.model_copy(update=changes))
+    fetcher = MediaFetcher(settings.model_copy(update=changes))
     try:
         return await fetcher.fetch(url, param=PARAM)
     finally:
@@ -54,14 +54,14 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *answers: tuple[str, ...]) -> li
 
 
 class TestDelivery:
-    async def test_body_is_returned(self, host: StubHost, fetcher: ImageFetcher) -> None:
+    async def test_body_is_returned(self, host: StubHost, fetcher: MediaFetcher) -> None:
         host.reply(BODY, "Content-Type: image/png")
         assert await fetcher.fetch(host.url("/a?b=c"), param=PARAM) == BODY
 
     async def test_request_gives_nothing_away(
         self,
         host: StubHost,
-        fetcher: ImageFetcher,
+        fetcher: MediaFetcher,
         monkeypatch: pytest.MonkeyPatch,
         tmp_path: Path,
     ) -> None:
@@ -91,12 +91,12 @@ class TestDelivery:
         ],
     )
     async def test_head_is_accepted(
-        self, host: StubHost, fetcher: ImageFetcher, headers: tuple[str, ...]
+        self, host: StubHost, fetcher: MediaFetcher, headers: tuple[str, ...]
     ) -> None:
         host.reply(BODY, *headers)
         assert await fetcher.fetch(host.url(), param=PARAM) == BODY
 
-    async def test_chunked_and_unsized_bodies(self, host: StubHost, fetcher: ImageFetcher) -> None:
+    async def test_chunked_and_unsized_bodies(self, host: StubHost, fetcher: MediaFetcher) -> None:
         host.answer = host.send(
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
             b"3\r\nabc\r\n",
@@ -114,7 +114,7 @@ class TestMisbehavingHost:
          "418 Teapot", "429 Slow", "500 Oops", "503 Busy"],
     )  # fmt: skip
     async def test_status_other_than_200(
-        self, host: StubHost, fetcher: ImageFetcher, status: str
+        self, host: StubHost, fetcher: MediaFetcher, status: str
     ) -> None:
         host.reply(b"", status=status)
         with pytest.raises(ImageFetchError, match=f"status {status[:3]}") as error:
@@ -145,19 +145,19 @@ class TestMisbehavingHost:
         ],
     )
     async def test_head_is_refused(
-        self, host: StubHost, fetcher: ImageFetcher, header: str
+        self, host: StubHost, fetcher: MediaFetcher, header: str
     ) -> None:
         host.reply(BODY, header)
         with pytest.raises(ImageFetchError):
             await fetcher.fetch(host.url(), param=PARAM)
 
     @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200", b"SSH-2.0-x\r\n\r\n", b"\0" * 100])
-    async def test_no_http(self, host: StubHost, fetcher: ImageFetcher, answer: bytes) -> None:
+    async def test_no_http(self, host: StubHost, fetcher: MediaFetcher, answer: bytes) -> None:
         host.answer = host.send(answer)
         with pytest.raises(ImageFetchError):
             await fetcher.fetch(host.url(), param=PARAM)
 
-    async def test_nobody_listens(self, fetcher: ImageFetcher, host: StubHost) -> None:
+    async def test_nobody_listens(self, fetcher: MediaFetcher, host: StubHost) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -257,7 +257,7 @@ class TestDeadline:
             await asyncio.sleep(60)
 
         host.answer = answer
-        fetcher = ImageFetcher(
+        fetcher = MediaFetcher(
             settings.model_copy(update={"max_fetches": 1, "fetch_timeout_s": 0.5})
         )
         first = asyncio.create_task(fetcher.fetch(host.url(), param="first"))
@@ -282,7 +282,7 @@ class TestDeadline:
             await asyncio.sleep(60)
 
         host.answer = answer
-        fetcher = ImageFetcher(settings.model_copy(update={"max_fetches": 1}))
+        fetcher = MediaFetcher(settings.model_copy(update={"max_fetches": 1}))
         task = asyncio.create_task(fetcher.fetch(host.url(), param=PARAM))
         await arrived.wait()
         task.cancel()
@@ -310,7 +310,7 @@ class TestAddress:
         assert host.num_connections == 0
 
     async def test_malformed_url_is_not_fetched(
-        self, host: StubHost, fetcher: ImageFetcher
+        self, host: StubHost, fetcher: MediaFetcher
     ) -> None:
         with pytest.raises(ImageUrlError):
             await fetcher.fetch(f"http://a\\@127.0.0.1:{host.port}/", param=PARAM)
@@ -340,7 +340,7 @@ class TestAddress:
             await fetch_with(settings, "http://example.com/")
 
     async def test_the_judged_answer_is_dialled(
-        self, host: StubHost, fetcher: ImageFetcher, monkeypatch: pytest.MonkeyPatch
+        self, host: StubHost, fetcher: MediaFetcher, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asked = resolve_to(monkeypatch, ("127.0.0.1",), ("10.0.0.1",))
         host.reply(BODY)
@@ -349,7 +349,7 @@ class TestAddress:
         assert f"Host: example.com:{host.port}\r\n".encode() in host.requests[0]
 
     async def test_next_address_is_tried(
-        self, host: StubHost, fetcher: ImageFetcher, monkeypatch: pytest.MonkeyPatch
+        self, host: StubHost, fetcher: MediaFetcher, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         resolve_to(monkeypatch, ("127.0.0.2", "127.0.0.3", "127.0.0.1"))
         host.reply(BODY)
@@ -386,13 +386,13 @@ class TestRedirect:
         host.answer = answer
 
     @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-    async def test_is_followed(self, host: StubHost, fetcher: ImageFetcher, status: int) -> None:
+    async def test_is_followed(self, host: StubHost, fetcher: MediaFetcher, status: int) -> None:
         self.redirect(host, "/b", "c?d=e", host.url("/f"), status=status)
         assert await fetcher.fetch(host.url("/a/"), param=PARAM) == b"body"
         targets = [head.split()[1] for head in host.requests]
         assert targets == [b"/a/", b"/b", b"/c?d=e", b"/f"]
 
-    async def test_too_many(self, host: StubHost, fetcher: ImageFetcher) -> None:
+    async def test_too_many(self, host: StubHost, fetcher: MediaFetcher) -> None:
         self.redirect(host, *["/again"] * 10)
         with pytest.raises(ImageFetchError, match="3 times"):
             await fetcher.fetch(host.url(), param=PARAM)
@@ -404,7 +404,7 @@ class TestRedirect:
          "https://192.168.0.1/", "http://127.0.0.1:22/"],
     )  # fmt: skip
     async def test_every_hop_is_judged(
-        self, host: StubHost, fetcher: ImageFetcher, location: str
+        self, host: StubHost, fetcher: MediaFetcher, location: str
     ) -> None:
         self.redirect(host, "/first", location)
         with pytest.raises(ImageBlockedError):
@@ -417,19 +417,19 @@ class TestRedirect:
          "data:image/png;base64,AAAA", "http://[", "http://exa mple/", "\\\\10.0.0.1\\x"],
     )  # fmt: skip
     async def test_malformed_target(
-        self, host: StubHost, fetcher: ImageFetcher, location: str
+        self, host: StubHost, fetcher: MediaFetcher, location: str
     ) -> None:
         self.redirect(host, location, *["/again"] * 5)
         with pytest.raises(ImageFetchError):
             await fetcher.fetch(host.url(), param=PARAM)
 
-    async def test_without_location(self, host: StubHost, fetcher: ImageFetcher) -> None:
+    async def test_without_location(self, host: StubHost, fetcher: MediaFetcher) -> None:
         host.reply(b"", status="302 Found")
         with pytest.raises(ImageFetchError, match="missing"):
             await fetcher.fetch(host.url(), param=PARAM)
 
     async def test_resolved_anew_at_each_hop(
-        self, host: StubHost, fetcher: ImageFetcher, monkeypatch: pytest.MonkeyPatch
+        self, host: StubHost, fetcher: MediaFetcher, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         resolve_to(monkeypatch, ("127.0.0.1",), ("10.0.0.1",))
         self.redirect(host, "/again")
@@ -466,7 +466,7 @@ class TestTls:
         self, settings: MediaSettings, url: str, port: int, trusted: Path | None
     ) -> bytes:
         settings = settings.model_copy(update={"allowed_ports": (port, *settings.allowed_ports)})
-        fetcher = ImageFetcher(settings)
+        fetcher = MediaFetcher(settings)
         if trusted is not None:
             await fetcher._transport.aclose()
             context = ssl.create_default_context(cafile=trusted)
@@ -510,7 +510,7 @@ class TestTls:
         assert not host.requests
 
 
-async def test_errors_never_quote_the_host(host: StubHost, fetcher: ImageFetcher) -> None:
+async def test_errors_never_quote_the_host(host: StubHost, fetcher: MediaFetcher) -> None:
     host.reply(b"secret-text", status="500 secret-reason")
     with pytest.raises(ImageError) as error:
         await fetcher.fetch(host.url("/secret-path"), param=PARAM)

@@ -3,9 +3,9 @@
 import base64
 
 from server.media.fingerprint import fingerprint
-from server.media.worker_process import EncodedImage
+from server.media.worker_process import EncodedMedia
 
-PICTURE = EncodedImage(b"bytes of a picture")
+PICTURE = EncodedMedia(b"bytes of a picture")
 
 
 def test_it_names_the_bytes_and_the_cut():
@@ -13,9 +13,9 @@ def test_it_names_the_bytes_and_the_cut():
         fingerprint(PICTURE, (2, 3), 448),
         fingerprint(PICTURE, (3, 2), 448),
         fingerprint(PICTURE, (2, 3), 56),
-        fingerprint(EncodedImage(b"bytes of another"), (2, 3), 448),
-        fingerprint(EncodedImage(base64.b64encode(b"bytes of a picture").decode()), (2, 3), 448),
+        fingerprint(EncodedMedia(b"bytes of another"), (2, 3), 448),
+        fingerprint(EncodedMedia(base64.b64encode(b"bytes of a picture").decode()), (2, 3), 448),
     }
     assert len(names) == 5
     assert {len(name) for name in names} == {32}
-    assert fingerprint(EncodedImage(b"bytes of a picture"), (2, 3), 448) in names
+    assert fingerprint(EncodedMedia(b"bytes of a picture"), (2, 3), 448) in names
