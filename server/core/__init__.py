@@ -28,6 +28,7 @@ from server.core.conversation import (
     ToolCall,
     ToolChoice,
     VideoReference,
+    Visual,
 )
 from server.core.generation import (
     FinishReason,
@@ -71,4 +72,5 @@ __all__ = [
     "ToolChoice",
     "Usage",
     "VideoReference",
+    "Visual",
 ]

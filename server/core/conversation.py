@@ -19,6 +19,7 @@ __all__ = [
     "ToolCall",
     "ToolChoice",
     "VideoReference",
+    "Visual",
 ]
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
@@ -60,6 +61,11 @@ class FrameList:
 
     frames: tuple[ImageReference, ...]
 
+    @property
+    def num_frames(self) -> int:
+        """How many there are."""
+        return len(self.frames)
+
 
 @dataclass(frozen=True, slots=True)
 class VideoReference:
@@ -73,7 +79,8 @@ class VideoReference:
     param: str
 
 
-Part: TypeAlias = TextPart | ImageReference | FrameList | VideoReference
+Visual: TypeAlias = ImageReference | FrameList | VideoReference
+Part: TypeAlias = TextPart | Visual
 
 
 Content: TypeAlias = tuple[Part, ...]
@@ -153,6 +160,15 @@ class Conversation:
     def images(self) -> tuple[ImageReference, ...]:
         """Every image of every message, in order; frames and videos are not among them."""
         return tuple(image for message in self.messages for image in message.images)
+
+    @property
+    def visuals(self) -> tuple[Visual, ...]:
+        """All that is looked at, in the order of the prompt.
+
+        Pictures are numbered in this order, an image as one, a video or list of frames as `num_frames`.
+        """
+        parts = (part for message in self.messages for part in message.content)
+        return tuple(part for part in parts if not isinstance(part, TextPart))
 
     @property
     def num_text_chars(self) -> int:

@@ -19,12 +19,12 @@ PixelValues: TypeAlias = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class ImageTiles:
-    """One image cut into tiles.
+    """One image cut into tiles, or one frame of a video as one tile.
 
     `pixels` is uint8, (num_tiles, tile_px, tile_px, 3), RGB, row-major, the thumbnail last when there is
     one. `grid` is (columns, rows) without the thumbnail. `size` is the image's (width, height) in pixels
     after its EXIF orientation was applied. `fingerprint` is equal only for equal pixels: SHA-256 of the
-    encoded image and of how it was cut, 32 bytes; empty when nobody took it.
+    encoded image or video and of how it was cut, 32 bytes; empty when nobody took it.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -51,7 +51,7 @@ class ImageMeasure:
 
 @dataclass(frozen=True, slots=True)
 class ImageSpan:
-    """Where one image stands in the prompt.
+    """Where one image, or one frame, stands in the prompt.
 
     `offset` is the index of its first image token in `prompt_token_ids`; `num_image_tokens` follow each
     other from there. `fingerprint` is its tiles'.
@@ -67,7 +67,7 @@ class ImageSpan:
 class Prompt:
     """Token ids that fit the model's context, and the tiles its image tokens stand for.
 
-    `images` and `tiles` are in prompt order, one entry an image.
+    `images` and `tiles` are in prompt order, one entry an image or frame.
     """
 
     token_ids: tuple[int, ...]

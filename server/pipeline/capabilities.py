@@ -23,7 +23,7 @@ def check_capabilities(
         Capability.MIN_P: sampling.min_p > 0,
         Capability.REPETITION_PENALTY: sampling.repetition_penalty != 1,
         Capability.SEED: sampling.seed is not None,
-        Capability.IMAGES: conversation is not None and bool(conversation.images),
+        Capability.IMAGES: conversation is not None and bool(conversation.visuals),
         Capability.LOGPROBS: sampling.num_logprobs is not None,
         Capability.GUIDE: sampling.guide is not None,
         Capability.LOGIT_BIAS: bool(sampling.logit_bias),

@@ -128,7 +128,7 @@ class PromptMeter:
         self._builder.check_length_of_text(conversation)
         outline = await outline_of(self._builder, conversation)
         images = await self._media.measure(
-            conversation.images, max_image_tokens=self._room(outline, max_tokens)
+            conversation.visuals, max_image_tokens=self._room(outline, max_tokens)
         )
         return outline, images
 

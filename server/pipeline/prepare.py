@@ -208,10 +208,10 @@ class ChatPipeline:
 
     async def _build(self, conversation: Conversation, sampling: SamplingParams) -> Prompt:
         outline = await outline_of(self._builder, conversation)
-        if not conversation.images:
+        if not conversation.visuals:
             return self._builder.build(outline, ())
         tiles = await self._media.prepare(
-            conversation.images,
+            conversation.visuals,
             max_image_tokens=self._builder.max_image_tokens(
                 outline, sampling.max_tokens, self._limits.default_max_tokens
             ),

@@ -93,7 +93,7 @@ class PromptBuilder:
 
         Args:
             outline: Of the conversation.
-            tiles: One entry for each of the conversation's images, in order.
+            tiles: One entry for each of the conversation's images and frames, in order.
         """
         prompt = self.fill(outline, [(image.num_tiles, image.fingerprint) for image in tiles])
         return replace(prompt, tiles=tuple(tiles))

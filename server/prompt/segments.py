@@ -20,7 +20,7 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class ImagePlace:
-    """Where the image with this index (request order) stands."""
+    """Where the picture with this index stands: an image, or a frame of a video (`Conversation.visuals`)."""
 
     index: int
 

@@ -5,7 +5,15 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Protocol
 
-from server.core import Content, Conversation, ImageReference, Message, TextPart
+from server.core import (
+    Content,
+    Conversation,
+    FrameList,
+    ImageReference,
+    Message,
+    TextPart,
+    VideoReference,
+)
 from server.prompt.segments import Control, ImagePlace, Segment
 from server.prompt.tool_text import call_segments, result_segments, tools_segments
 
@@ -24,6 +32,7 @@ DEFAULT_SYSTEM_TEXT = "你是书生·万象，英文名是InternVL，是由上�
 _END_OF_TURN: tuple[Segment, ...] = (Control("<|im_end|>"), "\n")
 
 _OWN_LABEL = re.compile(r"\bImage-\d+\s*:", re.IGNORECASE)
+_OWN_FRAME_LABEL = re.compile(r"\bFrame-?\d+\s*:", re.IGNORECASE)
 
 
 class Template(Protocol):
@@ -76,38 +85,64 @@ class InternVL25Template:
 
 
 class ImageNumbering:
-    """Numbers the images of a request, and knows whether they get labels."""
+    """Numbers the pictures of a request, and knows which get labels.
+
+    Frames are labelled as InternVL's reference does, `Frame1: `, anew for each video. Videos are, when
+    there are several; images, when there are several and the text does not label them itself.
+    """
 
     def __init__(self, conversation: Conversation) -> None:
         self.is_labelled = len(conversation.images) > 1 and not has_own_labels(conversation)
-        self._next = 0
+        self._num_videos = len(conversation.visuals) - len(conversation.images)
+        self._next_picture = self._next_image = self._next_video = 0
 
     def place(self) -> list[Segment]:
         """The next image: its label if any, its place, a newline."""
-        index = self._next
-        self._next += 1
-        label = [f"Image-{index + 1}: "] if self.is_labelled else []
-        return [*label, ImagePlace(index), "\n"]
+        self._next_image += 1
+        label = [f"Image-{self._next_image}: "] if self.is_labelled else []
+        return [*label, self._place(), "\n"]
+
+    def place_video(self, num_frames: int) -> list[Segment]:
+        """The next video: its label if any, then each frame on a line of its own."""
+        self._next_video += 1
+        segments: list[Segment] = [f"Video-{self._next_video}:\n"] if self._num_videos > 1 else []
+        for number in range(1, num_frames + 1):
+            segments += [f"Frame{number}: ", self._place(), "\n"]
+        return segments
+
+    def _place(self) -> ImagePlace:
+        self._next_picture += 1
+        return ImagePlace(self._next_picture - 1)
 
 
 def has_own_labels(conversation: Conversation) -> bool:
-    """Whether the texts beside the images already label them (`Image-1:`).
+    """Whether the texts beside the images already label them (`Image-1:`, or `Frame1:`).
 
     Only messages with images count: an answer that speaks of `Image-1:` must not change how the
-    pictures of an earlier round are written.
+    pictures of an earlier round are written. Beside a video, `Frame1:` may be of the video.
     """
     messages = [m for m in conversation.messages if m.images]
-    parts = (part for message in messages for part in message.content)
-    return any(isinstance(part, TextPart) and _OWN_LABEL.search(part.text) for part in parts)
+    return any(_labels_images(message) for message in messages)
+
+
+def _labels_images(message: Message) -> bool:
+    has_video = any(isinstance(part, FrameList | VideoReference) for part in message.content)
+    texts = [part.text for part in message.content if isinstance(part, TextPart)]
+    return any(
+        _OWN_LABEL.search(text) or (not has_video and _OWN_FRAME_LABEL.search(text))
+        for text in texts
+    )
 
 
 def content_segments(content: Content, images: ImageNumbering) -> Iterator[Segment]:
-    """The parts of one message in order; an image is its place and a newline."""
+    """The parts of one message in order; an image, or a frame, is its place and a newline."""
     for part in content:
         if isinstance(part, ImageReference):
             yield from images.place()
         elif isinstance(part, TextPart):
             yield part.text
+        else:
+            yield from images.place_video(part.num_frames)
 
 
 def _body(message: Message, images: ImageNumbering) -> list[Segment]:

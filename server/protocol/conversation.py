@@ -2,23 +2,47 @@
 
 from collections.abc import Iterator, Sequence
 
-from server.core import Conversation, Detail, ImageReference, Message, Role, TextPart
+from server.core import (
+    Conversation,
+    Detail,
+    FrameList,
+    ImageReference,
+    Message,
+    Part,
+    Role,
+    TextPart,
+    VideoReference,
+)
 from server.errors import InvalidRequestError
 from server.protocol.chat import ChatCompletionRequest
-from server.protocol.messages import AssistantMessage, ChatMessage, ImagePart, ToolMessage
+from server.protocol.messages import (
+    AssistantMessage,
+    ChatMessage,
+    FramesPart,
+    ImagePart,
+    ToolMessage,
+    VideoPart,
+)
 from server.protocol.tools import to_tool_calls
+from server.settings import MediaSettings
 
 __all__ = ["to_conversation"]
 
 
-def to_conversation(body: ChatCompletionRequest) -> Conversation:
+def to_conversation(body: ChatCompletionRequest, media: MediaSettings) -> Conversation:
     """The messages in our words; `developer` becomes `system`.
 
+    Args:
+        body: The request.
+        media: How many frames of a video are looked at, by default and at most.
+
     Raises:
-        InvalidRequestError: Messages do not fit each other, or one has neither content nor calls.
+        InvalidRequestError: Messages do not fit each other, one has neither content nor calls, or a video
+            too many frames.
     """
     messages = tuple(
-        _message(message, f"messages[{index}]") for index, message in enumerate(body.messages)
+        _message(message, f"messages[{index}]", media)
+        for index, message in enumerate(body.messages)
     )
     _check_results(messages)
     _check_continuation(body)
@@ -60,9 +84,9 @@ def _check_results(messages: Sequence[Message]) -> None:
         call_ids.update(call.id for call in message.tool_calls)
 
 
-def _message(message: ChatMessage, path: str) -> Message:
+def _message(message: ChatMessage, path: str, media: MediaSettings) -> Message:
     role: Role = "system" if message.role == "developer" else message.role
-    parts = tuple(_parts(message, path))
+    parts = tuple(_parts(message, path, media))
     if isinstance(message, ToolMessage):
         return Message(role, parts, tool_call_id=message.tool_call_id)
     if isinstance(message, AssistantMessage):
@@ -77,7 +101,7 @@ def _message(message: ChatMessage, path: str) -> Message:
     return Message(role, parts)
 
 
-def _parts(message: ChatMessage, path: str) -> Iterator[TextPart | ImageReference]:
+def _parts(message: ChatMessage, path: str, media: MediaSettings) -> Iterator[Part]:
     if isinstance(message.content, str):
         yield TextPart(message.content)
         return
@@ -85,6 +109,10 @@ def _parts(message: ChatMessage, path: str) -> Iterator[TextPart | ImageReferenc
         where = f"{path}.content[{index}]"
         if isinstance(part, ImagePart):
             yield _image(part, where)
+        elif isinstance(part, VideoPart):
+            yield _video(part, f"{where}.video_url", media)
+        elif isinstance(part, FramesPart):
+            yield _frames(part, f"{where}.video", media)
         else:
             yield TextPart(part.text)
 
@@ -97,3 +125,31 @@ def _image(part: ImagePart, path: str) -> ImageReference:
         max_tiles=image.max_tiles,
         param=f"{path}.image_url",
     )
+
+
+def _video(part: VideoPart, path: str, media: MediaSettings) -> VideoReference:
+    video = part.video_url
+    num_frames = video.num_frames or media.default_video_frames
+    _check_num_frames(num_frames, f"{path}.num_frames", media)
+    return VideoReference(url=video.url, num_frames=num_frames, param=path)
+
+
+def _frames(part: FramesPart, path: str, media: MediaSettings) -> FrameList:
+    """Each frame is an image that is looked at as one tile."""
+    _check_num_frames(len(part.video), path, media)
+    return FrameList(
+        tuple(
+            ImageReference(url, Detail.LOW, max_tiles=1, param=f"{path}[{index}]")
+            for index, url in enumerate(part.video)
+        )
+    )
+
+
+def _check_num_frames(num_frames: int, path: str, media: MediaSettings) -> None:
+    if num_frames > media.max_video_frames:
+        raise InvalidRequestError(
+            f"Invalid value for '{path}': {num_frames} frames; at most {media.max_video_frames} of a video "
+            "are looked at (media.max_video_frames).",
+            param=path,
+            code="invalid_value",
+        )

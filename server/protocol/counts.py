@@ -31,8 +31,17 @@ def check_counts(fields: Mapping[str, Any], limits: LimitSettings) -> None:
         if isinstance(message, dict):
             path = f"messages[{index}].content"
             _check(message.get("content"), path, limits.max_parts, "limits.max_parts")
+            _check_frames(message.get("content"), path, limits)
             path = f"messages[{index}].tool_calls"
             _check(message.get("tool_calls"), path, limits.max_tools, "limits.max_tools")
+
+
+def _check_frames(content: Any, path: str, limits: LimitSettings) -> None:  # noqa: ANN401  (any JSON)
+    """The frames of a `video` part count like parts."""
+    for index, part in enumerate(content if isinstance(content, list) else ()):
+        if isinstance(part, dict):
+            frames = f"{path}[{index}].video"
+            _check(part.get("video"), frames, limits.max_parts, "limits.max_parts")
 
 
 def _check(value: Any, path: str, limit: int, source: str) -> None:  # noqa: ANN401  (any JSON value)

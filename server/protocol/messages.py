@@ -10,11 +10,13 @@ from server.protocol.wire import Wire
 __all__ = [
     "AssistantMessage",
     "ChatMessage",
+    "FramesPart",
     "ImagePart",
     "SystemMessage",
     "TextContentPart",
     "ToolMessage",
     "UserMessage",
+    "VideoPart",
 ]
 
 
@@ -40,11 +42,35 @@ class ImagePart(Wire):
     image_url: ImageUrl
 
 
+class VideoUrl(Wire):
+    """Where the video is; `num_frames` of it are looked at (this server's extension)."""
+
+    url: Annotated[str, Field(min_length=1)]
+    num_frames: Annotated[int, Field(ge=1)] | None = None
+
+
+class VideoPart(Wire):
+    """A `video_url` part."""
+
+    type: Literal["video_url"]
+    video_url: VideoUrl
+
+
+class FramesPart(Wire):
+    """A `video` part: the frames of a video, each the URL of an image."""
+
+    type: Literal["video"]
+    video: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+
+
 def _kind_of_content(value: Any) -> str:  # noqa: ANN401  (any JSON value)
     return "~parts" if isinstance(value, list) else "~text"
 
 
-UserPart: TypeAlias = Annotated[TextContentPart | ImagePart, Field(discriminator="type")]
+UserPart: TypeAlias = Annotated[
+    TextContentPart | ImagePart | VideoPart | FramesPart, Field(discriminator="type")
+]
+ToolPart: TypeAlias = Annotated[TextContentPart | ImagePart, Field(discriminator="type")]
 TextContent: TypeAlias = Annotated[
     Annotated[str, Tag("~text")]
     | Annotated[list[TextContentPart], Field(min_length=1), Tag("~parts")],
@@ -52,6 +78,10 @@ TextContent: TypeAlias = Annotated[
 ]
 UserContent: TypeAlias = Annotated[
     Annotated[str, Tag("~text")] | Annotated[list[UserPart], Field(min_length=1), Tag("~parts")],
+    Discriminator(_kind_of_content),
+]
+ToolContent: TypeAlias = Annotated[
+    Annotated[str, Tag("~text")] | Annotated[list[ToolPart], Field(min_length=1), Tag("~parts")],
     Discriminator(_kind_of_content),
 ]
 
@@ -81,10 +111,10 @@ class AssistantMessage(Wire):
 
 
 class ToolMessage(Wire):
-    """The result of a tool, as text; `tool_call_id` is the id of the call it answers."""
+    """The result of a tool, text and pictures; `tool_call_id` is the id of the call it answers."""
 
     role: Literal["tool"]
-    content: TextContent
+    content: ToolContent
     tool_call_id: str
 
 

@@ -16,7 +16,7 @@ from server.protocol.chat import parse_chat_fields
 from server.protocol.conversation import to_conversation
 from server.protocol.parsing import read_object, validate
 from server.protocol.wire import Wire
-from server.settings import LimitSettings
+from server.settings import LimitSettings, MediaSettings
 
 __all__ = [
     "DetokenizeRequest",
@@ -82,9 +82,15 @@ class ParsedDetokenize:
 
 
 def parse_tokenize_request(
-    body: bytes, limits: LimitSettings, *, ignore_unknown: bool = False
+    body: bytes, limits: LimitSettings, *, ignore_unknown: bool = False, media: MediaSettings
 ) -> ParsedTokenize:
     """Read and validate a body of `/tokenize`. CPU-bound: call it off the event loop for large ones.
+
+    Args:
+        body: UTF-8 JSON.
+        limits: How long lists may be.
+        ignore_unknown: Leave out fields that are not known instead of refusing them.
+        media: How many frames of a video are looked at.
 
     Raises:
         InvalidRequestError: With the JSON path of the first thing that is wrong.
@@ -102,7 +108,7 @@ def parse_tokenize_request(
     chat = parse_chat_fields(
         conversational | {"model": options.model or ""}, limits, ignore_unknown=ignore_unknown
     )
-    return ParsedTokenize(options, "", to_conversation(chat.body), ignored + chat.ignored)
+    return ParsedTokenize(options, "", to_conversation(chat.body, media), ignored + chat.ignored)
 
 
 def parse_detokenize_request(

@@ -61,7 +61,7 @@ async def _accept(
     services.check_model(body.model)
     work = services.chat.prepare(
         completion_id,
-        to_conversation(body),
+        to_conversation(body, services.settings.media),
         to_sampling_params(body),
         to_answer_params(body),
         owner,

@@ -35,7 +35,8 @@ _MAX_TOKENS_ON_LOOP = 4096
 async def tokenize(request: Request, services: ServicesDep) -> JSONResponse:
     """The token ids of a text, or of a conversation as it would be answered, pictures included."""
     with services.gate.admit():
-        parsed = await read_request(request, services.settings, parse_tokenize_request)
+        parser = partial(parse_tokenize_request, media=services.settings.media)
+        parsed = await read_request(request, services.settings, parser)
         _check_model(parsed.options.model, services)
         tokens = await run_until_disconnect(request, _tokens(parsed, services))
         token_strs = None
@@ -77,7 +78,8 @@ async def count_input_tokens(request: Request, services: ServicesDep) -> JSONRes
     with services.gate.admit():
         parsed = await read_request(request, services.settings, parse_chat_request)
         services.check_model(parsed.body.model)
-        conversation, sampling = to_conversation(parsed.body), to_sampling_params(parsed.body)
+        conversation = to_conversation(parsed.body, services.settings.media)
+        sampling = to_sampling_params(parsed.body)
         services.chat.check(sampling, to_answer_params(parsed.body), conversation)
         work = services.meter.measure(conversation, sampling.max_tokens)
         measured = await run_until_disconnect(request, work)

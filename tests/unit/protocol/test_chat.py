@@ -8,7 +8,7 @@ from server.errors import InvalidRequestError
 from server.protocol.chat import ChatCompletionRequest, parse_chat_request
 from server.protocol.conversation import to_conversation
 from server.protocol.sampling import to_answer_params, to_sampling_params
-from server.settings import LimitSettings
+from server.settings import LimitSettings, MediaSettings
 
 LIMITS = LimitSettings()
 
@@ -131,7 +131,7 @@ def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
 def test_fields_that_contradict_are_refused(fields: dict[str, Any], param: str) -> None:
     body = parsed(**fields)
     with pytest.raises(InvalidRequestError) as caught:
-        (to_sampling_params(body), to_answer_params(body), to_conversation(body))
+        (to_sampling_params(body), to_answer_params(body), to_conversation(body, MediaSettings()))
     assert caught.value.param == param
 
 
@@ -240,7 +240,7 @@ def test_conversation_keeps_order_roles_and_paths() -> None:
             {"role": "user", "content": "And?"},
         ]
     )
-    conversation = to_conversation(body)
+    conversation = to_conversation(body, MediaSettings())
     assert [m.role for m in conversation.messages] == ["system", "user", "assistant", "user"]
     text, picture = conversation.messages[1].content
     assert text == TextPart("a")

@@ -18,7 +18,7 @@ from server.protocol.tools import (
     tool_guide,
 )
 from server.protocol.wire import Wire
-from server.settings import LimitSettings
+from server.settings import LimitSettings, MediaSettings
 
 LIMITS = LimitSettings()
 NO_TOOLS = ToolChoice("none")
@@ -194,7 +194,8 @@ def call(arguments: Any = "{}", call_id: str = "c1", **fields: Any) -> dict[str,
 
 def conversed(*messages: dict[str, Any]) -> Any:
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}, *messages]}
-    return to_conversation(parse_chat_request(json.dumps(body).encode(), LIMITS).body)
+    parsed = parse_chat_request(json.dumps(body).encode(), LIMITS)
+    return to_conversation(parsed.body, MediaSettings())
 
 
 def assistant(*calls: Any, **fields: Any) -> dict[str, Any]:
