@@ -1,6 +1,7 @@
 """The command line: `serve` and its sister commands. The only place that loads settings.
 
-Exit codes: 0 done, 1 could not start or failed, 2 wrong command line or settings.
+Exit codes: 0 done, 1 could not start or failed, 2 wrong command line or settings; a batch that was stopped
+by a signal: 128 and its number.
 """
 
 import argparse
@@ -15,6 +16,8 @@ from pydantic_settings import SettingsError
 
 from server import __version__
 from server.api.errors_table import errors_table
+from server.batch.command import add_batch_options, run_batch
+from server.batch.lines import BatchError
 from server.errors import StartupError
 from server.fields_table import fields_table
 from server.plan.command import add_plan_options, plan_text
@@ -43,8 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_TABLES[options.command]())  # noqa: T201  (its purpose)
         return 0
     try:
-        run = _plan if options.command == "plan" else _serve
-        return run(options)
+        return _COMMANDS[options.command](options)
     except StartupError as err:
         _complain(err.message)
         return 1
@@ -68,23 +70,35 @@ def _serve(options: argparse.Namespace) -> int:
     return serve(settings)
 
 
+def _batch(options: argparse.Namespace) -> int:
+    try:
+        settings = _load(options)
+    except (ValidationError, SettingsError, OSError, ValueError) as err:
+        _complain(_explain(err))
+        return 2
+    try:
+        return run_batch(settings, options)
+    except (BatchError, OSError) as err:
+        _complain(str(err))
+        return 2
+
+
+_COMMANDS = {"plan": _plan, "serve": _serve, "batch": _batch}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="internvl-server", description="Serve InternVL3.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("serve", help="serve a model over HTTP")
-    run.add_argument("--config", type=Path, help="TOML file with settings")
+    _add_settings_options(run)
     run.add_argument("--host", help="address to listen on (server.host)")
     run.add_argument("--port", help="TCP port, 0 for a free one (server.port)")
-    run.add_argument("--model", help="checkpoint folder or hub name (model.path)")
-    run.add_argument("--engine", help="cpu, turbomind or echo (engine.kind)")
-    run.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="any setting, e.g. --set media.max_images=4; may be repeated",
+    batch = commands.add_parser(
+        "batch", help="answer a file of requests (OpenAI's batch format) without a socket"
     )
+    add_batch_options(batch)
+    _add_settings_options(batch)
     commands.add_parser("settings", help="print every setting with its default and effect")
     commands.add_parser("errors", help="print every error: status, type, code, whether to retry")
     commands.add_parser("fields", help="print every field of a chat request, and who honours it")
@@ -92,10 +106,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_settings_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, help="TOML file with settings")
+    parser.add_argument("--model", help="checkpoint folder or hub name (model.path)")
+    parser.add_argument("--engine", help="cpu, turbomind or echo (engine.kind)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="any setting, e.g. --set media.max_images=4; may be repeated",
+    )
+
+
 def _load(options: argparse.Namespace) -> Settings:
     overrides: dict[str, Any] = {}
     for option, key in _SHORTHANDS.items():
-        value = getattr(options, option)
+        value = getattr(options, option, None)
         if value is not None:
             _put(overrides, key, value)
     for assignment in options.set:

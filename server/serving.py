@@ -3,7 +3,6 @@
 import ipaddress
 import logging
 import math
-import os
 import signal
 import socket
 import sys
@@ -30,9 +29,6 @@ def serve(settings: Settings) -> int:
         StartupError: The settings or the checkpoint cannot be served.
     """
     configure_logs(settings.log.level)
-    # Read by OpenMP when torch is imported: threads that spin while they wait take the cores that
-    # decoding pictures needs, and on a busy machine slow the model itself three times.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # noqa: TID251 - written, not read
     _check_exposure(settings.server)
     failures: list[StartupError] = []
 

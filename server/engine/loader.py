@@ -1,5 +1,7 @@
 """A backend's name to an engine; imports only the backend that is asked for."""
 
+import os
+
 from server.checkpoint import Checkpoint
 from server.engine.base import Engine
 from server.engine.token_table import TokenTable
@@ -54,6 +56,9 @@ def load_engine(settings: EngineSettings, checkpoint: Checkpoint, tokens: TokenT
             max_num_seqs=settings.max_num_seqs,
             max_model_len=checkpoint.max_model_len,
         )
+    # Read by OpenMP when torch is imported: threads that spin while they wait take the cores that
+    # decoding pictures needs, and on a busy machine slow the model itself three times.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # noqa: TID251 - written, not read
     try:
         from server.engine.cpu.engine import CpuEngine
     except ModuleNotFoundError as err:

@@ -1,0 +1,220 @@
+"""`python -m server batch`, as a process: in process on the echo engine, and against a running server."""
+
+import contextlib
+import json
+import os
+import pty
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.live_server import LiveServer
+
+ROOT = Path(__file__).parents[2]
+
+
+def request_line(custom_id: str, text: str = "hi", **fields: Any) -> dict[str, Any]:
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": text}]
+    body = {"model": "tiny", "messages": messages} | fields
+    return {"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions", "body": body}
+
+
+class Batch:
+    """One input and output file, and the command on them."""
+
+    def __init__(self, folder: Path, checkpoint: Path) -> None:
+        self.input, self.output = folder / "in.jsonl", folder / "out.jsonl"
+        self.engine = ["--model", str(checkpoint), "--engine", "echo"]
+
+    def write(self, *lines: dict[str, Any]) -> None:
+        self.input.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def start(self, *options: str, **streams: Any) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "server", "batch", str(self.input), "-o", str(self.output)]
+        return subprocess.Popen(
+            [*command, *options], cwd=ROOT, text=True, **{"stderr": subprocess.PIPE} | streams
+        )
+
+    def run(self, *options: str) -> tuple[int, str]:
+        process = self.start(*(options or self.engine))
+        _, said = process.communicate(timeout=120)
+        return process.returncode, said
+
+    def results(self) -> dict[str, Any]:
+        lines = [json.loads(line) for line in self.output.read_text().splitlines()]
+        assert len({line["custom_id"] for line in lines}) == len(lines)
+        return {line["custom_id"]: line for line in lines}
+
+
+@pytest.fixture
+def batch(tmp_path: Path, tiny_checkpoint: Path) -> Batch:
+    return Batch(tmp_path, tiny_checkpoint)
+
+
+def test_all_lines_succeed(batch: Batch, picture_url: Callable[..., str]) -> None:
+    picture = [{"type": "image_url", "image_url": {"url": picture_url()}}]
+    shown = request_line("picture")
+    shown["body"]["messages"][1]["content"] = picture
+    batch.write(*(request_line(f"{n}", f"text {n}") for n in range(8)), shown)
+    assert batch.run()[0] == 0
+    results = batch.results()
+    assert len(results) == 9
+    for n in range(8):
+        answer = results[f"{n}"]["response"]
+        assert answer["status_code"] == 200
+        assert answer["request_id"]
+        content = answer["body"]["choices"][0]["message"]["content"]
+        assert content == f"system\ns\nuser\ntext {n}\nassistant\n"
+    assert results["picture"]["response"]["body"]["usage"]["prompt_tokens_details"]["image_tokens"]
+
+
+def test_failures_are_written_and_the_exit_code_tells(batch: Batch) -> None:
+    batch.write(
+        request_line("good"),
+        request_line("stream", stream=True),
+        request_line("bad", temperature=9),
+        request_line("other") | {"url": "/v1/embeddings"},
+    )
+    code, said = batch.run()
+    assert code == 1
+    assert "1 succeeded, 3 failed, 0 left" in said
+    results = batch.results()
+    errors = {i: results[i]["response"]["body"]["error"]["param"] for i in results if i != "good"}
+    assert errors == {"stream": "stream", "bad": "temperature", "other": "url"}
+    before = batch.output.read_text()
+    assert batch.run()[0] == 1  # a later run has nothing to do, and says the same
+    assert batch.output.read_text() == before
+
+
+def test_wrong_files_and_options_change_nothing(batch: Batch, tmp_path: Path) -> None:
+    batch.write(request_line("a"), request_line("b"), request_line("a"))
+    code, said = batch.run()
+    assert code == 2
+    assert "line 3 has the custom_id of an earlier one: 'a'" in said
+    assert not batch.output.exists()
+    assert batch.run("--url", "http://127.0.0.1:1/v1", *batch.engine)[0] == 2
+    batch.write(request_line("a"))
+    assert batch.run("--url", "ftp://x")[0] == 2
+    assert batch.run("--concurrency", "0")[0] == 2
+    batch.output = batch.input
+    assert batch.run()[0] == 2
+    batch.input = tmp_path / "missing"
+    assert batch.run()[0] == 2
+
+
+def test_a_running_server_is_asked(start_server: Callable[..., LiveServer], batch: Batch) -> None:
+    server = start_server(server={"api_keys": ["secret"]}, limits={"max_in_flight": 1})
+    batch.write(*(request_line(f"{n}") for n in range(4)))
+    url = ["--url", f"{server.url}/v1/"]
+    code, _ = batch.run(*url)
+    assert code == 1
+    assert {r["response"]["status_code"] for r in batch.results().values()} == {401}
+    batch.output.unlink()
+    code, _ = batch.run(*url, "--set", 'server.api_keys=["secret"]')  # refusals with 429 pass
+    assert code == 0
+    assert server.engine.num_finished == 4
+
+
+def test_without_a_server_lines_are_left_for_the_next_run(
+    batch: Batch, echo_server: LiveServer
+) -> None:
+    batch.write(request_line("a"))
+    assert batch.run("--url", "http://127.0.0.1:1", "--max-retries", "0")[0] == 1
+    assert batch.results()["a"]["error"]["code"] == "not_executed"
+    assert batch.run("--url", echo_server.url)[0] == 0
+    assert batch.results()["a"]["response"]["status_code"] == 200
+
+
+def wait_for_lines(path: Path, num_lines: int) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists() or path.read_bytes().count(b"\n") < num_lines:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_batch_that_was_stopped_goes_on(batch: Batch) -> None:
+    batch.write(*(request_line(f"{n}") for n in range(30)))
+    slow = ["--concurrency", "2", "--set", "engine.echo.token_delay_s=0.005"]
+    process = batch.start(*batch.engine, *slow)
+    wait_for_lines(batch.output, 2)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT, said
+    assert "Traceback" not in said
+    num_done = len(batch.results())
+    assert 2 <= num_done < 30
+    with batch.output.open("a") as file:
+        file.write('{"id":"batch_req_torn","custom')
+    code, said = batch.run()
+    assert code == 0
+    assert f"{num_done} were done before" in said
+    assert len(batch.results()) == 30
+
+
+def test_a_second_signal_does_not_wait(batch: Batch) -> None:
+    batch.write(request_line("hangs"))
+    process = batch.start(*batch.engine, "--set", "engine.echo.hang_after_tokens=1")
+    wait_for_lines(batch.output, 0)
+    time.sleep(2)  # until the request runs; earlier is a stop too, with the same end
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT, said
+    assert "Traceback" not in said
+    assert batch.output.read_text() == ""
+
+
+def test_progress_is_shown_on_a_terminal_only(batch: Batch) -> None:
+    batch.write(*(request_line(f"{n}") for n in range(5)))
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    process = batch.start(*batch.engine, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # a terminal whose other end is closed
+        while piece := os.read(ours, 65536):
+            shown += piece
+    os.close(ours)
+    assert process.wait(timeout=120) == 0
+    assert b"5/5" in shown
+    batch.output.unlink()
+    assert "/5" not in batch.run()[1]
+
+
+def test_a_model_that_cannot_be_served_is_said(batch: Batch) -> None:
+    batch.write(request_line("a"))
+    code, said = batch.run("--model", "/nonexistent", "--engine", "echo")
+    assert code == 1
+    assert "there is no folder" in said
+
+
+@pytest.mark.model
+def test_the_readmes_command(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = re.search(r"^python -m server batch .*", readme, re.MULTILINE)
+    assert found is not None
+    *options, output = shlex.split(found.group())[1:]
+    assert output == "answers.jsonl"
+    answers = tmp_path / output
+    done = subprocess.run(
+        [sys.executable, *options, str(answers)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in answers.read_text().splitlines()]
+    assert {line["custom_id"] for line in lines} == {"who", "picture"}
+    for line in lines:
+        assert line["response"]["body"]["choices"][0]["message"]["content"]
