@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import threading
 import warnings
 
 import pytest
@@ -14,7 +15,7 @@ from server.core import Guide
 from server.engine.base import Capability
 from server.engine.cpu import guides
 from server.engine.token_table import TokenTable
-from server.errors import EngineError, InvalidRequestError
+from server.errors import EngineError, EngineUnavailableError, InvalidRequestError
 from server.prompt.tokenizer import load_tokenizer
 from tests.model.cpu_requests import answer, make_request, read_checkpoint, running_engine
 from tests.unit.engine.guided import SCHEMAS, fits
@@ -265,3 +266,35 @@ async def test_what_it_says_it_can_do(engine, checkpoint):
         with pytest.raises(InvalidRequestError):
             await answer(without, make_request(checkpoint, guide=Guide("regex", "a", "g")))
         assert (await answer(without, make_request(checkpoint)))[1] == "length"
+
+
+async def test_leaving_or_closing_while_a_guide_is_compiled(checkpoint, monkeypatch):
+    begun, release = threading.Event(), threading.Event()
+    compile_guide = guides.GuideVocabulary.compile
+
+    def slowly(vocabulary, guide):
+        begun.set()
+        release.wait(20)
+        return compile_guide(vocabulary, guide)
+
+    monkeypatch.setattr(guides.GuideVocabulary, "compile", slowly)
+    try:
+        async with running_engine(checkpoint) as engine:
+            left, waiting = (
+                asyncio.ensure_future(
+                    answer(engine, make_request(checkpoint, guide=Guide("regex", pattern)))
+                )
+                for pattern in ("[ab]{9}", "[cd]{9}")
+            )
+            await asyncio.to_thread(begun.wait, 5)
+            assert len((await answer(engine, make_request(checkpoint)))[0]) == 16
+            left.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await left
+            assert not engine._streams
+        release.set()
+        with pytest.raises(EngineUnavailableError):
+            await waiting
+        assert not engine._streams
+    finally:
+        release.set()

@@ -6,21 +6,13 @@ to keep is an error, never left out.
 """
 
 import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 from llguidance import LLMatcher
-from llguidance.gbnf_to_lark import (
-    ASTNode,
-    GrammarParser,
-    RegexNode,
-    RuleNode,
-    RuleRefNode,
-    resolve,
-)
 
 from server.core import Guide
+from server.engine.cpu.gbnf import lark_of_gbnf
 
 __all__ = ["grammar_of"]
 
@@ -32,9 +24,6 @@ _JSON_OPTIONS: Mapping[str, Any] = {
     "lenient": False,
 }
 _HEADER = "%llguidance {}\n"
-_RULE = re.compile(r"^[ \t]*([\w-]+)[ \t]*::=", re.MULTILINE)
-_HEX = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|.)")
-_ASCII_END = 0x80
 _CALL_START = "<tool_call>"
 _CALL_END = "\n</tool_call>"
 
@@ -49,7 +38,7 @@ def grammar_of(guide: Guide) -> str:
         return _json_grammar(guide.source)
     if guide.kind == "regex":
         return str(LLMatcher.grammar_from_regex(_without_anchors(guide.source)))
-    lark = _lark_of_gbnf(guide.source) if guide.kind == "grammar" else _lark_of_tools(guide.source)
+    lark = lark_of_gbnf(guide.source) if guide.kind == "grammar" else _lark_of_tools(guide.source)
     return str(LLMatcher.grammar_from_lark(lark))
 
 
@@ -68,53 +57,6 @@ def _without_anchors(pattern: str) -> str:
         num_backslashes = len(body) - len(body.rstrip("\\"))
         return body if num_backslashes % 2 == 0 else pattern
     return pattern
-
-
-def _lark_of_gbnf(source: str) -> str:
-    """GBNF rules, beginning with `root`, as Lark rules.
-
-    Rules that do not lead back to themselves become regular expressions, which are matched exactly. In
-    the others each piece takes as much text as it can, as llguidance's lexer does.
-    """
-    names = _RULE.findall(source)
-    if len(names) != len(set(names)):
-        raise ValueError("a rule is given twice")
-    parsed = GrammarParser().parse(_HEX.sub(_plain_escape, source))
-    if "root" not in parsed:
-        raise ValueError("there is no rule 'root'")
-    # Names of our own: theirs may collide once they are spelled as Lark wants them.
-    names_of = {name: f"rule{number}" for number, name in enumerate(parsed)}
-    for node in (node for rule in parsed.values() for node in _walk(rule)):
-        if isinstance(node, RegexNode):
-            node.rx = _class_of_gbnf(node.rx)
-        if isinstance(node, RuleRefNode | RuleNode):
-            if node.name not in names_of:
-                raise ValueError(f"there is no rule {node.name!r}")
-            node.name = names_of[node.name]
-    rules = {rule.name: rule for rule in parsed.values()}
-    # The first rule is never made an expression, so it only refers to theirs.
-    rules["root"] = RuleNode("root", RuleRefNode(names_of["root"]), "")
-    resolve(rules)
-    return _HEADER + "".join(f"{rule}\n" for rule in rules.values())
-
-
-def _class_of_gbnf(rx: str) -> str:
-    """A GBNF class as a regular expression, where `.` has no line ends, and `&&`, `~~` are operators."""
-    return r"(.|\n)" if rx == "." else rx.replace("&", r"\&").replace("~", r"\~")
-
-
-def _plain_escape(match: re.Match[str]) -> str:
-    """GBNF's escapes of code points in the one form that Lark shares."""
-    digits = match.group(1) or match.group(2) or match.group(3)
-    if digits is None:
-        return match.group()
-    return f"\\x{int(digits, 16):02x}" if int(digits, 16) < _ASCII_END else chr(int(digits, 16))
-
-
-def _walk(node: ASTNode) -> Iterator[ASTNode]:
-    yield node
-    for child in node.children():
-        yield from _walk(child)
 
 
 def _lark_of_tools(source: str) -> str:

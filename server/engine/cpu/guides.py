@@ -49,11 +49,12 @@ class GuideVocabulary:
         """
         limits = LLParserLimits(max_lexer_states=_MAX_LEXER_STATES, verbose_errors=False)
         matcher = LLMatcher(self._tokenizer, grammar_of(guide), log_level=0, limits=limits)
-        allows_text = not matcher.is_error() and _allowed(matcher, self.vocab_size).any()
         if matcher.is_error():
             raise ValueError(_reason(matcher.get_error()))
-        if not allows_text:
+        if not _allowed(matcher, self.vocab_size).any():
             raise ValueError("it allows no text")
+        if matcher.is_error():
+            raise ValueError(_reason(matcher.get_error()))
         return CompiledGuide(self, matcher)
 
     def textless(self, token_ids: Iterable[int]) -> list[int]:
@@ -166,11 +167,11 @@ class _Source:
 def _reason(message: str) -> str:
     """The compiler's words, without the place in a grammar that the client did not write."""
     lines = [line.strip() for line in message.splitlines()]
-    first = re.sub(r"^at \d+\(\d+\): |; Start in regex .*$", "", lines[0])
+    first = re.sub(r"^at \d+\(\d+\): |; \w+ in regex .*$", "", lines[0])
     if first.startswith("oneOf"):
         return "oneOf is supported only where branches exclude each other for certain; use anyOf"
     details = [line.removeprefix("error: ") for line in lines[1:] if line.startswith("error: ")]
-    return "; ".join([first.removesuffix(" regex parse error:"), *details])
+    return "; ".join([first.removesuffix(" regex parse error:").removesuffix(":"), *details])
 
 
 def _has_text(table: TokenTable, vocab_size: int) -> list[bool]:

@@ -115,6 +115,16 @@ def test_a_schema_that_cannot_be_kept_is_refused(demo, schema):
     assert "coerce" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "guide",
+    [Guide("regex", "[^\\s\\S]"), Guide("grammar", "root ::= root"), json_guide({"$ref": "#"})],
+    ids=lambda guide: guide.source,
+)
+def test_a_guide_that_allows_nothing_is_refused(demo, guide):
+    with pytest.raises(ValueError, match="allows no text"):
+        demo.vocabulary.compile(guide)
+
+
 def test_the_keyword_is_named(demo):
     with pytest.raises(ValueError, match="uniqueItems"):
         demo.vocabulary.compile(json_guide({"type": "array", "uniqueItems": True}))
@@ -151,6 +161,7 @@ LIST = 'root ::= item ("," item)*  # a comment\nitem ::= "(" root ")" | [0-9]+'
         ('root ::= "a" start? "b"\nstart ::= root', ["ab", "aabb"], ["aab", "abb"]),
         ('root ::= "[" [\\u00e9\\x2d\\x41-\\x5a]* "\\x22\\u4e2d"', ['[éAZ-"中'], ["[a"]),
         ('root ::= "<" . [&&~~] ">"', ["<\n&>", "<é~>"], ["<>", "<ab>"]),
+        ('root ::= ("a"?){2} ("b"* "c")* (("d"))+', ["d", "aabbcccd", "acd"], ["aaad", "abd", "b"]),
         (LIST, ["1,2,(3,(44))"], ["(1", "1,"]),
         ('root ::= a-b aB\na-b ::= "x"\naB ::= "y"\na_b ::= "z"', ["xy"], ["xz"]),
         ('root ::= [^"\\\\/] "/" [\\]a]{2,3}', ["x/]a", "é/aaa"], ["//aa", "x/a"]),
@@ -168,6 +179,10 @@ def test_gbnf(words, rules, good, bad):
         ("grammar", 'root ::= "a"\nroot ::= "b"'), ("grammar", 'root := "a"'), ("grammar", 'x ::= "a"'),
         ("grammar", "root ::= x"), ("grammar", 'root ::= ""'), ("grammar", 'root ::= "a'),
         ("grammar", 'root ::= "\\'), ("grammar", 'start: "a"'), ("grammar", ""),
+        ("grammar", "root ::= root"), ("grammar", "root ::= " + "a" * 2000),
+        ("grammar", "".join(f"r{i} ::= r{i + 1} r{i + 1}\n" for i in range(30)) + 'r30 ::= "a"\nroot ::= r0'),
+        ("grammar", "".join(f"r{i} ::= r{i + 1}{{99}}\n" for i in range(8)) + 'r8 ::= "a"\nroot ::= r0'),
+        ("grammar", "root ::= r1\n" + "".join(f'r{i} ::= "a"\n' for i in range(600))),
         ("regex", "("), ("regex", "a^b"), ("regex", r"\bfoo"), ("regex", "a{5,2}"), ("regex", r"(a)\1"),
         ("regex", "^$"), ("regex", "[]"),
     ],
