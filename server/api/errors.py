@@ -29,6 +29,7 @@ __all__ = [
     "error_frame",
     "error_response",
     "install_error_handlers",
+    "told_error",
     "unexpected_response",
 ]
 
@@ -113,14 +114,19 @@ def error_response(error: ServerError) -> JSONResponse:
     return JSONResponse(envelope(error), status_code=row.status, headers=headers)
 
 
+def told_error(error: Exception) -> ServerError:
+    """What the client of a stream that has begun is told of an error; logs it."""
+    if isinstance(error, ServerError):
+        _log.warning("stream failed: %s", error.message)
+        return error
+    _log.error("stream failed", exc_info=error)
+    return _INTERNAL
+
+
 def error_frame(error: Exception) -> bytes:
     """An error as the last event of a stream that has begun; logs it."""
-    if not isinstance(error, ServerError):
-        _log.error("stream failed", exc_info=error)
-        error = _INTERNAL
-    else:
-        _log.warning("stream failed: %s", error.message)
-    data = json.dumps(envelope(error), ensure_ascii=False, separators=(",", ":"))
+    told = envelope(told_error(error))
+    data = json.dumps(told, ensure_ascii=False, separators=(",", ":"))
     return b"data: " + data.encode() + b"\n\n"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from server.errors import InvalidRequestError
 from server.settings import LimitSettings
 
-__all__ = ["check_counts"]
+__all__ = ["check_counts", "check_input_counts"]
 
 _MAX_STOPS = 4
 _MAX_TOKEN_IDS = 1024
@@ -42,6 +42,22 @@ def _check_frames(content: Any, path: str, limits: LimitSettings) -> None:  # no
         if isinstance(part, dict):
             frames = f"{path}[{index}].video"
             _check(part.get("video"), frames, limits.max_parts, "limits.max_parts")
+
+
+def check_input_counts(fields: Mapping[str, Any], limits: LimitSettings) -> None:
+    """As `check_counts`, for the input items of `/v1/responses`.
+
+    Raises:
+        InvalidRequestError: Naming the list, its length and the limit.
+    """
+    _check(fields.get("stop"), "stop", _MAX_STOPS, "OpenAI's")
+    _check(fields.get("tools"), "tools", limits.max_tools, "limits.max_tools")
+    items = fields.get("input")
+    _check(items, "input", limits.max_messages, "limits.max_messages")
+    for index, item in enumerate(items if isinstance(items, list) else ()):
+        for name in ("content", "output") if isinstance(item, dict) else ():
+            path = f"input[{index}].{name}"
+            _check(item.get(name), path, limits.max_parts, "limits.max_parts")
 
 
 def _check(value: Any, path: str, limit: int, source: str) -> None:  # noqa: ANN401  (any JSON value)

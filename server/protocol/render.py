@@ -11,7 +11,7 @@ from typing import Any
 
 from server.core import LogprobToken, TextDelta, TextLogprobs, ToolCallDelta, Usage
 
-__all__ = ["AnswerHead", "ChunkWriter", "completion", "logprobs_json", "usage_json"]
+__all__ = ["AnswerHead", "ChunkWriter", "completion", "logprobs_json", "obfuscation", "usage_json"]
 
 # With obfuscation, chunks are filled up to multiples of this many characters.
 _OBFUSCATION_STEP = 32
@@ -85,7 +85,7 @@ class ChunkWriter:
             f'{{"index":{index},"delta":{delta},"logprobs":{logprobs},'
             f'"finish_reason":{finish_reason}}}'
         )
-        filler = _filler(len(choice)) if self._obfuscate else ""
+        filler = obfuscation(len(choice)) if self._obfuscate else ""
         return (self._head + choice + self._tail + filler + "}").encode()
 
 
@@ -170,7 +170,8 @@ def _token_json(token: LogprobToken) -> dict[str, Any]:
     return {"token": token.text, "logprob": token.logprob, "bytes": list(token.data)}
 
 
-def _filler(num_chars: int) -> str:
+def obfuscation(num_chars: int) -> str:
+    """A member that fills an object up to a multiple of some characters."""
     missing = -num_chars % _OBFUSCATION_STEP
     return f',"obfuscation":"{secrets.token_urlsafe(_OBFUSCATION_STEP)[:missing]}"'
 

@@ -10,6 +10,7 @@ from server import errors
 from server.api.errors import ERROR_TABLE
 from server.api.errors_table import SPECIAL_CODES, errors_table
 from server.fields_table import fields_table
+from server.protocol.responses_fields import RESPONSES_FIELDS
 from server.settings_table import settings_table
 
 ROOT = Path(__file__).parents[2]
@@ -78,6 +79,12 @@ def test_the_readme_has_every_setting() -> None:
 
 def test_the_readme_has_the_table_of_fields() -> None:
     assert fields_table() in README, "run: scripts/update-readme"
+
+
+def test_the_readme_has_every_field_of_responses() -> None:
+    section = README.split("## Responses\n")[1].split("\n## ")[0]
+    fields = RESPONSES_FIELDS.kept | RESPONSES_FIELDS.bookkeeping | RESPONSES_FIELDS.refused.keys()
+    assert [f for f in sorted(fields - {"model"}) if f"`{f}`" not in section] == []
 
 
 def test_the_readme_has_the_table_of_errors() -> None:

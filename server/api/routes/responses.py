@@ -1,0 +1,140 @@
+"""POST /v1/responses and /v1/responses/input_tokens."""
+
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from server.api.body import ignored_header, read_request
+from server.api.disconnect import run_until_disconnect
+from server.api.errors import told_error
+from server.api.openapi import json_body
+from server.api.services import Services, ServicesDep
+from server.api.sse import EventStream
+from server.errors import ServerError
+from server.pipeline import Generation
+from server.protocol.responses import ResponsesRequest, StreamOptions, parse_responses_request
+from server.protocol.responses_convert import to_answer_params, to_conversation, to_sampling_params
+from server.protocol.responses_events import ResponseWriter
+from server.protocol.responses_fields import COUNT_FIELDS, in_own_names
+from server.protocol.responses_render import ResponseHead, echo_of, input_tokens_json
+from server.telemetry.request_id import new_request_id
+
+__all__ = ["router"]
+
+router = APIRouter()
+
+
+@router.post(
+    "/v1/responses", openapi_extra=json_body(ResponsesRequest, streams=True), response_model=None
+)
+async def create_response(request: Request, services: ServicesDep) -> Response:
+    """Answer input items, streaming or not."""
+    response_id = f"resp_{new_request_id()}"
+    async with AsyncExitStack() as owner:
+        owner.enter_context(services.gate.admit())
+        accepted = await _accept(response_id, request, services, owner)
+        if accepted.is_stream:
+            return _stream(accepted, services, owner.pop_all())
+        return await _whole(request, accepted)
+
+
+@dataclass(frozen=True, slots=True)
+class _Accepted:
+    """What is left of a request once it runs: its body, large with pictures in it, is gone."""
+
+    generation: Generation
+    writer: ResponseWriter
+    headers: dict[str, str]
+    is_stream: bool
+
+
+@router.post("/v1/responses/input_tokens", openapi_extra=json_body(ResponsesRequest))
+async def count_response_input(request: Request, services: ServicesDep) -> JSONResponse:
+    """The tokens a prompt would have, from its text and the headers of its pictures."""
+    with services.gate.admit():
+        defaults = {"model": services.checkpoint.served_name}
+        parser = partial(parse_responses_request, table=COUNT_FIELDS, defaults=defaults)
+        parsed = await read_request(request, services.settings, parser)
+        body = parsed.body
+        services.check_model(body.model)
+        conversation, sampling = to_conversation(body), to_sampling_params(body)
+        with _own_names():
+            services.chat.check(sampling, to_answer_params(body), conversation)
+            work = services.meter.measure(conversation, None)
+            measured = await run_until_disconnect(request, work)
+        answer = input_tokens_json(measured.usage)
+        return JSONResponse(answer, headers=ignored_header(parsed.ignored))
+
+
+async def _accept(
+    response_id: str, request: Request, services: Services, owner: AsyncExitStack
+) -> _Accepted:
+    """Everything that can refuse the request."""
+    parsed = await read_request(request, services.settings, parse_responses_request)
+    body = parsed.body
+    services.check_model(body.model)
+    work = services.chat.prepare(
+        response_id,
+        to_conversation(body),
+        to_sampling_params(body),
+        to_answer_params(body),
+        owner,
+    )
+    options = body.stream_options or StreamOptions()
+    head = ResponseHead(
+        id=response_id,
+        model=services.checkpoint.served_name,
+        created_at=int(time.time()),
+        echo=echo_of(body),
+    )
+    with _own_names():
+        generation = await run_until_disconnect(request, work)
+    return _Accepted(
+        generation=generation,
+        writer=ResponseWriter(head, obfuscate=bool(options.include_obfuscation)),
+        headers=ignored_header(parsed.ignored),
+        is_stream=bool(body.stream),
+    )
+
+
+@contextmanager
+def _own_names() -> Iterator[None]:
+    """Errors of the stages name chat's fields; here they have other names."""
+    try:
+        yield
+    except ServerError as error:
+        raise in_own_names(error) from error.__cause__
+
+
+def _stream(accepted: _Accepted, services: Services, owner: AsyncExitStack) -> Response:
+    frames = _frames(accepted.generation, accepted.writer)
+    response = EventStream(frames, owner=owner, settings=services.settings.server)
+    response.headers.update(accepted.headers)
+    return response
+
+
+async def _frames(generation: Generation, writer: ResponseWriter) -> AsyncIterator[bytes]:
+    """The events of one response; a failure is the last of them."""
+    for frame in writer.begin():
+        yield frame
+    try:
+        async for delta in generation.deltas():
+            for frame in writer.delta(delta):
+                yield frame
+    except Exception as error:  # noqa: BLE001  (the edge: whatever it is, the client must be told)
+        for frame in writer.failed(told_error(error)):
+            yield frame
+
+
+async def _whole(request: Request, accepted: _Accepted) -> Response:
+    async def take_all() -> None:
+        async for delta in accepted.generation.deltas():
+            accepted.writer.take(delta)
+
+    await run_until_disconnect(request, take_all())
+    return JSONResponse(accepted.writer.response(), headers=accepted.headers)
