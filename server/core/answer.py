@@ -22,6 +22,7 @@ class AnswerParams:
 
     `stop_token_ids` end an answer as well as the model's own, which with `ignore_eos` do not.
     With `include_stop` the stop string, or the stop token's text, that ended it is part of it.
+    `tool_names` are those of all tools the model was told of.
     """
 
     num_choices: int = 1
@@ -30,6 +31,7 @@ class AnswerParams:
     skip_special_tokens: bool = True
     include_stop: bool = False
     tool_choice: ToolChoice = NO_TOOLS
+    tool_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

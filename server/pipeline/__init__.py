@@ -4,10 +4,11 @@ The only package that knows more than one stage. `prepare.py` does everything th
 `generation.py` is what is left to do after the answer's first byte may have been sent.
 """
 
+from server.pipeline.answers import Vocabulary
 from server.pipeline.capabilities import check_capabilities
 from server.pipeline.generation import Choice, Generation
 from server.pipeline.measure import Measurement, PromptMeter
-from server.pipeline.prepare import ChatPipeline, Vocabulary
+from server.pipeline.prepare import ChatPipeline
 from server.pipeline.tile_gate import TileGate
 
 __all__ = [

@@ -18,6 +18,11 @@ def check_capabilities(
     Raises:
         UnsupportedParameterError: Names the request field.
     """
+    if answer.tool_choice.mode == "required" and Capability.GUIDE not in info.capabilities:
+        raise UnsupportedParameterError(
+            f"The {info.backend} engine cannot be held to call a tool. Use 'tool_choice': 'auto'.",
+            param="tool_choice",
+        )
     asked = {
         Capability.TOP_K: sampling.top_k > 0,
         Capability.MIN_P: sampling.min_p > 0,
@@ -37,11 +42,6 @@ def check_capabilities(
             raise UnsupportedParameterError(
                 f"'{name}' is not supported by the {info.backend} engine. Leave it out.", param=name
             )
-    if answer.tool_choice.mode == "required" and Capability.GUIDE not in info.capabilities:
-        raise UnsupportedParameterError(
-            f"The {info.backend} engine cannot be held to call a tool. Use 'tool_choice': 'auto'.",
-            param="tool_choice",
-        )
 
 
 def _param(capability: Capability, sampling: SamplingParams) -> str:

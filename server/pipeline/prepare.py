@@ -3,8 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 
 from server.core import (
     AnswerParams,
@@ -20,10 +19,8 @@ from server.engine.base import Capability, Engine
 from server.errors import EngineUnavailableError, InvalidRequestError
 from server.media.pixels import to_pixel_values
 from server.media.preparer import MediaPreparer
-from server.output.answer import AnswerRules, AnswerText
-from server.output.detokenizer import DetokenizerFactory
-from server.output.logprobs import LogprobWriter
-from server.output.stop import StopMatcher
+from server.output.answer import AnswerText
+from server.pipeline.answers import Vocabulary, text_factory
 from server.pipeline.capabilities import check_capabilities
 from server.pipeline.generation import Choice, Generation
 from server.pipeline.outline import MAX_CHARS_ON_LOOP, outline_of
@@ -31,21 +28,9 @@ from server.pipeline.tile_gate import TileGate
 from server.prompt.builder import PromptBuilder
 from server.settings import LimitSettings
 
-__all__ = ["ChatPipeline", "Vocabulary"]
+__all__ = ["ChatPipeline"]
 
 _INT64 = 1 << 64
-
-
-@dataclass(frozen=True, slots=True)
-class Vocabulary:
-    """What the pipeline knows of the model's tokens.
-
-    `bytes_of` gives the UTF-8 bytes of an id, special tokens' names included.
-    """
-
-    size: int
-    bytes_of: Callable[[int], bytes]
-    new_detokenizer: DetokenizerFactory
 
 
 class ChatPipeline:
@@ -149,7 +134,7 @@ class ChatPipeline:
         # From here on only counts: the tiles are large and an answer may take minutes.
         usage = _prompt_usage(prompt)
         del prompt
-        new_text = await self._text_factory(request, answer)
+        new_text = await text_factory(request, answer, self._vocabulary)
         choices = [
             await self._choose(request, index, new_text, owner)
             for index in range(answer.num_choices)
@@ -172,39 +157,6 @@ class ChatPipeline:
             )
         tokens = await mine.enter_async_context(self._engine.generate(request))
         return Choice(index, tokens, new_text(), mine)
-
-    async def _text_factory(
-        self, request: GenerateRequest, answer: AnswerParams
-    ) -> Callable[[], AnswerText]:
-        """Makes what turns a choice's tokens into text. Long stop strings take a moment: in a thread."""
-        stops = request.sampling.stop
-        make = partial(self._answer_text, request, answer)
-        if sum(map(len, stops)) <= MAX_CHARS_ON_LOOP:
-            return make
-        matchers = await asyncio.to_thread(
-            lambda: [
-                StopMatcher(stops, is_shown=answer.include_stop) for _ in range(answer.num_choices)
-            ]
-        )
-        return lambda: make(matchers.pop())
-
-    def _answer_text(
-        self, request: GenerateRequest, answer: AnswerParams, stop: StopMatcher | None = None
-    ) -> AnswerText:
-        num_top = request.sampling.num_logprobs
-        rules = AnswerRules(
-            end_ids=request.stop_token_ids,
-            show_end=answer.include_stop,
-            min_tokens=request.sampling.min_tokens,
-            to_logprobs=(
-                None if num_top is None else LogprobWriter(self._vocabulary.bytes_of, num_top)
-            ),
-        )
-        return AnswerText(
-            rules,
-            self._vocabulary.new_detokenizer(answer.skip_special_tokens),
-            stop or StopMatcher(request.sampling.stop, is_shown=answer.include_stop),
-        )
 
     async def _build(self, conversation: Conversation, sampling: SamplingParams) -> Prompt:
         outline = await outline_of(self._builder, conversation)

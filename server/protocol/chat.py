@@ -11,6 +11,7 @@ from server.protocol.fields import known_fields, without_empty_members
 from server.protocol.messages import ChatMessage
 from server.protocol.parsing import read_object, validate
 from server.protocol.response_format import ResponseFormat, StructuredOutputs
+from server.protocol.tools import ToolChoiceField, ToolList
 from server.protocol.wire import Wire
 from server.settings import LimitSettings
 
@@ -53,6 +54,9 @@ class ChatCompletionRequest(Wire):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
+    tools: ToolList | None = None
+    tool_choice: ToolChoiceField | None = None
+    parallel_tool_calls: bool | None = None
     service_tier: Literal["auto", "default"] | None = None
     # Extensions.
     top_k: Annotated[int, Field(ge=-1, le=_INT64_MAX)] | None = None

@@ -20,10 +20,11 @@ from server.protocol.messages import (
     ChatMessage,
     FramesPart,
     ImagePart,
+    RefusalPart,
     ToolMessage,
     VideoPart,
 )
-from server.protocol.tools import to_tool_calls
+from server.protocol.tools import to_tool_calls, to_tools
 from server.settings import MediaSettings
 
 __all__ = ["to_conversation"]
@@ -48,6 +49,7 @@ def to_conversation(body: ChatCompletionRequest, media: MediaSettings) -> Conver
     _check_continuation(body)
     return Conversation(
         messages,
+        tools=to_tools(body.tools),
         continue_final_message=bool(body.continue_final_message),
         add_generation_prompt=body.add_generation_prompt is not False,
     )
@@ -90,7 +92,7 @@ def _message(message: ChatMessage, path: str, media: MediaSettings) -> Message:
     if isinstance(message, ToolMessage):
         return Message(role, parts, tool_call_id=message.tool_call_id)
     if isinstance(message, AssistantMessage):
-        if message.content is None and not message.tool_calls:
+        if not parts and message.content is None and not message.tool_calls:
             raise InvalidRequestError(
                 f"Missing required parameter: '{path}.content'. Only a message with 'tool_calls' can do "
                 "without.",
@@ -114,7 +116,9 @@ def _parts(message: ChatMessage, path: str, media: MediaSettings) -> Iterator[Pa
         elif isinstance(part, FramesPart):
             yield _frames(part, f"{where}.video", media)
         else:
-            yield TextPart(part.text)
+            yield TextPart(part.refusal if isinstance(part, RefusalPart) else part.text)
+    if isinstance(message, AssistantMessage) and message.refusal:
+        yield TextPart(message.refusal)
 
 
 def _image(part: ImagePart, path: str) -> ImageReference:

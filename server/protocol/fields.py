@@ -33,6 +33,7 @@ IMPLEMENTED: frozenset[str] = frozenset(
         "messages",
         "model",
         "n",
+        "parallel_tool_calls",
         "presence_penalty",
         "response_format",
         "seed",
@@ -41,6 +42,8 @@ IMPLEMENTED: frozenset[str] = frozenset(
         "stream",
         "stream_options",
         "temperature",
+        "tool_choice",
+        "tools",
         "top_logprobs",
         "top_p",
     }
@@ -85,9 +88,6 @@ REFUSED: Mapping[str, tuple[Any, ...]] = {
     "moderation": (),
     "prediction": (),
     "reasoning_effort": ("none",),
-    "parallel_tool_calls": (True, False),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "verbosity": ("medium",),
     "web_search_options": (),
 }

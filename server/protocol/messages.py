@@ -12,6 +12,7 @@ __all__ = [
     "ChatMessage",
     "FramesPart",
     "ImagePart",
+    "RefusalPart",
     "SystemMessage",
     "TextContentPart",
     "ToolMessage",
@@ -86,31 +87,53 @@ ToolContent: TypeAlias = Annotated[
 ]
 
 
-class SystemMessage(Wire):
+class RefusalPart(Wire):
+    """A `refusal` part: what the assistant said instead of an answer."""
+
+    type: Literal["refusal"]
+    refusal: str
+
+
+AssistantPart: TypeAlias = Annotated[TextContentPart | RefusalPart, Field(discriminator="type")]
+AssistantContent: TypeAlias = Annotated[
+    Annotated[str, Tag("~text")]
+    | Annotated[list[AssistantPart], Field(min_length=1), Tag("~parts")],
+    Discriminator(_kind_of_content),
+]
+
+
+class NamedMessage(Wire):
+    """What all messages may have: a participant's name. The model's templates have no place for it."""
+
+    name: str | None = None
+
+
+class SystemMessage(NamedMessage):
     """Instructions; `developer` is the newer name of the same role."""
 
     role: Literal["system", "developer"]
     content: TextContent
 
 
-class UserMessage(Wire):
+class UserMessage(NamedMessage):
     """What the user says and shows."""
 
     role: Literal["user"]
     content: UserContent
 
 
-class AssistantMessage(Wire):
-    """An earlier answer: text, tool calls or both."""
+class AssistantMessage(NamedMessage):
+    """An earlier answer: text, a refusal, tool calls, or several of them."""
 
     role: Literal["assistant"]
-    content: TextContent | None = None
+    content: AssistantContent | None = None
+    refusal: str | None = None
     tool_calls: list[HistoryCall] | None = None
     parsed: Any = None
     """The content, parsed: the SDK's message objects, sent back as they are, have it."""
 
 
-class ToolMessage(Wire):
+class ToolMessage(NamedMessage):
     """The result of a tool, text and pictures; `tool_call_id` is the id of the call it answers."""
 
     role: Literal["tool"]

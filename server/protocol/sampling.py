@@ -4,6 +4,7 @@ from server.core import AnswerParams, Guide, SamplingParams
 from server.errors import InvalidRequestError
 from server.protocol.chat import ChatCompletionRequest
 from server.protocol.response_format import format_guide, structured_guide
+from server.protocol.tools import to_tool_choice, to_tools, tool_guide
 
 __all__ = ["to_answer_params", "to_sampling_params"]
 
@@ -42,12 +43,15 @@ def to_answer_params(body: ChatCompletionRequest) -> AnswerParams:
         raise InvalidRequestError(
             "'stream_options' is only allowed when 'stream' is true.", param="stream_options"
         )
+    tools = to_tools(body.tools)
     return AnswerParams(
         num_choices=body.n or 1,
         stop_token_ids=frozenset(body.stop_token_ids or ()),
         ignore_eos=bool(body.ignore_eos),
         skip_special_tokens=body.skip_special_tokens is not False,
         include_stop=bool(body.include_stop_str_in_output),
+        tool_choice=to_tool_choice(body.tool_choice, body.parallel_tool_calls, tools),
+        tool_names=tuple(tool.name for tool in tools),
     )
 
 
@@ -103,11 +107,14 @@ def _logit_bias(body: ChatCompletionRequest) -> tuple[tuple[int, float], ...]:
 
 def _guide(body: ChatCompletionRequest) -> Guide | None:
     """What the answer is held to; two things at once contradict each other."""
-    guides = [
-        guide
-        for guide in (format_guide(body.response_format), structured_guide(body.structured_outputs))
-        if guide is not None
-    ]
+    tools = to_tools(body.tools)
+    choice = to_tool_choice(body.tool_choice, body.parallel_tool_calls, tools)
+    found = (
+        tool_guide(tools, choice),
+        format_guide(body.response_format),
+        structured_guide(body.structured_outputs),
+    )
+    guides = [guide for guide in found if guide is not None]
     if len(guides) > 1:
         raise InvalidRequestError(
             f"'{guides[1].param}' and '{guides[0].param}' both say what the answer must be. "

@@ -11,7 +11,7 @@ __all__ = ["json_path", "json_steps", "raise_first"]
 
 # Names of union branches that pydantic puts into a location; they are not in the JSON.
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
-_PART_TYPES = frozenset({"text", "image_url", "video_url", "video"})
+_PART_TYPES = frozenset({"text", "image_url", "video_url", "video", "refusal"})
 _UNION_FIELDS = frozenset({"stop", "response_format", "tool_choice"})
 _TAG_ERRORS = frozenset({"union_tag_invalid", "union_tag_not_found"})
 

@@ -84,8 +84,12 @@ def test_a_client_that_leaves_ends_all_choices(start_server: Callable[..., LiveS
 
 def test_a_failure_of_the_engine_is_one_error(start_server: Callable[..., LiveServer]) -> None:
     server = start_server(engine={"echo": {"fail_after_tokens": 2}})
-    with pytest.raises(openai.APIError, match="echo engine failed"):
-        list(server.client().chat.completions.create(model=MODEL, messages=ASK, n=2, stream=True))
+    with (
+        server.client() as client,
+        client.chat.completions.create(model=MODEL, messages=ASK, n=2, stream=True) as stream,
+        pytest.raises(openai.APIError, match="echo engine failed"),
+    ):
+        list(stream)
     server.wait_idle()
 
 

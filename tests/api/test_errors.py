@@ -28,7 +28,14 @@ def assert_envelope(response: Any, status: int, code: str, param: str | None = N
     [
         ({"temperature": 9}, "invalid_value", "temperature"),
         ({"n": 17}, "invalid_request", "n"),
-        ({"tools": [{"type": "function"}]}, "unsupported_parameter", "tools"),
+        ({"tools": [{"type": "function"}]}, "missing_required_parameter", "tools[0].function"),
+        (
+            {"tools": [{"type": "custom", "custom": {"name": "f"}}]},
+            "unsupported_parameter",
+            "tools[0].type",
+        ),
+        ({"tool_choice": "required"}, "invalid_request", "tool_choice"),
+        ({"response_format": {"type": "json_object"}}, "unsupported_parameter", "response_format"),
         ({"nope": 1}, "unknown_parameter", "nope"),
         ({"messages": []}, "invalid_value", "messages"),
         ({"max_tokens": 10**6}, "context_length_exceeded", "messages"),

@@ -13,11 +13,8 @@ NOT_NEUTRAL: dict[str, Any] = {
     "functions": [{"name": "f"}],
     "modalities": ["audio"],
     "moderation": {"model": "m"},
-    "parallel_tool_calls": "yes",
     "prediction": {"type": "content", "content": "x"},
     "reasoning_effort": "high",
-    "tool_choice": "required",
-    "tools": [{"type": "function", "function": {"name": "f"}}],
     "verbosity": "low",
     "web_search_options": {},
 }

@@ -1,0 +1,72 @@
+"""What turns the tokens of a request's choices into text: one `AnswerText` each."""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from server.core import AnswerParams, GenerateRequest
+from server.output.answer import AnswerRules, AnswerText
+from server.output.detokenizer import DetokenizerFactory
+from server.output.logprobs import LogprobWriter
+from server.output.stop import StopMatcher
+from server.output.tool_calls import ToolCallParser
+
+__all__ = ["Vocabulary", "text_factory"]
+
+# Automata of stop strings up to this length are made in well under a millisecond: not worth a thread.
+_MAX_CHARS_ON_LOOP = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What the pipeline knows of the model's tokens.
+
+    `bytes_of` gives the UTF-8 bytes of an id, special tokens' names included.
+    """
+
+    size: int
+    bytes_of: Callable[[int], bytes]
+    new_detokenizer: DetokenizerFactory
+
+
+async def text_factory(
+    request: GenerateRequest, answer: AnswerParams, vocabulary: Vocabulary
+) -> Callable[[], AnswerText]:
+    """Makes a choice's `AnswerText`, called once for each. Long stop strings are prepared in a thread."""
+    stops = request.sampling.stop
+
+    def matchers() -> list[StopMatcher]:
+        return [StopMatcher(stops, is_shown=answer.include_stop) for _ in range(answer.num_choices)]
+
+    is_short = sum(map(len, stops)) <= _MAX_CHARS_ON_LOOP
+    ready = matchers() if is_short else await asyncio.to_thread(matchers)
+    rules = _rules(request, vocabulary, show_end=answer.include_stop)
+    return lambda: AnswerText(
+        rules,
+        vocabulary.new_detokenizer(answer.skip_special_tokens),
+        ready.pop(),
+        _call_parser(request, answer),
+    )
+
+
+def _rules(request: GenerateRequest, vocabulary: Vocabulary, *, show_end: bool) -> AnswerRules:
+    num_top = request.sampling.num_logprobs
+    return AnswerRules(
+        end_ids=request.stop_token_ids,
+        show_end=show_end,
+        min_tokens=request.sampling.min_tokens,
+        to_logprobs=None if num_top is None else LogprobWriter(vocabulary.bytes_of, num_top),
+    )
+
+
+def _call_parser(request: GenerateRequest, answer: AnswerParams) -> ToolCallParser | None:
+    if answer.tool_choice.mode == "none" or not answer.tool_names:
+        return None
+    guide = request.sampling.guide
+    return ToolCallParser(
+        answer.tool_choice,
+        answer.tool_names,
+        lambda: f"call_{secrets.token_hex(12)}",
+        is_guided=guide is not None and guide.kind == "tool_calls",
+    )
