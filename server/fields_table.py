@@ -37,7 +37,7 @@ _NOTES: Mapping[str, str] = {
     "stream_options": "`include_usage`, `include_obfuscation`",
     "structured_outputs": "one of `json`, `json_object`, `regex`, `choice`, `grammar` (GBNF)",
     "temperature": "0 to 2, default 1; 0 is greedy",
-    "tool_choice": "`none`, `auto`, `required` or one function (where `response_format` is yes), `allowed_tools`",
+    "tool_choice": "`none`, `auto`, `allowed_tools`; where formats are held: `required`, one function",
     "tools": "functions, up to `limits.max_tools`",
     "top_k": "0 or -1: no limit",
     "top_logprobs": "0 to 20; the chosen token is among them",
