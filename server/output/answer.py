@@ -96,12 +96,9 @@ class AnswerText:
         Tokens after a stop string are neither shown nor counted, however many came in one delta.
         """
         text = self._plain_text(delta) if self._is_plain else self._text_token_by_token(delta)
-        reason = delta.finish_reason
-        if self._stop.is_stopped:
-            reason = "stop"
-        elif reason is not None:
+        if delta.finish_reason is not None and not self._stop.is_stopped:
             text += self._rest()
-        return self._parsed(text, reason)
+        return self._parsed(text, "stop" if self._stop.is_stopped else delta.finish_reason)
 
     def _plain_text(self, delta: TokenDelta) -> str:
         self.num_tokens += len(delta.token_ids)
