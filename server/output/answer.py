@@ -38,6 +38,10 @@ class CallParser(Protocol):
         """Calls that have begun."""
 
     @property
+    def has_cut_call(self) -> bool:
+        """Whether the last of them broke off."""
+
+    @property
     def is_complete(self) -> bool:
         """Whether there can be no further call, so that the answer is over."""
 
@@ -160,7 +164,8 @@ class AnswerText:
             reason = reason or "stop"
         if reason is not None:
             parsed.append(self._calls.flush())
-        if reason == "stop" and self._calls.num_calls:
+        # A stop string may stand in a call's arguments, and cut it.
+        if reason == "stop" and self._calls.num_calls > self._calls.has_cut_call:
             reason = "tool_calls"
         return self._delta("".join(p.text for p in parsed), _joined(parsed), reason)
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
-from server.core import FinishReason, TextDelta, TextLogprobs, TokenDelta, ToolCallDelta, Usage
+from server.core import TextDelta, TextLogprobs, TokenDelta, ToolCallDelta, Usage
 from server.output.answer import AnswerText
 
 __all__ = ["Choice", "Generation"]
@@ -153,15 +153,13 @@ def _joined(deltas: Sequence[TextDelta]) -> TextDelta:
         text="".join(delta.text for delta in deltas),
         finish_reason=last.finish_reason,
         logprobs=tuple(logprobs),
-        tool_calls=_whole_calls(deltas, last.finish_reason),
+        tool_calls=_whole_calls(deltas),
         index=last.index,
     )
 
 
-def _whole_calls(
-    deltas: Sequence[TextDelta], reason: FinishReason | None
-) -> tuple[ToolCallDelta, ...]:
-    """Each call as one piece. One that the answer's length cut off is left out: a call's JSON is whole."""
+def _whole_calls(deltas: Sequence[TextDelta]) -> tuple[ToolCallDelta, ...]:
+    """Each call as one piece. One that the answer's end cut off is left out: a call's JSON is whole."""
     calls: dict[int, ToolCallDelta] = {}
     for delta in deltas:
         for piece in delta.tool_calls:
@@ -170,7 +168,7 @@ def _whole_calls(
                 piece if call is None else replace(call, arguments=call.arguments + piece.arguments)
             )
             calls[piece.index] = whole
-    if reason == "length" and calls and not _is_json(calls[max(calls)].arguments):
+    if calls and not _is_json(calls[max(calls)].arguments):
         del calls[max(calls)]
     return tuple(calls.values())
 

@@ -49,7 +49,7 @@ def to_conversation(body: ChatCompletionRequest, media: MediaSettings) -> Conver
     _check_continuation(body)
     return Conversation(
         messages,
-        tools=to_tools(body.tools),
+        tools=() if body.tool_choice == "none" else to_tools(body.tools),
         continue_final_message=bool(body.continue_final_message),
         add_generation_prompt=body.add_generation_prompt is not False,
     )
