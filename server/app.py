@@ -15,7 +15,7 @@ from server.api.auth import AuthMiddleware
 from server.api.errors import install_error_handlers
 from server.api.openapi import install_openapi
 from server.api.request_context import RequestContextMiddleware
-from server.api.routes import chat, health, models, responses, tokens, version
+from server.api.routes import chat, completions, health, models, responses, tokens, version
 from server.api.services import Services
 from server.checkpoint import load_checkpoint
 from server.engine.base import Engine
@@ -111,7 +111,7 @@ def create_app(
 def _install(app: FastAPI, settings: Settings) -> None:
     install_error_handlers(app)
     install_openapi(app)
-    for module in (chat, responses, tokens, models, version, health):
+    for module in (chat, completions, responses, tokens, models, version, health):
         app.include_router(module.router)
     keys = [key.get_secret_value() for key in settings.server.api_keys]
     app.add_middleware(AuthMiddleware, api_keys=keys)

@@ -200,6 +200,8 @@ class LimitSettings(Section):
     """Most tools of one request, and most tool calls of one message."""
     max_choices: Annotated[int, Field(gt=0, le=128)] = 16
     """Most answers of one request (`n`)."""
+    max_prompts: PositiveInt = 64
+    """Most prompts of one request of `/v1/completions`."""
     default_max_tokens: PositiveInt = 1024
     """Most tokens of an answer whose request names no limit."""
 

@@ -13,7 +13,7 @@ from server.pipeline import Generation
 from server.protocol.render import ChunkWriter
 from server.settings import ServerSettings
 
-__all__ = ["EventStream", "chat_frames"]
+__all__ = ["EventStream", "chat_frames", "data_frames"]
 
 _log = logging.getLogger(__name__)
 
@@ -60,17 +60,30 @@ def _ping() -> ServerSentEvent:
 async def chat_frames(
     generation: Generation, writer: ChunkWriter, *, include_usage: bool
 ) -> AsyncIterator[bytes]:
-    """The frames of one chat completion. A failure is the last frame; then there is no `[DONE]`."""
+    """The frames of one chat completion."""
+    async for frame in data_frames(_chat_chunks(generation, writer, include_usage=include_usage)):
+        yield frame
+
+
+async def _chat_chunks(
+    generation: Generation, writer: ChunkWriter, *, include_usage: bool
+) -> AsyncIterator[bytes]:
     for index in range(generation.num_choices):
-        yield _frame(writer.role(index))
+        yield writer.role(index)
+    async for delta in generation.deltas():
+        if delta.text or delta.tool_calls or delta.logprobs:
+            yield writer.delta(delta)
+        if delta.finish_reason is not None:
+            yield writer.finish(delta)
+        if include_usage and delta.usage is not None:
+            yield writer.usage(delta.usage)
+
+
+async def data_frames(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Each chunk as an event. A failure is the last frame; then there is no `[DONE]`."""
     try:
-        async for delta in generation.deltas():
-            if delta.text or delta.tool_calls or delta.logprobs:
-                yield _frame(writer.delta(delta))
-            if delta.finish_reason is not None:
-                yield _frame(writer.finish(delta))
-            if include_usage and delta.usage is not None:
-                yield _frame(writer.usage(delta.usage))
+        async for chunk in chunks:
+            yield _frame(chunk)
     except Exception as error:  # noqa: BLE001  (the edge: whatever it is, the client must be told)
         yield error_frame(error)
         return

@@ -9,6 +9,7 @@ from server.pipeline.capabilities import check_capabilities
 from server.pipeline.generation import Choice, Generation
 from server.pipeline.measure import Measurement, PromptMeter
 from server.pipeline.prepare import ChatPipeline
+from server.pipeline.prompts import prepare_prompts
 from server.pipeline.tile_gate import TileGate
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "TileGate",
     "Vocabulary",
     "check_capabilities",
+    "prepare_prompts",
 ]

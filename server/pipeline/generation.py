@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from typing import Self
 
 from server.core import TextDelta, TextLogprobs, TokenDelta, ToolCallDelta, Usage
 from server.output.answer import AnswerText
@@ -34,6 +35,11 @@ class Choice:
         self._owner = owner
         self.num_cached_tokens = 0
 
+    def numbered(self, index: int) -> Self:
+        """The same answer under another number."""
+        self._index = index
+        return self
+
     @property
     def num_tokens(self) -> int:
         """Tokens generated so far, the one that ends the answer included."""
@@ -61,12 +67,33 @@ class Generation:
 
     Args:
         usage: What the prompt took.
-        choices: Its answers.
+        choices: Its answers, as many of each prompt.
+        num_prompts: Prompts they are to.
     """
 
-    def __init__(self, usage: Usage, choices: Sequence[Choice]) -> None:
+    def __init__(self, usage: Usage, choices: Sequence[Choice], *, num_prompts: int = 1) -> None:
+        self._firsts = choices[:: len(choices) // num_prompts]
         self._usage = usage
         self._choices = choices
+
+    @classmethod
+    def joined(cls, generations: "Sequence[Generation]") -> "Generation":
+        """The answers to several prompts as those to one request, numbered through."""
+        every = [choice for generation in generations for choice in generation.choices]
+        usages = [generation.prompt_usage for generation in generations]
+        usage = replace(
+            usages[0],
+            num_prompt_tokens=sum(u.num_prompt_tokens for u in usages),
+            num_image_tokens=sum(u.num_image_tokens for u in usages),
+            images=tuple(image for u in usages for image in u.images),
+        )
+        choices = [choice.numbered(index) for index, choice in enumerate(every)]
+        return cls(usage, choices, num_prompts=len(generations))
+
+    @property
+    def choices(self) -> Sequence[Choice]:
+        """Its answers."""
+        return self._choices
 
     @property
     def num_choices(self) -> int:
@@ -130,7 +157,7 @@ class Generation:
         return replace(
             self._usage,
             num_completion_tokens=sum(choice.num_tokens for choice in self._choices),
-            num_cached_tokens=self._choices[0].num_cached_tokens,
+            num_cached_tokens=sum(choice.num_cached_tokens for choice in self._firsts),
         )
 
 

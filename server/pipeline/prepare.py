@@ -110,6 +110,9 @@ class ChatPipeline:
             prompt = await asyncio.to_thread(self._builder.build_raw, raw)
         else:
             prompt = self._builder.build_raw(raw)
+        self._builder.max_tokens_for(
+            prompt, sampling.max_tokens, self._limits.default_max_tokens, param="prompt"
+        )
         return await self._start(request_id, prompt, sampling, answer, owner)
 
     async def _start(

@@ -132,6 +132,12 @@ class PromptBuilder:
         if isinstance(raw, str):
             self._check_num_chars(len(raw), "prompt")
             return Prompt(tuple(self._tokenizer.encode_text(raw)))
+        if len(raw) >= self.max_model_len:
+            raise ContextLengthExceededError(
+                f"This model's maximum context length is {self.max_model_len} tokens. Your prompt has "
+                f"{len(raw)} tokens. Shorten it.",
+                param="prompt",
+            )
         for index, token_id in enumerate(raw):
             if not 0 <= token_id < self._tokenizer.vocab_size or token_id == self._image_token_id:
                 raise InvalidRequestError(
@@ -150,20 +156,23 @@ class PromptBuilder:
         answer = min(default, self.max_model_len // 4) if wanted is None else wanted
         return self.max_model_len - outline.num_tokens - answer
 
-    def max_tokens_for(self, prompt: Prompt, wanted: int | None, default: int) -> int:
+    def max_tokens_for(
+        self, prompt: Prompt, wanted: int | None, default: int, *, param: str = "messages"
+    ) -> int:
         """How many tokens the answer may have.
 
         Args:
             prompt: What is already in the context.
             wanted: The request's own limit, honoured or refused.
             default: Used, and cut to the room left, when the request names none.
+            param: The request field the prompt came from.
 
         Raises:
             ContextLengthExceededError: The prompt, or the prompt and `wanted`, do not fit.
         """
         promised = self.promise(prompt.num_tokens, wanted, default)
         if promised is None:
-            raise ContextLengthExceededError(self._too_long(prompt, wanted), param="messages")
+            raise ContextLengthExceededError(self._too_long(prompt, wanted, param), param=param)
         return promised
 
     def promise(self, num_prompt_tokens: int, wanted: int | None, default: int) -> int | None:
@@ -180,14 +189,14 @@ class PromptBuilder:
             return segment.name
         return [self._tokenizer.control_id(segment.name)]
 
-    def _too_long(self, prompt: Prompt, wanted: int | None) -> str:
+    def _too_long(self, prompt: Prompt, wanted: int | None, param: str) -> str:
         num_image_tokens = sum(span.num_image_tokens for span in prompt.images)
         asked = f" and you asked for {wanted} tokens of answer" if wanted is not None else ""
         image_note = f" ({num_image_tokens} of them for images)" if num_image_tokens else ""
         return (
-            f"This model's maximum context length is {self.max_model_len} tokens. Your messages have "
-            f"{prompt.num_tokens} tokens{image_note}{asked}. Shorten the messages, lower `max_tokens`, "
-            "or look at images less closely (`detail`)."
+            f"This model's maximum context length is {self.max_model_len} tokens. Your {param} "
+            f"{'have' if param == 'messages' else 'has'} {prompt.num_tokens} tokens{image_note}{asked}. "
+            f"Shorten the {param}, lower `max_tokens`, or look at images less closely (`detail`)."
         )
 
 

@@ -136,3 +136,52 @@ def test_min_tokens_and_ignored_ends(ask: Callable[..., Any], server: LiveServer
     assert (longer.usage.completion_tokens, longer.choices[0].finish_reason) == (10, "stop")
     endless = ask(logit_bias=bias, extra_body={"ignore_eos": True}, max_tokens=15)
     assert (endless.usage.completion_tokens, endless.choices[0].finish_reason) == (15, "length")
+
+
+def complete(server: LiveServer, **options: Any) -> Any:
+    options = {"prompt": "hello", "max_tokens": 12, "temperature": 0} | options
+    return server.client().completions.create(model=MODEL, **options)
+
+
+@pytest.mark.parametrize("num_top", [0, 1, 5])
+def test_log_probabilities_in_the_older_format(server: LiveServer, num_top: int) -> None:
+    [choice] = complete(server, logprobs=num_top, temperature=1, seed=3).choices
+    logprobs = choice.logprobs
+    assert len(logprobs.tokens) == len(logprobs.token_logprobs) == len(logprobs.top_logprobs)
+    for place, token in enumerate(logprobs.tokens):
+        top, chosen = logprobs.top_logprobs[place], logprobs.token_logprobs[place]
+        assert top[token] == chosen <= 0
+        likelier = [name for name, logprob in top.items() if logprob > chosen]
+        assert len(top) <= num_top + 1
+        assert len(top) == max(num_top, 1) or len(likelier) == num_top  # else it is one of those
+    offsets = logprobs.text_offset
+    for start, end, token in zip(
+        offsets, [*offsets[1:], len(choice.text)], logprobs.tokens, strict=True
+    ):
+        if not token.startswith("bytes:") and "\ufffd" not in choice.text:
+            assert choice.text[start:end] == token
+
+
+def test_streamed_log_probabilities_are_those_of_the_whole(server: LiveServer) -> None:
+    [whole] = complete(server, logprobs=2).choices
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    chunks = client.completions.create(
+        model=MODEL, prompt="hello", max_tokens=12, temperature=0, logprobs=2, stream=True
+    )
+    pieces: dict[str, list[Any]] = {name: [] for name in whole.logprobs.model_dump()}
+    for chunk in chunks:
+        if chunk.choices[0].logprobs is not None:
+            for name, values in chunk.choices[0].logprobs.model_dump().items():
+                pieces[name] += values
+    assert pieces == whole.logprobs.model_dump()
+
+
+def test_prompts_that_differ_are_answered_as_if_alone(server: LiveServer) -> None:
+    prompts = ["hello", "other", "hello"]
+    together = [choice.text for choice in complete(server, prompt=prompts).choices]
+    assert together == [complete(server, prompt=prompt).choices[0].text for prompt in prompts]
+
+
+def test_a_completion_is_held_to_a_pattern(server: LiveServer) -> None:
+    answer = complete(server, extra_body={"structured_outputs": {"regex": "[a-c]{4}"}})
+    assert re.fullmatch("[a-c]{4}", answer.choices[0].text)
