@@ -185,3 +185,85 @@ def test_prompts_that_differ_are_answered_as_if_alone(server: LiveServer) -> Non
 def test_a_completion_is_held_to_a_pattern(server: LiveServer) -> None:
     answer = complete(server, extra_body={"structured_outputs": {"regex": "[a-c]{4}"}})
     assert re.fullmatch("[a-c]{4}", answer.choices[0].text)
+
+
+def tool(name: str, **properties: Any) -> dict[str, Any]:
+    parameters = {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
+TOOLS = [tool("switch", on={"type": "boolean"}), tool("wait", s={"enum": [1, 60]}), tool("stop")]
+ARGUMENTS = {"switch": r'\{"on": (true|false)\}', "wait": r'\{"s": (1|60)\}', "stop": r"\{\}"}
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_required_calls(ask: Callable[..., Any], is_streamed: bool) -> None:
+    names = set()
+    for seed in range(4):
+        options = {"tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False}
+        options |= {"max_tokens": 120, "seed": seed, "temperature": 1.5}
+        if is_streamed:
+            chunks = [chunk.choices[0] for chunk in ask(**options, stream=True)]
+            pieces = [piece for c in chunks for piece in c.delta.tool_calls or ()]
+            assert {piece.index for piece in pieces} == {0}
+            name = "".join(piece.function.name or "" for piece in pieces)
+            arguments = "".join(piece.function.arguments or "" for piece in pieces)
+            reason = chunks[-1].finish_reason
+        else:
+            [choice] = ask(**options).choices
+            [call] = choice.message.tool_calls
+            assert not choice.message.content
+            name, arguments, reason = (
+                call.function.name,
+                call.function.arguments,
+                choice.finish_reason,
+            )
+        assert reason == "tool_calls"
+        assert re.fullmatch(ARGUMENTS[name], arguments)
+        names.add(name)
+    assert len(names) > 1
+
+
+def test_several_calls_of_one_function(ask: Callable[..., Any], server: LiveServer) -> None:
+    """Without an end they go on; the one that `max_tokens` cuts off is left out."""
+    end = server.app.state.services.checkpoint.stop_token_ids
+    choice = ask(
+        tools=TOOLS,
+        tool_choice={"type": "function", "function": {"name": "wait"}},
+        logit_bias={str(token_id): -100 for token_id in end},
+        max_tokens=200,
+    ).choices[0]
+    calls = choice.message.tool_calls
+    assert len(calls) > 1
+    assert choice.finish_reason == "length"
+    assert {call.function.name for call in calls} == {"wait"}
+    assert all(re.fullmatch(ARGUMENTS["wait"], call.function.arguments) for call in calls)
+
+
+def test_calls_in_free_text(ask: Callable[..., Any], server: LiveServer) -> None:
+    """The model is pushed into a call, which it then can only finish."""
+    from server.prompt.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(server.app.state.services.checkpoint.path)
+    bias = {str(tokenizer.control_id("<tool_call>")): 12}
+    options = {"tools": TOOLS, "logit_bias": bias, "parallel_tool_calls": False, "max_tokens": 150}
+    answers = [ask(**options, seed=seed).choices[0] for seed in range(3)]
+    called = [choice for choice in answers if choice.message.tool_calls]
+    assert called
+    for choice in called:
+        [call] = choice.message.tool_calls
+        assert isinstance(json.loads(call.function.arguments), dict)
+        assert call.function.name in ARGUMENTS
+
+
+def test_a_required_tool_that_cannot_be_kept_is_a_400(ask: Callable[..., Any]) -> None:
+    odd = tool("odd", x={"type": "array", "uniqueItems": True})
+    with pytest.raises(openai.BadRequestError, match="uniqueItems") as caught:
+        ask(tools=[odd], tool_choice="required")
+    assert caught.value.param == "tools"
+    assert ask(tools=[odd], tool_choice="none").choices[0].finish_reason
