@@ -166,7 +166,8 @@ def to_answer_params(body: ResponsesRequest) -> AnswerParams:
             "'stream_options' is only allowed when 'stream' is true.", param="stream_options"
         )
     return AnswerParams(
-        tool_choice=to_tool_choice(body.tool_choice, body.parallel_tool_calls, body.tools)
+        tool_choice=to_tool_choice(body.tool_choice, body.parallel_tool_calls, body.tools),
+        tool_names=tuple(tool.name for tool in body.tools or ()),
     )
 
 

@@ -1,6 +1,7 @@
 """`/v1/responses` on the CPU engine with the bundled demo model: pictures, formats and tools for real."""
 
 import base64
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +34,7 @@ def client() -> Iterator[openai.OpenAI]:
 def look(question: str) -> dict[str, Any]:
     image = {"type": "input_image", "image_url": URL, "detail": "auto"}
     items = [{"role": "user", "content": [image, {"type": "input_text", "text": question}]}]
-    return {"model": MODEL, "temperature": 0, "max_output_tokens": 64, "input": items}
+    return {"model": MODEL, "temperature": 0, "max_output_tokens": 128, "input": items}
 
 
 def test_a_picture_is_described_as_in_chat(client: openai.OpenAI) -> None:
@@ -43,7 +44,7 @@ def test_a_picture_is_described_as_in_chat(client: openai.OpenAI) -> None:
         {"type": "text", "text": "Describe the image."},
     ]
     chat = client.chat.completions.create(
-        model=MODEL, temperature=0, max_tokens=64, messages=[{"role": "user", "content": parts}]
+        model=MODEL, temperature=0, max_tokens=128, messages=[{"role": "user", "content": parts}]
     )
     assert response.output_text == chat.choices[0].message.content
     assert response.usage is not None
@@ -66,3 +67,36 @@ async def test_parse_with_the_async_client(client: openai.OpenAI) -> None:
     async with openai.AsyncOpenAI(base_url=client.base_url, api_key="none", max_retries=0) as other:
         response = await other.responses.parse(**look("What is there?"), text_format=Shape)
     assert isinstance(response.output_parsed, Shape)
+
+
+def test_a_required_call_fits_its_schema_and_its_result_goes_back_in(client: openai.OpenAI) -> None:
+    tool = openai.pydantic_function_tool(Shape, name="draw", description="Draws a shape.")
+    tools = [{"type": "function", **tool["function"]}]
+    ask = look("Draw the shape in the centre.")
+    called = client.responses.parse(
+        **ask, tools=tools, tool_choice="required", parallel_tool_calls=False
+    )
+    [call] = called.output
+    assert call.type == "function_call"
+    assert call.name == "draw"
+    shape = Shape.model_validate_json(call.arguments)
+    assert called.status == "completed"
+    events = list(
+        client.responses.create(
+            **ask, tools=tools, tool_choice="required", parallel_tool_calls=False, stream=True
+        )
+    )
+    pieces = [e.delta for e in events if e.type == "response.function_call_arguments.delta"]
+    assert "".join(pieces) == call.arguments
+    result = {
+        "type": "function_call_output",
+        "call_id": call.call_id,
+        "output": json.dumps(shape.model_dump()),
+    }
+    after = client.responses.create(
+        **ask | {"input": [*ask["input"], *called.output, result]}, tools=tools, tool_choice="none"
+    )
+    assert after.output[0].type == "message"
+    assert after.usage is not None
+    assert called.usage is not None
+    assert after.usage.input_tokens > called.usage.input_tokens

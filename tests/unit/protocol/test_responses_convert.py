@@ -194,7 +194,12 @@ def test_tools_and_the_choice_among_them() -> None:
     assert (strict.name, strict.is_strict, loose.description) == ("f", True, "d")
     assert json.loads(strict.parameters) == TOOL["parameters"]
     assert (json.loads(loose.parameters), loose.is_strict) == ({"type": "object"}, False)
-    assert to_answer_params(body).tool_choice == ToolChoice("auto", is_parallel=False)
+    answer = to_answer_params(body)
+    assert answer.tool_choice == ToolChoice("auto", is_parallel=False)
+    assert answer.tool_names == ("f", "g")
+    guide = to_sampling_params(body).guide
+    assert guide is not None
+    assert (guide.kind, guide.param) == ("tool_calls", "tools")
 
 
 @pytest.mark.parametrize(
@@ -231,6 +236,7 @@ ALLOW_G = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function
         ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice.name"),
         ({"tools": [TOOL | {"defer_loading": True}]}, "tools[0].defer_loading"),
         ({"tools": [TOOL] * 200}, "tools"),
+        ({"tools": [TOOL], "text": {"format": {"type": "json_object"}}}, "text.format"),
         ({"text": {"verbosity": "high"}}, "text.verbosity"),
         ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.schema"),
         ({"include": ["reasoning.encrypted_content"]}, "include[0]"),
