@@ -1,6 +1,5 @@
 """The request body of `/v1/responses`, and its parser."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -10,19 +9,28 @@ from server.protocol.chat import MAX_LOGPROBS
 from server.protocol.counts import check_input_counts
 from server.protocol.fields import FieldTable, known_fields
 from server.protocol.parsing import read_object, validate
-from server.protocol.responses_fields import RESPONSES_FIELDS
+from server.protocol.responses_fields import COUNT_FIELDS, RESPONSES_FIELDS
 from server.protocol.responses_items import InputItem
 from server.protocol.responses_refusals import refuse_hosted
 from server.protocol.responses_settings import FunctionTool, TextConfig, ToolChoice
 from server.protocol.wire import Wire
 from server.settings import LimitSettings
 
-__all__ = ["ParsedResponses", "ResponsesRequest", "parse_responses_request"]
+__all__ = [
+    "InputTokensRequest",
+    "ObfuscationOptions",
+    "ParsedInputTokens",
+    "ParsedResponses",
+    "PromptFields",
+    "ResponsesRequest",
+    "parse_input_tokens_request",
+    "parse_responses_request",
+]
 
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
 
-class StreamOptions(Wire):
+class ObfuscationOptions(Wire):
     """Options of a stream."""
 
     include_obfuscation: bool | None = None
@@ -32,27 +40,38 @@ def _kind_of_input(value: Any) -> str:  # noqa: ANN401  (any JSON value)
     return "~items" if isinstance(value, list) else "~text"
 
 
-class ResponsesRequest(Wire):
-    """The implemented fields; ranges are OpenAI's where it has the field."""
+class PromptFields(Wire):
+    """What becomes part of the prompt, or decides what the answer may be."""
 
-    model: str
     input: Annotated[
         Annotated[str, Tag("~text")]
         | Annotated[list[InputItem], Field(min_length=1), Tag("~items")],
         Discriminator(_kind_of_input),
     ]
     instructions: str | None = None
+    text: TextConfig | None = None
+    tools: list[FunctionTool] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+
+
+class InputTokensRequest(PromptFields):
+    """The fields of `/v1/responses/input_tokens`."""
+
+    model: str | None = None
+
+
+class ResponsesRequest(PromptFields):
+    """The implemented fields; ranges are OpenAI's where it has the field."""
+
+    model: str
     max_output_tokens: Annotated[int, Field(ge=1, le=_INT64_MAX)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     include: list[Literal["message.output_text.logprobs"]] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    text: TextConfig | None = None
-    tools: list[FunctionTool] | None = None
-    tool_choice: ToolChoice | None = None
-    parallel_tool_calls: bool | None = None
+    stream_options: ObfuscationOptions | None = None
     service_tier: Literal["auto", "default"] | None = None
     # Labels: the answer repeats them.
     metadata: (
@@ -83,13 +102,16 @@ class ParsedResponses:
     ignored: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class ParsedInputTokens:
+    """As `ParsedResponses`, of a request to count."""
+
+    body: InputTokensRequest
+    ignored: tuple[str, ...] = ()
+
+
 def parse_responses_request(
-    body: bytes,
-    limits: LimitSettings,
-    *,
-    ignore_unknown: bool = False,
-    table: FieldTable = RESPONSES_FIELDS,
-    defaults: Mapping[str, Any] | None = None,
+    body: bytes, limits: LimitSettings, *, ignore_unknown: bool = False
 ) -> ParsedResponses:
     """Read and validate a request body. CPU-bound: call it off the event loop for large ones.
 
@@ -97,22 +119,36 @@ def parse_responses_request(
         body: UTF-8 JSON.
         limits: How many of what it may have.
         ignore_unknown: Ignore unknown fields, and say which, instead of refusing them.
-        table: Fields it may have.
-        defaults: Values of fields it may leave out.
 
     Raises:
         InvalidRequestError: With the JSON path of the first thing that is wrong.
         UnsupportedParameterError: For something that is not implemented.
     """
-    given, unknown = known_fields(read_object(body), ignore_unknown=ignore_unknown, table=table)
-    fields = dict(defaults or {}) | given
+    fields, unknown = _fields(body, limits, RESPONSES_FIELDS, ignore_unknown=ignore_unknown)
+    request, inner = validate(ResponsesRequest, fields, ignore_unknown=ignore_unknown)
+    return ParsedResponses(request, unknown + inner)
+
+
+def parse_input_tokens_request(
+    body: bytes, limits: LimitSettings, *, ignore_unknown: bool = False
+) -> ParsedInputTokens:
+    """As `parse_responses_request`, for `/v1/responses/input_tokens`."""
+    fields, unknown = _fields(body, limits, COUNT_FIELDS, ignore_unknown=ignore_unknown)
+    request, inner = validate(InputTokensRequest, fields, ignore_unknown=ignore_unknown)
+    return ParsedInputTokens(request, unknown + inner)
+
+
+def _fields(
+    body: bytes, limits: LimitSettings, table: FieldTable, *, ignore_unknown: bool
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The fields to validate, and the names of those that were ignored."""
+    fields, unknown = known_fields(read_object(body), ignore_unknown=ignore_unknown, table=table)
     check_input_counts(fields, limits)
     for name in ("input", "tools"):
         if isinstance(fields.get(name), list):
             fields[name] = [_without_nulls(entry) for entry in fields[name]]
     refuse_hosted(fields)
-    request, inner = validate(ResponsesRequest, fields, ignore_unknown=ignore_unknown)
-    return ParsedResponses(request, unknown + inner)
+    return fields, unknown
 
 
 def _without_nulls(entry: Any, *, is_part: bool = False) -> Any:  # noqa: ANN401  (any JSON value)

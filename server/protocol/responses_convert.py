@@ -14,10 +14,11 @@ from server.core import (
     SamplingParams,
     TextPart,
     ToolCall,
+    ToolChoice,
 )
 from server.errors import InvalidRequestError
 from server.protocol.response_format import json_guide
-from server.protocol.responses import ResponsesRequest
+from server.protocol.responses import PromptFields, ResponsesRequest
 from server.protocol.responses_items import (
     AssistantItem,
     FunctionCallItem,
@@ -32,10 +33,10 @@ from server.protocol.responses_settings import JsonObjectText, JsonSchemaText
 from server.protocol.responses_tools import to_tool_choice, to_tools
 from server.protocol.tools import to_arguments, tool_guide
 
-__all__ = ["to_answer_params", "to_conversation", "to_sampling_params"]
+__all__ = ["to_answer_params", "to_choice", "to_conversation", "to_guide", "to_sampling_params"]
 
 
-def to_conversation(body: ResponsesRequest) -> Conversation:
+def to_conversation(body: PromptFields) -> Conversation:
     """The items in our words, `instructions` first.
 
     Raises:
@@ -45,7 +46,8 @@ def to_conversation(body: ResponsesRequest) -> Conversation:
     items = [] if isinstance(body.input, str) else body.input
     _check_outputs(items)
     messages = _messages(items) if items else [Message("user", (TextPart(str(body.input)),))]
-    return Conversation((*first, *messages), to_tools(body.tools))
+    tools = () if body.tool_choice == "none" else to_tools(body.tools)
+    return Conversation((*first, *messages), tools)
 
 
 def _text_message(instructions: str) -> Message:
@@ -149,7 +151,7 @@ def to_sampling_params(body: ResponsesRequest) -> SamplingParams:
         seed=body.seed,
         stop=_stops(body),
         num_logprobs=_num_logprobs(body),
-        guide=_guide(body),
+        guide=to_guide(body),
         presence_penalty=_or(body.presence_penalty, 0.0),
         frequency_penalty=_or(body.frequency_penalty, 0.0),
     )
@@ -166,9 +168,14 @@ def to_answer_params(body: ResponsesRequest) -> AnswerParams:
             "'stream_options' is only allowed when 'stream' is true.", param="stream_options"
         )
     return AnswerParams(
-        tool_choice=to_tool_choice(body.tool_choice, body.parallel_tool_calls, body.tools),
+        tool_choice=to_choice(body),
         tool_names=tuple(tool.name for tool in body.tools or ()),
     )
+
+
+def to_choice(body: PromptFields) -> ToolChoice:
+    """The choice among the tools; raises like `to_tool_choice`."""
+    return to_tool_choice(body.tool_choice, body.parallel_tool_calls, body.tools)
 
 
 def _or(value: float | None, default: float) -> float:
@@ -187,10 +194,13 @@ def _num_logprobs(body: ResponsesRequest) -> int | None:
     return (body.top_logprobs or 0) if body.include or body.top_logprobs else None
 
 
-def _guide(body: ResponsesRequest) -> Guide | None:
-    """What the answer is held to: its format, or its calls of tools; not both."""
-    choice = to_tool_choice(body.tool_choice, body.parallel_tool_calls, body.tools)
-    calls, text_format = tool_guide(to_tools(body.tools), choice), _format_guide(body)
+def to_guide(body: PromptFields) -> Guide | None:
+    """What the answer is held to: its format, or its calls of tools.
+
+    Raises:
+        InvalidRequestError: It is both.
+    """
+    calls, text_format = tool_guide(to_tools(body.tools), to_choice(body)), _format_guide(body)
     if calls is not None and text_format is not None:
         raise InvalidRequestError(
             "'text.format' and 'tools' both say what the answer must be. Give one of them, or set "
@@ -200,7 +210,7 @@ def _guide(body: ResponsesRequest) -> Guide | None:
     return calls or text_format
 
 
-def _format_guide(body: ResponsesRequest) -> Guide | None:
+def _format_guide(body: PromptFields) -> Guide | None:
     text_format = body.text.format if body.text else None
     if isinstance(text_format, JsonObjectText):
         return json_guide(None, "text.format")

@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Discriminator, Field, Tag
 from server.protocol.wire import Wire
 
 __all__ = [
-    "AllowedTools",
+    "AllowedFunctions",
     "FunctionChoice",
     "FunctionTool",
     "JsonObjectText",
@@ -52,7 +52,7 @@ class FunctionChoice(Wire):
     name: Annotated[str, Field(min_length=1)]
 
 
-class AllowedTools(Wire):
+class AllowedFunctions(Wire):
     """Only some of the tools may be called."""
 
     type: Literal["allowed_tools"]
@@ -63,7 +63,7 @@ class AllowedTools(Wire):
 ToolChoice: TypeAlias = Annotated[
     Annotated[ToolMode, Tag("~mode")]
     | Annotated[FunctionChoice, Tag("~function")]
-    | Annotated[AllowedTools, Tag("~allowed_tools")],
+    | Annotated[AllowedFunctions, Tag("~allowed_tools")],
     _by_type(
         "It must be 'none', 'auto', 'required', or an object whose 'type' is 'function' or "
         "'allowed_tools'"

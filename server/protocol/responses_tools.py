@@ -7,7 +7,7 @@ from server.core import Tool
 from server.core import ToolChoice as Choice
 from server.errors import InvalidRequestError
 from server.protocol.responses_settings import (
-    AllowedTools,
+    AllowedFunctions,
     FunctionChoice,
     FunctionTool,
     ToolChoice,
@@ -63,7 +63,7 @@ def to_tool_choice(
     if isinstance(choice, FunctionChoice):
         _check_name(choice, tools, "tool_choice")
         return Choice("required", (choice.name,), is_parallel)
-    if isinstance(choice, AllowedTools):
+    if isinstance(choice, AllowedFunctions):
         for index, tool in enumerate(choice.tools):
             _check_name(tool, tools, f"tool_choice.tools[{index}]")
         names = tuple(dict.fromkeys(tool.name for tool in choice.tools))

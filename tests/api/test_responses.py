@@ -182,6 +182,22 @@ def test_pictures_count_as_in_chat_and_before_the_request(
         assert details["images"] == chat.usage.model_dump()["prompt_tokens_details"]["images"]
 
 
+def test_pictures_of_tools_are_looked_at(
+    client: openai.OpenAI, picture_url: Callable[..., str]
+) -> None:
+    call = {"type": "function_call", "call_id": "c", "name": "camera", "arguments": "{}"}
+    output: dict[str, Any] = {"type": "function_call_output", "call_id": "c"}
+    picture = {"type": "input_image", "image_url": picture_url(), "detail": "low"}
+    items = [{"role": "user", "content": "look"}, call, output | {"output": [picture]}]
+    response = client.responses.create(model=MODEL, input=items, max_output_tokens=1)
+    assert response.usage is not None
+    assert len(response.usage.model_dump()["input_tokens_details"]["images"]) == 1
+    broken = output | {"output": [{"type": "input_image", "image_url": "data:image/png;base64,AA"}]}
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.responses.create(model=MODEL, input=[*items[:2], broken])
+    assert caught.value.param == "input[2].output[0].image_url"
+
+
 def test_counting_needs_no_model_and_refuses_what_creating_refuses(client: openai.OpenAI) -> None:
     counted = client.responses.input_tokens.count(input="hello", instructions="s")
     made = client.responses.create(**ASK)

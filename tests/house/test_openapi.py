@@ -3,8 +3,12 @@ import os
 import re
 from pathlib import Path
 
+from server.protocol.chat import ChatCompletionRequest
+from server.protocol.responses import InputTokensRequest, ResponsesRequest
 from tests.live_server import LiveServer
 
+# Those with parts that have names of their own in the document.
+BODIES = (ChatCompletionRequest, ResponsesRequest, InputTokensRequest)
 SNAPSHOT = Path(__file__).parents[1] / "data" / "openapi.json"
 
 
@@ -24,3 +28,10 @@ def test_every_reference_of_the_document_resolves(echo_server: LiveServer) -> No
     names = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
     assert references <= names
     assert "#/$defs/" not in text
+
+
+def test_no_two_schemas_share_a_name() -> None:
+    schemas: dict[str, object] = {}
+    for model in BODIES:
+        for name, schema in model.model_json_schema()["$defs"].items():
+            assert schemas.setdefault(name, schema) == schema, name

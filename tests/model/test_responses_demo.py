@@ -97,6 +97,3 @@ def test_a_required_call_fits_its_schema_and_its_result_goes_back_in(client: ope
         **ask | {"input": [*ask["input"], *called.output, result]}, tools=tools, tool_choice="none"
     )
     assert after.output[0].type == "message"
-    assert after.usage is not None
-    assert called.usage is not None
-    assert after.usage.input_tokens > called.usage.input_tokens

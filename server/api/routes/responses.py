@@ -4,7 +4,6 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -15,12 +14,25 @@ from server.api.errors import told_error
 from server.api.openapi import json_body
 from server.api.services import Services, ServicesDep
 from server.api.sse import EventStream
+from server.core import AnswerParams, SamplingParams
 from server.errors import ServerError
 from server.pipeline import Generation
-from server.protocol.responses import ResponsesRequest, StreamOptions, parse_responses_request
-from server.protocol.responses_convert import to_answer_params, to_conversation, to_sampling_params
+from server.protocol.responses import (
+    InputTokensRequest,
+    ObfuscationOptions,
+    ResponsesRequest,
+    parse_input_tokens_request,
+    parse_responses_request,
+)
+from server.protocol.responses_convert import (
+    to_answer_params,
+    to_choice,
+    to_conversation,
+    to_guide,
+    to_sampling_params,
+)
 from server.protocol.responses_events import ResponseWriter
-from server.protocol.responses_fields import COUNT_FIELDS, in_own_names
+from server.protocol.responses_fields import in_own_names
 from server.protocol.responses_render import ResponseHead, echo_of, input_tokens_json
 from server.telemetry.request_id import new_request_id
 
@@ -53,18 +65,18 @@ class _Accepted:
     is_stream: bool
 
 
-@router.post("/v1/responses/input_tokens", openapi_extra=json_body(ResponsesRequest))
+@router.post("/v1/responses/input_tokens", openapi_extra=json_body(InputTokensRequest))
 async def count_response_input(request: Request, services: ServicesDep) -> JSONResponse:
     """The tokens a prompt would have, from its text and the headers of its pictures."""
     with services.gate.admit():
-        defaults = {"model": services.checkpoint.served_name}
-        parser = partial(parse_responses_request, table=COUNT_FIELDS, defaults=defaults)
-        parsed = await read_request(request, services.settings, parser)
+        parsed = await read_request(request, services.settings, parse_input_tokens_request)
         body = parsed.body
-        services.check_model(body.model)
-        conversation, sampling = to_conversation(body), to_sampling_params(body)
+        if body.model is not None:
+            services.check_model(body.model)
+        conversation = to_conversation(body)
+        asked = SamplingParams(guide=to_guide(body)), AnswerParams(tool_choice=to_choice(body))
         with _own_names():
-            services.chat.check(sampling, to_answer_params(body), conversation)
+            services.chat.check(*asked, conversation)
             work = services.meter.measure(conversation, None)
             measured = await run_until_disconnect(request, work)
         answer = input_tokens_json(measured.usage)
@@ -85,7 +97,7 @@ async def _accept(
         to_answer_params(body),
         owner,
     )
-    options = body.stream_options or StreamOptions()
+    options = body.stream_options or ObfuscationOptions()
     head = ResponseHead(
         id=response_id,
         model=services.checkpoint.served_name,

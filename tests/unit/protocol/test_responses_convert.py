@@ -219,6 +219,11 @@ def test_tool_choices(wire: Any, expected: ToolChoice) -> None:
     assert to_answer_params(parse(tools=[TOOL], tool_choice=wire)).tool_choice == expected
 
 
+def test_tools_that_may_not_be_called_are_not_in_the_prompt() -> None:
+    assert to_conversation(parse(tools=[TOOL], tool_choice="none")).tools == ()
+    assert refusal(tools=[TOOL, TOOL], tool_choice="none").param == "tools[1].name"
+
+
 def test_without_tools_there_is_no_call() -> None:
     assert to_answer_params(parse(tools=[])).tool_choice.mode == "none"
 

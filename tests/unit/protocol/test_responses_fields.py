@@ -10,7 +10,7 @@ from openai.types.responses import (
 
 from server.errors import InvalidRequestError, UnsupportedParameterError
 from server.protocol.fields import known_fields
-from server.protocol.responses import ResponsesRequest
+from server.protocol.responses import InputTokensRequest, ResponsesRequest
 from server.protocol.responses_fields import (
     COUNT_FIELDS,
     RESPONSES_BOOKKEEPING,
@@ -61,6 +61,7 @@ def test_every_parameter_of_the_installed_sdk_is_in_one_group() -> None:
 def test_every_parameter_of_counting_is_in_one_group() -> None:
     params = set(input_token_count_params.InputTokenCountParams.__annotations__)
     assert COUNT_FIELDS.kept | set(COUNT_FIELDS.refused) == params
+    assert set(InputTokensRequest.model_fields) == COUNT_FIELDS.kept
 
 
 def test_the_model_has_exactly_the_implemented_fields() -> None:
