@@ -136,3 +136,46 @@ async def test_async_client_streams(echo_server: LiveServer) -> None:
         )
         text = "".join([c.choices[0].delta.content or "" async for c in stream])
     assert text == ECHO
+
+
+def test_fields_that_are_shown_beside_the_answer(echo_server: LiveServer) -> None:
+    """`service_tier`, `stream` and `stream_options` change what is sent; `model` is checked."""
+    client = echo_server.client()
+    plain = client.chat.completions.create(model=MODEL, messages=ask("hello"))
+    tier = client.chat.completions.create(
+        model=MODEL, messages=ask("hello"), service_tier="auto", prompt_cache_key="k"
+    )
+    assert (plain.service_tier, tier.service_tier) == (None, "default")
+    options = {"model": MODEL, "messages": ask("hello"), "stream": True}
+    bare = list(client.chat.completions.create(**options))
+    filled = list(
+        client.chat.completions.create(
+            stream_options={"include_usage": True, "include_obfuscation": True}, **options
+        )
+    )
+    assert all(chunk.choices for chunk in bare)
+    assert filled[-1].usage == plain.usage
+    assert all("obfuscation" in chunk.model_fields_set for chunk in filled if chunk.choices)
+    assert not any("obfuscation" in chunk.model_fields_set for chunk in bare)
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(model="other", messages=ask("hello"))
+
+
+def test_usage_tells_each_pictures_tiles_and_tokens(
+    echo_server: LiveServer, picture_url: Callable[..., str]
+) -> None:
+    parts = [
+        {"type": "image_url", "image_url": {"url": picture_url(900, 900), "detail": detail}}
+        for detail in ("high", "low")
+    ]
+    answer = echo_server.client().chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": parts}], max_tokens=1
+    )
+    assert answer.usage is not None
+    details = answer.usage.model_dump()["prompt_tokens_details"]
+    per_tile = echo_server.get("/v1/models").json()["data"][0]["num_tokens_per_tile"]
+    assert all(image["tokens"] == per_tile * image["tiles"] for image in details["images"])
+    assert sum(image["tokens"] for image in details["images"]) == details["image_tokens"]
+    assert details["images"][0]["tiles"] > details["images"][1]["tiles"]
+    assert details["text_tokens"] + details["image_tokens"] == answer.usage.prompt_tokens
+    assert details["cached_tokens"] == 0

@@ -1,0 +1,75 @@
+"""Each implemented field changes what the engine is asked, or what comes out."""
+
+import json
+from typing import Any
+
+import pytest
+
+from server.protocol.chat import parse_chat_request
+from server.protocol.conversation import to_conversation
+from server.protocol.fields import EXTENSIONS, IMPLEMENTED
+from server.protocol.sampling import to_answer_params, to_sampling_params
+from server.settings import LimitSettings, MediaSettings
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+OTHER = {"type": "function", "function": {"name": "g"}}
+
+# Field → a body with it, beside the same body without it.
+CHANGES: dict[str, dict[str, Any]] = {
+    "add_generation_prompt": {"add_generation_prompt": False},
+    "continue_final_message": {"continue_final_message": True},
+    "frequency_penalty": {"frequency_penalty": 0.5},
+    "ignore_eos": {"ignore_eos": True},
+    "include_stop_str_in_output": {"include_stop_str_in_output": True},
+    "logit_bias": {"logit_bias": {"5": 3}},
+    "logprobs": {"logprobs": True},
+    "max_completion_tokens": {"max_completion_tokens": 3},
+    "max_tokens": {"max_tokens": 3},
+    "messages": {"messages": [{"role": "user", "content": "other"}]},
+    "min_p": {"min_p": 0.5},
+    "min_tokens": {"min_tokens": 3},
+    "n": {"n": 2},
+    "parallel_tool_calls": {"parallel_tool_calls": False},
+    "presence_penalty": {"presence_penalty": 0.5},
+    "repetition_penalty": {"repetition_penalty": 1.5},
+    "response_format": {"response_format": {"type": "json_object"}},
+    "seed": {"seed": -3},
+    "skip_special_tokens": {"skip_special_tokens": False},
+    "stop": {"stop": "x"},
+    "stop_token_ids": {"stop_token_ids": [4]},
+    "structured_outputs": {"structured_outputs": {"regex": "a"}},
+    "temperature": {"temperature": 0.5},
+    "tool_choice": {"tool_choice": "required"},
+    "tools": {"tools": [TOOL, OTHER]},
+    "top_k": {"top_k": 3},
+    "top_logprobs": {"top_logprobs": 3},
+    "top_p": {"top_p": 0.5},
+}
+# Those that change the answer's frames or what is said beside it; tests/api proves each.
+SHOWN = {"model", "stream", "stream_options", "service_tier"}
+BASE: dict[str, Any] = {
+    "model": "m",
+    "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "so"}],
+}
+NEEDS: dict[str, dict[str, Any]] = {
+    "parallel_tool_calls": {"tools": [TOOL]},
+    "tool_choice": {"tools": [TOOL]},
+    "top_logprobs": {"logprobs": True},
+}
+
+
+def asked(body: dict[str, Any]) -> tuple[Any, ...]:
+    parsed = parse_chat_request(json.dumps(body).encode(), LimitSettings()).body
+    conversation = to_conversation(parsed, MediaSettings())
+    return conversation, to_sampling_params(parsed), to_answer_params(parsed)
+
+
+def test_each_implemented_field_is_here() -> None:
+    assert CHANGES.keys() | SHOWN == IMPLEMENTED | EXTENSIONS
+    assert not CHANGES.keys() & SHOWN
+
+
+@pytest.mark.parametrize("name", sorted(CHANGES))
+def test_it_changes_what_is_asked(name: str) -> None:
+    base = BASE | NEEDS.get(name, {})
+    assert asked(base | CHANGES[name]) != asked(base)
