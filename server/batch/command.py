@@ -60,8 +60,6 @@ def run_batch(settings: Settings, options: argparse.Namespace) -> int:
     """
     if options.url is not None and (options.model is not None or options.engine is not None):
         raise BatchError("--model and --engine are for a server of its own, not for --url")
-    # Access lines would run over the progress bar.
-    configure_logs("warning" if settings.log.level == "info" else settings.log.level)
     max_line_bytes = settings.limits.max_body_bytes + _MAX_HEAD_BYTES
     with Ledger() as ledger, options.input.open("rb") as file:
         if options.output.exists() and options.output.samefile(options.input):
@@ -84,6 +82,8 @@ def _run(
     ledger: Ledger,
     output: OutputFile,
 ) -> int:
+    # Access lines would run over the progress bar.
+    configure_logs("warning" if settings.log.level == "info" else settings.log.level)
     num_left, num_done, num_failed = ledger.counts()
     num_before = num_done + num_failed
     stopped_by = None

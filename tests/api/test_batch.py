@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from server.cli import main
 from tests.live_server import LiveServer
 
 ROOT = Path(__file__).parents[2]
@@ -95,20 +96,36 @@ def test_failures_are_written_and_the_exit_code_tells(batch: Batch) -> None:
     assert batch.output.read_text() == before
 
 
-def test_wrong_files_and_options_change_nothing(batch: Batch, tmp_path: Path) -> None:
+def test_every_endpoint(batch: Batch) -> None:
+    legacy = {"url": "/v1/completions", "body": {"model": "tiny", "prompt": ["a", "b"]}}
+    newer = {"url": "/v1/responses", "body": {"model": "tiny", "input": "hi", "store": False}}
+    batch.write(request_line("chat"), request_line("old") | legacy, request_line("new") | newer)
+    assert batch.run()[0] == 0
+    bodies = {i: line["response"]["body"] for i, line in batch.results().items()}
+    assert [choice["text"] for choice in bodies["old"]["choices"]] == ["a", "b"]
+    assert bodies["new"]["object"] == "response"
+
+
+def test_wrong_files_and_options_change_nothing(
+    batch: Batch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*options: str, source: Path = batch.input, target: Path = batch.output) -> str:
+        assert main(["batch", str(source), "-o", str(target), *options]) == 2
+        return capsys.readouterr().err
+
     batch.write(request_line("a"), request_line("b"), request_line("a"))
-    code, said = batch.run()
-    assert code == 2
-    assert "line 3 has the custom_id of an earlier one: 'a'" in said
+    assert "line 3 has the custom_id of an earlier one: 'a'" in refused(*batch.engine)
+    assert "not for --url" in refused("--url", "http://127.0.0.1:1/v1", *batch.engine)
     assert not batch.output.exists()
-    assert batch.run("--url", "http://127.0.0.1:1/v1", *batch.engine)[0] == 2
     batch.write(request_line("a"))
+    assert "another file" in refused(target=batch.input)
+    assert "not the output of a batch" in refused(target=ROOT / "README.md")
+    assert "missing" in refused(source=tmp_path / "missing")
+    assert "limits" in refused("--set", "limits.nope=1")
+    with pytest.raises(SystemExit) as caught:
+        main(["batch", str(batch.input), "-o", str(batch.output), "--concurrency", "0"])
+    assert caught.value.code == 2
     assert batch.run("--url", "ftp://x")[0] == 2
-    assert batch.run("--concurrency", "0")[0] == 2
-    batch.output = batch.input
-    assert batch.run()[0] == 2
-    batch.input = tmp_path / "missing"
-    assert batch.run()[0] == 2
 
 
 def test_a_running_server_is_asked(start_server: Callable[..., LiveServer], batch: Batch) -> None:

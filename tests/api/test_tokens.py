@@ -85,6 +85,17 @@ def test_conversations_are_counted_as_they_are_answered(
     assert "Image-2: <img><IMG_CONTEXT>" in text
 
 
+def test_tools_are_counted(echo_server: LiveServer) -> None:
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+    for tools in ([tool], []):
+        body = {"model": MODEL, "messages": HELLO, "tools": tools}
+        real = echo_server.post(body).json()["usage"]["prompt_tokens"]
+        assert ask(echo_server, COUNT, body)["input_tokens"] == real
+        assert ask(echo_server, "/tokenize", body)["count"] == real
+    with_tool = ask(echo_server, "/tokenize", {"messages": HELLO, "tools": [tool]})["tokens"]
+    assert "look" in ask(echo_server, "/detokenize", {"tokens": with_tool})["prompt"]
+
+
 def test_how_a_conversation_ends(echo_server: LiveServer) -> None:
     def text(messages: list[dict[str, str]], **options: bool) -> str:
         tokens = ask(echo_server, "/tokenize", {"messages": messages, **options})["tokens"]
@@ -93,6 +104,8 @@ def test_how_a_conversation_ends(echo_server: LiveServer) -> None:
     begun = [*HELLO, {"role": "assistant", "content": "Well"}]
     assert text(HELLO).endswith("hello<|im_end|>\n<|im_start|>assistant\n")
     assert text(HELLO, add_generation_prompt=True) == text(HELLO)
+    assert text(begun, continue_final_message=True).endswith("assistant\nWell")
+    assert text(HELLO, add_generation_prompt=False).endswith("hello<|im_end|>\n")
     sent = {"messages": begun, "continue_final_message": True, "add_generation_prompt": True}
     assert_envelope(
         send(echo_server, "/tokenize", sent), 400, "invalid_request", "add_generation_prompt"
