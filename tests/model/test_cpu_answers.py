@@ -33,12 +33,14 @@ def server(tiny_checkpoint: Path) -> Iterator[LiveServer]:
 
 
 @pytest.fixture
-def ask(server: LiveServer) -> Callable[..., Any]:
-    def create(**options: Any) -> Any:
-        options = {"messages": ASK, "max_tokens": 60, "seed": 1} | options
-        return server.client().chat.completions.create(model=MODEL, **options)
+def ask(server: LiveServer) -> Iterator[Callable[..., Any]]:
+    with server.client() as client:
 
-    return create
+        def create(**options: Any) -> Any:
+            options = {"messages": ASK, "max_tokens": 60, "seed": 1} | options
+            return client.chat.completions.create(model=MODEL, **options)
+
+        yield create
 
 
 def schema_format(schema: dict[str, Any]) -> dict[str, Any]:
@@ -140,7 +142,8 @@ def test_min_tokens_and_ignored_ends(ask: Callable[..., Any], server: LiveServer
 
 def complete(server: LiveServer, **options: Any) -> Any:
     options = {"prompt": "hello", "max_tokens": 12, "temperature": 0} | options
-    return server.client().completions.create(model=MODEL, **options)
+    with server.client() as client:
+        return client.completions.create(model=MODEL, **options)
 
 
 @pytest.mark.parametrize("num_top", [0, 1, 5])
@@ -164,15 +167,14 @@ def test_log_probabilities_in_the_older_format(server: LiveServer, num_top: int)
 
 def test_streamed_log_probabilities_are_those_of_the_whole(server: LiveServer) -> None:
     [whole] = complete(server, logprobs=2).choices
-    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
-    chunks = client.completions.create(
-        model=MODEL, prompt="hello", max_tokens=12, temperature=0, logprobs=2, stream=True
-    )
     pieces: dict[str, list[Any]] = {name: [] for name in whole.logprobs.model_dump()}
-    for chunk in chunks:
-        if chunk.choices[0].logprobs is not None:
-            for name, values in chunk.choices[0].logprobs.model_dump().items():
-                pieces[name] += values
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        for chunk in client.completions.create(
+            model=MODEL, prompt="hello", max_tokens=12, temperature=0, logprobs=2, stream=True
+        ):
+            if chunk.choices[0].logprobs is not None:
+                for name, values in chunk.choices[0].logprobs.model_dump().items():
+                    pieces[name] += values
     assert pieces == whole.logprobs.model_dump()
 
 
