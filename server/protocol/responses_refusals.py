@@ -98,7 +98,7 @@ def _objects(value: Any, path: str) -> Iterable[tuple[str, dict[str, Any]]]:  # 
 def _check_item(item: Mapping[str, Any], path: str) -> None:
     if item.keys() == {"id"}:
         item = {"type": "item_reference"}
-    is_stored = item.get("type") in _STORED_ITEMS
+    is_stored = str(item.get("type")) in _STORED_ITEMS
     why = "Nothing is stored here; send messages and calls." if is_stored else "Leave it out."
     _check_kind(item, path, HOSTED_ITEMS, "input items", why)
 

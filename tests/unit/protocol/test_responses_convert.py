@@ -2,6 +2,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from server.core import Guide, ImageReference, Message, TextPart, ToolCall, ToolChoice
 from server.core.conversation import Detail
@@ -147,6 +149,8 @@ def test_calls_of_one_turn_are_one_message_and_outputs_answer_them() -> None:
         ([{"role": "user", "content": "a", "extra": 1}], "input[0].extra"),
         ([call("1", namespace="n")], "input[0].namespace"),
         (["text"], "input[0]"),
+        ([{"type": []}], "input[0]"),
+        ([{"role": {}, "content": "x"}], "input[0]"),
         ([], "input"),
     ],
 )  # fmt: skip
@@ -311,3 +315,41 @@ def test_unknown_members_are_named_where_they_are_ignored() -> None:
     body = json.dumps({"model": "m", "input": [item], "temprature": 1}).encode()
     parsed = parse_responses_request(body, LimitSettings(), ignore_unknown=True)
     assert parsed.ignored == ("temprature", "input[0].content[0].colour")
+
+
+NAMES = [
+    "type", "role", "content", "text", "image_url", "call_id", "name", "arguments", "output", "id",
+    "format", "schema", "parameters", "mode", "tools", "detail", "strict", "refusal",
+]  # fmt: skip
+WORDS = [
+    "message", "user", "assistant", "system", "function_call", "function_call_output", "input_text",
+    "input_image", "output_text", "refusal", "function", "allowed_tools", "json_schema", "auto",
+    "item_reference", "f", "{}", URL,
+]  # fmt: skip
+LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.sampled_from(WORDS))
+ANYTHING = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.dictionaries(st.sampled_from(NAMES), inner, max_size=6)
+    ),
+    max_leaves=24,
+)
+FIELDS = st.sampled_from(["input", "tools", "tool_choice", "text", "include", "metadata", "stop"])
+
+
+def error_of(body: bytes, *, ignore_unknown: bool) -> InvalidRequestError | None:
+    try:
+        made = parse_responses_request(body, LimitSettings(), ignore_unknown=ignore_unknown).body
+        assert to_conversation(made).messages
+        to_sampling_params(made)
+        to_answer_params(made)
+    except InvalidRequestError as error:
+        return error
+    return None
+
+
+@given(st.dictionaries(FIELDS, ANYTHING, max_size=4), st.booleans())
+def test_any_json_is_converted_or_refused_by_name(fields: dict[str, Any], ignore: bool) -> None:
+    body = json.dumps({"model": "m", "input": "hi"} | fields, allow_nan=True).encode()
+    error = error_of(body, ignore_unknown=ignore)
+    assert error is None or error.param or error.code == "invalid_json"
