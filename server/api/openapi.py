@@ -43,7 +43,7 @@ def json_body(model: type[BaseModel], *, streams: bool = False) -> dict[str, Any
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}
     }
     if streams:
-        content = {"text/event-stream": {"schema": {"type": "string"}}}
+        content: dict[str, Any] = {"text/event-stream": {"schema": {}}}
         extra["responses"] = {"200": {"content": content}}
     return extra
 

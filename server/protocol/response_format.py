@@ -56,7 +56,7 @@ class StructuredOutputs(Wire):
     model_config = ConfigDict(serialize_by_alias=True)
 
     json_: Annotated[Any, Field(alias="json")] = None
-    json_object: Literal[True] | None = None
+    json_object: bool | None = None
     regex: Annotated[str, Field(min_length=1)] | None = None
     choice: Annotated[list[str], Field(min_length=1, max_length=_MAX_CHOICES)] | None = None
     grammar: Annotated[str, Field(min_length=1)] | None = None
@@ -85,7 +85,11 @@ def structured_guide(outputs: StructuredOutputs | None) -> Guide | None:
     """
     if outputs is None:
         return None
-    given = outputs.model_dump(exclude_none=True)
+    given = {
+        name: value
+        for name, value in outputs.model_dump().items()
+        if value is not None and value is not False
+    }
     if len(given) != 1:
         raise InvalidRequestError(
             "'structured_outputs' must have exactly one of 'json', 'json_object', 'regex', 'choice' "

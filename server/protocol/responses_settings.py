@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag
 
 from server.protocol.wire import Wire
 
@@ -32,6 +32,12 @@ def _by_type(message: str) -> Discriminator:
     return Discriminator(_kind, custom_error_type="kind", custom_error_message=message)
 
 
+def _only_false(value: bool) -> bool:  # noqa: FBT001  (the wire's value, as it came)
+    if value:
+        raise ValueError("tools are always loaded at once here; leave it out")
+    return value
+
+
 class FunctionTool(Wire):
     """A function the model may call."""
 
@@ -42,7 +48,7 @@ class FunctionTool(Wire):
     strict: bool | None = None
     # What only hosted tools make a difference of, with the values that ask for nothing.
     allowed_callers: list[Literal["direct"]] | None = None
-    defer_loading: Literal[False] | None = None
+    defer_loading: Annotated[bool, AfterValidator(_only_false)] | None = None
 
 
 class FunctionChoice(Wire):
