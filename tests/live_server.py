@@ -25,6 +25,7 @@ class LiveServer:
             timeout_graceful_shutdown=2,
         )  # fmt: skip
         self._server = uvicorn.Server(config)
+        self._clients: list[openai.OpenAI] = []
         self._socket = config.bind_socket()
         self.port = self._socket.getsockname()[1]
         self._thread = threading.Thread(
@@ -45,7 +46,12 @@ class LiveServer:
 
     def client(self, **options: Any) -> openai.OpenAI:
         options = {"api_key": "none", "max_retries": 0, "timeout": 60} | options
-        return openai.OpenAI(base_url=f"{self.url}/v1", _strict_response_validation=True, **options)
+        client = openai.OpenAI(
+            base_url=f"{self.url}/v1", _strict_response_validation=True, **options
+        )
+        # One that is dropped is collected at any time, and its open socket warned of in any test.
+        self._clients.append(client)
+        return client
 
     def async_client(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(
@@ -92,6 +98,8 @@ class LiveServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        for client in self._clients:
+            client.close()
         self._server.should_exit = True
         self._thread.join(timeout=30)
         self._socket.close()

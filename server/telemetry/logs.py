@@ -12,11 +12,21 @@ _MAX_LINE_CHARS = 8192
 
 def configure_logs(level: str) -> None:
     """Send every logger's lines of at least `level` to stderr, in one format."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StderrHandler()
     handler.setFormatter(_LineFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for chatty in ("httpx2", "httpcore2", "PIL", "sse_starlette", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+class _StderrHandler(logging.Handler):
+    """Writes to what stderr is at the time: it may be replaced, and the old one closed."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+        except Exception:  # noqa: BLE001  (logging's own rule: it never fails its caller)
+            self.handleError(record)
 
 
 class _LineFormatter(logging.Formatter):

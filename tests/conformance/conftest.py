@@ -1,4 +1,4 @@
-"""Clients of others against a running server; run by scripts/conformance. Elsewhere this folder is left out."""
+"""Clients of others against a running server: scripts/conformance. Elsewhere this folder is left out."""
 
 import importlib.util
 import os
