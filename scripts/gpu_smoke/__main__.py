@@ -4,7 +4,8 @@
     scripts/gpu-smoke --random          # no weights at hand: a 1B-shaped checkpoint of random numbers
 
 Each run starts the server as users do (`internvl-server serve --engine turbomind`), asks the parity
-prompts greedily, twice, and compares them with transformers; then 64 mixed streams at a time, 300
+prompts greedily, twice, and compares them with transformers; then log probabilities, a schema, a tool call,
+`min_tokens`, `ignore_eos`, two choices and the prefix cache; then 64 mixed streams at a time, 300
 streams left early, and the 64 streams again. It exits with 1 when anything fails.
 """
 
@@ -25,6 +26,7 @@ from pathlib import Path
 
 import openai
 
+from scripts.gpu_smoke.features import try_features
 from scripts.gpu_smoke.prompts import PARITY, mixed
 from server.checkpoint import load_checkpoint
 from server.engine.lmdeploy_gpu import check_machine, count_gpus
@@ -160,6 +162,7 @@ async def try_server(folder: Path, tp: int, reference: dict[str, str]) -> list[R
                 is_good = equal >= min(MIN_EQUAL_CHARS, length)
                 result = f"first {equal} of {length} characters"
                 rows.append(Row(tp, f"as transformers: {name}", result, is_good))
+        rows += [Row(tp, *found) for found in await try_features(client, model)]
         await load(client, model)  # warm
         num_failed, before = await load(client, model)
         rows.append(Row(tp, "64 streams", f"{before:.0f} tokens/s", num_failed == 0))

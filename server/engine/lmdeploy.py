@@ -26,7 +26,7 @@ from server.core import GenerateRequest, Guide
 from server.engine.lmdeploy_layout import check_needs_no_code, register_authors_config
 from server.engine.lmdeploy_output import Output, OutputReader
 from server.engine.lmdeploy_sampling import generation_config
-from server.engine.lmdeploy_tags import check_guided_schema, structural_tag
+from server.engine.lmdeploy_tags import schema_of, structural_tag
 from server.settings import TurbomindSettings
 
 __all__ = ["Handle", "Multimodal", "Runtime", "engine_config", "load_runtime"]
@@ -104,8 +104,8 @@ class Runtime:
         """
         compiler = self._compiler = self._compiler or self._new_compiler()
         if guide.kind == "json_schema":
-            check_guided_schema(guide, json.loads(guide.source))
-            return compiler.compile_json_schema(guide.source)
+            schema = schema_of(guide, json.loads(guide.source))
+            return compiler.compile_json_schema(json.dumps(schema, ensure_ascii=False))
         if guide.kind == "regex":
             return compiler.compile_regex(guide.source)
         return compiler.compile_structural_tag(structural_tag(guide))

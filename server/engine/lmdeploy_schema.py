@@ -1,15 +1,18 @@
-"""Which JSON schemas TurboMind's grammar compiler (xgrammar) holds an answer to in full.
+"""JSON schemas as TurboMind's grammar compiler (xgrammar) holds an answer to them in full.
 
 It skips what it does not know without a word, and the answer would be held to less than the client asked
-for. What is let through here was tried keyword by keyword, alone and beside others; tests/lmdeploy has the
-table. Stricter than asked is let through: patterns are anchored, and an object with `properties` has no
-others unless `additionalProperties` says so.
+for. What is let through here was tried keyword by keyword, alone and beside others, with the releases of
+xgrammar that TurboMind 0.18 may have been built from (0.1.34 to 0.2.2) and with the one beside it;
+tests/lmdeploy has the table. Stricter than asked is let through: patterns are anchored, and an object with
+`properties` has no others.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TypeAlias
 
-__all__ = ["check_schema"]
+from server.engine.lmdeploy_patterns import is_safe_pattern
+
+__all__ = ["native_schema"]
 
 Schema: TypeAlias = Mapping[str, object]
 
@@ -39,6 +42,7 @@ _FORMATS = frozenset(
     {"date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri",
      "uri-reference", "uri-template", "json-pointer", "relative-json-pointer"}
 )  # fmt: skip
+_LARGEST = 2**53 - 1
 _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "string": str, "integer": int, "number": (int, float), "array": list, "object": dict,
     "boolean": bool, "null": type(None),
@@ -50,14 +54,14 @@ _LISTS = ("anyOf", "allOf", "prefixItems")
 _MAPS = ("properties", "patternProperties", "$defs", "definitions")
 
 
-def check_schema(schema: object) -> None:
-    """Refuse what an answer would not be held to.
+def native_schema(schema: object) -> object:
+    """The schema, written so that the compiler holds answers to all of it.
 
     Raises:
-        ValueError: Names the keyword.
+        ValueError: That cannot be; names the keyword.
     """
     if not isinstance(schema, Mapping):
-        return  # true, false, or malformed: the compiler says so
+        return schema  # true, false, or malformed: the compiler says so
     keywords = {key for key in schema if key in _CONSTRAINTS and schema[key] is not False}
     if never := sorted(keywords & _NEVER):
         raise ValueError(f"the keyword '{never[0]}' is not supported by the turbomind engine")
@@ -66,8 +70,38 @@ def check_schema(schema: object) -> None:
         _check_alone(schema, alone, keywords)
     else:
         _check_typed(schema, keywords)
-    for inner in _inner(schema):
-        check_schema(inner)
+    native = {key: _native_value(key, value) for key, value in schema.items()}
+    is_bounded = alone is None and "integer" in _types(schema) and bool(keywords & _NUMBER)
+    return _bounded(schema, native) if is_bounded else native
+
+
+def _native_value(key: str, value: object) -> object:
+    if key in _SUBSCHEMAS:
+        return native_schema(value)
+    if key in _LISTS and isinstance(value, list):
+        return [native_schema(inner) for inner in value]
+    if key in _MAPS and isinstance(value, Mapping):
+        return {name: native_schema(inner) for name, inner in value.items()}
+    return value
+
+
+def _bounded(schema: Schema, native: dict[str, object]) -> dict[str, object]:
+    """An integer's bounds where the compiler keeps them: most of its ranges let some numbers beyond through."""
+    low = max(
+        _whole(schema, "minimum", -_LARGEST), _whole(schema, "exclusiveMinimum", -_LARGEST) + 1
+    )
+    if low not in (0, 1) or schema.keys() & {"maximum", "exclusiveMaximum"}:
+        raise ValueError(
+            "the turbomind engine takes as bounds of an integer only a least value of 0 or 1"
+        )
+    return {key: value for key, value in native.items() if key not in _NUMBER} | {"minimum": low}
+
+
+def _whole(schema: Schema, key: str, default: int) -> int:
+    value = schema.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        raise ValueError(f"'{key}' of an integer must be a whole number")
+    return int(value)
 
 
 def _check_alone(schema: Schema, alone: str, keywords: set[str]) -> None:
@@ -107,6 +141,8 @@ def _check_typed(schema: Schema, keywords: set[str]) -> None:
         keywords = {key for key in keywords if key in known}
     elif unknown := sorted(keywords - known):
         raise ValueError(f"'{unknown[0]}' needs a 'type' beside it in the turbomind engine")
+    if "number" in types and keywords & _NUMBER:
+        raise ValueError("bounds of a 'number' are not supported by the turbomind engine")
     if "string" in types:
         _check_string(schema, keywords)
     if "object" in types:
@@ -123,6 +159,15 @@ def _check_string(schema: Schema, keywords: set[str]) -> None:
             "'pattern', 'format' and lengths of one string are not supported together by the turbomind "
             "engine"
         )
+    _check_pattern(schema.get("pattern", ""))
+
+
+def _check_pattern(pattern: object) -> None:
+    if isinstance(pattern, str) and not is_safe_pattern(pattern):
+        raise ValueError(
+            "the turbomind engine takes no pattern with a dot, a negated class, white space other than "
+            "blanks, a quote or a backslash"
+        )
 
 
 def _check_object(schema: Schema) -> None:
@@ -131,21 +176,21 @@ def _check_object(schema: Schema) -> None:
         for name in required:
             if name not in properties:
                 raise ValueError(f"'required' names {name!r}, which 'properties' does not have")
+    for pattern in _names(schema, "patternProperties"):
+        _check_pattern(pattern)
+    # What the others are held to would hold for the named ones as well, a second time.
+    for key in ("additionalProperties", "unevaluatedProperties"):
+        if _names(schema, "properties") and schema.get(key, False) is not False:
+            raise ValueError(
+                f"'{key}' beside 'properties' is not supported by the turbomind engine"
+            )
+
+
+def _names(schema: Schema, key: str) -> list[str]:
+    named = schema.get(key)
+    return list(named) if isinstance(named, Mapping) else []
 
 
 def _types(schema: Schema) -> list[str]:
     names = schema.get("type", [])
     return [str(name) for name in names] if isinstance(names, list) else [str(names)]
-
-
-def _inner(schema: Schema) -> Iterator[object]:
-    for key in _SUBSCHEMAS:
-        yield schema.get(key)
-    for key in _LISTS:
-        options = schema.get(key)
-        if isinstance(options, list):
-            yield from options
-    for key in _MAPS:
-        named = schema.get(key)
-        if isinstance(named, Mapping):
-            yield from named.values()

@@ -1,14 +1,13 @@
 """What guides are in the words of TurboMind's grammar compiler: xgrammar's structural tags."""
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from server.core import Guide
-from server.engine.lmdeploy_schema import check_schema
+from server.engine.lmdeploy_schema import native_schema
 from server.errors import UnsupportedParameterError
 
-__all__ = ["check_guided_schema", "structural_tag"]
+__all__ = ["schema_of", "structural_tag"]
 
 _BEGIN, _END = "<tool_call>", "</tool_call>"
 
@@ -22,9 +21,7 @@ def structural_tag(guide: Guide) -> str:
     if guide.kind == "grammar":
         return _tag({"type": "grammar", "grammar": guide.source})
     calls = json.loads(guide.source)
-    for tool in calls["tools"]:
-        check_guided_schema(guide, tool["parameters"])
-    tags = [_call(tool) for tool in calls["tools"]]
+    tags = [_call(tool["name"], schema_of(guide, tool["parameters"])) for tool in calls["tools"]]
     is_one = not calls["is_parallel"]
     if calls["is_required"]:
         # Nothing but calls, a newline between them.
@@ -35,26 +32,26 @@ def structural_tag(guide: Guide) -> str:
     return _tag(shape | {"tags": tags, "stop_after_first": is_one})
 
 
-def check_guided_schema(guide: Guide, schema: object) -> None:
-    """Refuse a schema that an answer would not be held to in full.
+def schema_of(guide: Guide, schema: object) -> object:
+    """A schema of the guide, as an answer is held to all of it.
 
     Raises:
         UnsupportedParameterError: Names the keyword, and the field the guide came from.
     """
     try:
-        check_schema(schema)
+        return native_schema(schema)
     except ValueError as err:
         raise UnsupportedParameterError(
             f"The {guide.param} cannot be used: {err}.", param=guide.param
         ) from None
 
 
-def _call(tool: Mapping[str, Any]) -> dict[str, object]:
-    name = json.dumps(tool["name"], ensure_ascii=False)
+def _call(name: str, parameters: object) -> dict[str, object]:
+    written = json.dumps(name, ensure_ascii=False)
     return {
         "type": "tag",
-        "begin": f'{_BEGIN}\n{{"name": {name}, "arguments": ',
-        "content": {"type": "json_schema", "json_schema": tool["parameters"]},
+        "begin": f'{_BEGIN}\n{{"name": {written}, "arguments": ',
+        "content": {"type": "json_schema", "json_schema": parameters},
         "end": f"}}\n{_END}",
     }
 
