@@ -82,7 +82,10 @@ async def logprobs(client: openai.AsyncOpenAI, model: str) -> str:
 async def json_schema(client: openai.AsyncOpenAI, model: str) -> str:
     schema = {"name": "blocks", "strict": True, "schema": ARGUMENTS}
     answer = await ask(
-        client, model, response_format={"type": "json_schema", "json_schema": schema}
+        client,
+        model,
+        max_tokens=256,
+        response_format={"type": "json_schema", "json_schema": schema},
     )
     must(answer.choices[0].finish_reason == "stop", "it was cut")
     return check_arguments(answer.choices[0].message.content or "")
@@ -90,7 +93,12 @@ async def json_schema(client: openai.AsyncOpenAI, model: str) -> str:
 
 async def tool_call(client: openai.AsyncOpenAI, model: str) -> str:
     answer = await ask(
-        client, model, tools=[TOOL], tool_choice="required", parallel_tool_calls=False
+        client,
+        model,
+        max_tokens=256,
+        tools=[TOOL],
+        tool_choice="required",
+        parallel_tool_calls=False,
     )
     (choice,) = answer.choices
     must(choice.finish_reason == "tool_calls", f"it ended with {choice.finish_reason}")

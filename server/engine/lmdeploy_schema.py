@@ -86,7 +86,7 @@ def _native_value(key: str, value: object) -> object:
 
 
 def _bounded(schema: Schema, native: dict[str, object]) -> dict[str, object]:
-    """An integer's bounds where the compiler keeps them: most of its ranges let some numbers beyond through."""
+    """An integer's bounds, where the compiler keeps them: most of its ranges are a little too wide."""
     low = max(
         _whole(schema, "minimum", -_LARGEST), _whole(schema, "exclusiveMinimum", -_LARGEST) + 1
     )
