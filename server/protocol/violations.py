@@ -60,7 +60,9 @@ def json_steps(location: tuple[int | str, ...]) -> list[int | str]:
     steps: list[int | str] = []
     previous: int | str = ""
     for depth, step in enumerate(location):
-        if isinstance(step, int) or not _is_branch(step, previous, depth):
+        # A list of one kind of part names no branch: what comes last is a member.
+        is_member = depth == len(location) - 1 and step in _PART_TYPES
+        if isinstance(step, int) or is_member or not _is_branch(step, previous, depth):
             steps.append(step)
         previous = step
     return steps

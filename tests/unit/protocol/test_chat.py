@@ -41,6 +41,8 @@ def image(**fields: Any) -> list[dict[str, Any]]:
         (with_content("x", "system") | {"stop": ["a"] * 5}, "stop"),
         (with_content([{"type": "text"}]), "messages[0].content[0].text"),
         (with_content([{"type": "text", "text": 1}]), "messages[0].content[0].text"),
+        (with_content([{"type": "text", "text": 1}], "system"), "messages[0].content[0].text"),
+        (with_content([{"type": "text"}], "system"), "messages[0].content[0].text"),
         (with_content(image(url="x"), "system"), "messages[0].content[1].type"),
         (with_content(image(url="")), "messages[0].content[1].image_url.url"),
         (with_content(image(url="x", detail="fine")), "messages[0].content[1].image_url.detail"),
