@@ -45,7 +45,8 @@ class TurbomindEngine:
     As many requests run as there are native handles (`max_num_seqs`); more wait in order. A request that
     is left is cancelled in TurboMind at once; its handle is free again when TurboMind has confirmed that.
 
-    Guaranteed: an answer with a guide keeps to it or is refused; greedy takes the likeliest token. Not
+    Guaranteed: greedy takes the likeliest token; a guide that TurboMind's compiler is known to be looser on
+    is refused. Not proven without a GPU: that its version keeps enums of many similar values. Not
     guaranteed: the same text for the same seed beside other requests, because sums on a GPU depend on
     the batch. Log probabilities are the model's own, before penalty, temperature, filters and guide.
 
