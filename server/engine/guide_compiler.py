@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
@@ -19,7 +19,11 @@ _MAX_CHARS = 64 << 10
 _MAX_DEPTH = 32
 # Nested repetitions multiply: `((a{99}){99}){99}` is short and has a million states.
 _MAX_STATES = 50_000
-_ATOM = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]|\{(?:\d*,)?(?P<most>\d+),?\}|.", re.DOTALL)
+_REPEAT_OR_CHAR = r"\{(?:\d*,)?(?P<most>\d+),?\}|."
+_ATOM = re.compile(
+    r"\\.|\[(?:\\.|[^\]\\])*+(?:\]|(?P<unclosed>\\?\Z))|" + _REPEAT_OR_CHAR, re.DOTALL
+)
+_ATOM_BUT_CLASS = re.compile(r"\\.|" + _REPEAT_OR_CHAR, re.DOTALL)
 _NUM_THREADS = 2
 _TIMEOUT_S = 5.0
 _MAX_CACHED = 32
@@ -154,7 +158,7 @@ def _bounds(node: Mapping[str, object], what: str) -> int:
 def _states(pattern: str) -> int:
     """Roughly how many states a pattern has: `{m,n}` multiplies the atom or group before it."""
     groups, last = [0], 0
-    for match in _ATOM.finditer(pattern):
+    for match in _atoms(pattern):
         atom = match.group()
         if atom == "(":
             groups.append(0)
@@ -170,6 +174,15 @@ def _states(pattern: str) -> int:
             groups[-1] += 1
             last = 1
     return sum(groups)
+
+
+def _atoms(pattern: str) -> Iterator[re.Match[str]]:
+    """The pattern's pieces, in linear time: behind a class that is not closed none is looked for."""
+    for match in _ATOM.finditer(pattern):
+        if match.group("unclosed") is not None:
+            yield from _ATOM_BUT_CLASS.finditer(pattern, match.start())
+            return
+        yield match
 
 
 def _refusal(guide: Guide, what: str) -> InvalidRequestError:

@@ -63,9 +63,9 @@ def validate(
 
 def _take_out(fields: dict[str, Any], error: ErrorDetails) -> str:
     """Remove an unknown member and say where it was."""
-    *way, name = json_steps(error["loc"])
+    *way, name = json_steps(error["loc"], ends_in_member=True)
     holder: Any = fields
     for step in way:
         holder = holder[step]
     del holder[name]
-    return json_path(error["loc"])
+    return json_path(error["loc"], ends_in_member=True)

@@ -24,7 +24,7 @@ def raise_first(error: ValidationError) -> NoReturn:
         InvalidRequestError: For anything else.
     """
     first = error.errors(include_url=False, include_context=True)[0]
-    path = json_path(first["loc"])
+    path = json_path(first["loc"], ends_in_member=first["type"] == "extra_forbidden")
     if first["type"] in _TAG_ERRORS:
         path += "." + str(first.get("ctx", {}).get("discriminator", "")).strip("'")
     if first["type"] == "extra_forbidden":
@@ -44,24 +44,38 @@ def raise_first(error: ValidationError) -> NoReturn:
     ) from error
 
 
-def json_path(location: tuple[int | str, ...]) -> str:
-    """`('messages', 0, 'user', 'content', '~parts', 1)` as `messages[0].content[1]`."""
+def json_path(location: tuple[int | str, ...], *, ends_in_member: bool = False) -> str:
+    """`('messages', 0, 'user', 'content', '~parts', 1)` as `messages[0].content[1]`.
+
+    Args:
+        location: pydantic's.
+        ends_in_member: As in `json_steps`.
+    """
     path = ""
-    for step in json_steps(location):
+    for step in json_steps(location, ends_in_member=ends_in_member):
         if isinstance(step, int):
             path += f"[{step}]"
         else:
-            path += f".{step}" if path else step[:64]
+            path += f".{step[:64]}" if path else step[:64]
     return path
 
 
-def json_steps(location: tuple[int | str, ...]) -> list[int | str]:
-    """The keys and indices of a location, without the names of union branches."""
+def json_steps(
+    location: tuple[int | str, ...], *, ends_in_member: bool = False
+) -> list[int | str]:
+    """The keys and indices of a location, without the names of union branches.
+
+    Args:
+        location: pydantic's.
+        ends_in_member: Whether the last step is the name of an unknown member: the client chose it, and
+            it may be that of a branch.
+    """
     steps: list[int | str] = []
     previous: int | str = ""
     for depth, step in enumerate(location):
-        # A list of one kind of part names no branch: what comes last is a member.
-        is_member = depth == len(location) - 1 and step in _PART_TYPES
+        # A list of one kind of part names no branch either: what comes last is a member.
+        is_last = depth == len(location) - 1
+        is_member = is_last and (ends_in_member or step in _PART_TYPES)
         if isinstance(step, int) or is_member or not _is_branch(step, previous, depth):
             steps.append(step)
         previous = step

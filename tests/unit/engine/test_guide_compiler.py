@@ -34,6 +34,8 @@ def compiler(compiled):
         ("regex", "(" * 40 + ")" * 40),
         ("regex", "x" * 65_537),
         ("regex", "((a{1,99}){99}){99}"),
+        ("regex", "((a{99}){99}){99}[b"),
+        ("regex", "[b((a{99}){99}){99}"),
         ("json_schema", '{"type":'),
         ("json_schema", '{"type":"string","pattern":"(a{999}){999}"}'),
         ("json_schema", '{"items":{"items":{"type":"string"},"maxItems":999},"maxItems":999}'),
@@ -52,6 +54,9 @@ def test_guides_that_are_refused_uncompiled(kind, source):
         ("regex", r"\{\d{3}\}[{}()]+(ab|c){2,5}"),
         ("json_schema", '{"properties":{"a":{},"b":{"type":"string","maxLength":4000}}}'),
         ("grammar", 'root ::= "{" [0-9]{1,9} "}"'),
+        # Each of these classes is open to the end: looking for it anew would take minutes.
+        ("regex", "[)" * 20_000),
+        ("regex", "[)" * 20_000 + "\\"),
     ],
 )
 def test_guides_that_pass(kind, source):

@@ -13,6 +13,9 @@ from server.settings import LimitSettings, MediaSettings
 LIMITS = LimitSettings()
 
 
+TOOL = {"type": "function", "function": {"name": "f"}}
+
+
 def parsed(**fields: Any) -> ChatCompletionRequest:
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]} | fields
     return parse_chat_request(json.dumps(body).encode(), LIMITS).body
@@ -86,6 +89,8 @@ def image(**fields: Any) -> list[dict[str, Any]]:
         ({"stop_token_ids": ["a"]}, "stop_token_ids[0]"),
         ({"structured_outputs": {"regex": ""}}, "structured_outputs.regex"),
         ({"structured_outputs": {"choices": ["a"]}}, "structured_outputs.choices"),
+        ({"tools": [TOOL | {"user": 1}]}, "tools[0].user"),
+        ({"stream": True, "stream_options": {"~x": 1}}, "stream_options.~x"),
     ],
 )
 def test_what_is_wrong_is_named_by_its_path(fields: dict[str, Any], param: str) -> None:
@@ -231,6 +236,16 @@ def test_unknown_members_are_named_by_path_where_they_are_ignored() -> None:
     with pytest.raises(InvalidRequestError) as caught:
         parse_chat_request(json.dumps(body | {"n": 0}).encode(), LIMITS, ignore_unknown=True)
     assert caught.value.param == "n"
+
+
+@pytest.mark.parametrize("name", ["user", "text", "~parts"])
+def test_only_the_unknown_member_is_ignored_whatever_its_name(name: str) -> None:
+    tools = [TOOL | {name: 1}]
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "tools": tools}
+    done = parse_chat_request(json.dumps(body).encode(), LIMITS, ignore_unknown=True)
+    assert done.ignored == (f"tools[0].{name}",)
+    assert done.body.tools is not None
+    assert [tool.function.name for tool in done.body.tools] == ["f"]
 
 
 def test_conversation_keeps_order_roles_and_paths() -> None:

@@ -148,6 +148,8 @@ def test_calls_of_one_turn_are_one_message_and_outputs_answer_them() -> None:
         ([{"role": "user"}], "input[0].content"),
         ([{"role": "user", "content": "a", "extra": 1}], "input[0].extra"),
         ([call("1", namespace="n")], "input[0].namespace"),
+        ([{"type": ["message"]}], "input[0]"),
+        ([{"type": {}}], "input[0]"),
         (["text"], "input[0]"),
         ([{"type": []}], "input[0]"),
         ([{"role": {}, "content": "x"}], "input[0]"),
