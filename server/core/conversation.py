@@ -174,6 +174,8 @@ class Conversation:
     def num_text_chars(self) -> int:
         """Characters of literal text in all messages, calls included, and in the tools."""
         texts = [p.text for m in self.messages for p in m.content if isinstance(p, TextPart)]
-        texts += [call.arguments for m in self.messages for call in m.tool_calls]
-        texts += [text for t in self.tools for text in (t.description or "", t.parameters)]
+        calls = [call for m in self.messages for call in m.tool_calls]
+        texts += [text for call in calls for text in (call.id, call.name, call.arguments)]
+        texts += [m.tool_call_id for m in self.messages if m.tool_call_id]
+        texts += [text for t in self.tools for text in (t.name, t.description or "", t.parameters)]
         return sum(map(len, texts))

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
+from server.protocol.tools import FunctionName
 from server.protocol.wire import Wire
 
 __all__ = [
@@ -143,7 +144,7 @@ class FunctionCallItem(_Item):
 
     type: Literal["function_call"]
     call_id: Annotated[str, Field(min_length=1)]
-    name: Annotated[str, Field(min_length=1)]
+    name: FunctionName
     arguments: str
     caller: DirectCaller | None = None
 

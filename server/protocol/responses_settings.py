@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag
 
+from server.protocol.tools import MAX_ALLOWED, FunctionName
 from server.protocol.wire import Wire
 
 __all__ = [
@@ -18,7 +19,6 @@ __all__ = [
 ]
 
 ToolMode: TypeAlias = Literal["none", "auto", "required"]
-Name: TypeAlias = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
 def _kind(value: Any) -> str:  # noqa: ANN401  (any JSON value, or a wire object)
@@ -42,7 +42,7 @@ class FunctionTool(Wire):
     """A function the model may call."""
 
     type: Literal["function"]
-    name: Name
+    name: FunctionName
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
@@ -55,7 +55,7 @@ class FunctionChoice(Wire):
     """This function has to be called."""
 
     type: Literal["function"]
-    name: Annotated[str, Field(min_length=1)]
+    name: FunctionName
 
 
 class AllowedFunctions(Wire):
@@ -63,7 +63,7 @@ class AllowedFunctions(Wire):
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: Annotated[list[FunctionChoice], Field(min_length=1)]
+    tools: Annotated[list[FunctionChoice], Field(min_length=1, max_length=MAX_ALLOWED)]
 
 
 ToolChoice: TypeAlias = Annotated[
@@ -95,7 +95,7 @@ class JsonSchemaText(Wire):
     model_config = ConfigDict(serialize_by_alias=True)
 
     type: Literal["json_schema"]
-    name: Name
+    name: FunctionName
     description: str | None = None
     schema_: Annotated[dict[str, Any], Field(alias="schema")]
     strict: bool | None = None

@@ -60,19 +60,20 @@ def to_tool_choice(
                 "'tool_choice' is only allowed when 'tools' are given.", param="tool_choice"
             )
         return Choice("none", is_parallel=is_parallel)
+    known = {tool.name for tool in tools}
     if isinstance(choice, FunctionChoice):
-        _check_name(choice, tools, "tool_choice")
+        _check_name(choice, known, "tool_choice")
         return Choice("required", (choice.name,), is_parallel)
     if isinstance(choice, AllowedFunctions):
         for index, tool in enumerate(choice.tools):
-            _check_name(tool, tools, f"tool_choice.tools[{index}]")
+            _check_name(tool, known, f"tool_choice.tools[{index}]")
         names = tuple(dict.fromkeys(tool.name for tool in choice.tools))
         return Choice(choice.mode, names, is_parallel)
     return Choice(choice or "auto", (), is_parallel)
 
 
-def _check_name(choice: FunctionChoice, tools: Sequence[FunctionTool], path: str) -> None:
-    if choice.name not in {tool.name for tool in tools}:
+def _check_name(choice: FunctionChoice, known: set[str], path: str) -> None:
+    if choice.name not in known:
         raise InvalidRequestError(
             f"'{path}' names the tool '{choice.name}', which is not among 'tools'.",
             param=f"{path}.name",

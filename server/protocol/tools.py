@@ -12,6 +12,8 @@ from server.errors import InvalidRequestError, UnsupportedParameterError
 from server.protocol.wire import Wire
 
 __all__ = [
+    "MAX_ALLOWED",
+    "FunctionName",
     "HistoryCall",
     "ToolChoiceField",
     "ToolDefinition",
@@ -23,7 +25,7 @@ __all__ = [
     "tool_guide",
 ]
 
-_MAX_ALLOWED = 1024
+MAX_ALLOWED = 1024
 
 FunctionName: TypeAlias = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
@@ -61,7 +63,7 @@ class AllowedTools(Wire):
     """The tools that may (`auto`) or must (`required`) be called."""
 
     mode: Literal["auto", "required"]
-    tools: Annotated[list[NamedTool], Field(min_length=1, max_length=_MAX_ALLOWED)]
+    tools: Annotated[list[NamedTool], Field(min_length=1, max_length=MAX_ALLOWED)]
 
 
 class AllowedToolsChoice(Wire):

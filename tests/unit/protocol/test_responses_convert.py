@@ -132,6 +132,8 @@ def test_calls_of_one_turn_are_one_message_and_outputs_answer_them() -> None:
         ([call("1", "{")], "input[0].arguments"),
         ([call("1", '{"a": NaN}')], "input[0].arguments"),
         ([call("")], "input[0].call_id"),
+        ([call("1") | {"name": "n" * 65}], "input[0].name"),
+        ([call("1") | {"name": 'f", "arguments": {}'}], "input[0].name"),
         (
             [{"role": "system", "content": [{"type": "input_image", "image_url": URL}]}],
             "input[0].content[0]",
@@ -245,6 +247,8 @@ ALLOW_G = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function
         ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "g"}}, "tool_choice.name"),
         ({"tools": [TOOL], "tool_choice": ALLOW_G}, "tool_choice.tools[0].name"),
         ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice.name"),
+        ({"tools": [TOOL], "tool_choice": ALLOW_G | {"tools": ALLOW_G["tools"] * 1025}},
+         "tool_choice.tools"),
         ({"tools": [TOOL | {"defer_loading": True}]}, "tools[0].defer_loading"),
         ({"tools": [TOOL] * 200}, "tools"),
         ({"tools": [TOOL], "text": {"format": {"type": "json_object"}}}, "text.format"),

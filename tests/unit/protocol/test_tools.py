@@ -4,7 +4,7 @@ from typing import Annotated, Any
 import pytest
 from pydantic import Field
 
-from server.core import Guide, Tool, ToolCall, ToolChoice
+from server.core import Conversation, Guide, Message, TextPart, Tool, ToolCall, ToolChoice
 from server.errors import InvalidRequestError, UnsupportedParameterError
 from server.protocol.chat import parse_chat_request
 from server.protocol.conversation import to_conversation
@@ -286,5 +286,9 @@ def test_a_huge_number_in_arguments_is_kept() -> None:
 
 
 def test_text_that_counts_includes_calls_and_tools() -> None:
-    conversation = conversed(assistant(call('{"a": 1}')))
-    assert conversation.num_text_chars == len("hi") + len('{"a": 1}')
+    one = conversed(assistant(call('{"a": 1}')))
+    called = one.messages[1].tool_calls[0]
+    assert one.num_text_chars == sum(map(len, ("hi", called.id, called.name, '{"a": 1}')))
+    tool = Tool("name", "description", "{}")
+    answered = Message("tool", (TextPart("text"),), tool_call_id="id")
+    assert Conversation((answered,), (tool,)).num_text_chars == len("namedescription{}textid")
