@@ -75,6 +75,7 @@ class Generation:
         self._firsts = choices[:: len(choices) // num_prompts]
         self._usage = usage
         self._choices = choices
+        self._pumps: list[asyncio.Task[None]] = []
 
     @classmethod
     def joined(cls, generations: "Sequence[Generation]") -> "Generation":
@@ -137,9 +138,9 @@ class Generation:
     async def _merged(self) -> AsyncIterator[TextDelta]:
         """The choices' deltas in the order they come. A failure of one is a failure of all."""
         queue: asyncio.Queue[TextDelta | Exception | None] = asyncio.Queue(_MAX_QUEUED)
-        tasks = [asyncio.create_task(_pump(choice, queue)) for choice in self._choices]
+        self._pumps = [asyncio.create_task(_pump(choice, queue)) for choice in self._choices]
         try:
-            num_open = len(tasks)
+            num_open = len(self._pumps)
             while num_open:
                 item = await queue.get()
                 if isinstance(item, Exception):
@@ -149,9 +150,16 @@ class Generation:
                 else:
                     yield item
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop reading the engine's streams, before whoever holds them leaves them. Idempotent.
+
+        A reader who goes away between two deltas leaves `deltas` unfinished, and nobody ends its tasks.
+        """
+        for pump in self._pumps:
+            pump.cancel()
+        await asyncio.gather(*self._pumps, return_exceptions=True)
 
     def _total(self) -> Usage:
         return replace(

@@ -142,7 +142,9 @@ class ChatPipeline:
             await self._choose(request, index, new_text, owner)
             for index in range(answer.num_choices)
         ]
-        return Generation(usage, choices)
+        generation = Generation(usage, choices)
+        owner.push_async_callback(generation.aclose)
+        return generation
 
     async def _choose(
         self,

@@ -43,4 +43,6 @@ async def prepare_prompts(
             if error.param in ("prompt", "messages") and len(prompts) > 1:
                 error.param = f"prompt[{index}]"
             raise
-    return Generation.joined(generations)
+    joined = Generation.joined(generations)
+    owner.push_async_callback(joined.aclose)
+    return joined
