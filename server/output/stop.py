@@ -3,9 +3,17 @@
 Knuth, Morris and Pratt's automaton, one a string: linear in the text however long the strings are.
 """
 
+from array import array
 from collections.abc import Sequence
 
-__all__ = ["StopMatcher"]
+__all__ = ["StopMatcher", "StopStrings"]
+
+
+class StopStrings:
+    """What is prepared of stop strings once, for all the texts they are looked for in. CPU-bound."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self.tables = [(stop, _fallbacks(stop)) for stop in stops]
 
 
 class StopMatcher:
@@ -15,13 +23,14 @@ class StopMatcher:
     ends first wins, and of those that end together the one that began first.
 
     Args:
-        stops: Non-empty strings.
+        stops: Non-empty strings, or what was prepared of them for several matchers.
         is_shown: Whether the string that was found is passed on too; else nothing of it is.
     """
 
-    def __init__(self, stops: Sequence[str], *, is_shown: bool = False) -> None:
+    def __init__(self, stops: "StopStrings | Sequence[str]", *, is_shown: bool = False) -> None:
         self._is_shown = is_shown
-        self._automata = [_Automaton(stop) for stop in stops]
+        prepared = stops if isinstance(stops, StopStrings) else StopStrings(stops)
+        self._automata = [_Automaton(*table) for table in prepared.tables]
         self._held = ""
         self.is_stopped = False
 
@@ -55,9 +64,9 @@ class StopMatcher:
 class _Automaton:
     """How much of the end of the text so far begins one stop string."""
 
-    def __init__(self, stop: str) -> None:
+    def __init__(self, stop: str, fallback: Sequence[int]) -> None:
         self._stop = stop
-        self._fallback = _fallbacks(stop)
+        self._fallback = fallback
         self.num_matched = 0
 
     def step(self, char: str) -> int:
@@ -69,9 +78,9 @@ class _Automaton:
         return self.num_matched if self.num_matched == len(self._stop) else 0
 
 
-def _fallbacks(stop: str) -> list[int]:
+def _fallbacks(stop: str) -> Sequence[int]:
     """For each beginning of the string: the longest shorter beginning that it also ends with."""
-    fallbacks = [0] * len(stop)
+    fallbacks = array("L", bytes(len(stop) * array("L").itemsize))
     length = 0
     for index in range(1, len(stop)):
         while length and stop[index] != stop[length]:

@@ -9,7 +9,7 @@ from server.core import AnswerParams, GenerateRequest
 from server.output.answer import AnswerRules, AnswerText
 from server.output.detokenizer import DetokenizerFactory
 from server.output.logprobs import LogprobWriter
-from server.output.stop import StopMatcher
+from server.output.stop import StopMatcher, StopStrings
 from server.output.tool_calls import ToolCallParser
 
 __all__ = ["Vocabulary", "text_factory"]
@@ -35,17 +35,13 @@ async def text_factory(
 ) -> Callable[[], AnswerText]:
     """Makes a choice's `AnswerText`, called once for each. Long stop strings are prepared in a thread."""
     stops = request.sampling.stop
-
-    def matchers() -> list[StopMatcher]:
-        return [StopMatcher(stops, is_shown=answer.include_stop) for _ in range(answer.num_choices)]
-
     is_short = sum(map(len, stops)) <= _MAX_CHARS_ON_LOOP
-    ready = matchers() if is_short else await asyncio.to_thread(matchers)
+    prepared = StopStrings(stops) if is_short else await asyncio.to_thread(StopStrings, stops)
     rules = _rules(request, vocabulary, show_end=answer.include_stop)
     return lambda: AnswerText(
         rules,
         vocabulary.new_detokenizer(answer.skip_special_tokens),
-        ready.pop(),
+        StopMatcher(prepared, is_shown=answer.include_stop),
         _call_parser(request, answer),
     )
 

@@ -12,6 +12,8 @@ from server.settings import LimitSettings
 __all__ = ["check_counts", "check_input_counts"]
 
 _MAX_STOPS = 4
+# Each character is worked on and remembered for every prompt.
+_MAX_STOP_CHARS = 8192
 _MAX_TOKEN_IDS = 1024
 
 
@@ -21,7 +23,7 @@ def check_counts(fields: Mapping[str, Any], limits: LimitSettings) -> None:
     Raises:
         InvalidRequestError: Naming the list, its length and the limit.
     """
-    _check(fields.get("stop"), "stop", _MAX_STOPS, "OpenAI's")
+    _check_stops(fields.get("stop"))
     for name in ("logit_bias", "stop_token_ids"):
         _check(fields.get(name), name, _MAX_TOKEN_IDS, "the server's")
     _check(fields.get("tools"), "tools", limits.max_tools, "limits.max_tools")
@@ -50,7 +52,7 @@ def check_input_counts(fields: Mapping[str, Any], limits: LimitSettings) -> None
     Raises:
         InvalidRequestError: Naming the list, its length and the limit.
     """
-    _check(fields.get("stop"), "stop", _MAX_STOPS, "OpenAI's")
+    _check_stops(fields.get("stop"))
     _check(fields.get("tools"), "tools", limits.max_tools, "limits.max_tools")
     items = fields.get("input")
     _check(items, "input", limits.max_messages, "limits.max_messages")
@@ -58,6 +60,17 @@ def check_input_counts(fields: Mapping[str, Any], limits: LimitSettings) -> None
         for name in ("content", "output") if isinstance(item, dict) else ():
             path = f"input[{index}].{name}"
             _check(item.get(name), path, limits.max_parts, "limits.max_parts")
+
+
+def _check_stops(stop: Any) -> None:  # noqa: ANN401  (any JSON value)
+    _check(stop, "stop", _MAX_STOPS, "OpenAI's")
+    for index, text in enumerate(stop if isinstance(stop, list) else [stop]):
+        if isinstance(text, str) and len(text) > _MAX_STOP_CHARS:
+            path = f"stop[{index}]" if isinstance(stop, list) else "stop"
+            raise InvalidRequestError(
+                f"'{path}' has {len(text)} characters; the limit is {_MAX_STOP_CHARS} (the server's).",
+                param=path,
+            )
 
 
 def _check(value: Any, path: str, limit: int, source: str) -> None:  # noqa: ANN401  (any JSON value)

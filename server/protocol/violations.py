@@ -60,9 +60,7 @@ def json_path(location: tuple[int | str, ...], *, ends_in_member: bool = False) 
     return path
 
 
-def json_steps(
-    location: tuple[int | str, ...], *, ends_in_member: bool = False
-) -> list[int | str]:
+def json_steps(location: tuple[int | str, ...], *, ends_in_member: bool = False) -> list[int | str]:
     """The keys and indices of a location, without the names of union branches.
 
     Args:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.output.stop import StopMatcher
+from server.output.stop import StopMatcher, StopStrings
 
 SMALL = st.text(alphabet="ab\n", max_size=12)
 STOPS = st.lists(st.text(alphabet="ab\n", min_size=1, max_size=4), max_size=4)
@@ -62,6 +62,17 @@ def test_nothing_follows_a_stop() -> None:
     assert matcher.push("a.b") == "a"
     assert matcher.push("c") == ""
     assert matcher.is_stopped
+
+
+@given(stops=STOPS, texts=st.lists(SMALL))
+def test_matchers_of_the_same_strings_do_not_see_each_others_text(
+    stops: list[str], texts: list[str]
+) -> None:
+    prepared = StopStrings(stops)
+    for text in texts:
+        matcher = StopMatcher(prepared)
+        shown = matcher.push(text)
+        assert (shown + matcher.flush(), matcher.is_stopped) == expected(stops, text)
 
 
 @pytest.mark.parametrize("length", [1, 100, 10_000])

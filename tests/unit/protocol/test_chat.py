@@ -67,6 +67,8 @@ def image(**fields: Any) -> list[dict[str, Any]]:
         ({"max_completion_tokens": -1}, "max_completion_tokens"),
         ({"stop": 3}, "stop"),
         ({"stop": [3]}, "stop"),
+        ({"stop": "x" * 8193}, "stop"),
+        ({"stop": ["x", "x" * 8193]}, "stop[1]"),
         ({"stream": 1}, "stream"),
         ({"stream": True, "stream_options": {"usage": True}}, "stream_options.usage"),
         ({"n": 0}, "n"),
