@@ -31,7 +31,7 @@ _NOTES: Mapping[str, str] = {
     "seed": "64 bit, negative too; choice i of `n` has `seed + i`",
     "service_tier": "`auto`, `default`",
     "skip_special_tokens": "`false`: special tokens are shown",
-    "stop": "up to 4 strings of any length, matched on text, never shown in part",
+    "stop": "up to 4 strings of at most 8192 characters, matched on text, never shown in part",
     "stop_token_ids": "further tokens that end an answer, up to 1024",
     "stream": "server-sent events",
     "stream_options": "`include_usage`, `include_obfuscation`",
