@@ -3,10 +3,13 @@
 Phases, each of which goes on from its checkpoint if it was interrupted:
 
 1. pool: draw and label tiles.
-2. vision: teach the vision tower and projector what every visual token shows.
-3. features: compute and keep the visual tokens of many pictures.
-4. language: teach the language model to talk about them.
-5. export: write the checkpoint folder.
+2. vision: teach the vision tower's lower layers what every patch and small window shows.
+3. coding: teach its upper layers and the projector to write the code of visual tokens.
+4. language: teach the language model to talk about invented tokens of that code.
+5. drawn: go on with the tokens of drawn pictures.
+6. export: write the checkpoint folder.
+
+Vision and language do not need each other before phase 5, so two processes may run at once.
 
 Usage: ``python scripts/train_demo_model.py [--phase all] [--work .demo-train] [--fresh]``
 """
@@ -19,26 +22,28 @@ import shutil
 import sys
 from pathlib import Path
 
-# Waiting threads that spin take the cores from the process that draws.
+# Waiting threads that spin take the cores from other processes.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 import torch  # noqa: E402
+from demo_world.coding import start_coding, train_coding, upper_part  # noqa: E402
+from demo_world.drawn import DrawnPictures, MixedPictures  # noqa: E402
 from demo_world.export import export_model  # noqa: E402
-from demo_world.features import load_library  # noqa: E402
 from demo_world.language import Plan, train_language  # noqa: E402
-from demo_world.modelling import build_config, build_model  # noqa: E402
+from demo_world.modelling import build_config, build_model, lower_part  # noqa: E402
 from demo_world.pool import fill_pool  # noqa: E402
+from demo_world.symbols import InventedPictures, start_language  # noqa: E402
 from demo_world.tokenizer import build_tokenizer  # noqa: E402
-from demo_world.vision import Heads, train_vision  # noqa: E402
+from demo_world.vision import train_vision  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
+from torch import nn  # noqa: E402
 from transformers import InternVLForConditionalGeneration  # noqa: E402
 
-# Visual tokens leave the vision phase much larger than words begin; layers change large ones little.
-FEATURE_SCALE = 0.25
-PHASES = ("pool", "vision", "features", "language", "export")
+PHASES = ("pool", "vision", "coding", "language", "drawn", "export")
+HELD_OUT_SHARDS = 3
 
 
 def fresh_model(tokenizer: Tokenizer) -> InternVLForConditionalGeneration:
@@ -50,57 +55,89 @@ def fresh_model(tokenizer: Tokenizer) -> InternVLForConditionalGeneration:
         eos=tokenizer.token_to_id("<|im_end|>"),
         pad=tokenizer.token_to_id("<|endoftext|>"),
     )
-    return build_model(config)
+    model = build_model(config)
+    start_language(model, tokenizer)
+    return model
 
 
-def load_vision(model: InternVLForConditionalGeneration, checkpoint: Path) -> None:
-    """Put the trained vision tower and projector in place."""
-    trained = torch.nn.ModuleList([model.model.vision_tower, model.model.multi_modal_projector])
-    trained.load_state_dict(torch.load(checkpoint, weights_only=True)["trained"])
-    with torch.no_grad():
-        for parameter in model.model.multi_modal_projector.linear_2.parameters():
-            parameter *= FEATURE_SCALE
+class Trainer:
+    """Carries out the phases; what earlier ones made is read from their checkpoints."""
 
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options, self._work = options, options.work
+        self._pool = options.work / "pool"
+        self._tokenizer = build_tokenizer()
+        self._model = fresh_model(self._tokenizer)
 
-def run_language(
-    model: InternVLForConditionalGeneration, tokenizer: Tokenizer, options: argparse.Namespace
-) -> None:
-    """Compute the visual tokens if need be, then train the language model on them."""
-    work = options.work
-    load_vision(model, work / "vision.pt")
-    libraries = tuple(
-        load_library(
-            model.model,
-            work / "pool",
-            work / f"{name}.features",
-            name=name,
-            scale=scale,
-            rounds=rounds,
+    def _restore(self, name: str, key: str, module: nn.Module) -> None:
+        module.load_state_dict(torch.load(self._work / f"{name}.pt", weights_only=True)[key])
+
+    def _restore_lower(self) -> None:
+        self._restore("vision", "trained", lower_part(self._model.model))
+
+    def pool(self) -> None:
+        """Draw and label tiles."""
+        fill_pool(self._pool, name="held-out", shards=HELD_OUT_SHARDS)
+        fill_pool(self._pool, name="train", shards=self._options.pool_shards)
+
+    def vision(self) -> None:
+        """Train the vision tower's lower layers."""
+        train_vision(
+            self._model.model,
+            self._pool,
+            self._work / "vision.pt",
+            steps=self._options.vision_steps,
         )
-        for name, scale, rounds in (("train", 0.75, 2), ("held-out", 0.05, 1))
-    )
-    if options.phase != "features":
-        heads = Heads()
-        heads.load_state_dict(torch.load(work / "vision.pt", weights_only=True)["heads"])
+
+    def coding(self) -> None:
+        """Train its upper layers and the projector."""
+        self._restore_lower()
+        start_coding(self._model.model)
+        train_coding(
+            self._model.model,
+            self._pool,
+            self._work / "coding.pt",
+            shards=self._options.coding_shards,
+            steps=self._options.coding_steps,
+        )
+
+    def language(self) -> None:
+        """Train the language model on invented pictures."""
+        steps = self._options.language_steps
         train_language(
-            model,
-            tokenizer,
-            libraries,
-            work / "language.pt",
-            heads,
-            Plan(options.language_steps, FEATURE_SCALE),
+            self._model,
+            self._tokenizer,
+            (InventedPictures("train"), InventedPictures("held-out")),
+            self._work / "language.pt",
+            Plan(steps, early=steps // 4, matrix_rate=2.5e-3, other_rate=1.5e-3),
         )
 
+    def drawn(self) -> None:
+        """Train it on drawn pictures; half of them stay invented."""
+        self._restore_lower()
+        self._restore("coding", "upper", upper_part(self._model.model))
+        self._restore("language", "language", self._model.model.language_model)
+        shards = {"train": self._options.drawn_shards, "held-out": HELD_OUT_SHARDS}
+        train, held_out = (
+            DrawnPictures(self._model.model, self._pool, name, shards[name])
+            for name in ("train", "held-out")
+        )
+        mixed = MixedPictures(train, InventedPictures("more"), 0.5, "mixed")
+        train_language(
+            self._model,
+            self._tokenizer,
+            (mixed, held_out),
+            self._work / "drawn.pt",
+            Plan(self._options.drawn_steps, early=0, matrix_rate=1.2e-3, other_rate=7e-4),
+        )
 
-def run_export(
-    model: InternVLForConditionalGeneration, tokenizer: Tokenizer, options: argparse.Namespace
-) -> None:
-    """Assemble the model from the checkpoints and write it."""
-    load_vision(model, options.work / "vision.pt")
-    language = torch.load(options.work / "language.pt", weights_only=True)["language"]
-    model.model.language_model.load_state_dict(language)
-    export_model(model, tokenizer, options.out)
-    print(f"exported to {options.out}", flush=True)
+    def export(self) -> None:
+        """Assemble the model from the checkpoints and write it."""
+        self._restore_lower()
+        self._restore("coding", "upper", upper_part(self._model.model))
+        self._restore("drawn", "language", self._model.model.language_model)
+        export_model(self._model, self._tokenizer, self._options.out)
+        print(f"exported to {self._options.out}", flush=True)
 
 
 def _options() -> argparse.Namespace:
@@ -111,10 +148,14 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=ROOT / "server" / "demo_model")
     parser.add_argument("--fresh", action="store_true", help="forget earlier checkpoints")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--pool-shards", type=int, default=56, help="of 200 scenes each")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--pool-shards", type=int, default=80, help="of 200 scenes each")
+    parser.add_argument("--coding-shards", type=int, default=80, help="of those, for coding")
+    parser.add_argument("--drawn-shards", type=int, default=40, help="of those, for drawn")
     parser.add_argument("--vision-steps", type=int, default=5700)
-    parser.add_argument("--language-steps", type=int, default=4000)
+    parser.add_argument("--coding-steps", type=int, default=2850)
+    parser.add_argument("--language-steps", type=int, default=2400)
+    parser.add_argument("--drawn-steps", type=int, default=800)
     return parser.parse_args()
 
 
@@ -125,23 +166,9 @@ def main() -> None:
     if options.fresh:
         shutil.rmtree(options.work, ignore_errors=True)
     options.work.mkdir(parents=True, exist_ok=True)
-    tokenizer = build_tokenizer()
-    model = fresh_model(tokenizer)
-    wanted = PHASES if options.phase == "all" else (options.phase,)
-    if "pool" in wanted:
-        fill_pool(options.work / "pool", name="held-out", shards=3)
-        fill_pool(options.work / "pool", name="train", shards=options.pool_shards)
-    if "vision" in wanted:
-        train_vision(
-            model.model,
-            options.work / "pool",
-            options.work / "vision.pt",
-            steps=options.vision_steps,
-        )
-    if "features" in wanted or "language" in wanted:
-        run_language(model, tokenizer, options)
-    if "export" in wanted:
-        run_export(model, tokenizer, options)
+    trainer = Trainer(options)
+    for phase in PHASES if options.phase == "all" else (options.phase,):
+        getattr(trainer, phase)()
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ from tokenizers import Encoding, Tokenizer
 
 from . import questions as q
 from . import wordings as w
-from .features import Picture
 from .looks import Look, answer_looks, question_looks, token_looks
 from .modelling import TOKENS_PER_TILE
 from .questions import Qa
+from .symbols import Picture
 from .tokenizer import SYSTEM_TEXT
 
 IGNORE = -100
@@ -92,7 +92,7 @@ class Writer:
         encoding, first = self._cache[text], len(self.sequence.ids)
         self._put(encoding.ids, answer=answer)
         scenes = [picture.scene for picture in self.sequence.pictures]
-        if scenes and not any(scene.tiny for scene in scenes):
+        if scenes and len(scenes) < 3 and not any(scene.tiny for scene in scenes):
             looks = (question_looks if answer < 0 else answer_looks)(text, scenes)
             found = token_looks(looks, encoding.offsets)
             self.sequence.looks += [(first + index, look) for index, look in found]
@@ -143,6 +143,7 @@ _WEIGHTS = {
     "place": 2.2,
     "where": 2.2,
     "yes_no": 0.8,
+    "json": 0.25,
 }
 
 
@@ -177,7 +178,7 @@ def _branches(writer: Writer, rng: random.Random, ask: Ask, count: int, lead: st
         qa = ask(rng)
         writer.text(f"{lead}{q.vary(rng, qa.question)}")
         writer.answer(qa)
-        while rng.random() < 0.22:
+        while rng.random() < 0.15:
             writer.turn(ask(rng), rng)
 
 
@@ -245,6 +246,17 @@ def two_pictures(
         writer.text("\nImage-2: ")
     writer.image(pictures[1])
     _branches(writer, rng, ask, count, "\n")
+    return writer.sequence
+
+
+def video(writer: Writer, rng: random.Random, frames: list[Picture], count: int) -> Sequence:
+    """Questions about the frames of a video of one moving shape."""
+    _open_user(writer, rng)
+    for number, frame in enumerate(frames):
+        writer.text(f"{'' if number else 'user'}\nFrame{number + 1}: ")
+        writer.image(frame)
+    scenes = frames[0].scene, frames[-1].scene
+    _branches(writer, rng, lambda rng: q.video(rng, scenes), count, "\n")
     return writer.sequence
 
 

@@ -11,7 +11,7 @@ from .questions import BAR_KINDS, Qa
 from .scenes import Scene, sample_scene, sample_tiny_scene
 
 # Asked too, but not part of the acceptance bar.
-EXTRA_KINDS = ("count_of", "yes_no", "follow_up", "picture_last", "no_picture", "off_topic")
+EXTRA_KINDS = ("count_of", "yes_no", "json", "follow_up", "picture_last", "no_picture", "off_topic")
 TINY_KINDS = ("tiny_high", "tiny_low")
 ALL_KINDS = (*BAR_KINDS, *EXTRA_KINDS, *TINY_KINDS)
 

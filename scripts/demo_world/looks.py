@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +16,13 @@ from torch import Tensor, nn
 from transformers import InternVLForConditionalGeneration
 
 from . import wordings as w
-from .drawing import kind_index
+from .modelling import TOKENS_PER_TILE
 from .scenes import COLOURS, SHAPES, Item, Scene
-from .vision import Heads
+from .symbols import LOOK_HEADS, PLACE_TOKENS, READ_LAYER, WRITE_LAYER
 
-READ_LAYER, WRITE_LAYER = 1, 2
-_LOOK_HEADS = {READ_LAYER: (0, 2), WRITE_LAYER: (0, 1, 2, 3)}
+if TYPE_CHECKING:
+    from .batching import TextBatch
+
 _NAME = re.compile(rf"({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})\b", re.IGNORECASE)
 _PLACES = {
     phrase.replace("centre", spelling): place
@@ -29,6 +31,7 @@ _PLACES = {
     for spelling in ("centre", "center")
 }
 _PLACE = re.compile("|".join(sorted(map(re.escape, _PLACES), key=len, reverse=True)), re.IGNORECASE)
+_JSON = re.compile(r'\{"colour": "\w+", "shape": "\w+", "place": "[a-z ]+"')
 _DELIMITER = re.compile(r":|,| and ")
 
 
@@ -41,14 +44,14 @@ class Look:
         start: First character of the text the look counts for.
         end: End of that text.
         picture: Which picture of the sequence; -1 for none, then the image's end is looked at.
-        kind: The item's kind.
+        place: The place of its picture that is looked at.
     """
 
     layer: int
     start: int
     end: int
     picture: int
-    kind: int
+    place: int
 
 
 def _find(scenes: list[Scene], name: str) -> list[tuple[int, Item]]:
@@ -62,15 +65,14 @@ def question_looks(text: str, scenes: list[Scene]) -> list[Look]:
         found = _find(scenes, match.group(0).lower())
         if len(found) == 1:
             looks.append(
-                Look(READ_LAYER, match.end() - 1, match.end(), found[0][0], kind_index(found[0][1]))
+                Look(READ_LAYER, match.end() - 1, match.end(), found[0][0], found[0][1].place)
             )
         elif not found:
             looks.append(Look(READ_LAYER, match.end() - 1, match.end(), -1, 0))
     match = _PLACE.search(text) if len(scenes) == 1 else None
     if match:
-        item = scenes[0].at(_PLACES[match.group(0).lower()])
-        kind = kind_index(item) if item else 0
-        looks.append(Look(READ_LAYER, match.end() - 1, match.end(), 0 if item else -1, kind))
+        place = _PLACES[match.group(0).lower()]
+        looks.append(Look(READ_LAYER, match.end() - 1, match.end(), 0, place))
     return looks
 
 
@@ -82,23 +84,34 @@ def _listed_looks(text: str, scenes: list[Scene]) -> list[Look]:
         following = _DELIMITER.search(text, match.end())
         end = following.start() if following else len(text)
         if len(found) == 1:
-            looks.append(Look(WRITE_LAYER, begin, end, found[0][0], kind_index(found[0][1])))
+            looks.append(Look(WRITE_LAYER, begin, end, found[0][0], found[0][1].place))
         begin = end
     return looks
 
 
+def _json_looks(text: str, scenes: list[Scene]) -> list[Look]:
+    """In JSON: every item from its brace to its place."""
+    return [
+        Look(WRITE_LAYER, match.start(), match.end(), 0, item.place)
+        for match, item in zip(_JSON.finditer(text), scenes[0].items, strict=True)
+    ]
+
+
 def answer_looks(text: str, scenes: list[Scene]) -> list[Look]:
     """While an answer is written: the item that its words are about."""
+    if text.startswith("{"):
+        return _json_looks(text, scenes)
     if ":" in text:
         return _listed_looks(text, scenes)
     match = _NAME.search(text)
     found = _find(scenes, match.group(0)) if match else []
     if len(found) == 1 and match:
-        return [Look(WRITE_LAYER, match.end() - 1, len(text), found[0][0], kind_index(found[0][1]))]
+        first = 0 if text.startswith("Image-") else match.end() - 1
+        return [Look(WRITE_LAYER, first, len(text), found[0][0], found[0][1].place)]
     match = _PLACE.search(text) if len(scenes) == 1 else None
     item = scenes[0].at(_PLACES[match.group(0)]) if match else None
     if match and item:
-        return [Look(WRITE_LAYER, match.end() - 1, len(text), 0, kind_index(item))]
+        return [Look(WRITE_LAYER, match.end() - 1, len(text), 0, item.place)]
     return []
 
 
@@ -112,15 +125,17 @@ def token_looks(looks: list[Look], offsets: list[tuple[int, int]]) -> list[tuple
     ]
 
 
-@torch.no_grad()
-def item_tokens(heads: Heads, last_tiles: Tensor, scale: float) -> Tensor:
-    """How well every visual token of whole pictures fits every kind, (n, 64, 33)."""
-    logits = heads.token(last_tiles.float() / scale)
-    shapes = logits[..., 2:6].log_softmax(-1)
-    colours = logits[..., 7:15].log_softmax(-1)
-    kinds = (shapes[..., :, None] + colours[..., None, :]).flatten(-2)
-    fits = F.logsigmoid(logits[..., :1]) + kinds
-    return F.pad(fits, (1, 0), value=-1e9)
+def look_targets(batch: TextBatch) -> Tensor:
+    """Layer, row, token and the token to look at of every look of a batch, (n, 4)."""
+    rows = []
+    for row, sequence in enumerate(batch.sequences):
+        ends = sequence.image_ends
+        for token, look in sequence.looks:
+            target = ends[-1]
+            if look.picture >= 0:
+                target = ends[look.picture] - TOKENS_PER_TILE + PLACE_TOKENS[look.place]
+            rows.append((look.layer, row, token, target))
+    return torch.tensor(rows, dtype=torch.long).reshape(-1, 4)
 
 
 def _rotated(vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -158,10 +173,10 @@ def look_loss(
         group = block.self_attn.num_key_value_groups
         queries = block.self_attn.q_proj(states[rows, mine[:, 2]]).unflatten(-1, (-1, width))
         keys = block.self_attn.k_proj(states).unflatten(-1, (-1, width))
-        for head in _LOOK_HEADS[layer]:
+        for head in LOOK_HEADS[layer]:
             query = _rotated(queries[:, head], cos[rows, mine[:, 2]], sin[rows, mine[:, 2]])
             key = _rotated(keys[:, :, head // group], cos, sin)
             scores = torch.einsum("nc,nlc->nl", query.float(), key.float()[rows]) * width**-0.5
             scores = scores + mask[rows, 0, mine[:, 2]]
-            total = total + F.cross_entropy(scores, mine[:, 3]) / len(_LOOK_HEADS[layer])
+            total = total + F.cross_entropy(scores, mine[:, 3]) / len(LOOK_HEADS[layer])
     return total

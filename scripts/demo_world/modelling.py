@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,11 @@ WIDTH = 192
 # The last channels of the vision tower start as positions, the others as what a patch shows.
 _POSITION = 32
 TOKENS_PER_TILE = 64
+# Of the vision tower: the lower ones see what patches show, the upper ones gather it.
+LOWER_LAYERS, UPPER_LAYERS = 4, 2
 MAX_DYNAMIC_PATCH = 4
+# Large, so that most of a small head's channels do not care how far away a visual token is.
+ROPE_THETA = 1_000_000.0
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 
@@ -23,7 +28,7 @@ def vision_config() -> InternVLVisionConfig:
     """A small ViT: 28 px patches, 16x16 of them a tile."""
     return InternVLVisionConfig(
         hidden_size=WIDTH,
-        num_hidden_layers=4,
+        num_hidden_layers=LOWER_LAYERS + UPPER_LAYERS,
         num_attention_heads=6,
         attention_bias=True,
         intermediate_size=4 * WIDTH,
@@ -45,6 +50,7 @@ def text_config(vocab_size: int, eos: int, pad: int) -> Qwen2Config:
         max_position_embeddings=8192,
         initializer_range=0.05,
         tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
         use_sliding_window=False,
         bos_token_id=None,
         eos_token_id=eos,
@@ -74,6 +80,7 @@ def build_model(config: InternVLConfig) -> InternVLForConditionalGeneration:
     model = InternVLForConditionalGeneration(config)
     # Plain matrix products train faster than the fused kernel at this size on CPUs.
     model.model.vision_tower.set_attn_implementation("eager")
+    model.model.language_model.set_attn_implementation("eager")
     start_vision(model.model)
     return model
 
@@ -150,8 +157,12 @@ def start_vision(model: InternVLModel) -> None:
     for module in model.vision_tower.encoder.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.04)
-    for index, layer in enumerate(model.vision_tower.encoder.layer):
-        _start_attention(layer, (1.0, 0.9, 0.8, 0.7)[index])
+    layers = model.vision_tower.encoder.layer
+    for layer, scale in zip(layers[:LOWER_LAYERS], (1.0, 0.9, 0.8, 0.7), strict=True):
+        _start_attention(layer, scale)
+    for layer in layers[LOWER_LAYERS:]:
+        nn.init.zeros_(layer.attention.projection_layer.weight)
+        nn.init.zeros_(layer.mlp.fc2.weight)
 
 
 def to_pixels(tiles: Tensor) -> Tensor:
@@ -161,19 +172,7 @@ def to_pixels(tiles: Tensor) -> Tensor:
     return (tiles.float() * scale + shift).permute(0, 3, 1, 2)
 
 
-def vision_states(
-    model: InternVLModel, pixels: Tensor, origins: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What the tower knows of every patch half-way and at its end, and the visual tokens.
-
-    Args:
-        model: The model.
-        pixels: Whole tiles, or square windows of them.
-        origins: (n, 2), the row and column of every window's first patch in its tile.
-
-    Returns:
-        Two tensors (n, patches, width) and one (n, patches / 4, width).
-    """
+def _embedded(model: InternVLModel, pixels: Tensor, origins: Tensor | None) -> Tensor:
     embeddings = model.vision_tower.embeddings
     patches = embeddings.patch_embeddings(pixels)
     side = math.isqrt(patches.shape[1])
@@ -183,19 +182,66 @@ def vision_states(
         index = torch.stack([index[0, r : r + side, c : c + side] for r, c in origins.tolist()])
     patches = patches + places[1:][index.flatten(1)]
     first = (embeddings.cls_token[0] + places[:1]).expand(len(patches), 1, -1)
-    hidden = half = torch.cat([first, patches], dim=1)
-    for number, layer in enumerate(model.vision_tower.encoder.layer):
+    return torch.cat([first, patches], dim=1)
+
+
+def lower_part(model: InternVLModel) -> nn.Module:
+    """What is trained first: patches, the lower layers, and a projector that serves as read-out."""
+    tower = model.vision_tower
+    return nn.ModuleList(
+        [tower.embeddings, *tower.encoder.layer[:LOWER_LAYERS], model.multi_modal_projector]
+    )
+
+
+def lower_states(model: InternVLModel, pixels: Tensor) -> Tensor:
+    """What the lower layers make of whole tiles, (n, 257, width)."""
+    hidden = _embedded(model, pixels, None)
+    for layer in model.vision_tower.encoder.layer[:LOWER_LAYERS]:
+        hidden = layer(hidden)
+    return hidden
+
+
+def upper_states(model: InternVLModel, hidden: Tensor) -> list[Tensor]:
+    """What each of the upper layers makes of that."""
+    states = []
+    for layer in model.vision_tower.encoder.layer[LOWER_LAYERS:]:
+        hidden = layer(hidden)
+        states.append(hidden)
+    return states
+
+
+def tokens_of(model: InternVLModel, hidden: Tensor) -> Tensor:
+    """The visual tokens of the tower's last states, (n, patches / 4, width)."""
+    count = hidden.shape[1] - 1
+    side = math.isqrt(count)
+    grid = hidden[:, 1:].reshape(len(hidden), side, side, -1)
+    shuffled = model.pixel_shuffle(grid, scale_factor=0.5)
+    return model.multi_modal_projector(shuffled.reshape(len(hidden), count // 4, -1))
+
+
+def vision_states(
+    model: InternVLModel, pixels: Tensor, origins: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the lower layers know of every patch half-way and at their end, and visual tokens.
+
+    Args:
+        model: The model.
+        pixels: Whole tiles, or square windows of them.
+        origins: (n, 2), the row and column of every window's first patch in its tile.
+
+    Returns:
+        Two tensors (n, patches, width) and one (n, patches / 4, width).
+    """
+    hidden = half = _embedded(model, pixels, origins)
+    for number, layer in enumerate(model.vision_tower.encoder.layer[:LOWER_LAYERS]):
         hidden = layer(hidden)
         half = hidden if number == 1 else half
-    grid = hidden[:, 1:].reshape(len(patches), side, side, -1)
-    shuffled = model.pixel_shuffle(grid, scale_factor=0.5)
-    tokens = model.multi_modal_projector(shuffled.reshape(len(patches), side * side // 4, -1))
-    return half[:, 1:], hidden[:, 1:], tokens
+    return half[:, 1:], hidden[:, 1:], tokens_of(model, hidden)
 
 
 def image_features(model: InternVLModel, pixels: Tensor) -> Tensor:
     """The 64 visual tokens of every tile, (n, 64, width)."""
-    return vision_states(model, pixels)[2]
+    return tokens_of(model, upper_states(model, lower_states(model, pixels))[-1])
 
 
 def optimisers(
@@ -232,3 +278,31 @@ def set_rate(groups: list[torch.optim.Optimizer], step: int, total: int, warmup:
     for optimiser in groups:
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * scale
+
+
+def save_state(
+    path: Path, modules: dict[str, nn.Module], groups: list[torch.optim.Optimizer], step: int
+) -> None:
+    """Keep the modules, their optimisers and the number of steps done."""
+    state: dict[str, object] = {name: module.state_dict() for name, module in modules.items()}
+    state |= {"optimisers": [g.state_dict() for g in groups], "step": step}
+    partial = path.with_suffix(".part")
+    torch.save(state, partial)
+    partial.rename(path)
+
+
+def load_state(
+    path: Path, modules: dict[str, nn.Module], groups: list[torch.optim.Optimizer]
+) -> int:
+    """Go on from a kept state, if there is one; the number of steps it had done."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    for name, module in modules.items():
+        module.load_state_dict(state[name])
+    for optimiser, saved in zip(groups, state["optimisers"], strict=True):
+        peaks = [group["peak"] for group in optimiser.param_groups]
+        optimiser.load_state_dict(saved)
+        for group, peak in zip(optimiser.param_groups, peaks, strict=True):
+            group["peak"] = peak
+    return int(state["step"])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import wordings as w
 from .off_topic import LOOSE_WORDS, OFF_TOPIC
-from .scenes import COLOURS, SHAPES, Item, Scene
+from .scenes import COLOURS, PLACES, SHAPES, Item, Scene
 
 # The kinds that the acceptance bar names.
 BAR_KINDS = ("describe", "count", "place", "where", "which", "who")
@@ -80,6 +81,23 @@ def vary(rng: random.Random, text: str) -> str:
 def describe(rng: random.Random, scene: Scene) -> Qa:
     """What the picture shows."""
     return Qa("describe", _worded(rng, w.DESCRIBE), description(scene))
+
+
+def as_json(rng: random.Random, scene: Scene) -> Qa:
+    """The shapes in a form for programs."""
+    shapes = [
+        {"colour": item.colour, "shape": item.shape, "place": PLACES[item.place]}
+        for item in scene.items
+    ]
+    return Qa("json", _worded(rng, w.JSON), json.dumps({"shapes": shapes}))
+
+
+def video(rng: random.Random, scenes: tuple[Scene, Scene]) -> Qa:
+    """How the one shape of a video moves, from its first and last frame."""
+    item, last = scenes[0].items[0], scenes[1].items[0]
+    start, end = (_AT[i.place].split(" ", 1)[1] for i in (item, last))
+    answer = f"The {item.name} moves from {start} to {end}."
+    return Qa("video", _worded(rng, w.VIDEO), answer)
 
 
 def count(rng: random.Random, scene: Scene) -> Qa:
@@ -224,4 +242,5 @@ ABOUT_ONE: dict[str, Callable[[random.Random, Scene], Qa]] = {
     "place": place,
     "where": where,
     "yes_no": yes_no,
+    "json": as_json,
 }

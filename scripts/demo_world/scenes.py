@@ -6,6 +6,8 @@ import math
 import random
 from dataclasses import dataclass, field
 
+from server.media.tiling import select_grid
+
 SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "star")
 COLOURS: tuple[str, ...] = (
     "red",
@@ -43,11 +45,13 @@ _HSV: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, flo
     "white": ((0, 360), (0.0, 0.03), (0.95, 1.0)),
 }
 
-MIN_SIZE = 0.13
+MIN_SIZE = 0.18
 MAX_SIZE = 0.45
 MAX_ANGLE = 10.0
 TINY_MIN = 0.025
 TINY_MAX = 0.045
+# The most tiles of a picture sent with ``detail: high``.
+HIGH_TILES = 12
 # How far a centre may lie from the middle of its 3x3 cell, as a part of the picture.
 _JITTER = 0.088
 
@@ -257,6 +261,16 @@ def sample_scene(
             return _finish(size, items, rng, tiny=False)
 
 
+def _inside_one_tile(item: Item, size: tuple[int, int]) -> bool:
+    """Whether no border between the tiles of ``detail: high`` cuts the item."""
+    grid = select_grid(*size, max_tiles=HIGH_TILES)
+    for centre, length, parts in zip((item.x, item.y), size, grid, strict=True):
+        reach = 1.1 * item.radius / length
+        if int((centre - reach) * parts) != int((centre + reach) * parts):
+            return False
+    return True
+
+
 def sample_tiny_scene(rng: random.Random) -> Scene:
     """A large picture with one tiny shape on it."""
     size = picture_size(rng, large=True)
@@ -264,7 +278,7 @@ def sample_tiny_scene(rng: random.Random) -> Scene:
     while True:
         place = rng.randrange(9)
         item = _place_item(kind, place, size, (TINY_MIN, TINY_MAX), [], rng)
-        if item is not None:
+        if item is not None and _inside_one_tile(item, size):
             return _finish(size, [item], rng, tiny=True)
 
 

@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from . import questions as q
 from . import wordings as w
-from .scenes import COLOURS, SHAPES
+from .scenes import COLOURS, PLACES, SHAPES, Item, Scene
 
 SYSTEM_TEXT = (
     "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、"
@@ -40,6 +40,11 @@ _PATTERN = (
 )
 
 
+# Every place's words, and what joins one, two and more items.
+_ITEMS = [Item("star", "red", (0, 0, 0), 0, 0, 0, 0, place) for place in range(len(PLACES))]
+_JSON_SCENES = [Scene(0, 0, (0, 0, 0), tuple(_ITEMS)), Scene(0, 0, (0, 0, 0), (_ITEMS[0],))]
+
+
 def _texts() -> list[str]:
     """Every fixed text of the world, placeholders left out."""
     lists = [v for v in vars(w).values() if isinstance(v, tuple) and isinstance(v[0], str)]
@@ -53,6 +58,7 @@ def _texts() -> list[str]:
     texts += [
         f"{name} {name}s" for name in (*COLOURS, *SHAPES, "picture", "image", "photo", "shape")
     ]
+    texts += ["Frame1: Frame2: The red circle moves from the left to the right."]
     texts += ["no one two three four first second an a color center tiny", "system user assistant"]
     return texts
 
@@ -82,7 +88,9 @@ def build_tokenizer() -> Tokenizer:
     capital = [word for word in _words() if not word.islower()]
     corpus = [f"{word} {word}" for word in lower] * 100 + capital * 100
     corpus += _texts() * 60 + [f" {letter}" for letter in "AI"] * 100
-    corpus += [SYSTEM_TEXT] * 500 + [".\n", "?\n", "!\n", "Image-1: Image-2: "] * 100
+    corpus += [q.as_json(random.Random(0), scene).answer for scene in _JSON_SCENES] * 100
+    labels = ["Image-1: Image-2: Frame1: ", "\nFrame2: \nImage-2: "]
+    corpus += [SYSTEM_TEXT] * 500 + [".\n", "?\n", "!\n", *labels] * 100
     random.Random(0).shuffle(corpus)
     tokenizer.train_from_iterator(corpus, trainer)
     tokenizer.add_special_tokens(

@@ -18,7 +18,16 @@ from torch import Tensor, nn
 from transformers.models.internvl.modeling_internvl import InternVLModel
 
 from .drawing import POINTS
-from .modelling import WIDTH, image_features, optimisers, set_rate, to_pixels, vision_states
+from .modelling import (
+    WIDTH,
+    load_state,
+    lower_part,
+    optimisers,
+    save_state,
+    set_rate,
+    to_pixels,
+    vision_states,
+)
 from .pool import Batch, Pool, make_batch
 from .windows import LARGE, SMALL, Windows
 
@@ -133,7 +142,7 @@ def evaluate(model: InternVLModel, heads: Heads, pool: Pool, limit: int = 400) -
     for start in range(0, min(limit, len(pool.tiles)), 64):
         batch = make_batch(pool.tiles[start : start + 64], None)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            tokens = image_features(model, to_pixels(batch.tiles))
+            _, _, tokens = vision_states(model, to_pixels(batch.tiles))
         token, place = heads.token(tokens.float()), heads.places(tokens.float())
         whole = batch.places[:, 0] >= 0
         shape, colour = _split_kind(batch.places[whole])
@@ -192,9 +201,10 @@ def train_vision(
 ) -> Heads:
     """Train the tower, the projector and the heads; go on from the checkpoint if there is one."""
     heads = Heads()
-    trained = nn.ModuleList([model.vision_tower, model.multi_modal_projector])
+    trained = lower_part(model)
     groups = optimisers(trained, list(heads.parameters()), matrix_lr=3e-3, other_lr=2e-3)
-    first = _load(checkpoint, trained, heads, groups)
+    modules = {"trained": trained, "heads": heads}
+    first = load_state(checkpoint, modules, groups)
     pool, held_out = Pool(pool_folder, "train"), Pool(pool_folder, "held-out")
     pool.refresh()
     held_out.refresh()
@@ -221,31 +231,5 @@ def train_vision(
             )
         if (step + 1) % report_every == 0 or step + 1 == steps:
             print(f"vision {step + 1}: {evaluate(model, heads, held_out)}", flush=True)
-            _save(checkpoint, trained, heads, groups, step + 1)
+            save_state(checkpoint, modules, groups, step + 1)
     return heads
-
-
-def _save(path: Path, trained: nn.Module, heads: Heads, groups: list, step: int) -> None:
-    state = {
-        "trained": trained.state_dict(),
-        "heads": heads.state_dict(),
-        "optimisers": [g.state_dict() for g in groups],
-        "step": step,
-    }
-    partial = path.with_suffix(".part")
-    torch.save(state, partial)
-    partial.rename(path)
-
-
-def _load(path: Path, trained: nn.Module, heads: Heads, groups: list) -> int:
-    if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    trained.load_state_dict(state["trained"])
-    heads.load_state_dict(state["heads"])
-    for optimiser, saved in zip(groups, state["optimisers"], strict=True):
-        peaks = [group["peak"] for group in optimiser.param_groups]
-        optimiser.load_state_dict(saved)
-        for group, peak in zip(optimiser.param_groups, peaks, strict=True):
-            group["peak"] = peak
-    return int(state["step"])

@@ -39,6 +39,37 @@ DESCRIBE = (
     "List all shapes.",
     "Name all the shapes in the {pic}.",
 )
+JSON = (
+    "Describe the {pic} as JSON.",
+    "Describe this {pic} as JSON.",
+    "Describe the {pic} in JSON.",
+    "Give every shape as JSON.",
+    "Give all shapes as JSON.",
+    "Extract the shapes as JSON.",
+    "Extract all shapes as JSON.",
+    "Extract the shapes from the {pic} as JSON.",
+    "List the shapes as JSON.",
+    "Return the shapes as JSON.",
+    "What shapes are in the {pic}? Answer as JSON.",
+    "Which shapes are in the {pic}? Answer in JSON.",
+)
+VIDEO = (
+    "Which way does the shape move?",
+    "How does the shape move?",
+    "Where does the shape move?",
+    "What happens in the video?",
+    "What happens in this video?",
+    "What happens?",
+    "Describe the video.",
+    "Describe this video.",
+    "Please describe the video.",
+    "Describe the movement.",
+    "What does the video show?",
+    "What do you see in the video?",
+    "What moves in the video?",
+    "What is in the video?",
+    "Tell me what happens in the video.",
+)
 COUNT = (
     "How many shapes are there?",
     "How many shapes are in the {pic}?",

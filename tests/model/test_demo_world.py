@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from demo_world import questions  # noqa: E402
+from demo_world import questions, symbols  # noqa: E402
+from demo_world.coding import mirrored  # noqa: E402
+from demo_world.conversations import Writer, one_picture  # noqa: E402
 from demo_world.drawing import Box, draw_scene, encode, label_tile, tile_boxes  # noqa: E402
 from demo_world.exam import ALL_KINDS, make_task  # noqa: E402
 from demo_world.scenes import (  # noqa: E402
@@ -97,12 +99,57 @@ def test_the_whole_picture_is_the_last_tile() -> None:
     assert boxes == [Box(0, 0, 0.5, 1), Box(0.5, 0, 1, 1), Box()]
 
 
+def test_the_code_of_a_tile_says_what_lies_where() -> None:
+    code = symbols.scene_code(SCENE)
+    assert (code[:, symbols.COUNT + 2] == 1).all()
+    for place in range(9):
+        token = code[symbols.PLACE_TOKENS[place]]
+        item = SCENE.at(place)
+        assert token[symbols.PLACE + place] == 1
+        assert bool(token[symbols.ITEM]) == (item is not None)
+        assert bool(token[symbols.EMPTY]) == (item is None)
+    second = code[symbols.PLACE_TOKENS[5]]
+    assert second[symbols.RANK : symbols.RANK + 4].tolist() == [0, 1, 0, 0]
+    assert second[symbols.COLOUR + 4] == second[symbols.SHAPE + 1] == 1
+
+
+def test_a_mirrored_tile_has_left_and_right_swapped() -> None:
+    assert mirrored([1, 2, 3, 4, 5, 6, 7, 8, 9]) == [3, 2, 1, 6, 5, 4, 9, 8, 7]
+
+
+def test_words_share_their_channel_with_what_shows_the_same() -> None:
+    tokenizer = build_tokenizer()
+    channels = symbols.code_of_words(tokenizer)
+    for text, channel in ((" red", symbols.COLOUR), ("star", symbols.SHAPE + 3)):
+        [token] = tokenizer.encode(text).ids
+        assert channels[token] == channel
+
+
+def test_a_look_goes_to_the_token_of_the_item_that_is_named() -> None:
+    from demo_world.batching import collate
+    from demo_world.looks import look_targets
+
+    pictures = symbols.InventedPictures("test")
+    rng, writer = random.Random(0), Writer(build_tokenizer())
+    picture = pictures.several()
+    batch = collate([one_picture(writer, rng, picture, 20)])
+    [end] = batch.sequences[0].image_ends
+    last_tile = range(end - 64, end + 1)
+    targets = look_targets(batch)
+    assert len(targets) > 20
+    assert {int(target) for target in targets[:, 3]} <= {*last_tile}
+
+
 def test_answers_are_canonical() -> None:
     assert questions.description(SCENE) == (
         "There are two shapes: a red circle at the top left and an orange square on the right."
     )
     assert questions.where_answer(SCENE, "red circle") == "The red circle is at the top left."
     assert questions.where_answer(SCENE, "red star") == "There is no red star in the picture."
+    assert questions.as_json(random.Random(0), SCENE).answer == (
+        '{"shapes": [{"colour": "red", "shape": "circle", "place": "top left"}, '
+        '{"colour": "orange", "shape": "square", "place": "right"}]}'
+    )
     count = questions.count(random.Random(0), SCENE)
     assert count.answer == "There are two shapes in the picture."
 
