@@ -106,8 +106,8 @@ def _message(message: ChatMessage, path: str, media: MediaSettings) -> Message:
 def _parts(message: ChatMessage, path: str, media: MediaSettings) -> Iterator[Part]:
     if isinstance(message.content, str):
         yield TextPart(message.content)
-        return
-    for index, part in enumerate(message.content or ()):
+    parts = message.content if isinstance(message.content, list) else ()
+    for index, part in enumerate(parts):
         where = f"{path}.content[{index}]"
         if isinstance(part, ImagePart):
             yield _image(part, where)

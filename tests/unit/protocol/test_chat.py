@@ -284,6 +284,14 @@ def test_an_answer_of_the_sdk_can_be_sent_back_as_history() -> None:
     assert body.messages[1].content == "yes"
 
 
+@pytest.mark.parametrize("content", [None, "", "yes", [{"type": "text", "text": "yes"}]])
+def test_a_refusal_is_text_beside_any_content(content: Any) -> None:
+    body = parsed(messages=[{"role": "assistant", "content": content, "refusal": "but"}])
+    parts = to_conversation(body, MediaSettings()).messages[0].content
+    texts = [part.text for part in parts if isinstance(part, TextPart)]
+    assert "".join(texts) == ("yesbut" if content else "but")
+
+
 def test_a_half_surrogate_is_no_json() -> None:
     with pytest.raises(InvalidRequestError, match="surrogate"):
         parse_chat_request(b'{"model": "\\ud800", "messages": []}', LIMITS)
