@@ -28,7 +28,7 @@ class LiveServer:
         self._clients: list[openai.OpenAI] = []
         self._socket = config.bind_socket()
         self.port = self._socket.getsockname()[1]
-        self._thread = threading.Thread(
+        self.thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True
         )
 
@@ -88,7 +88,7 @@ class LiveServer:
         raise TimeoutError("something still runs")
 
     def __enter__(self) -> "LiveServer":
-        self._thread.start()
+        self.thread.start()
         self.wait_ready()
         return self
 
@@ -101,9 +101,9 @@ class LiveServer:
         for client in self._clients:
             client.close()
         self._server.should_exit = True
-        self._thread.join(timeout=30)
+        self.thread.join(timeout=30)
         self._socket.close()
-        assert not self._thread.is_alive(), "the server did not stop"
+        assert not self.thread.is_alive(), "the server did not stop"
 
 
 def start_echo_server(checkpoint: Path, **overrides: Any) -> LiveServer:

@@ -3,6 +3,7 @@
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -13,10 +14,9 @@ from server.api.openapi import json_body
 from server.api.services import Services, ServicesDep
 from server.api.sse import EventStream, chat_frames
 from server.pipeline import Generation
-from server.protocol.chat import ChatCompletionRequest, StreamOptions, parse_chat_request
-from server.protocol.conversation import to_conversation
+from server.protocol.chat import ChatCompletionRequest, StreamOptions
+from server.protocol.reading import read_chat_request
 from server.protocol.render import AnswerHead, ChunkWriter, completion
-from server.protocol.sampling import to_answer_params, to_sampling_params
 from server.telemetry.request_id import new_request_id
 
 __all__ = ["router"]
@@ -56,15 +56,12 @@ async def _accept(
     completion_id: str, request: Request, services: Services, owner: AsyncExitStack
 ) -> _Accepted:
     """Everything that can refuse the request."""
-    parsed = await read_request(request, services.settings, parse_chat_request)
-    body = parsed.body
+    reader = partial(read_chat_request, media=services.settings.media)
+    asked = await read_request(request, services.settings, reader)
+    body = asked.body
     services.check_model(body.model)
     work = services.chat.prepare(
-        completion_id,
-        to_conversation(body, services.settings.media),
-        to_sampling_params(body),
-        to_answer_params(body),
-        owner,
+        completion_id, asked.conversation, asked.sampling, asked.answer, owner
     )
     options = body.stream_options or StreamOptions()
     return _Accepted(
@@ -76,7 +73,7 @@ async def _accept(
             fingerprint=services.fingerprint,
             service_tier="default" if body.service_tier else None,
         ),
-        headers=ignored_header(parsed.ignored),
+        headers=ignored_header(asked.ignored),
         is_stream=bool(body.stream),
         include_usage=bool(options.include_usage),
         obfuscate=bool(options.include_obfuscation),

@@ -13,7 +13,7 @@ from server.api.disconnect import run_until_disconnect
 from server.api.openapi import json_body
 from server.api.services import Services, ServicesDep
 from server.api.sse import EventStream, data_frames
-from server.core import TextDelta
+from server.core import AnswerParams, SamplingParams, TextDelta
 from server.pipeline import Generation, prepare_prompts
 from server.protocol.chat import StreamOptions
 from server.protocol.completions import (
@@ -24,6 +24,7 @@ from server.protocol.completions import (
 )
 from server.protocol.completions_render import CompletionWriter, text_completion
 from server.protocol.render import AnswerHead
+from server.settings import LimitSettings
 from server.telemetry.request_id import new_request_id
 
 __all__ = ["router"]
@@ -61,13 +62,20 @@ async def create_completion(request: Request, services: ServicesDep) -> Response
         return JSONResponse(content, headers=accepted.headers)
 
 
+def _read(
+    body: bytes, limits: LimitSettings, *, ignore_unknown: bool
+) -> tuple[ParsedCompletion, tuple[SamplingParams, AnswerParams]]:
+    """A valid request, and what it asks in our words."""
+    parsed = parse_completion_request(body, limits, ignore_unknown=ignore_unknown)
+    return parsed, to_completion_params(parsed.body)
+
+
 async def _accept(request: Request, services: Services, owner: AsyncExitStack) -> _Accepted:
     """Everything that can refuse the request."""
-    parsed = await read_request(request, services.settings, parse_completion_request)
+    parsed, (sampling, answer) = await read_request(request, services.settings, _read)
     body = parsed.body
     services.check_model(body.model)
     completion_id = f"cmpl-{new_request_id()}"
-    sampling, answer = to_completion_params(body)
     work = prepare_prompts(services.chat, completion_id, parsed.prompts, sampling, answer, owner)
     generation = await run_until_disconnect(request, work)
     return _Accepted(

@@ -14,23 +14,10 @@ from server.api.errors import told_error
 from server.api.openapi import json_body
 from server.api.services import Services, ServicesDep
 from server.api.sse import EventStream
-from server.core import AnswerParams, SamplingParams
 from server.errors import ServerError
 from server.pipeline import Generation
-from server.protocol.responses import (
-    InputTokensRequest,
-    ObfuscationOptions,
-    ResponsesRequest,
-    parse_input_tokens_request,
-    parse_responses_request,
-)
-from server.protocol.responses_convert import (
-    to_answer_params,
-    to_choice,
-    to_conversation,
-    to_guide,
-    to_sampling_params,
-)
+from server.protocol.reading import read_input_tokens_request, read_responses_request
+from server.protocol.responses import InputTokensRequest, ObfuscationOptions, ResponsesRequest
 from server.protocol.responses_events import ResponseWriter
 from server.protocol.responses_fields import in_own_names
 from server.protocol.responses_render import ResponseHead, echo_of, input_tokens_json
@@ -69,47 +56,41 @@ class _Accepted:
 async def count_response_input(request: Request, services: ServicesDep) -> JSONResponse:
     """The tokens a prompt would have, from its text and the headers of its pictures."""
     with services.gate.admit():
-        parsed = await read_request(request, services.settings, parse_input_tokens_request)
-        body = parsed.body
-        if body.model is not None:
-            services.check_model(body.model)
-        conversation = to_conversation(body)
-        asked = SamplingParams(guide=to_guide(body)), AnswerParams(tool_choice=to_choice(body))
+        asked = await read_request(request, services.settings, read_input_tokens_request)
+        if asked.body.model is not None:
+            services.check_model(asked.body.model)
         with _own_names():
-            services.chat.check(*asked, conversation)
-            work = services.meter.measure(conversation, None)
+            services.chat.check(asked.sampling, asked.answer, asked.conversation)
+            work = services.meter.measure(asked.conversation, None)
             measured = await run_until_disconnect(request, work)
         answer = input_tokens_json(measured.usage)
-        return JSONResponse(answer, headers=ignored_header(parsed.ignored))
+        return JSONResponse(answer, headers=ignored_header(asked.ignored))
 
 
 async def _accept(
     response_id: str, request: Request, services: Services, owner: AsyncExitStack
 ) -> _Accepted:
     """Everything that can refuse the request."""
-    parsed = await read_request(request, services.settings, parse_responses_request)
-    body = parsed.body
+    asked = await read_request(request, services.settings, read_responses_request)
+    body = asked.body
     services.check_model(body.model)
     work = services.chat.prepare(
-        response_id,
-        to_conversation(body),
-        to_sampling_params(body),
-        to_answer_params(body),
-        owner,
+        response_id, asked.conversation, asked.sampling, asked.answer, owner
     )
     options = body.stream_options or ObfuscationOptions()
+    with _own_names():
+        generation = await run_until_disconnect(request, work)
+    # Only now: what is repeated of a request that was accepted is no longer than its prompt may be.
     head = ResponseHead(
         id=response_id,
         model=services.checkpoint.served_name,
         created_at=int(time.time()),
         echo=echo_of(body),
     )
-    with _own_names():
-        generation = await run_until_disconnect(request, work)
     return _Accepted(
         generation=generation,
         writer=ResponseWriter(head, obfuscate=bool(options.include_obfuscation)),
-        headers=ignored_header(parsed.ignored),
+        headers=ignored_header(asked.ignored),
         is_stream=bool(body.stream),
     )
 

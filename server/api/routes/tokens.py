@@ -10,9 +10,8 @@ from server.api.body import ignored_header, read_request
 from server.api.disconnect import run_until_disconnect
 from server.api.openapi import json_body
 from server.api.services import Services, ServicesDep
-from server.protocol.chat import ChatCompletionRequest, parse_chat_request
-from server.protocol.conversation import to_conversation
-from server.protocol.sampling import to_answer_params, to_sampling_params
+from server.protocol.chat import ChatCompletionRequest
+from server.protocol.reading import read_chat_request
 from server.protocol.tokens import (
     DetokenizeRequest,
     ParsedTokenize,
@@ -76,12 +75,11 @@ async def detokenize(request: Request, services: ServicesDep) -> JSONResponse:
 async def count_input_tokens(request: Request, services: ServicesDep) -> JSONResponse:
     """What a chat request would take, from its text and the headers of its pictures."""
     with services.gate.admit():
-        parsed = await read_request(request, services.settings, parse_chat_request)
-        services.check_model(parsed.body.model)
-        conversation = to_conversation(parsed.body, services.settings.media)
-        sampling = to_sampling_params(parsed.body)
-        services.chat.check(sampling, to_answer_params(parsed.body), conversation)
-        work = services.meter.measure(conversation, sampling.max_tokens)
+        reader = partial(read_chat_request, media=services.settings.media)
+        asked = await read_request(request, services.settings, reader)
+        services.check_model(asked.body.model)
+        services.chat.check(asked.sampling, asked.answer, asked.conversation)
+        work = services.meter.measure(asked.conversation, asked.sampling.max_tokens)
         measured = await run_until_disconnect(request, work)
         answer = input_tokens_json(
             measured.usage,
@@ -90,7 +88,7 @@ async def count_input_tokens(request: Request, services: ServicesDep) -> JSONRes
             max_tokens=measured.max_tokens,
             fits=measured.fits,
         )
-        return JSONResponse(answer, headers=ignored_header(parsed.ignored))
+        return JSONResponse(answer, headers=ignored_header(asked.ignored))
 
 
 def _check_model(name: str | None, services: Services) -> None:
