@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.core import Guide
+from server.engine import guides
 from server.engine.base import Capability
-from server.engine.cpu import guides
 from server.engine.token_table import TokenTable
 from server.errors import EngineError, EngineUnavailableError, InvalidRequestError
 from server.prompt.tokenizer import load_tokenizer

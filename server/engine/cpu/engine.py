@@ -13,7 +13,6 @@ from server.core import GenerateRequest, SamplingParams
 from server.engine.base import Capability, EngineHealth, EngineInfo, TokenStream
 from server.engine.capabilities import CAPABILITIES
 from server.engine.cpu.config import parse_model_config
-from server.engine.cpu.guides import CompiledGuide, GuideVocabulary
 from server.engine.cpu.kv_cache import kv_bytes_per_token
 from server.engine.cpu.limits import RequestLimits, check_request
 from server.engine.cpu.runner import Runner
@@ -22,6 +21,7 @@ from server.engine.cpu.stream import Event, Stream
 from server.engine.cpu.weights import load_model
 from server.engine.cpu.worker import Worker
 from server.engine.guide_compiler import GuideCompiler
+from server.engine.guides import CompiledGuide, GuideVocabulary
 from server.engine.token_table import TokenTable
 from server.errors import (
     EngineError,

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from server.core import SamplingParams
-from server.engine.cpu.guides import GuideState
 from server.engine.cpu.penalties import Penalties
+from server.engine.guides import GuideState
 
 __all__ = ["Sampler", "filter_logits"]
 
@@ -95,7 +95,7 @@ class Sampler:
         if self._penalties is not None:
             self._penalties.apply(logits)
         if self._guide is not None:
-            logits.masked_fill_(self._guide.forbidden, -torch.inf)
+            logits.masked_fill_(torch.from_numpy(self._guide.forbidden), -torch.inf)
         if self._num_chosen < self._params.min_tokens and len(self._stops):
             kept = logits[self._stops]
             logits[self._stops] = -torch.inf

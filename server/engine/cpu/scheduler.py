@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from server.core import GenerateRequest
-from server.engine.cpu.guides import CompiledGuide
+from server.engine.guides import CompiledGuide
 
 __all__ = ["Prefill", "Scheduler", "Sequence", "Step"]
 

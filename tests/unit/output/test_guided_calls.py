@@ -13,7 +13,7 @@ from server.output.tool_calls import ToolCallParser
 from server.prompt.tokenizer import load_tokenizer
 from server.protocol.tools import tool_guide
 from tests.unit.engine.guided import SCHEMAS, fits
-from tests.unit.engine.test_cpu_guides import Words, walk
+from tests.unit.engine.test_guides import Words, walk
 
 DEMO = Path(__file__).parents[3] / "server" / "demo_model"
 OBJECTS = SCHEMAS.filter(lambda schema: schema.get("type") == "object")

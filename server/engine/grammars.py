@@ -12,7 +12,7 @@ from typing import Any, cast
 from llguidance import LLMatcher
 
 from server.core import Guide
-from server.engine.cpu.gbnf import lark_of_gbnf
+from server.engine.gbnf import lark_of_gbnf
 
 __all__ = ["grammar_of"]
 

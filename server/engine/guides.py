@@ -8,13 +8,11 @@ from collections.abc import Collection, Iterable
 from typing import Final
 
 import numpy as np
-import torch
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
-from torch import Tensor
 
 from server.core import Guide
-from server.engine.cpu.grammars import grammar_of
+from server.engine.grammars import grammar_of
 from server.engine.token_table import TokenTable
 from server.errors import EngineError
 
@@ -98,14 +96,23 @@ class GuideState:
         self._update()
 
     @property
-    def forbidden(self) -> Tensor:
+    def forbidden(self) -> NDArray[np.bool_]:
         """bool, (vocab_size,): the tokens that may not come next."""
         return self._forbidden
+
+    @property
+    def is_fulfilled(self) -> bool:
+        """The text so far is an answer."""
+        return self._is_fulfilled
 
     @property
     def is_complete(self) -> bool:
         """The guide is fulfilled and no text can follow."""
         return self._is_complete
+
+    def forced(self) -> list[int]:
+        """The next tokens where the guide leaves no choice of text, spelled as a model would."""
+        return list(self._matcher.compute_ff_tokens())
 
     def advance(self, token_id: int) -> None:
         """Go on by a token that is not forbidden.
@@ -123,13 +130,13 @@ class GuideState:
         # The bits of a token are asked for right after the one before: only so does the last token of an
         # answer show that nothing can follow it.
         allowed = _allowed(self._matcher, self._vocab_size)
-        is_fulfilled = self._matcher.is_accepting()
+        self._is_fulfilled = is_fulfilled = self._matcher.is_accepting()
         self._is_complete = is_fulfilled and not allowed.any()
         if self._matcher.is_error() or not (is_fulfilled or allowed.any()):
             reason = self._matcher.get_error() or "it allows no token"
             raise EngineError(f"The guide cannot be followed any further: {reason}")
         allowed[self._end_ids] = is_fulfilled
-        self._forbidden = torch.from_numpy(allowed == 0)
+        self._forbidden: NDArray[np.bool_] = allowed == 0
 
 
 def _allowed(matcher: LLMatcher, vocab_size: int) -> NDArray[np.uint8]:

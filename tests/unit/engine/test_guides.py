@@ -5,13 +5,14 @@ import random
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.core import Guide, SamplingParams
-from server.engine.cpu.guides import GuideVocabulary
 from server.engine.cpu.sampler import Sampler
+from server.engine.guides import GuideVocabulary
 from server.engine.token_table import TokenTable
 from server.prompt.tokenizer import PromptTokenizer, load_tokenizer
 from tests.unit.engine.guided import SCHEMAS, fits
@@ -325,7 +326,7 @@ def walk(words: Words, guide: Guide, rng: random.Random, most: int):
         if not state.forbidden[words.end] and rng.random() < 0.5:
             return token_ids, True
         state.forbidden[words.end] = True
-        token_id = rng.choice((~state.forbidden).nonzero().flatten().tolist())
+        token_id = rng.choice(np.flatnonzero(~state.forbidden).tolist())
         token_ids.append(token_id)
         state.advance(token_id)
     return token_ids, state.is_complete
