@@ -9,7 +9,6 @@ from typing import Protocol, TypeAlias
 from server.core import GenerateRequest, TokenDelta
 
 __all__ = [
-    "COMMON_CAPABILITIES",
     "Capability",
     "Engine",
     "EngineHealth",
@@ -30,16 +29,12 @@ class Capability(StrEnum):
     IMAGES = "image_url"
     LOGPROBS = "logprobs"
     GUIDE = "response_format"
+    # Calls in an answer that need not call a tool are held to the tools, too.
+    CALL_GUIDE = "tools"
     LOGIT_BIAS = "logit_bias"
     PRESENCE_PENALTY = "presence_penalty"
     FREQUENCY_PENALTY = "frequency_penalty"
     MIN_TOKENS = "min_tokens"
-
-
-# What every engine here can do.
-COMMON_CAPABILITIES = frozenset(
-    map(Capability, ("top_k", "min_p", "repetition_penalty", "seed", "image_url"))
-)
 
 
 @dataclass(frozen=True, slots=True)

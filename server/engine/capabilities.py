@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 
-from server.engine.base import COMMON_CAPABILITIES, Capability
+from server.engine.base import Capability
 
 __all__ = ["CAPABILITIES"]
 
+_COMMON = frozenset(map(Capability, ("top_k", "min_p", "repetition_penalty", "seed", "image_url")))
+
+# With everything installed, and a vocabulary whose bytes are known.
 CAPABILITIES: Mapping[str, frozenset[Capability]] = {
     "cpu": frozenset(Capability),
-    "turbomind": COMMON_CAPABILITIES
-    | {Capability.LOGPROBS, Capability.GUIDE, Capability.MIN_TOKENS},
-    "echo": frozenset(Capability) - {Capability.GUIDE},
+    "turbomind": _COMMON
+    | {Capability.LOGPROBS, Capability.GUIDE, Capability.CALL_GUIDE, Capability.MIN_TOKENS},
+    "echo": frozenset(Capability) - {Capability.GUIDE, Capability.CALL_GUIDE},
 }

@@ -193,7 +193,7 @@ class ChatPipeline:
         """Refuse what this server or its engine cannot do, whether the engine runs or not.
 
         Returns:
-            The parameters, without a guide that is only a help where the engine cannot be guided.
+            The parameters; without a guide for calls that may be made where the engine follows none.
 
         Raises:
             InvalidRequestError: Names the request field.
@@ -206,7 +206,7 @@ class ChatPipeline:
             )
         self._check_ids("logit_bias", [token_id for token_id, _ in sampling.logit_bias])
         self._check_ids("stop_token_ids", answer.stop_token_ids)
-        can_guide = Capability.GUIDE in self._engine.info.capabilities
+        can_guide = Capability.CALL_GUIDE in self._engine.info.capabilities
         if answer.tool_choice.mode == "auto" and not can_guide:
             sampling = replace(sampling, guide=None)
         check_capabilities(self._engine.info, sampling, answer, conversation)

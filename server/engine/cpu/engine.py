@@ -247,8 +247,8 @@ class CpuEngine:
 
 def _capabilities(tokens: TokenTable) -> frozenset[Capability]:
     """Everything, but guides only where every byte of an answer is known."""
-    without = {Capability.GUIDE} if tokens.token_bytes is None else set()
-    return CAPABILITIES["cpu"] - without
+    guides = {Capability.GUIDE, Capability.CALL_GUIDE} if tokens.token_bytes is None else set()
+    return CAPABILITIES["cpu"] - guides
 
 
 def _warm_up(runner: Runner) -> None:
