@@ -13,5 +13,5 @@ CAPABILITIES: Mapping[str, frozenset[Capability]] = {
     "cpu": frozenset(Capability),
     "turbomind": _COMMON
     | {Capability.LOGPROBS, Capability.GUIDE, Capability.CALL_GUIDE, Capability.MIN_TOKENS},
-    "echo": frozenset(Capability) - {Capability.GUIDE, Capability.CALL_GUIDE},
+    "echo": frozenset(Capability) - {Capability.CALL_GUIDE},
 }

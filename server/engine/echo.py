@@ -3,6 +3,10 @@
 Deterministic: the ids of the prompt that are neither image tokens, nor stop tokens, nor in
 `skip_token_ids`, in order, then an end. It is certain of each token, so temperature, filters and penalties
 change nothing. A `logit_bias` of -100 leaves a token out, and below `min_tokens` it says the text again.
+
+Held to a format (`response_format`, a tool that must be called) it answers a short text of that format
+instead, always the same; see `echo_guides.py`. Tools that may but need not be called change nothing: a call
+that the prompt spells out is echoed like any text, and found there by who reads the answer.
 """
 
 import asyncio
@@ -12,17 +16,30 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
 from itertools import count, cycle, islice
+from typing import TYPE_CHECKING
 
-from server.core import FinishReason, GenerateRequest, SamplingParams, TokenDelta, TokenLogprobs
-from server.engine.base import EngineHealth, EngineInfo
+from server.core import (
+    FinishReason,
+    GenerateRequest,
+    SamplingParams,
+    TokenDelta,
+    TokenLogprobs,
+)
+from server.engine.base import Capability, EngineHealth, EngineInfo
 from server.engine.capabilities import CAPABILITIES
+from server.engine.echo_narrowing import is_binding
 from server.errors import (
     ContextLengthExceededError,
     EngineError,
     EngineUnavailableError,
     InvalidRequestError,
+    UnsupportedParameterError,
 )
 from server.settings import EchoSettings
+
+if TYPE_CHECKING:
+    from server.engine.echo_answer import ShortAnswer
+    from server.engine.echo_guides import EchoGuides
 
 __all__ = ["EchoEngine"]
 
@@ -48,6 +65,8 @@ class EchoEngine:
         max_num_seqs: Most requests answered at the same time.
         max_model_len: Most tokens of a request, prompt and answer together.
         skip_token_ids: Ids no text can contain, which are not echoed.
+        guides: What answers are held to; None where llguidance is not installed or the vocabulary is not
+            byte-level.
     """
 
     def __init__(
@@ -57,6 +76,7 @@ class EchoEngine:
         max_num_seqs: int,
         max_model_len: int,
         skip_token_ids: frozenset[int] = frozenset(),
+        guides: "EchoGuides | None" = None,
     ) -> None:
         self.num_started = self.num_running = 0
         self._outcomes: Counter[str] = Counter()
@@ -65,7 +85,10 @@ class EchoEngine:
         self._slots = asyncio.Semaphore(max_num_seqs)
         self._closed = asyncio.Event()
         self._state = "not started"
-        self._info = EngineInfo("echo", max_model_len, max_num_seqs, CAPABILITIES["echo"])
+        self._guides = guides
+        lacking = frozenset() if guides else frozenset({Capability.GUIDE})
+        capabilities = CAPABILITIES["echo"] - lacking
+        self._info = EngineInfo("echo", max_model_len, max_num_seqs, capabilities)
 
     @property
     def info(self) -> EngineInfo:
@@ -93,13 +116,17 @@ class EchoEngine:
         return self._outcomes["aborted"]
 
     async def start(self) -> None:
-        """Be ready; there is nothing to load."""
+        """Be ready; there is nothing to load but the vocabulary for guides."""
+        if self._guides is not None:
+            await self._guides.start()
         self._state = "running"
 
     async def close(self) -> None:
         """Fail what is still read and refuse what comes."""
         self._state = "closed"
         self._closed.set()
+        if self._guides is not None:
+            self._guides.close()
 
     def health(self) -> EngineHealth:
         """Ready between `start` and `close`."""
@@ -115,9 +142,11 @@ class EchoEngine:
     async def generate(self, request: GenerateRequest) -> AsyncIterator[AsyncIterator[TokenDelta]]:
         """Queue a request; see `Engine.generate`."""
         self._check(request)
+        guided = await self._begin_guided(request)
+        self._check(request)
         self.num_started += 1
         outcome = _Outcome()
-        answer = self._answer(request, outcome)
+        answer = self._answer(request, guided, outcome)
         try:
             yield answer
         finally:
@@ -138,42 +167,70 @@ class EchoEngine:
                 param="messages",
             )
 
+    async def _begin_guided(self, request: GenerateRequest) -> "ShortAnswer | None":
+        """What is answered instead of the prompt's text, if the request asks for a format."""
+        guide = request.sampling.guide
+        if guide is None or not is_binding(guide):
+            return None
+        if self._guides is None:
+            raise UnsupportedParameterError(
+                "The echo engine holds answers to a format only with internvl-server[cpu] installed and "
+                "a byte-level tokenizer.",
+                param=guide.param,
+            )
+        compiled = await self._guides.compile(guide)
+        return self._guides.begin(compiled, request, _banned_ids(request.sampling))
+
     async def _answer(
-        self, request: GenerateRequest, outcome: _Outcome
+        self, request: GenerateRequest, guided: "ShortAnswer | None", outcome: _Outcome
     ) -> AsyncGenerator[TokenDelta, None]:
         async with self._slots:
             self.num_running += 1
             try:
                 await self._pause(self._settings.first_token_delay_s)
-                for number, delta in enumerate(self._deltas(request)):
-                    await self._misbehave(number)
-                    await self._pause(self._settings.token_delay_s)
-                    if delta.finish_reason is not None:
-                        outcome.name = "finished"
-                    yield delta
+                async with contextlib.aclosing(self._deltas(request, guided)) as deltas:
+                    number = 0
+                    async for delta in deltas:
+                        await self._misbehave(number)
+                        await self._pause(self._settings.token_delay_s)
+                        number += 1
+                        if delta.finish_reason is not None:
+                            outcome.name = "finished"
+                        yield delta
             except EngineError:
                 outcome.name = "failed"
                 raise
             finally:
                 self.num_running -= 1
 
-    def _deltas(self, request: GenerateRequest) -> Iterator[TokenDelta]:
+    async def _deltas(
+        self, request: GenerateRequest, guided: "ShortAnswer | None"
+    ) -> AsyncGenerator[TokenDelta, None]:
         """One token each; the end is a stop token where the request has any and there is room."""
         limit = min(request.max_tokens, self._info.max_model_len - len(request.prompt_token_ids))
+        num_top = request.sampling.num_logprobs
+        if guided is None:
+            for token_ids, reason in self._echo(request, limit):
+                yield _delta(token_ids, reason, num_top)
+            return
+        for number in range(1, limit + 1):
+            token_ids = await asyncio.to_thread(guided.step)
+            is_last = guided.has_ended or number == limit
+            yield _delta(token_ids, _reason(guided.has_ended) if is_last else None, num_top)
+            if is_last:
+                return
+
+    def _echo(
+        self, request: GenerateRequest, limit: int
+    ) -> Iterator[tuple[tuple[int, ...], FinishReason | None]]:
+        """The tokens of the prompt's text; the last with the reason."""
         banned = _banned_ids(request.sampling)
         token_ids = self._text(request, banned)
         stop_ids = sorted(request.stop_token_ids - banned)[:1]
-        reason: FinishReason = "stop" if len(token_ids) < limit else "length"
+        reason = _reason(len(token_ids) < limit)
         token_ids = (token_ids + stop_ids)[:limit]
-        num_top = request.sampling.num_logprobs
-        for number, token_id in enumerate(token_ids, start=1):
-            yield TokenDelta(
-                (token_id,),
-                reason if number == len(token_ids) else None,
-                None if num_top is None else (_logprobs(token_id, num_top),),
-            )
-        if not token_ids:
-            yield TokenDelta((), reason, None if num_top is None else ())
+        yield from (((token_id,), None) for token_id in token_ids[:-1])
+        yield tuple(token_ids[-1:]), reason
 
     def _text(self, request: GenerateRequest, banned: frozenset[int]) -> list[int]:
         """The prompt's text, as often as `min_tokens` asks for."""
@@ -214,6 +271,17 @@ def _text_ids(request: GenerateRequest, skipped: frozenset[int]) -> Iterator[int
         yield from (i for i in request.prompt_token_ids[start : span.offset] if i not in skipped)
         start = span.offset + span.num_image_tokens
     yield from (i for i in request.prompt_token_ids[start:] if i not in skipped)
+
+
+def _reason(has_ended: bool) -> FinishReason:  # noqa: FBT001
+    return "stop" if has_ended else "length"
+
+
+def _delta(
+    token_ids: tuple[int, ...], reason: FinishReason | None, num_top: int | None
+) -> TokenDelta:
+    logprobs = None if num_top is None else tuple(_logprobs(i, num_top) for i in token_ids)
+    return TokenDelta(token_ids, reason, logprobs)
 
 
 def _banned_ids(params: SamplingParams) -> frozenset[int]:

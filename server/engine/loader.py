@@ -1,12 +1,16 @@
 """A backend's name to an engine; imports only the backend that is asked for."""
 
 import os
+from typing import TYPE_CHECKING
 
 from server.checkpoint import Checkpoint
 from server.engine.base import Engine
 from server.engine.token_table import TokenTable
 from server.errors import StartupError
 from server.settings import EngineSettings
+
+if TYPE_CHECKING:
+    from server.engine.echo_guides import EchoGuides
 
 __all__ = ["check_backend", "load_engine"]
 
@@ -46,6 +50,7 @@ def load_engine(settings: EngineSettings, checkpoint: Checkpoint, tokens: TokenT
             max_num_seqs=settings.max_num_seqs,
             max_model_len=checkpoint.max_model_len,
             skip_token_ids=tokens.special_ids | {checkpoint.image_token_id},
+            guides=_echo_guides(tokens),
         )
     if settings.kind == "turbomind":
         from server.engine.lmdeploy_engine import TurbomindEngine
@@ -72,3 +77,16 @@ def load_engine(settings: EngineSettings, checkpoint: Checkpoint, tokens: TokenT
         max_num_seqs=settings.max_num_seqs,
         max_model_len=checkpoint.max_model_len,
     )
+
+
+def _echo_guides(tokens: TokenTable) -> "EchoGuides | None":
+    """What the echo engine is held to formats with; it does without where llguidance is not installed."""
+    if tokens.token_bytes is None:
+        return None
+    try:
+        from server.engine.echo_guides import EchoGuides
+    except ModuleNotFoundError as err:
+        if err.name != "llguidance":
+            raise
+        return None
+    return EchoGuides(tokens)

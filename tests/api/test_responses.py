@@ -229,7 +229,8 @@ def test_counting_needs_no_model_and_refuses_what_creating_refuses(client: opena
         ({"max_output_tokens": 10**6}, "context_length_exceeded", "input"),
         ({"input": "a " * 10_000}, "context_length_exceeded", "input"),
         ({"top_logprobs": 21}, "invalid_value", "top_logprobs"),
-        ({"text": {"format": {"type": "json_object"}}}, "unsupported_parameter", "text.format"),
+        ({"text": {"format": {"type": "json_schema", "name": "x", "schema": {"not": {}}}}},
+         "invalid_request", "text.format"),
         ({"extra_body": {"messages": []}}, "unknown_parameter", "messages"),
     ],
 )  # fmt: skip

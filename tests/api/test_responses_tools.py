@@ -122,10 +122,19 @@ def test_pydantic_tools_are_parsed(client: openai.OpenAI) -> None:
     assert parsed == [{"city": "北 🙂"}, None]
 
 
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "name": "weather"}])
+def test_required_and_named_tools(client: openai.OpenAI, choice: Any) -> None:
+    response = client.responses.create(**ASK | {"input": "hello", "tool_choice": choice})
+    [call] = response.output
+    assert call.type == "function_call"
+    assert (call.name, json.loads(call.arguments)) == ("weather", {"city": ""})
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": "required", "tools": []}, "tool_choice"),
+        ({"tool_choice": "required", "tools": [TOOLS[0] | {"parameters": {"not": {}}}]}, "tools"),
         ({"tool_choice": {"type": "function", "name": "nobody"}}, "tool_choice.name"),
         ({"tools": [{"type": "custom", "name": "x"}]}, "tools[0].type"),
         ({"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]},

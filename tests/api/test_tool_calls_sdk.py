@@ -1,6 +1,8 @@
 """Tools through the real SDK: the echo engine repeats the calls that a user's text spells out."""
 
 import json
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import openai
@@ -107,12 +109,22 @@ def test_each_choice_has_its_calls(echo_server: LiveServer) -> None:
     assert len(set(ids)) == 2
 
 
-def test_a_required_call_needs_an_engine_that_can_be_held_to_it(echo_server: LiveServer) -> None:
-    with pytest.raises(openai.BadRequestError) as caught:
-        echo_server.client().chat.completions.create(
-            model=MODEL, messages=ask("x"), tools=TOOLS, tool_choice="required"
-        )
-    assert caught.value.param == "tool_choice"
+def test_a_required_call_needs_an_engine_that_can_be_held_to_it(
+    start_server: Callable[..., LiveServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    for name in [name for name in sys.modules if name.startswith("server.engine.echo_")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "server.engine.guides", raising=False)
+    client = start_server().client()
+    for options in ({"tool_choice": "required"}, {"response_format": {"type": "json_object"}}):
+        extra: Any = {"tools": TOOLS} if "tool_choice" in options else {}
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.chat.completions.create(model=MODEL, messages=ask("x"), **extra, **options)
+        assert caught.value.param == next(iter(options))
+        assert caught.value.code == "unsupported_parameter"
+    answer = client.chat.completions.create(model=MODEL, messages=ask(spelled("time")), tools=TOOLS)
+    assert answer.choices[0].finish_reason == "tool_calls"
 
 
 def test_names_and_refusals_in_the_history(echo_server: LiveServer) -> None:
