@@ -15,6 +15,9 @@ __all__ = ["BodyParser", "ignored_header", "read_json_body", "read_request"]
 
 # Names the fields that were ignored, percent-encoded, where a setting lets unknown ones pass.
 IGNORED_HEADER = "x-ignored-fields"
+# Clients and proxies refuse answers with larger heads.
+_MAX_IGNORED_SHOWN = 64
+_MAX_IGNORED_CHARS = 4096
 
 # Bodies up to this size parse in well under a millisecond: not worth a thread.
 _MAX_BYTES_ON_LOOP = 65_536
@@ -42,8 +45,13 @@ async def read_request(request: Request, settings: Settings, parser: BodyParser[
 
 
 def ignored_header(paths: Sequence[str]) -> dict[str, str]:
-    """The header that names what was ignored; none where nothing was."""
-    return {IGNORED_HEADER: ", ".join(map(quote, paths))} if paths else {}
+    """The header that names what was ignored, the first of it if it is much; none where nothing was."""
+    if not paths:
+        return {}
+    names = ", ".join(quote(path) for path in paths[:_MAX_IGNORED_SHOWN])
+    if len(paths) > _MAX_IGNORED_SHOWN or len(names) > _MAX_IGNORED_CHARS:
+        names = names[:_MAX_IGNORED_CHARS] + ", ..."
+    return {IGNORED_HEADER: names}
 
 
 async def read_json_body(request: Request, limits: LimitSettings) -> bytes:
