@@ -15,6 +15,7 @@ _MAX_STOPS = 4
 # Each character is worked on and remembered for every prompt.
 _MAX_STOP_CHARS = 8192
 _MAX_TOKEN_IDS = 1024
+_MAX_METADATA = 16
 
 
 def check_counts(fields: Mapping[str, Any], limits: LimitSettings) -> None:
@@ -54,6 +55,7 @@ def check_input_counts(fields: Mapping[str, Any], limits: LimitSettings) -> None
     """
     _check_stops(fields.get("stop"))
     _check(fields.get("tools"), "tools", limits.max_tools, "limits.max_tools")
+    _check(fields.get("metadata"), "metadata", _MAX_METADATA, "OpenAI's")
     items = fields.get("input")
     _check(items, "input", limits.max_messages, "limits.max_messages")
     for index, item in enumerate(items if isinstance(items, list) else ()):

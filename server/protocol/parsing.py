@@ -15,6 +15,8 @@ W = TypeVar("W", bound=Wire)
 
 # Unknown members are taken out in rounds: a wrong branch of a union can hide some from the first.
 _MAX_ROUNDS = 8
+# pydantic tells of all or none, and each takes time.
+_MAX_ERRORS = 10_000
 
 
 def read_object(body: bytes) -> dict[str, Any]:
@@ -54,6 +56,10 @@ def validate(
         try:
             return model.model_validate(fields), tuple(ignored)
         except ValidationError as err:
+            if err.error_count() > _MAX_ERRORS:
+                raise InvalidRequestError(
+                    f"The body is wrong in more than {_MAX_ERRORS} places."
+                ) from None
             unknown = [e for e in err.errors(include_url=False) if e["type"] == "extra_forbidden"]
             if not ignore_unknown or not unknown:
                 raise_first(err)

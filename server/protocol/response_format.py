@@ -58,7 +58,9 @@ class StructuredOutputs(Wire):
     json_: Annotated[Any, Field(alias="json")] = None
     json_object: bool | None = None
     regex: Annotated[str, Field(min_length=1)] | None = None
-    choice: Annotated[list[str], Field(min_length=1, max_length=_MAX_CHOICES)] | None = None
+    choice: (
+        Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=_MAX_CHOICES)] | None
+    ) = None
     grammar: Annotated[str, Field(min_length=1)] | None = None
 
 

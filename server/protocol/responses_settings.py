@@ -47,7 +47,7 @@ class FunctionTool(Wire):
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
     # What only hosted tools make a difference of, with the values that ask for nothing.
-    allowed_callers: list[Literal["direct"]] | None = None
+    allowed_callers: Annotated[list[Literal["direct"]], Field(fail_fast=True)] | None = None
     defer_loading: Annotated[bool, AfterValidator(_only_false)] | None = None
 
 
@@ -63,7 +63,9 @@ class AllowedFunctions(Wire):
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: Annotated[list[FunctionChoice], Field(min_length=1, max_length=MAX_ALLOWED)]
+    tools: Annotated[
+        list[FunctionChoice], Field(fail_fast=True, min_length=1, max_length=MAX_ALLOWED)
+    ]
 
 
 ToolChoice: TypeAlias = Annotated[

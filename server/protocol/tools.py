@@ -63,7 +63,7 @@ class AllowedTools(Wire):
     """The tools that may (`auto`) or must (`required`) be called."""
 
     mode: Literal["auto", "required"]
-    tools: Annotated[list[NamedTool], Field(min_length=1, max_length=MAX_ALLOWED)]
+    tools: Annotated[list[NamedTool], Field(fail_fast=True, min_length=1, max_length=MAX_ALLOWED)]
 
 
 class AllowedToolsChoice(Wire):

@@ -93,6 +93,8 @@ def image(**fields: Any) -> list[dict[str, Any]]:
         ({"structured_outputs": {"choices": ["a"]}}, "structured_outputs.choices"),
         ({"tools": [TOOL | {"user": 1}]}, "tools[0].user"),
         ({"stream": True, "stream_options": {"~x": 1}}, "stream_options.~x"),
+        ({"stream": True, "stream_options": {str(n): 1 for n in range(65)}}, "stream_options"),
+        ({"structured_outputs": {"choice": [1] * 300}}, "structured_outputs.choice[0]"),
     ],
 )
 def test_what_is_wrong_is_named_by_its_path(fields: dict[str, Any], param: str) -> None:
@@ -282,6 +284,15 @@ def test_an_answer_of_the_sdk_can_be_sent_back_as_history() -> None:
     part = {"type": "text", "text": "a", "image_url": None}
     body = parsed(messages=[{"role": "user", "content": [part], "name": None}, history])
     assert body.messages[1].content == "yes"
+
+
+@pytest.mark.parametrize("ignore_unknown", [True, False])
+def test_a_body_that_is_wrong_everywhere_is_refused_without_a_list(ignore_unknown: bool) -> None:
+    part = {"type": "text", "text": "a"} | {str(n): 1 for n in range(3)}
+    messages = [{"role": "user", "content": [part] * 64}] * 64
+    body = json.dumps({"model": "m", "messages": messages}).encode()
+    with pytest.raises(InvalidRequestError, match="more than 10000 places"):
+        parse_chat_request(body, LIMITS, ignore_unknown=ignore_unknown)
 
 
 @pytest.mark.parametrize("content", [None, "", "yes", [{"type": "text", "text": "yes"}]])

@@ -256,7 +256,12 @@ ALLOW_G = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function
         ({"tools": [TOOL], "text": {"format": {"type": "json_object"}}}, "text.format"),
         ({"text": {"verbosity": "high"}}, "text.verbosity"),
         ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.schema"),
-        ({"include": ["reasoning.encrypted_content"]}, "include[0]"),
+        ({"include": ["reasoning.encrypted_content"] * 20_000}, "include[0]"),
+        ({"tools": [TOOL | {"allowed_callers": [0] * 20_000}]}, "tools[0].allowed_callers[0]"),
+        (
+            {"tools": [TOOL], "tool_choice": ALLOW_G | {"tools": [0] * 20_000}},
+            "tool_choice.tools[0]",
+        ),
         ({"top_logprobs": 21}, "top_logprobs"),
         ({"stream_options": {"include_obfuscation": True}}, "stream_options"),
         ({"stop": ["a", ""]}, "stop"),
@@ -264,6 +269,7 @@ ALLOW_G = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function
         ({"service_tier": "flex"}, "service_tier"),
         ({"metadata": {"k": "v" * 513}}, "metadata.k"),
         ({"metadata": {str(n): "" for n in range(17)}}, "metadata"),
+        ({"metadata": dict.fromkeys(map(str, range(17)), 1)}, "metadata"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"input": [{"role": "user", "content": "x"}] * 300}, "input"),
         (
