@@ -3,7 +3,7 @@
 Where the guide leaves a choice, a fixed order decides: the end, what closes, digits, a string, letters,
 and the rest. So strings and arrays are empty, numbers have one digit and optional properties are left
 out, unless the guide asks for more. A choice gets dearer each time it is made again in the same situation
-(the same tokens allowed) before the brackets around it have closed: then a repetition is left, and a rule
+(the same bytes allowed) before the brackets around it have closed: then a repetition is left, and a rule
 that leads back to itself, by another way where there is one. It is no search: a repetition that only a rare
 character ends may run into the limit of the answer.
 """
@@ -30,7 +30,7 @@ _IN_STRING = ((0, b'"'), (400, _LETTERS + _DIGITS + b" @:./-_"), (402, _OPENING 
 _ON_TOP = ((400, _DIGITS + b'"' + _LETTERS + b"@:./_"), (408, _OPENING + _CLOSING), (440, b"-"))
 _IN_BRACKETS = (*_ON_TOP, (0, _CLOSING + b","))
 _OTHER_ASCII, _OTHER = 401, 408
-_ASCII_END = 0x80
+_ASCII = range(0x20, 0x7F)
 # A cost is a multiple of this, and below it the place among equals.
 _UNIT = 1 << 9
 _LONGER = 1 << 30
@@ -48,6 +48,8 @@ class TokenCosts:
         self.token_bytes: Final = token_bytes
         orders = (_IN_STRING, _ON_TOP, _IN_BRACKETS)
         self._costs = [_token_costs(token_bytes, _byte_costs(order)) for order in orders]
+        single = [token_id for token_id, data in enumerate(token_bytes) if len(data) == 1]
+        self.single_ids: Final = np.array(single, dtype=np.int64)
         words = frozenset(_DIGITS + _LETTERS)
         self.is_word: Final = np.array([not words.isdisjoint(data[:1]) for data in token_bytes])
 
@@ -89,7 +91,7 @@ class ShortAnswer:
         self._in_string = self._is_escaped = False
         self._forced: list[int] = []
         # By situation, how often each token was chosen in brackets that are still open.
-        self._tried: dict[int, Counter[int]] = {}
+        self._tried: dict[bytes, Counter[int]] = {}
         self._open: list[tuple[int, Counter[int], int]] = []
         self.has_ended = False
 
@@ -122,7 +124,8 @@ class ShortAnswer:
 
     def _choose(self) -> int:
         forbidden = self._state.forbidden
-        tried = self._tried.setdefault(hash(forbidden.tobytes()), Counter())
+        situation = forbidden[self._costs.single_ids].tobytes()
+        tried = self._tried.setdefault(situation, Counter())
         costs = self._costs.of(self._depth, in_string=self._in_string)
         # Its like get dearer too, so that a word is soon followed by what may stand between words.
         is_word = self._costs.is_word
@@ -154,7 +157,7 @@ class ShortAnswer:
 
 
 def _byte_costs(order: Iterable[tuple[int, bytes]]) -> list[int]:
-    costs = [_OTHER_ASCII * _UNIT] * _ASCII_END + [_OTHER * _UNIT] * _ASCII_END
+    costs = [(_OTHER_ASCII if byte in _ASCII else _OTHER) * _UNIT for byte in range(256)]
     for cost, data in order:
         for place, byte in enumerate(data):
             costs[byte] = cost * _UNIT + place
