@@ -20,6 +20,8 @@ __all__ = ["CompiledGuide", "GuideState", "GuideVocabulary"]
 
 # A state takes one or two kilobytes; a request that would need more fails alone.
 _MAX_LEXER_STATES = 50_000
+# First tokens that are tried when a guide is compiled.
+_MAX_TRIED = 4
 
 
 class GuideVocabulary:
@@ -43,16 +45,19 @@ class GuideVocabulary:
         """Make a guide ready for answers. CPU-bound; frees the interpreter lock.
 
         Raises:
-            Exception: The guide is malformed, unsupported or allows no text.
+            Exception: The guide is malformed, unsupported, too large to be followed from its very beginning,
+                or allows no text.
         """
         limits = LLParserLimits(max_lexer_states=_MAX_LEXER_STATES, verbose_errors=False)
         matcher = LLMatcher(self._tokenizer, grammar_of(guide), log_level=0, limits=limits)
         if matcher.is_error():
             raise ValueError(_reason(matcher.get_error()))
-        if not _allowed(matcher, self.vocab_size).any():
+        first_ids = np.flatnonzero(_allowed(matcher, self.vocab_size))
+        if not first_ids.size:
             raise ValueError("it allows no text")
         if matcher.is_error():
             raise ValueError(_reason(matcher.get_error()))
+        _check_beginning(matcher, first_ids[:_MAX_TRIED].tolist())
         return CompiledGuide(self, matcher)
 
     def textless(self, token_ids: Iterable[int]) -> list[int]:
@@ -137,6 +142,23 @@ class GuideState:
             raise EngineError(f"The guide cannot be followed any further: {reason}")
         allowed[self._end_ids] = is_fulfilled
         self._forbidden: NDArray[np.bool_] = allowed == 0
+
+
+def _check_beginning(matcher: LLMatcher, first_ids: Iterable[int]) -> None:
+    """Some limits of the matcher only show when a token has been taken: a refusal is better than a failure.
+
+    Raises:
+        ValueError: After none of these tokens it can go on.
+    """
+    reason = ""
+    for token_id in first_ids:
+        answer = matcher.deep_copy()
+        answer.consume_token(token_id)
+        answer.compute_bitmask()
+        if not answer.is_error():
+            return
+        reason = answer.get_error()
+    raise ValueError(_reason(reason))
 
 
 def _allowed(matcher: LLMatcher, vocab_size: int) -> NDArray[np.uint8]:

@@ -126,6 +126,18 @@ def test_a_guide_that_allows_nothing_is_refused(demo, guide):
         demo.vocabulary.compile(guide)
 
 
+MANY = {
+    "type": "object",
+    "properties": {f"p{number}": {"type": "integer"} for number in range(1500)},
+}
+
+
+@pytest.mark.parametrize("guide", [Guide("regex", "(a?){1000}a{1000}"), json_guide(MANY)])
+def test_a_guide_that_is_too_large_for_its_first_token_is_refused(demo, guide):
+    with pytest.raises(ValueError, match=r"expressions|items"):
+        demo.vocabulary.compile(guide)
+
+
 def test_the_keyword_is_named(demo):
     with pytest.raises(ValueError, match="uniqueItems"):
         demo.vocabulary.compile(json_guide({"type": "array", "uniqueItems": True}))
