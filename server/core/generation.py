@@ -22,7 +22,8 @@ class Guide:
     `source` is JSON text for a `json_schema`, a pattern for a `regex`, GBNF rules for a `grammar`, and
     for `tool_calls` JSON text of `{"tools": [{"name", "parameters"}], "is_required", "is_parallel"}`:
     text in which each `<tool_call>` begins `{"name": …, "arguments": …}` of one of the tools and
-    `</tool_call>`. `param` is the request field it came from, for errors.
+    `</tool_call>`; with a fourth member `answer`, a JSON schema, either calls alone or JSON that fits it.
+    `param` is the request field it came from, for errors.
     """
 
     kind: Literal["json_schema", "regex", "grammar", "tool_calls"]

@@ -19,7 +19,10 @@ _BY_NAME = frozenset({"$defs", "definitions", "patternProperties", "properties"}
 
 def is_binding(guide: Guide) -> bool:
     """Whether the answer must be of a form; tools that may be called leave any text."""
-    return guide.kind != "tool_calls" or bool(json.loads(guide.source)["is_required"])
+    if guide.kind != "tool_calls":
+        return True
+    spec = json.loads(guide.source)
+    return spec["is_required"] or "answer" in spec
 
 
 def narrowed(guide: Guide) -> Guide:
@@ -30,7 +33,10 @@ def narrowed(guide: Guide) -> Guide:
     if guide.kind == "json_schema":
         return replace(guide, source=json.dumps(_schema(json.loads(guide.source))))
     if guide.kind == "tool_calls":
-        return replace(guide, source=json.dumps(_calls(json.loads(guide.source))))
+        spec = json.loads(guide.source)
+        if "answer" in spec:
+            return Guide("json_schema", json.dumps(_schema(spec["answer"])), guide.param)
+        return replace(guide, source=json.dumps(_calls(spec)))
     first = _FIRST_CHOICE.match(guide.source) if guide.kind == "regex" else None
     return replace(guide, source=first.group()) if first else guide
 

@@ -60,21 +60,27 @@ def _without_anchors(pattern: str) -> str:
 
 
 def _lark_of_tools(source: str) -> str:
-    """Text with calls, or nothing but calls, each as Qwen2.5 writes it.
+    """Text with calls, nothing but calls, or calls or JSON; calls as Qwen2.5 writes them.
 
     The lexeme before a call is lazy: it ends with the first `<tool_call>`, so no text gets past one.
     """
     spec = json.loads(source)
     lines = [_HEADER]
-    if not spec["is_required"]:
+    more = ' ("\\n" first call)*' if spec["is_parallel"] else ""
+    only_calls = f'"\\n"? first call{more}'
+    if "answer" in spec:
+        schema = json.dumps({**spec["answer"], "x-guidance": dict(_JSON_OPTIONS)})
+        lines += [f"start: {only_calls} | answer", f"answer: %json {schema}"]
+    elif not spec["is_required"]:
         lines += [
             f"start: (before call){'*' if spec['is_parallel'] else '?'} AFTER",
             f"before[lazy]: /(.|\\n)*{_CALL_START}/",
             f"AFTER: /(.|\\n)*/ & ~/(.|\\n)*{_CALL_START}(.|\\n)*/",
         ]
     else:
-        more = ' ("\\n" first call)*' if spec["is_parallel"] else ""
-        lines += [f'start: "\\n"? first call{more}', f"first: {json.dumps(_CALL_START)}"]
+        lines.append(f"start: {only_calls}")
+    if spec["is_required"] or "answer" in spec:
+        lines.append(f"first: {json.dumps(_CALL_START)}")
     calls = [f"call{number}" for number in range(len(spec["tools"]))]
     lines.append(f"call: {' | '.join(calls)}")
     for name, tool in zip(calls, spec["tools"], strict=True):

@@ -21,6 +21,12 @@ def structural_tag(guide: Guide) -> str:
     if guide.kind == "grammar":
         return _tag({"type": "grammar", "grammar": guide.source})
     calls = json.loads(guide.source)
+    if "answer" in calls:
+        raise UnsupportedParameterError(
+            f"The turbomind engine cannot hold an answer to '{guide.param}' where tools may be called "
+            "instead. Leave one of them out.",
+            param=guide.param,
+        )
     tags = [_call(tool["name"], schema_of(guide, tool["parameters"])) for tool in calls["tools"]]
     is_one = not calls["is_parallel"]
     if calls["is_required"]:

@@ -207,7 +207,8 @@ class ChatPipeline:
         self._check_ids("logit_bias", [token_id for token_id, _ in sampling.logit_bias])
         self._check_ids("stop_token_ids", answer.stop_token_ids)
         can_guide = Capability.CALL_GUIDE in self._engine.info.capabilities
-        if answer.tool_choice.mode == "auto" and not can_guide:
+        is_help = sampling.guide is not None and sampling.guide.param == "tools"
+        if answer.tool_choice.mode == "auto" and is_help and not can_guide:
             sampling = replace(sampling, guide=None)
         check_capabilities(self._engine.info, sampling, answer, conversation)
         return sampling

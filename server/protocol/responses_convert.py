@@ -31,7 +31,7 @@ from server.protocol.responses_items import (
 )
 from server.protocol.responses_settings import JsonObjectText, JsonSchemaText
 from server.protocol.responses_tools import to_tool_choice, to_tools
-from server.protocol.tools import to_arguments, tool_guide
+from server.protocol.tools import calls_or_answer, to_arguments, tool_guide
 
 __all__ = ["to_answer_params", "to_choice", "to_conversation", "to_guide", "to_sampling_params"]
 
@@ -195,19 +195,8 @@ def _num_logprobs(body: ResponsesRequest) -> int | None:
 
 
 def to_guide(body: PromptFields) -> Guide | None:
-    """What the answer is held to: its format, or its calls of tools.
-
-    Raises:
-        InvalidRequestError: It is both.
-    """
-    calls, text_format = tool_guide(to_tools(body.tools), to_choice(body)), _format_guide(body)
-    if calls is not None and text_format is not None:
-        raise InvalidRequestError(
-            "'text.format' and 'tools' both say what the answer must be. Give one of them, or set "
-            "'tool_choice' to 'none'.",
-            param="text.format",
-        )
-    return calls or text_format
+    """What the answer is held to: its format, calls of tools, or either of them."""
+    return calls_or_answer(tool_guide(to_tools(body.tools), to_choice(body)), _format_guide(body))
 
 
 def _format_guide(body: PromptFields) -> Guide | None:

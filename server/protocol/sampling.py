@@ -4,7 +4,7 @@ from server.core import AnswerParams, Guide, SamplingParams
 from server.errors import InvalidRequestError
 from server.protocol.chat import ChatCompletionRequest
 from server.protocol.response_format import format_guide, structured_guide
-from server.protocol.tools import to_tool_choice, to_tools, tool_guide
+from server.protocol.tools import calls_or_answer, to_tool_choice, to_tools, tool_guide
 
 __all__ = ["to_answer_params", "to_sampling_params"]
 
@@ -109,16 +109,12 @@ def _guide(body: ChatCompletionRequest) -> Guide | None:
     """What the answer is held to; two things at once contradict each other."""
     tools = to_tools(body.tools)
     choice = to_tool_choice(body.tool_choice, body.parallel_tool_calls, tools)
-    found = (
-        tool_guide(tools, choice),
-        format_guide(body.response_format),
-        structured_guide(body.structured_outputs),
-    )
-    guides = [guide for guide in found if guide is not None]
-    if len(guides) > 1:
+    found = format_guide(body.response_format), structured_guide(body.structured_outputs)
+    formats = [guide for guide in found if guide is not None]
+    if len(formats) > 1:
         raise InvalidRequestError(
-            f"'{guides[1].param}' and '{guides[0].param}' both say what the answer must be. "
+            f"'{formats[1].param}' and '{formats[0].param}' both say what the answer must be. "
             "Give one of them.",
-            param=guides[1].param,
+            param=formats[1].param,
         )
-    return guides[0] if guides else None
+    return calls_or_answer(tool_guide(tools, choice), formats[0] if formats else None)

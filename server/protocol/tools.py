@@ -225,6 +225,29 @@ def tool_guide(tools: Sequence[Tool], choice: ToolChoice) -> Guide | None:
     return Guide("tool_calls", json.dumps(source, ensure_ascii=False), "tools")
 
 
+def calls_or_answer(calls: Guide | None, answer: Guide | None) -> Guide | None:
+    """What holds an answer that is either calls of tools or in a format.
+
+    A required call leaves no room for the format.
+
+    Raises:
+        InvalidRequestError: The format is not a JSON schema, which alone can be told from calls.
+    """
+    if calls is None or answer is None:
+        return calls or answer
+    source = json.loads(calls.source)
+    if source["is_required"]:
+        return calls
+    if answer.kind != "json_schema":
+        raise InvalidRequestError(
+            f"'{answer.param}' and 'tools' both say what the answer must be. Give one of them, or set "
+            "'tool_choice' to 'none'.",
+            param=answer.param,
+        )
+    source["answer"] = json.loads(answer.source)
+    return Guide("tool_calls", json.dumps(source, ensure_ascii=False), answer.param)
+
+
 def to_tool_calls(calls: Sequence[HistoryCall] | None, path: str) -> tuple[ToolCall, ...]:
     """An assistant message's calls in our words.
 

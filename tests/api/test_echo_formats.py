@@ -124,6 +124,26 @@ def test_required_and_named_tools(
     assert json.loads(call.function.arguments) == expected
 
 
+def test_tools_that_may_be_called_beside_a_format(echo_server: LiveServer) -> None:
+    client = echo_server.client()
+    answer = client.chat.completions.parse(
+        model=MODEL, messages=ASK, tools=TOOLS[:1], response_format=Picture
+    )
+    assert fields(answer) == ("stop", [])
+    assert isinstance(answer.choices[0].message.parsed, Picture)
+    called = client.chat.completions.create(
+        model=MODEL, messages=ASK, tools=TOOLS, tool_choice="required",
+        response_format={"type": "json_object"},
+    )  # fmt: skip
+    assert fields(called) == ("tool_calls", ["weather"])
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(
+            model=MODEL, messages=ASK, tools=TOOLS,
+            extra_body={"structured_outputs": {"regex": "a"}},
+        )  # fmt: skip
+    assert caught.value.param == "structured_outputs.regex"
+
+
 def test_parsed_arguments(echo_server: LiveServer) -> None:
     answer = echo_server.client().chat.completions.parse(
         model=MODEL, messages=ASK, tools=TOOLS[:1], tool_choice="required"

@@ -256,6 +256,19 @@ def test_free_text_with_calls(words):
         assert words.read(several, text) is None, text
 
 
+def test_calls_or_an_answer_in_a_format(words):
+    schema = {"type": "object", "properties": {"a": {"const": 1}}, "additionalProperties": False}
+    for is_parallel in (True, False):
+        spec = json.loads(tool_guide(False, is_parallel).source) | {"answer": schema}
+        guide = Guide("tool_calls", json.dumps(spec), "response_format")
+        for text in (ONE, "{}", '{"a": 1}'):
+            assert words.accepts(guide, text), text
+        assert words.accepts(guide, TWO) == is_parallel
+        for text in ("x", '{"a": 2}', ONE + "{}", '{"a": 1}\n<', call("other", "{}")):
+            assert words.read(guide, text) is None, text
+        assert not words.accepts(guide, "")
+
+
 def test_nothing_but_calls(words):
     several, single = tool_guide(True, True), tool_guide(True, False)
     for text in (ONE, "\n" + ONE, call("now", "{}")):

@@ -9,7 +9,12 @@ from server.core import Guide, ImageReference, Message, TextPart, ToolCall, Tool
 from server.core.conversation import Detail
 from server.errors import InvalidRequestError, UnsupportedParameterError
 from server.protocol.responses import ResponsesRequest, parse_responses_request
-from server.protocol.responses_convert import to_answer_params, to_conversation, to_sampling_params
+from server.protocol.responses_convert import (
+    to_answer_params,
+    to_conversation,
+    to_guide,
+    to_sampling_params,
+)
 from server.settings import LimitSettings
 
 URL = "data:image/png;base64,AAAA"
@@ -253,7 +258,6 @@ ALLOW_G = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function
         ),
         ({"tools": [TOOL | {"defer_loading": True}]}, "tools[0].defer_loading"),
         ({"tools": [TOOL] * 200}, "tools"),
-        ({"tools": [TOOL], "text": {"format": {"type": "json_object"}}}, "text.format"),
         ({"text": {"verbosity": "high"}}, "text.verbosity"),
         ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.schema"),
         ({"include": ["reasoning.encrypted_content"] * 20_000}, "include[0]"),
@@ -368,3 +372,14 @@ def test_any_json_is_converted_or_refused_by_name(fields: dict[str, Any], ignore
     body = json.dumps({"model": "m", "input": "hi"} | fields, allow_nan=True).encode()
     error = error_of(body, ignore_unknown=ignore)
     assert error is None or error.param or error.code == "invalid_json"
+
+
+def test_a_format_beside_tools_is_either_of_them() -> None:
+    body = {"tools": [TOOL], "text": {"format": {"type": "json_object"}}}
+    guide = to_guide(parse(**body))
+    assert guide is not None
+    assert (guide.kind, guide.param) == ("tool_calls", "text.format")
+    assert json.loads(guide.source)["answer"] == {"type": "object"}
+    required = to_guide(parse(**body, tool_choice="required"))
+    assert required is not None
+    assert "answer" not in json.loads(required.source)
