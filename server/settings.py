@@ -201,7 +201,7 @@ class LimitSettings(Section):
     max_choices: Annotated[int, Field(gt=0, le=128)] = 16
     """Most answers of one request (`n`)."""
     max_prompts: PositiveInt = 64
-    """Most prompts of one request of `/v1/completions`."""
+    """Most prompts, times `n` if there are several, of one request of `/v1/completions`."""
     default_max_tokens: PositiveInt = 1024
     """Most tokens of an answer whose request names no limit."""
 

@@ -125,6 +125,7 @@ def parse_completion_request(
         fields["prompt"] = ""
     request, inner = validate(CompletionRequest, fields, ignore_unknown=ignore_unknown)
     _check_agreement(request)
+    _check_num_answers(len(prompts), request.n or 1, limits.max_prompts)
     return ParsedCompletion(request, prompts, unknown + inner)
 
 
@@ -183,6 +184,16 @@ def _wrong(path: str) -> InvalidRequestError:
         param=path,
         code="invalid_value",
     )
+
+
+def _check_num_answers(num_prompts: int, num_choices: int, max_prompts: int) -> None:
+    """All are given to the engine at once, ahead of the requests of others."""
+    if num_prompts > 1 and num_prompts * num_choices > max_prompts:
+        raise InvalidRequestError(
+            f"{num_prompts} prompts with {num_choices} answers each; the limit is {max_prompts} answers "
+            "(limits.max_prompts).",
+            param="n",
+        )
 
 
 def _check_agreement(body: CompletionRequest) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from openai.types import completion_create_params
 
 from server.core import LogprobToken, TextLogprobs
+from server.errors import InvalidRequestError
 from server.protocol.chat import ChatCompletionRequest
 from server.protocol.completions import (
     COMPLETION_FIELDS,
@@ -94,6 +95,24 @@ def test_defaults() -> None:
 def test_prompts(prompt: Any, prompts: Any) -> None:
     body = json.dumps({"model": "m", "prompt": prompt}).encode()
     assert parse_completion_request(body, LimitSettings()).prompts == prompts
+
+
+def test_answers_of_all_prompts_together_are_limited() -> None:
+    limits = LimitSettings(max_prompts=4)
+
+    def parsed(num_prompts: int, n: int) -> None:
+        body = {"model": "m", "prompt": ["a"] * num_prompts, "n": n}
+        parse_completion_request(json.dumps(body).encode(), limits)
+
+    parsed(1, 5)
+    parsed(2, 2)
+    parsed(4, 1)
+    with pytest.raises(InvalidRequestError, match="max_prompts") as caught:
+        parsed(2, 3)
+    assert caught.value.param == "n"
+    with pytest.raises(InvalidRequestError, match="max_prompts") as caught:
+        parsed(5, 1)
+    assert caught.value.param == "prompt"
 
 
 def entry(data: bytes, *top: bytes) -> TextLogprobs:
