@@ -118,7 +118,7 @@ class _Item(Wire):
 class MessageItem(_Item):
     """What the user says and shows, or instructions; `developer` is the newer name of `system`."""
 
-    type: Literal["message"] = "message"
+    type: Literal["message"] | None = None
     role: Literal["user", "system", "developer"]
     content: InputContent
     phase: Phase | None = None
@@ -127,7 +127,7 @@ class MessageItem(_Item):
 class AssistantItem(_Item):
     """An earlier answer."""
 
-    type: Literal["message"] = "message"
+    type: Literal["message"] | None = None
     role: Literal["assistant"]
     content: AssistantContent
     phase: Phase | None = None

@@ -51,7 +51,7 @@ def test_a_picture_whole_and_streamed(ask: Any) -> None:
     streamed = ask(picture("Describe the image."), stream=True)
     text = "".join(chunk.choices[0].delta.content or "" for chunk in streamed)
     assert text == whole.choices[0].message.content
-    assert text.startswith("There ")
+    assert text
     assert whole.usage.prompt_tokens > 64
 
 
