@@ -22,7 +22,8 @@ class AnswerHead:
     """What all chunks of an answer, or the whole answer, begin with.
 
     `id` is `chatcmpl-…`, `model` the served name, `created` Unix time in seconds, `fingerprint` the
-    `system_fingerprint`. `service_tier` is there when the request named one.
+    `system_fingerprint`. `service_tier` is there when the request named one. `has_logprobs` tells that log
+    probabilities were asked for: an answer without tokens then has an empty list of them.
     """
 
     id: str
@@ -30,6 +31,7 @@ class AnswerHead:
     created: int
     fingerprint: str
     service_tier: str | None = None
+    has_logprobs: bool = False
 
     def json(self, kind: str) -> dict[str, Any]:
         """The members, of an object of this kind."""
@@ -98,7 +100,7 @@ def completion(head: AnswerHead, answers: Sequence[TextDelta]) -> dict[str, Any]
     """
     usage = answers[-1].usage
     return head.json("chat.completion") | {
-        "choices": [_whole_choice(answer) for answer in answers],
+        "choices": [_whole_choice(answer, head) for answer in answers],
         "usage": usage_json(usage) if usage else None,
     }
 
@@ -127,7 +129,7 @@ def logprobs_json(logprobs: Sequence[TextLogprobs]) -> list[dict[str, Any]]:
     ]
 
 
-def _whole_choice(answer: TextDelta) -> dict[str, Any]:
+def _whole_choice(answer: TextDelta, head: AnswerHead) -> dict[str, Any]:
     message: dict[str, Any] = {
         "role": "assistant",
         "content": answer.text,
@@ -144,7 +146,7 @@ def _whole_choice(answer: TextDelta) -> dict[str, Any]:
     return {
         "index": answer.index,
         "message": message,
-        "logprobs": logprobs if answer.logprobs else None,
+        "logprobs": logprobs if answer.logprobs or head.has_logprobs else None,
         "finish_reason": answer.finish_reason,
     }
 

@@ -72,6 +72,7 @@ async def _accept(
             created=int(time.time()),
             fingerprint=services.fingerprint,
             service_tier="default" if body.service_tier else None,
+            has_logprobs=bool(body.logprobs),
         ),
         headers=ignored_header(asked.ignored),
         is_stream=bool(body.stream),

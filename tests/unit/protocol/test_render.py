@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
@@ -87,3 +88,10 @@ def test_obfuscated_chunks_tell_little_of_the_texts_length() -> None:
     sizes = {len(write.delta(TextDelta("x" * length))) for length in range(20)}
     assert len(sizes) <= 2
     assert json.loads(write.delta(TextDelta("x")))["obfuscation"] is not None
+
+
+def test_log_probabilities_of_no_token_are_an_empty_list() -> None:
+    asked = replace(HEAD, has_logprobs=True)
+    body = completion(asked, [TextDelta("", "stop", USAGE)])
+    assert body["choices"][0]["logprobs"] == {"content": [], "refusal": None}
+    assert completion(HEAD, [TextDelta("", "stop", USAGE)])["choices"][0]["logprobs"] is None
