@@ -191,7 +191,7 @@ class LimitSettings(Section):
     max_in_flight: PositiveInt = 128
     """Requests accepted at the same time, waiting ones included; more get 429 at once."""
     max_tiles_in_flight: PositiveInt = 1024
-    """Tiles of all requests in flight, 2.4 MB of memory each; more get 429."""
+    """Tiles of all requests in flight, counted for each choice, 2.4 MB of memory each; more get 429."""
     max_messages: PositiveInt = 256
     """Most messages of one conversation."""
     max_parts: PositiveInt = 64

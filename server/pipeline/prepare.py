@@ -132,7 +132,7 @@ class ChatPipeline:
             sampling=sampling,
             stop_token_ids=model_ends | answer.stop_token_ids,
             images=prompt.images,
-            pixel_values=await self._pixels(prompt, owner),
+            pixel_values=await self._pixels(prompt, answer.num_choices, owner),
         )
         # From here on only counts: the tiles are large and an answer may take minutes.
         usage = _prompt_usage(prompt)
@@ -175,10 +175,14 @@ class ChatPipeline:
         )
         return self._builder.build(outline, tiles)
 
-    async def _pixels(self, prompt: Prompt, owner: AsyncExitStack) -> PixelValues | None:
+    async def _pixels(
+        self, prompt: Prompt, num_choices: int, owner: AsyncExitStack
+    ) -> PixelValues | None:
+        """The prompt's pixels, counted once for each choice: an engine may copy them for each."""
         if not prompt.tiles:
             return None
-        owner.enter_context(self._tile_gate.hold(sum(t.num_tiles for t in prompt.tiles)))
+        num_tiles = sum(tiles.num_tiles for tiles in prompt.tiles)
+        owner.enter_context(self._tile_gate.hold(num_tiles * num_choices))
         return await asyncio.to_thread(to_pixel_values, prompt.tiles)
 
     def _refuse_when_not_ready(self) -> None:
