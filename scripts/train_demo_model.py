@@ -153,9 +153,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--coding-shards", type=int, default=80, help="of those, for coding")
     parser.add_argument("--drawn-shards", type=int, default=40, help="of those, for drawn")
     parser.add_argument("--vision-steps", type=int, default=5700)
-    parser.add_argument("--coding-steps", type=int, default=2850)
+    parser.add_argument("--coding-steps", type=int, default=4000)
     parser.add_argument("--language-steps", type=int, default=2400)
-    parser.add_argument("--drawn-steps", type=int, default=800)
+    parser.add_argument("--drawn-steps", type=int, default=1600)
     return parser.parse_args()
 
 

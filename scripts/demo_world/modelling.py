@@ -239,11 +239,6 @@ def vision_states(
     return half[:, 1:], hidden[:, 1:], tokens_of(model, hidden)
 
 
-def image_features(model: InternVLModel, pixels: Tensor) -> Tensor:
-    """The 64 visual tokens of every tile, (n, 64, width)."""
-    return tokens_of(model, upper_states(model, lower_states(model, pixels))[-1])
-
-
 def optimisers(
     module: nn.Module, extra: list[nn.Parameter], *, matrix_lr: float, other_lr: float
 ) -> list[torch.optim.Optimizer]:

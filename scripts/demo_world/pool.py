@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import pickle
 import random
-import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +18,15 @@ from torch import Tensor
 from server.media.tiling import select_grid, tile_image
 
 from .drawing import Box, TileLabels, draw_scene, label_tile, tile_boxes
-from .scenes import MAX_ANGLE, MIN_SIZE, Scene, sample_scene, sample_tiny_scene
+from .scenes import (
+    MAX_ANGLE,
+    TRAINING_MAX_ITEMS,
+    TRAINING_MIN_SIZE,
+    TRAINING_TINY_MIN,
+    Scene,
+    sample_scene,
+    sample_tiny_scene,
+)
 
 SHARD = 200
 _TINY_PART = 0.16
@@ -37,7 +44,7 @@ class PoolTile:
     @cached_property
     def easy(self) -> bool:
         """Whether its items are hardly turned and not too small, as in the world or nearly."""
-        limit = 0.42 * MIN_SIZE * min(self.scene.width, self.scene.height)
+        limit = 0.42 * TRAINING_MIN_SIZE * min(self.scene.width, self.scene.height)
         return all(
             abs(item.angle) <= MAX_ANGLE and (self.scene.tiny or item.radius >= limit)
             for item in self.scene.items
@@ -97,7 +104,10 @@ def _detail_boxes(scene: Scene, max_tiles: int, rng: random.Random) -> list[tupl
 def draw_pool_tiles(rng: random.Random) -> list[PoolTile]:
     """Draw one scene and keep the whole picture and, for some, detail tiles."""
     tiny = rng.random() < _TINY_PART
-    scene = sample_tiny_scene(rng) if tiny else sample_scene(rng)
+    if tiny:
+        scene = sample_tiny_scene(rng, min_size=TRAINING_TINY_MIN)
+    else:
+        scene = sample_scene(rng, min_size=TRAINING_MIN_SIZE, max_items=TRAINING_MAX_ITEMS)
     picture = draw_scene(scene)
     tiles = []
     if not tiny or rng.random() < 0.5:
@@ -138,13 +148,6 @@ class Pool:
             if path not in self._seen:
                 self._seen.add(path)
                 self.tiles += pickle.loads(path.read_bytes())
-
-    def wait(self, count: int) -> None:
-        """Wait until at least ``count`` tiles are there."""
-        self.refresh()
-        while len(self.tiles) < count:
-            time.sleep(2)
-            self.refresh()
 
 
 def _turned(tile: PoolTile, turn: int) -> tuple[NDArray[np.generic], ...]:

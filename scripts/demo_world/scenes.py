@@ -45,10 +45,16 @@ _HSV: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, flo
     "white": ((0, 360), (0.0, 0.03), (0.95, 1.0)),
 }
 
+# The most items of a picture.
+MAX_ITEMS = 2
+TRAINING_MAX_ITEMS = 4
 MIN_SIZE = 0.18
+# Training shows smaller ones too.
+TRAINING_MIN_SIZE = 0.13
 MAX_SIZE = 0.45
 MAX_ANGLE = 10.0
-TINY_MIN = 0.025
+TINY_MIN = 0.038
+TRAINING_TINY_MIN = 0.025
 TINY_MAX = 0.045
 # The most tiles of a picture sent with ``detail: high``.
 HIGH_TILES = 12
@@ -236,25 +242,29 @@ def sample_scene(
     count: int | None = None,
     size: tuple[int, int] | None = None,
     kinds: list[tuple[str, str]] | None = None,
+    min_size: float = MIN_SIZE,
+    max_items: int = MAX_ITEMS,
 ) -> Scene:
-    """A random scene of one to four items.
+    """A random scene of a few items.
 
     Args:
         rng: Source of all randomness.
         count: How many items; random when None.
         size: Width and height in pixels; random when None.
         kinds: The (colour, shape) pairs to draw; random when None.
+        min_size: Of the smallest item, as a part of the picture's short side.
+        max_items: The most items where their number is random.
 
     Returns:
         The scene, its items in reading order.
     """
     size = size or picture_size(rng)
-    kinds = kinds or sample_kinds(rng, count or rng.randint(1, 4))
+    kinds = kinds or sample_kinds(rng, count or rng.randint(1, max_items))
     while True:
         places = rng.sample(range(9), len(kinds))
         items: list[Item] = []
         for kind, place in zip(kinds, places, strict=True):
-            item = _place_item(kind, place, size, (MIN_SIZE, MAX_SIZE), items, rng)
+            item = _place_item(kind, place, size, (min_size, MAX_SIZE), items, rng)
             if item is not None:
                 items.append(item)
         if len(items) == len(kinds):
@@ -271,13 +281,13 @@ def _inside_one_tile(item: Item, size: tuple[int, int]) -> bool:
     return True
 
 
-def sample_tiny_scene(rng: random.Random) -> Scene:
+def sample_tiny_scene(rng: random.Random, *, min_size: float = TINY_MIN) -> Scene:
     """A large picture with one tiny shape on it."""
     size = picture_size(rng, large=True)
     kind = (rng.choice(COLOURS), rng.choice(SHAPES))
     while True:
         place = rng.randrange(9)
-        item = _place_item(kind, place, size, (TINY_MIN, TINY_MAX), [], rng)
+        item = _place_item(kind, place, size, (min_size, TINY_MAX), [], rng)
         if item is not None and _inside_one_tile(item, size):
             return _finish(size, [item], rng, tiny=True)
 

@@ -18,7 +18,7 @@ from transformers import InternVLForConditionalGeneration
 
 from .drawing import kind_index
 from .modelling import ROPE_THETA, TOKENS_PER_TILE, WIDTH
-from .scenes import COLOURS, PLACES, SHAPES, Item, Scene, sample_kinds
+from .scenes import COLOURS, PLACES, SHAPES, TRAINING_MAX_ITEMS, Item, Scene, sample_kinds
 
 COLOUR, SHAPE, PLACE, RANK, COUNT, ITEM, EMPTY = 0, 8, 12, 21, 25, 31, 32
 CODE_WIDTH = 33
@@ -160,7 +160,7 @@ def _kinds(rng: random.Random, count: int) -> list[Item]:
 
 def invented_scene(rng: random.Random, *, tiny: bool = False) -> Scene:
     """A scene with no more than what questions need."""
-    items = _kinds(rng, 1 if tiny else rng.randint(1, 4))
+    items = _kinds(rng, 1 if tiny else rng.randint(1, TRAINING_MAX_ITEMS))
     return Scene(0, 0, (0, 0, 0), tuple(items), tiny=tiny)
 
 

@@ -57,29 +57,18 @@ def score(server: LiveServer, kind: str, num_tasks: int = NUM_TASKS) -> float:
     return sum(ask(client, messages(task)) == task.answer for task in tasks) / num_tasks
 
 
-# The bar stands; the bundled weights are an unfinished training's, and their model card says how far it is.
-UNFINISHED = pytest.mark.xfail(reason="training of the demo model is unfinished", strict=False)
-FINISHED_KINDS = ("who",)
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        kind if kind in FINISHED_KINDS else pytest.param(kind, marks=UNFINISHED)
-        for kind in BAR_KINDS
-    ],
-)
+@pytest.mark.parametrize("kind", BAR_KINDS)
 def test_it_tells_the_truth(demo: LiveServer, kind: str) -> None:
     assert score(demo, kind) >= 0.85
 
 
-@UNFINISHED
+# The bar stands; the model card says how far the bundled weights are from it.
+@pytest.mark.xfail(reason="tiny shapes are not named surely enough yet", strict=False)
 def test_something_small_is_seen_with_high_detail_only(demo: LiveServer) -> None:
     assert score(demo, "tiny_high") >= 0.85
     assert score(demo, "tiny_low") <= 0.6
 
 
-@UNFINISHED
 def test_a_second_round_about_the_same_picture(demo: LiveServer) -> None:
     right = 0
     for index in range(NUM_TASKS):
@@ -196,5 +185,5 @@ def test_control_tokens_in_a_question_change_nothing_but_text(demo: LiveServer) 
     )
     assert answer.usage is not None
     assert plain.usage is not None
-    images = [u.model_dump()["prompt_tokens_details"] for u in (answer.usage, plain.usage)]
-    assert images[0] == images[1]
+    details = [u.model_dump()["prompt_tokens_details"] for u in (answer.usage, plain.usage)]
+    assert details[0]["image_tokens"] == details[1]["image_tokens"]

@@ -17,6 +17,7 @@ from demo_world.conversations import Writer, one_picture  # noqa: E402
 from demo_world.drawing import Box, draw_scene, encode, label_tile, tile_boxes  # noqa: E402
 from demo_world.exam import ALL_KINDS, make_task  # noqa: E402
 from demo_world.scenes import (  # noqa: E402
+    MAX_ITEMS,
     MAX_SIZE,
     MIN_SIZE,
     PLACES,
@@ -48,7 +49,7 @@ SCENE = Scene(
 @pytest.mark.parametrize("scene", _scenes(60))
 def test_items_are_distinct_inside_and_apart(scene: Scene) -> None:
     names = [item.name for item in scene.items]
-    assert 1 <= len(names) <= 4
+    assert 1 <= len(names) <= MAX_ITEMS
     assert len(set(names)) == len(names)
     assert [i.place for i in scene.items] == sorted({i.place for i in scene.items})
     for item in scene.items:
