@@ -66,7 +66,7 @@ async def stream_text(client: openai.AsyncOpenAI, arrivals: list[float], tokens:
     """One long answer; the arrival time of every chunk."""
     stream = await client.chat.completions.create(
         model="bench", messages=[{"role": "user", "content": "Go on."}], stream=True,
-        max_tokens=tokens, temperature=1.5, seed=3,
+        max_tokens=tokens, temperature=1.5, seed=3, extra_body={"ignore_eos": True},
     )  # fmt: skip
     async for chunk in stream:
         if chunk.choices and chunk.choices[0].delta.content:
