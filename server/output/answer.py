@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from server.core import (
     FinishReason,
@@ -14,42 +13,9 @@ from server.core import (
 )
 from server.output.detokenizer import Detokenizer
 from server.output.stop import StopMatcher
+from server.output.tool_calls import ParsedText, ToolCallParser
 
-__all__ = ["AnswerRules", "AnswerText", "CallParser", "ParsedText"]
-
-
-class ParsedText(Protocol):
-    """Text and pieces of tool calls that are certain."""
-
-    @property
-    def text(self) -> str:
-        """What is no part of a call."""
-
-    @property
-    def tool_calls(self) -> tuple[ToolCallDelta, ...]:
-        """Pieces of calls, in order."""
-
-
-class CallParser(Protocol):
-    """What `server.output.tool_calls.ToolCallParser` does."""
-
-    @property
-    def num_calls(self) -> int:
-        """Calls that have begun."""
-
-    @property
-    def has_cut_call(self) -> bool:
-        """Whether the last of them broke off."""
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether there can be no further call, so that the answer is over."""
-
-    def push(self, text: str) -> ParsedText:
-        """Take more of the answer's text."""
-
-    def flush(self) -> ParsedText:
-        """What is left when no text will follow."""
+__all__ = ["AnswerRules", "AnswerText"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +48,7 @@ class AnswerText:
         rules: AnswerRules,
         detokenizer: Detokenizer,
         stop: StopMatcher,
-        calls: CallParser | None = None,
+        calls: ToolCallParser | None = None,
     ) -> None:
         self._rules = rules
         self._detokenizer = detokenizer
