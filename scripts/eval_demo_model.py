@@ -86,7 +86,16 @@ def _wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
 @contextlib.contextmanager
 def _own_server() -> Iterator[str]:
     port = _free_port()
-    command = [sys.executable, "-m", "server", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "internvl_server",
+        "serve",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     server = subprocess.Popen(command, cwd=ROOT)
     try:
         _wait_until_ready(f"http://127.0.0.1:{port}/ready", server)
@@ -128,7 +137,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--base-url", help="a running server's address, ending in /v1")
     parser.add_argument("--model", help="model name; the server's first one if left out")
     parser.add_argument("--offline", action="store_true", help="use transformers, no server")
-    parser.add_argument("--folder", type=Path, default=ROOT / "server" / "demo_model")
+    parser.add_argument(
+        "--folder", type=Path, default=ROOT / "server" / "internvl_server" / "demo_model"
+    )
     parser.add_argument("--scenes", type=int, default=500, help="questions of each kind")
     parser.add_argument("--kinds", nargs="+", choices=ALL_KINDS, default=list(ALL_KINDS))
     parser.add_argument("--concurrency", type=int, default=8)

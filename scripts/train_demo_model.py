@@ -1,4 +1,4 @@
-"""Train the bundled demo model from nothing and export it to server/demo_model.
+"""Train the bundled demo model from nothing and export it to server/internvl_server/demo_model.
 
 Phases, each of which goes on from its checkpoint if it was interrupted:
 
@@ -146,7 +146,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--work", type=Path, default=ROOT / ".demo-train", help="pool and checkpoints"
     )
-    parser.add_argument("--out", type=Path, default=ROOT / "server" / "demo_model")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "server" / "internvl_server" / "demo_model"
+    )
     parser.add_argument("--fresh", action="store_true", help="forget earlier checkpoints")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--pool-shards", type=int, default=80, help="of 200 scenes each")

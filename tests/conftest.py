@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from internvl_server.prompt.tokenizer import PromptTokenizer, load_tokenizer
 from PIL import Image
 
 from scripts.make_random_checkpoint import SHAPES, write_checkpoint
-from server.prompt.tokenizer import PromptTokenizer, load_tokenizer
 from tests.live_server import LiveServer, start_echo_server
 
 

@@ -10,9 +10,8 @@ from typing import Any
 import httpx2
 import openai
 import uvicorn
-
-from server.app import create_app
-from server.settings import Settings
+from internvl_server.app import create_app
+from internvl_server.settings import Settings
 
 
 class LiveServer:

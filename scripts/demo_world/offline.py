@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from internvl_server.media.tiling import tile_image
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import InternVLForConditionalGeneration
-
-from server.media.tiling import tile_image
 
 from .drawing import draw_scene
 from .exam import Task

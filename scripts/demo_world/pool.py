@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from internvl_server.media.tiling import select_grid, tile_image
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-
-from server.media.tiling import select_grid, tile_image
 
 from .drawing import Box, TileLabels, draw_scene, label_tile, tile_boxes
 from .scenes import (

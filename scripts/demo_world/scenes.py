@@ -6,7 +6,7 @@ import math
 import random
 from dataclasses import dataclass, field
 
-from server.media.tiling import select_grid
+from internvl_server.media.tiling import select_grid
 
 SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "star")
 COLOURS: tuple[str, ...] = (

@@ -25,13 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import openai
+from internvl_server.checkpoint.files import load_checkpoint
+from internvl_server.engine.turbomind.machine import check_machine, count_gpus
+from internvl_server.errors import StartupError
+from internvl_server.settings import ModelSettings
 
 from scripts.gpu_smoke.features import try_features
 from scripts.gpu_smoke.prompts import PARITY, mixed
-from server.checkpoint import load_checkpoint
-from server.engine.lmdeploy_gpu import check_machine, count_gpus
-from server.errors import StartupError
-from server.settings import ModelSettings
 
 NUM_STREAMS, NUM_ABORTS, MAX_TOKENS = 64, 300, 64
 # Kernels round differently in bfloat16, so long texts part; the beginning must not.
@@ -56,7 +56,7 @@ def served(folder: Path, tp: int) -> Iterator[tuple[openai.AsyncOpenAI, subproce
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [
-        sys.executable, "-m", "server", "serve", "--engine", "turbomind", "--model", str(folder),
+        sys.executable, "-m", "internvl_server", "serve", "--engine", "turbomind", "--model", str(folder),
         "--port", str(port), "--set", f"engine.turbomind.tp={tp}",
         "--set", f"engine.max_num_seqs={NUM_STREAMS}", "--set", "limits.max_in_flight=512",
     ]  # fmt: skip

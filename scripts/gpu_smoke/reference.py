@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from internvl_server.checkpoint.files import load_checkpoint
+from internvl_server.core import Conversation, Detail, ImageReference, Message, TextPart
+from internvl_server.media.pixels import to_pixel_values
+from internvl_server.media.preparer import MediaPreparer
+from internvl_server.prompt.builder import PromptBuilder, select_template
+from internvl_server.prompt.tokenizer import load_tokenizer
+from internvl_server.settings import MediaSettings, ModelSettings
 
 from scripts.gpu_smoke.prompts import PARITY
-from server.checkpoint import load_checkpoint
-from server.core import Conversation, Detail, ImageReference, Message, TextPart
-from server.media.pixels import to_pixel_values
-from server.media.preparer import MediaPreparer
-from server.prompt.builder import PromptBuilder, select_template
-from server.prompt.tokenizer import load_tokenizer
-from server.settings import MediaSettings, ModelSettings
 
 DEVICE = "cuda"
 
@@ -54,10 +54,10 @@ async def answers(folder: Path, max_tokens: int) -> dict[str, str]:
     found = {}
     for name, messages in PARITY.items():
         conversation = conversation_of(messages)
-        outline = builder.outline(conversation)
-        room = builder.max_image_tokens(outline, max_tokens, max_tokens)
+        skeleton = builder.skeleton(conversation)
+        room = builder.max_image_tokens(skeleton, max_tokens, max_tokens)
         tiles = await media.prepare(conversation.images, max_image_tokens=room)
-        prompt = builder.build(outline, tiles)
+        prompt = builder.build(skeleton, tiles)
         inputs = {"input_ids": torch.tensor([prompt.token_ids], device=DEVICE)}
         if tiles:
             pixels = torch.from_numpy(to_pixel_values(tiles))

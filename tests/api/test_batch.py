@@ -1,4 +1,4 @@
-"""`python -m server batch`, as a process: in process on the echo engine, and against a running server."""
+"""`internvl-server batch` as a process: on its own echo engine, and against a running server."""
 
 import contextlib
 import json
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from internvl_server.cli import main
 
-from server.cli import main
 from tests.live_server import LiveServer
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +40,15 @@ class Batch:
         self.input.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     def start(self, *options: str, **streams: Any) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "server", "batch", str(self.input), "-o", str(self.output)]
+        command = [
+            sys.executable,
+            "-m",
+            "internvl_server",
+            "batch",
+            str(self.input),
+            "-o",
+            str(self.output),
+        ]
         return subprocess.Popen(
             [*command, *options], cwd=ROOT, text=True, **{"stderr": subprocess.PIPE} | streams
         )
@@ -218,7 +226,7 @@ def test_a_model_that_cannot_be_served_is_said(batch: Batch) -> None:
 @pytest.mark.model
 def test_the_readmes_command(tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = re.search(r"^python -m server batch .*", readme, re.MULTILINE)
+    found = re.search(r"^python -m internvl_server batch .*", readme, re.MULTILINE)
     assert found is not None
     *options, output = shlex.split(found.group())[1:]
     assert output == "answers.jsonl"

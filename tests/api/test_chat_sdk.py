@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import openai
 import pytest
+from internvl_server.prompt.tokenizer import PromptTokenizer
 
-from server.prompt.tokenizer import PromptTokenizer
 from tests.live_server import LiveServer
 
 MODEL = "tiny"

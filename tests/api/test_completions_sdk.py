@@ -6,8 +6,8 @@ from typing import Any
 
 import openai
 import pytest
+from internvl_server.prompt.tokenizer import PromptTokenizer
 
-from server.prompt.tokenizer import PromptTokenizer
 from tests.api.test_errors import assert_envelope
 from tests.live_server import LiveServer
 

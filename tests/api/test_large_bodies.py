@@ -6,8 +6,8 @@ from typing import Any
 
 import httpx2
 import pytest
+from internvl_server.protocol import tools
 
-from server.protocol import tools
 from tests.live_server import LiveServer
 
 SCHEMA = {"type": "object", "description": "x" * 100_000}

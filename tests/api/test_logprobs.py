@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
+from internvl_server.prompt.tokenizer import PromptTokenizer
 
-from server.prompt.tokenizer import PromptTokenizer
 from tests.live_server import LiveServer
 
 MODEL = "tiny"

@@ -96,7 +96,7 @@ def test_frames_are_named_events_and_the_last_is_the_response(echo_server: LiveS
 
 def test_a_slow_stream_is_kept_alive(start_server: Callable[..., LiveServer]) -> None:
     server = start_server(
-        server={"sse_ping_s": 0.05}, engine={"echo": {"first_token_delay_s": 0.3}}
+        server={"sse_keep_alive_s": 0.05}, engine={"echo": {"first_token_delay_s": 0.3}}
     )
     answer = post(server, ASK | {"stream": True, "max_output_tokens": 1})
     assert ": ping" in answer.text

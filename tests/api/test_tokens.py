@@ -9,9 +9,9 @@ import httpx2
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from internvl_server.prompt.tokenizer import PromptTokenizer
 from PIL import ExifTags, Image
 
-from server.prompt.tokenizer import PromptTokenizer
 from tests.api.test_errors import assert_envelope
 from tests.conftest import data_url
 from tests.live_server import LiveServer

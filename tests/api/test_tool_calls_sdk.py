@@ -113,9 +113,9 @@ def test_a_required_call_needs_an_engine_that_can_be_held_to_it(
     start_server: Callable[..., LiveServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "llguidance", None)
-    for name in [name for name in sys.modules if name.startswith("server.engine.echo_")]:
+    for name in [name for name in sys.modules if name.startswith("internvl_server.engine.echo.")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delitem(sys.modules, "server.engine.guides", raising=False)
+    monkeypatch.delitem(sys.modules, "internvl_server.engine.guided.matcher", raising=False)
     client = start_server().client()
     for options in ({"tool_choice": "required"}, {"response_format": {"type": "json_object"}}):
         extra: Any = {"tools": TOOLS} if "tool_choice" in options else {}

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from server import __version__
+from internvl_server import __version__
+
 from tests.api.test_errors import HELLO, assert_envelope
 from tests.live_server import LiveServer
 

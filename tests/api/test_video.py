@@ -6,11 +6,11 @@ from typing import Any
 
 import openai
 import pytest
+from internvl_server.checkpoint.files import load_checkpoint
+from internvl_server.settings import ModelSettings
 
-from server.checkpoint import load_checkpoint
-from server.settings import ModelSettings
 from tests.live_server import LiveServer
-from tests.unit.media.test_media_video import HOSTILE
+from tests.unit.media.decoding.test_video import HOSTILE
 from tests.video_files import CONTAINERS, audio_only, video, video_url
 
 MODEL = "tiny"

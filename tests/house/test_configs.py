@@ -4,13 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
-
-from server.cli import main
-from server.plan.check import check_settings
-from server.plan.memory import parse_gpus
-from server.plan.models import MODELS, find_model
-from server.settings import Settings
-from server.settings_loading import load_settings
+from internvl_server.cli import main
+from internvl_server.planner.check import check_settings
+from internvl_server.planner.memory import parse_gpus
+from internvl_server.planner.models import MODELS, find_model
+from internvl_server.settings import Settings
+from internvl_server.settings.loading import load_settings
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
@@ -66,4 +65,4 @@ def test_the_readme_has_the_table_of_gpus(capsys: pytest.CaptureFixture[str]) ->
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     found = re.search(r"<!-- plan:begin -->\n(.*?)\n<!-- plan:end -->", readme, re.DOTALL)
     assert found, "README.md lacks the markers <!-- plan:begin --> and <!-- plan:end -->"
-    assert found[1] == table, "run: python -m server plan --markdown"
+    assert found[1] == table, "run: python -m internvl_server plan --markdown"

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
+from internvl_server.settings import LimitSettings, ServerSettings
+from internvl_server.settings.loading import load_settings
 
 from scripts.exercise_dockerfile import needed, parse
-from server.settings import LimitSettings, ServerSettings
-from server.settings_loading import load_settings
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
@@ -159,7 +159,7 @@ def test_the_balancer_repeats_no_request_and_cuts_no_stream() -> None:
 
 def test_the_balancer_waits_longer_than_the_server() -> None:
     seconds = {name: int(value) for name, value in re.findall(r"timeout ([\w-]+) (\d+)s", HAPROXY)}
-    assert seconds["server"] > max(60, 2 * ServerSettings().sse_ping_s)
+    assert seconds["server"] > max(60, 2 * ServerSettings().sse_keep_alive_s)
     assert seconds["client"] >= seconds["server"]
     assert seconds["http-request"] > LimitSettings().body_timeout_s
 

@@ -6,15 +6,15 @@ import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
-from server import errors
-from server.api.errors import ERROR_TABLE
-from server.api.errors_table import SPECIAL_CODES, errors_table
-from server.fields_table import fields_table
-from server.protocol.responses_fields import RESPONSES_FIELDS
-from server.settings_table import settings_table
+from internvl_server import errors
+from internvl_server.api.errors import ERROR_TABLE
+from internvl_server.api.errors_table import SPECIAL_CODES, errors_table
+from internvl_server.fields_table import fields_table
+from internvl_server.protocol.responses.fields import RESPONSES_FIELDS
+from internvl_server.settings.table import settings_table
 
 ROOT = Path(__file__).parents[2]
-MODULES = sorted((ROOT / "server").rglob("*.py"))
+MODULES = sorted((ROOT / "server" / "internvl_server").rglob("*.py"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -38,7 +38,7 @@ def test_functions_are_short() -> None:
 
 
 def test_the_engine_contract_is_short() -> None:
-    contract = (ROOT / "server/engine/base.py").read_text(encoding="utf-8")
+    contract = (ROOT / "server/internvl_server/engine/base.py").read_text(encoding="utf-8")
     assert len(contract.splitlines()) <= 100
 
 
@@ -74,7 +74,7 @@ def test_the_error_tree_is_drawn_in_full() -> None:
 
 
 def test_the_readme_has_every_setting() -> None:
-    assert settings_table() in README, "run: python -m server settings"
+    assert settings_table() in README, "run: python -m internvl_server settings"
 
 
 def test_the_readme_has_the_table_of_fields() -> None:
@@ -103,8 +103,8 @@ def test_two_modules_alone_dial_out() -> None:
     names = r"httpx2?|httpcore2?|aiohttp|urllib3|requests|urllib\.request"
     clients = re.compile(rf"^\s*(?:import|from) ({names})\b", re.MULTILINE)
     users = {p for p in MODULES if clients.search(p.read_text(encoding="utf-8"))}
-    allowed = {"media/fetch.py", "batch/client.py"}
-    assert {p.relative_to(ROOT / "server").as_posix() for p in users} == allowed
+    allowed = {"media/sources/fetch.py", "batch/client.py"}
+    assert {p.relative_to(ROOT / "server" / "internvl_server").as_posix() for p in users} == allowed
 
 
 def test_nothing_unpickles_or_evaluates() -> None:

@@ -3,8 +3,9 @@ import os
 import re
 from pathlib import Path
 
-from server.protocol.chat import ChatCompletionRequest
-from server.protocol.responses import InputTokensRequest, ResponsesRequest
+from internvl_server.protocol.chat.request import ChatCompletionRequest
+from internvl_server.protocol.responses.request import InputTokensRequest, ResponsesRequest
+
 from tests.live_server import LiveServer
 
 # Those with parts that have names of their own in the document.

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from internvl_server.app import create_app
+from internvl_server.settings import Settings
 from starlette.types import Message
-
-from server.app import create_app
-from server.settings import Settings
 
 CHAT = {"messages": [{"role": "user", "content": "hello " * 20}]}
 RAW = {"prompt": ["hello " * 20] * 2, "max_tokens": 100}

@@ -1,9 +1,9 @@
 """The GPU trial's own client, against the CPU engine with the demo model: what it checks is true here."""
 
 import pytest
+from internvl_server.settings import Settings
 
 from scripts.gpu_smoke.features import CHECKS, try_features
-from server.settings import Settings
 from tests.live_server import LiveServer
 
 

@@ -51,7 +51,7 @@ def running(*command: str) -> Iterator[subprocess.Popen[bytes]]:
 
 def replica(checkpoint: Path, port: int) -> tuple[str, ...]:
     return (
-        sys.executable, "-m", "server", "serve", "--engine", "echo", "--model", str(checkpoint),
+        sys.executable, "-m", "internvl_server", "serve", "--engine", "echo", "--model", str(checkpoint),
         "--port", str(port), "--set", "model.served_name=m",
         "--set", "engine.echo.token_delay_s=0.02",
     )  # fmt: skip

@@ -16,7 +16,7 @@ import httpx2
 import pytest
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-m", "server", "serve", "--engine", "echo"]
+COMMAND = [sys.executable, "-m", "internvl_server", "serve", "--engine", "echo"]
 
 
 def run(*options: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -151,7 +151,7 @@ def test_a_taken_port_is_said(tiny_checkpoint: Path) -> None:
 
 
 def test_settings_come_from_file_environment_and_command_line(tmp_path: Path) -> None:
-    from server.settings_loading import load_settings
+    from internvl_server.settings.loading import load_settings
 
     config = tmp_path / "server.toml"
     config.write_text("[server]\nport = 1111\nhost = '::1'\n[engine]\nmax_num_seqs = 3\n")
@@ -162,7 +162,7 @@ def test_settings_come_from_file_environment_and_command_line(tmp_path: Path) ->
 
 
 def test_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from server.settings_loading import load_settings
+    from internvl_server.settings.loading import load_settings
 
     config = tmp_path / "server.toml"
     config.write_text("[server]\nport = 1111\n")

@@ -73,7 +73,9 @@ def test_the_frames_are_openais(echo_server: LiveServer) -> None:
 
 
 def test_keep_alive_comments_fill_a_long_wait(start_server: Callable[..., LiveServer]) -> None:
-    server = start_server(server={"sse_ping_s": 0.1}, engine={"echo": {"first_token_delay_s": 1.0}})
+    server = start_server(
+        server={"sse_keep_alive_s": 0.1}, engine={"echo": {"first_token_delay_s": 1.0}}
+    )
     frames = list(events(server, max_tokens=1))
     assert frames.count(": ping") >= 2
     assert frames[-1] == "data: [DONE]"

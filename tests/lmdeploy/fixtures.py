@@ -3,11 +3,12 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
+from internvl_server.checkpoint.files import Checkpoint, load_checkpoint
+from internvl_server.engine.turbomind import engine as lmdeploy_engine
+from internvl_server.engine.turbomind import machine as lmdeploy_gpu
+from internvl_server.engine.turbomind.engine import TurbomindEngine
+from internvl_server.settings import ModelSettings, TurbomindSettings
 
-from server.checkpoint import Checkpoint, load_checkpoint
-from server.engine import lmdeploy_engine, lmdeploy_gpu
-from server.engine.lmdeploy_engine import TurbomindEngine
-from server.settings import ModelSettings, TurbomindSettings
 from tests.lmdeploy.checkpoints import make_checkpoint
 from tests.lmdeploy.native import Loop, stand_ins
 

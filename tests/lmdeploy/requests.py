@@ -3,9 +3,8 @@
 from typing import Any
 
 import numpy as np
-
-from server.core import GenerateRequest, ImageSpan, SamplingParams
-from server.engine.lmdeploy_engine import TurbomindEngine
+from internvl_server.core import GenerateRequest, ImageSpan, SamplingParams
+from internvl_server.engine.turbomind.engine import TurbomindEngine
 
 END = 322  # <|im_end|> of the tiny tokenizer
 STOPS = frozenset({320, END})  # with <|endoftext|>: the checkpoint's own

@@ -10,13 +10,12 @@ from unittest import mock
 
 import httpx2
 from fastapi import FastAPI
+from internvl_server.app import create_app
+from internvl_server.engine.turbomind.checkpoint import register_authors_config
+from internvl_server.settings import Settings
 from lmdeploy.messages import TurbomindEngineConfig
 from lmdeploy.serve.core.health import EngineHealthMonitor
 from lmdeploy.serve.openai import api_server
-
-from server.app import create_app
-from server.engine.lmdeploy_layout import register_authors_config
-from server.settings import Settings
 
 
 @asynccontextmanager

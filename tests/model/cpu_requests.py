@@ -5,29 +5,28 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
-
-from server.checkpoint import Checkpoint, load_checkpoint
-from server.core import GenerateRequest, ImageSpan, SamplingParams
-from server.engine.cpu import CpuEngine
-from server.engine.token_table import TokenTable
-from server.prompt.tokenizer import load_tokenizer
-from server.settings import CpuSettings, ModelSettings
+from internvl_server.checkpoint.files import Checkpoint, load_checkpoint
+from internvl_server.core import GenerateRequest, ImageSpan, SamplingParams
+from internvl_server.core.vocabulary import Vocabulary
+from internvl_server.engine.cpu import CpuEngine
+from internvl_server.prompt.tokenizer import load_tokenizer
+from internvl_server.settings import CpuSettings, ModelSettings
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
     return load_checkpoint(ModelSettings(path=str(folder)))
 
 
-def read_tokens(checkpoint: Checkpoint) -> TokenTable:
+def read_tokens(checkpoint: Checkpoint) -> Vocabulary:
     tokenizer = load_tokenizer(checkpoint.path)
-    return TokenTable(tokenizer.all_token_bytes, tokenizer.special_ids, tokenizer.encode_answer)
+    return Vocabulary(tokenizer.all_token_bytes, tokenizer.special_ids, tokenizer.encode_answer)
 
 
 @asynccontextmanager
 async def running_engine(
     checkpoint: Checkpoint,
     *,
-    tokens: TokenTable | None = None,
+    tokens: Vocabulary | None = None,
     max_num_seqs: int = 16,
     max_model_len: int = 1024,
     **settings,

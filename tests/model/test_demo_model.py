@@ -12,12 +12,12 @@ from typing import Any
 
 import openai
 import pytest
+from internvl_server.settings import Settings
 
 from scripts.demo_world.drawing import encode
 from scripts.demo_world.exam import Task, make_task
 from scripts.demo_world.questions import BAR_KINDS
 from scripts.demo_world.scenes import Scene
-from server.settings import Settings
 from tests.live_server import LiveServer
 
 pytestmark = pytest.mark.model
@@ -104,7 +104,7 @@ def test_usage_counts_what_the_tokenizer_counts(demo: LiveServer) -> None:
     answer = demo.client().chat.completions.create(
         model=MODEL, messages=messages(task), temperature=0
     )
-    builder = demo.app.state.services.chat._builder
+    builder = demo.app.state.services.pipeline._builder
     tokenizer, checkpoint = builder._tokenizer, demo.app.state.services.checkpoint
     assert answer.usage is not None
     text = answer.choices[0].message.content or ""
@@ -112,7 +112,7 @@ def test_usage_counts_what_the_tokenizer_counts(demo: LiveServer) -> None:
     details = answer.usage.model_dump()["prompt_tokens_details"]
     num_tiles = details["image_tokens"] // checkpoint.num_tokens_per_tile
     image = "<img>" + "<IMG_CONTEXT>" * checkpoint.num_tokens_per_tile * num_tiles + "</img>"
-    from server.prompt.template import DEFAULT_SYSTEM_TEXT
+    from internvl_server.prompt.template import DEFAULT_SYSTEM_TEXT
 
     rendered = (
         f"<|im_start|>system\n{DEFAULT_SYSTEM_TEXT}<|im_end|>\n<|im_start|>user\n{image}\n"

@@ -11,13 +11,13 @@ from typing import Any, Literal
 import av
 import openai
 import pytest
+from internvl_server.settings import Settings
 from pydantic import BaseModel, ConfigDict
 
 from scripts.demo_world import questions
 from scripts.demo_world.drawing import draw_scene, encode
 from scripts.demo_world.exam import make_task
 from scripts.demo_world.scenes import PLACES, Item, Scene, sample_scene
-from server.settings import Settings
 from tests.live_server import LiveServer
 
 pytestmark = pytest.mark.model

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import openai
 import pytest
+from internvl_server.settings import Settings
 from pydantic import BaseModel
 
-from server.settings import Settings
 from tests.live_server import LiveServer
 
 pytestmark = pytest.mark.model

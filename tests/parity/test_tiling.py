@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from internvl_server.core import ImageTiles
+from internvl_server.media.pixels import to_pixel_values
+from internvl_server.media.tiling import count_tiles, select_grid, tile_image
 
-from server.core import ImageTiles
-from server.media.pixels import to_pixel_values
-from server.media.tiling import count_tiles, select_grid, tile_image
 from tests.parity.pictures import CAPS, PIXEL_CASES, SIZES, make_picture, sample
 
 GOLDENS = json.loads((Path(__file__).parents[1] / "data" / "tiling.json").read_text())

@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from internvl_server.checkpoint.files import load_checkpoint
+from internvl_server.core import Conversation, Message, Role, TextPart, Tool, ToolCall
+from internvl_server.prompt.builder import PromptBuilder
+from internvl_server.prompt.chat_template import CheckpointTemplate
+from internvl_server.prompt.template import DEFAULT_SYSTEM_TEXT, InternVL25Template, Template
+from internvl_server.prompt.tokenizer import PromptTokenizer
+from internvl_server.settings import ModelSettings
 from transformers import PreTrainedTokenizerFast
-
-from server.checkpoint import load_checkpoint
-from server.core import Conversation, Message, Role, TextPart, Tool, ToolCall
-from server.prompt.builder import PromptBuilder
-from server.prompt.checkpoint_template import CheckpointTemplate
-from server.prompt.template import DEFAULT_SYSTEM_TEXT, InternVL25Template, Template
-from server.prompt.tokenizer import PromptTokenizer
-from server.settings import ModelSettings
 
 # Writes what the chat template in Qwen2.5's tokenizer_config.json writes, with InternVL's system text.
 QWEN25 = r"""
@@ -142,7 +141,7 @@ def test_ids_are_those_of_transformers(
         continue_final_message=conversation.continue_final_message,
         return_dict=False,
     )
-    ids = builder.build(builder.outline(conversation), ()).token_ids
+    ids = builder.build(builder.skeleton(conversation), ()).token_ids
     assert tokenizer._full.decode(ids, skip_special_tokens=False) == reference.decode(expected)
     assert list(ids) == expected
 

@@ -7,10 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import numpy as np
 import pytest
+from internvl_server.core import Detail, ImageReference
+from internvl_server.settings import MediaSettings
 from PIL import Image
-
-from server.core import Detail, ImageReference
-from server.settings import MediaSettings
 
 PARAM = "messages[0].content[1].image_url"
 

@@ -1,9 +1,8 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from server.output.detokenizer import BytesDetokenizer, Detokenizer, WindowDetokenizer
-from server.prompt.tokenizer import PromptTokenizer
+from internvl_server.output.detokenizer import BytesDetokenizer, Detokenizer, WindowDetokenizer
+from internvl_server.prompt.tokenizer import PromptTokenizer
 
 
 def make(kind: str, tokenizer: PromptTokenizer) -> Detokenizer:

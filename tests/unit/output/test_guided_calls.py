@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from internvl_server.core import Tool, ToolChoice
+from internvl_server.output.tool_calls import ToolCallParser
+from internvl_server.prompt.tokenizer import load_tokenizer
+from internvl_server.protocol.tools import tool_guide
 
-from server.core import Tool, ToolChoice
-from server.output.tool_calls import ToolCallParser
-from server.prompt.tokenizer import load_tokenizer
-from server.protocol.tools import tool_guide
-from tests.unit.engine.guided import SCHEMAS, fits
-from tests.unit.engine.test_guides import Words, walk
+from tests.unit.engine.guided.helpers import SCHEMAS, fits
+from tests.unit.engine.guided.test_matcher import Words, walk
 
-DEMO = Path(__file__).parents[3] / "server" / "demo_model"
+DEMO = Path(__file__).parents[3] / "server" / "internvl_server" / "demo_model"
 OBJECTS = SCHEMAS.filter(lambda schema: schema.get("type") == "object")
 
 

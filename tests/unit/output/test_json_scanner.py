@@ -3,8 +3,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from server.output.json_scanner import JsonScanner
+from internvl_server.output.json_scanner import JsonScanner
 
 VALUES = st.recursive(
     st.none()

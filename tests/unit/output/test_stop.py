@@ -1,8 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from server.output.stop import StopMatcher, StopStrings
+from internvl_server.output.stop import StopMatcher, StopStrings
 
 SMALL = st.text(alphabet="ab\n", max_size=12)
 STOPS = st.lists(st.text(alphabet="ab\n", min_size=1, max_size=4), max_size=4)

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from server.core import ToolCallDelta, ToolChoice
-from server.output.tool_calls import ToolCallParser
+from internvl_server.core import ToolCallDelta, ToolChoice
+from internvl_server.output.tool_calls import ToolCallParser
 
 NAMES = ("get_weather", "f", "tool_call")
 AUTO = ToolChoice("auto")

@@ -2,14 +2,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from server.checkpoint import Checkpoint, load_checkpoint
-from server.core import Conversation, Detail, ImageReference, ImageTiles, Message, TextPart
-from server.errors import ContextLengthExceededError
-from server.prompt.builder import PromptBuilder
-from server.prompt.template import DEFAULT_SYSTEM_TEXT, InternVL25Template
-from server.prompt.tokenizer import PromptTokenizer
-from server.settings import ModelSettings
+from internvl_server.checkpoint.files import Checkpoint, load_checkpoint
+from internvl_server.core import Conversation, Detail, ImageReference, ImageTiles, Message, TextPart
+from internvl_server.errors import ContextLengthExceededError
+from internvl_server.prompt.builder import PromptBuilder
+from internvl_server.prompt.template import DEFAULT_SYSTEM_TEXT, InternVL25Template
+from internvl_server.prompt.tokenizer import PromptTokenizer
+from internvl_server.settings import ModelSettings
 
 IMAGE = ImageReference("data:,", Detail.AUTO, None, "messages[0].content[0].image_url")
 
@@ -39,7 +38,7 @@ def test_ids_are_those_of_the_whole_rendered_string(
     builder: PromptBuilder, checkpoint: Checkpoint, tokenizer: PromptTokenizer
 ) -> None:
     conversation = asked(IMAGE, "\n  What is this?\n", IMAGE, "And that?")
-    prompt = builder.build(builder.outline(conversation), (tiles(1), tiles(3)))
+    prompt = builder.build(builder.skeleton(conversation), (tiles(1), tiles(3)))
     per_tile = checkpoint.num_tokens_per_tile
     images = ["<img>" + "<IMG_CONTEXT>" * per_tile * n + "</img>" for n in (1, 3)]
     whole = (
@@ -54,7 +53,7 @@ def test_image_tokens_stand_exactly_where_images_are(
     builder: PromptBuilder, checkpoint: Checkpoint
 ) -> None:
     conversation = asked("<IMG_CONTEXT><img></img>", IMAGE, "<IMG_CONTEXT>")
-    prompt = builder.build(builder.outline(conversation), (tiles(5),))
+    prompt = builder.build(builder.skeleton(conversation), (tiles(5),))
     positions = [i for i, t in enumerate(prompt.token_ids) if t == checkpoint.image_token_id]
     (span,) = prompt.images
     assert positions == list(range(span.offset, span.offset + span.num_image_tokens))
@@ -64,19 +63,19 @@ def test_image_tokens_stand_exactly_where_images_are(
 def test_outline_counts_all_but_the_image_tokens(
     builder: PromptBuilder, checkpoint: Checkpoint
 ) -> None:
-    outline = builder.outline(asked(IMAGE, "What?", IMAGE))
-    prompt = builder.build(outline, (tiles(2), tiles(1)))
-    assert prompt.num_tokens == outline.num_tokens + 3 * checkpoint.num_tokens_per_tile
+    skeleton = builder.skeleton(asked(IMAGE, "What?", IMAGE))
+    prompt = builder.build(skeleton, (tiles(2), tiles(1)))
+    assert prompt.num_tokens == skeleton.num_tokens + 3 * checkpoint.num_tokens_per_tile
 
 
 def test_a_prompt_that_does_not_fit_is_refused_with_the_numbers(
     builder: PromptBuilder, checkpoint: Checkpoint
 ) -> None:
-    outline = builder.outline(asked(IMAGE))
+    skeleton = builder.skeleton(asked(IMAGE))
     num_tiles = checkpoint.max_model_len // checkpoint.num_tokens_per_tile
-    prompt = builder.build(outline, (tiles(num_tiles),))
+    prompt = builder.build(skeleton, (tiles(num_tiles),))
     with pytest.raises(ContextLengthExceededError) as caught:
-        builder.max_tokens_for(prompt, None, 100)
+        builder.resolve_max_tokens(prompt, None, 100)
     message = caught.value.message
     assert str(checkpoint.max_model_len) in message
     assert str(prompt.num_tokens) in message
@@ -86,13 +85,13 @@ def test_a_prompt_that_does_not_fit_is_refused_with_the_numbers(
 def test_answer_limit_is_honoured_refused_or_cut_to_the_room(
     builder: PromptBuilder, checkpoint: Checkpoint
 ) -> None:
-    prompt = builder.build(builder.outline(asked("hi")), ())
+    prompt = builder.build(builder.skeleton(asked("hi")), ())
     room = checkpoint.max_model_len - prompt.num_tokens
-    assert builder.max_tokens_for(prompt, room, 10) == room
-    assert builder.max_tokens_for(prompt, None, 10) == 10
-    assert builder.max_tokens_for(prompt, None, 10**9) == room
+    assert builder.resolve_max_tokens(prompt, room, 10) == room
+    assert builder.resolve_max_tokens(prompt, None, 10) == 10
+    assert builder.resolve_max_tokens(prompt, None, 10**9) == room
     with pytest.raises(ContextLengthExceededError):
-        builder.max_tokens_for(prompt, room + 1, 10)
+        builder.resolve_max_tokens(prompt, room + 1, 10)
 
 
 def test_hopelessly_long_text_is_refused_untokenised(

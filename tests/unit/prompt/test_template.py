@@ -1,12 +1,11 @@
 import re
 
 import pytest
-
-from server.core import Conversation, Detail, ImageReference, Message, Role, TextPart
-from server.errors import InvalidRequestError, StartupError
-from server.prompt.checkpoint_template import CheckpointTemplate
-from server.prompt.segments import Control, ImagePlace, Segment
-from server.prompt.template import DEFAULT_SYSTEM_TEXT, InternVL25Template
+from internvl_server.core import Conversation, Detail, ImageReference, Message, Role, TextPart
+from internvl_server.errors import InvalidRequestError, StartupError
+from internvl_server.prompt.chat_template import CheckpointTemplate
+from internvl_server.prompt.segments import Control, ImagePlaceholder, Segment
+from internvl_server.prompt.template import DEFAULT_SYSTEM_TEXT, InternVL25Template
 
 IMAGE = ImageReference("data:,", Detail.AUTO, None, "messages[0].content[0].image_url")
 CONTROL = re.compile(r"<\|im_start\|>|<\|im_end\|>")
@@ -17,7 +16,7 @@ def said(role: Role, *parts: str | ImageReference) -> Message:
 
 
 def shown(segments: list[Segment]) -> str:
-    marks = {ImagePlace: lambda s: f"[image {s.index}]", Control: lambda s: s.name}
+    marks = {ImagePlaceholder: lambda s: f"[image {s.index}]", Control: lambda s: s.name}
     return "".join(s if isinstance(s, str) else marks[type(s)](s) for s in segments)
 
 

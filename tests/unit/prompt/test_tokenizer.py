@@ -2,10 +2,9 @@ import unicodedata
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from internvl_server.prompt.tokenizer import PromptTokenizer
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
-
-from server.prompt.tokenizer import PromptTokenizer
 
 ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
 

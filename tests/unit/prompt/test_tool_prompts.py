@@ -5,16 +5,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from server.checkpoint import load_checkpoint
-from server.core import Conversation, Message, TextPart, Tool, ToolCall
-from server.errors import UnsupportedParameterError
-from server.prompt.builder import PromptBuilder
-from server.prompt.checkpoint_template import CheckpointTemplate
-from server.prompt.segments import Control, Segment
-from server.prompt.template import DEFAULT_SYSTEM_TEXT, InternVL25Template, Template
-from server.prompt.tokenizer import PromptTokenizer, load_tokenizer
-from server.settings import DEMO_MODEL, ModelSettings
+from internvl_server.checkpoint.files import load_checkpoint
+from internvl_server.core import Conversation, Message, TextPart, Tool, ToolCall
+from internvl_server.errors import UnsupportedParameterError
+from internvl_server.prompt.builder import PromptBuilder
+from internvl_server.prompt.chat_template import CheckpointTemplate
+from internvl_server.prompt.segments import Control, Segment
+from internvl_server.prompt.template import DEFAULT_SYSTEM_TEXT, InternVL25Template, Template
+from internvl_server.prompt.tokenizer import PromptTokenizer, load_tokenizer
+from internvl_server.settings import DEMO_MODEL, ModelSettings
 
 NAMES = ["<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>", "<ref>", "<box>"]
 CONTROL = re.compile("|".join(map(re.escape, NAMES)))
@@ -88,8 +87,8 @@ def test_no_token_of_the_prompt_is_a_clients(
 ) -> None:
     builder = built(tiny_checkpoint, tokenizer)
     added = set(tokenizer.control_ids.values())
-    pieces = builder.outline(conversed(word)).pieces
-    harmless = builder.outline(conversed("harmless")).pieces
+    pieces = builder.skeleton(conversed(word)).pieces
+    harmless = builder.skeleton(conversed("harmless")).pieces
     assert [t for p in pieces for t in p if t in added] == [
         t for p in harmless for t in p if t in added
     ]
@@ -105,7 +104,7 @@ def test_a_tokenizer_without_the_tags_writes_them_as_text() -> None:
     assert "<tool_call>" not in tokenizer.control_ids
     (ids,) = [
         piece
-        for piece in built(DEMO_MODEL, tokenizer).outline(conversed("x")).pieces
+        for piece in built(DEMO_MODEL, tokenizer).skeleton(conversed("x")).pieces
         if '{"name": "look", "arguments"' in tokenizer.decode(piece)
     ]
     assert '<tool_call>\n{"name": "look", "arguments": {"x": "x", "all": ["x"]}}\n</tool_call>' in (

@@ -3,8 +3,7 @@
 import re
 
 import pytest
-
-from server.core import (
+from internvl_server.core import (
     Conversation,
     Detail,
     FrameList,
@@ -15,9 +14,9 @@ from server.core import (
     TextPart,
     VideoReference,
 )
-from server.prompt.checkpoint_template import CheckpointTemplate
-from server.prompt.segments import Control, ImagePlace
-from server.prompt.template import InternVL25Template, Template
+from internvl_server.prompt.chat_template import CheckpointTemplate
+from internvl_server.prompt.segments import Control, ImagePlaceholder
+from internvl_server.prompt.template import InternVL25Template, Template
 
 IMAGE = ImageReference("data:,", Detail.AUTO, None, "x")
 CONTROL = re.compile(r"<\|im_start\|>|<\|im_end\|>")
@@ -45,7 +44,7 @@ def said(*parts: str | Part, role: Role = "user") -> Message:
 def shown(template: Template, *messages: Message) -> str:
     """The prompt behind its system turn; a place is its index in braces."""
     segments = template.render(Conversation((said("s", role="system"), *messages)))
-    marks = {ImagePlace: lambda s: f"{{{s.index}}}", Control: lambda s: s.name}
+    marks = {ImagePlaceholder: lambda s: f"{{{s.index}}}", Control: lambda s: s.name}
     text = "".join(s if isinstance(s, str) else marks[type(s)](s) for s in segments)
     return text.removeprefix("<|im_start|>system\ns<|im_end|>\n")
 
@@ -105,8 +104,10 @@ def test_pictures_of_a_tool_are_in_its_turn(template: Template) -> None:
 
 def test_visuals_are_numbered_as_the_template_places_them() -> None:
     conversation = Conversation((said("a", clip(2), IMAGE), said(frames(3), "b", IMAGE)))
-    assert [type(v) for v in conversation.visuals] == [
+    assert [type(v) for v in conversation.media_parts] == [
         VideoReference, ImageReference, FrameList, ImageReference,
     ]  # fmt: skip
-    places = [s for s in InternVL25Template().render(conversation) if isinstance(s, ImagePlace)]
+    places = [
+        s for s in InternVL25Template().render(conversation) if isinstance(s, ImagePlaceholder)
+    ]
     assert [place.index for place in places] == list(range(7))

@@ -4,12 +4,11 @@ import json
 from typing import Any
 
 import pytest
-
-from server.protocol.chat import parse_chat_request
-from server.protocol.conversation import to_conversation
-from server.protocol.fields import EXTENSIONS, IMPLEMENTED
-from server.protocol.sampling import to_answer_params, to_sampling_params
-from server.settings import LimitSettings, MediaSettings
+from internvl_server.protocol.chat.convert import to_conversation
+from internvl_server.protocol.chat.request import parse_chat_request
+from internvl_server.protocol.fields import EXTENSIONS, IMPLEMENTED
+from internvl_server.protocol.sampling import to_answer_params, to_sampling_params
+from internvl_server.settings import LimitSettings, MediaSettings
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 OTHER = {"type": "function", "function": {"name": "g"}}

@@ -1,11 +1,16 @@
 from typing import Any
 
 import pytest
+from internvl_server.errors import UnsupportedParameterError
+from internvl_server.protocol.chat.request import ChatCompletionRequest
+from internvl_server.protocol.fields import (
+    BOOKKEEPING,
+    EXTENSIONS,
+    IMPLEMENTED,
+    REFUSED,
+    known_fields,
+)
 from openai.types.chat import completion_create_params
-
-from server.errors import UnsupportedParameterError
-from server.protocol.chat import ChatCompletionRequest
-from server.protocol.fields import BOOKKEEPING, EXTENSIONS, IMPLEMENTED, REFUSED, known_fields
 
 NOT_NEUTRAL: dict[str, Any] = {
     "audio": {"voice": "alloy", "format": "mp3"},

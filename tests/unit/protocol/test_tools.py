@@ -2,23 +2,22 @@ import json
 from typing import Annotated, Any
 
 import pytest
-from pydantic import Field
-
-from server.core import Conversation, Guide, Message, TextPart, Tool, ToolCall, ToolChoice
-from server.errors import InvalidRequestError, UnsupportedParameterError
-from server.protocol.chat import parse_chat_request
-from server.protocol.conversation import to_conversation
-from server.protocol.counts import check_counts
-from server.protocol.parsing import validate
-from server.protocol.tools import (
+from internvl_server.core import Conversation, Guide, Message, TextPart, Tool, ToolCall, ToolChoice
+from internvl_server.errors import InvalidRequestError, UnsupportedParameterError
+from internvl_server.protocol.chat.convert import to_conversation
+from internvl_server.protocol.chat.request import parse_chat_request
+from internvl_server.protocol.limits import check_counts
+from internvl_server.protocol.parsing import validate
+from internvl_server.protocol.tools import (
     ToolChoiceField,
     ToolList,
     to_tool_choice,
     to_tools,
     tool_guide,
 )
-from server.protocol.wire import Wire
-from server.settings import LimitSettings, MediaSettings
+from internvl_server.protocol.wire import Wire
+from internvl_server.settings import LimitSettings, MediaSettings
+from pydantic import Field
 
 LIMITS = LimitSettings()
 NO_TOOLS = ToolChoice("none")

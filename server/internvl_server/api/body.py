@@ -1,0 +1,106 @@
+"""A request's body: JSON only, not compressed, bounded in size and time, parsed off the loop when large."""
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import Protocol, TypeVar
+from urllib.parse import quote
+
+from fastapi import Request
+
+from internvl_server.errors import (
+    RequestTimeoutError,
+    RequestTooLargeError,
+    UnsupportedMediaTypeError,
+)
+from internvl_server.settings import LimitSettings, Settings
+
+__all__ = ["BodyParser", "ignored_header", "read_json_body", "read_request"]
+
+# Names the fields that were ignored, percent-encoded, where a setting lets unknown ones pass.
+IGNORED_HEADER = "x-ignored-fields"
+# Clients and proxies refuse answers with larger heads.
+_MAX_IGNORED_SHOWN = 64
+_MAX_IGNORED_CHARS = 4096
+
+# Bodies up to this size parse in well under a millisecond: not worth a thread.
+_MAX_BYTES_ON_LOOP = 65_536
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class BodyParser(Protocol[T_co]):
+    """Reads and validates the bytes of one endpoint's body."""
+
+    def __call__(self, body: bytes, limits: LimitSettings, *, ignore_unknown: bool) -> T_co:
+        """The request.
+
+        Raises:
+            InvalidRequestError: With the JSON path of the first thing that is wrong.
+        """
+
+
+async def read_request(request: Request, settings: Settings, parser: BodyParser[T_co]) -> T_co:
+    """Read a body and parse it. Raises what `read_json_body` and the parser raise."""
+    data = await read_json_body(request, settings.limits)
+    ignore_unknown = settings.server.unknown_fields == "ignore"
+    parse = partial(parser, data, settings.limits, ignore_unknown=ignore_unknown)
+    return parse() if len(data) <= _MAX_BYTES_ON_LOOP else await asyncio.to_thread(parse)
+
+
+def ignored_header(paths: Sequence[str]) -> dict[str, str]:
+    """The header that names what was ignored, the first of it if it is much; none where nothing was."""
+    if not paths:
+        return {}
+    names = ", ".join(quote(path) for path in paths[:_MAX_IGNORED_SHOWN])
+    if len(paths) > _MAX_IGNORED_SHOWN or len(names) > _MAX_IGNORED_CHARS:
+        names = names[:_MAX_IGNORED_CHARS] + ", ..."
+    return {IGNORED_HEADER: names}
+
+
+async def read_json_body(request: Request, limits: LimitSettings) -> bytes:
+    """Read the whole body.
+
+    Raises:
+        UnsupportedMediaTypeError: It is not `application/json`, or compressed.
+        RequestTooLargeError: It has, or says it has, more than `limits.max_body_bytes`.
+        RequestTimeoutError: It did not arrive within `limits.body_timeout_s`.
+        ClientDisconnect: The client left (Starlette's).
+    """
+    _check_type(request)
+    declared = request.headers.get("content-length", "0")
+    if declared.isdigit() and int(declared) > limits.max_body_bytes:
+        raise _too_large(limits)
+    try:
+        async with asyncio.timeout(limits.body_timeout_s):
+            return await _read(request, limits)
+    except TimeoutError as err:
+        raise RequestTimeoutError(
+            f"The body did not arrive within {limits.body_timeout_s:g} s (limits.body_timeout_s)."
+        ) from err
+
+
+async def _read(request: Request, limits: LimitSettings) -> bytes:
+    chunks: list[bytes] = []
+    num_bytes = 0
+    async for chunk in request.stream():
+        num_bytes += len(chunk)
+        if num_bytes > limits.max_body_bytes:
+            raise _too_large(limits)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _check_type(request: Request) -> None:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise UnsupportedMediaTypeError("The body must be JSON: 'Content-Type: application/json'.")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaTypeError("The body must not be compressed (Content-Encoding).")
+
+
+def _too_large(limits: LimitSettings) -> RequestTooLargeError:
+    return RequestTooLargeError(
+        f"The body is larger than {limits.max_body_bytes} bytes (limits.max_body_bytes). "
+        "Send smaller images, or give their URLs."
+    )

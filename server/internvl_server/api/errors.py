@@ -1,0 +1,202 @@
+"""The only table from our errors to HTTP, and the envelope every error wears.
+
+A row holds for a class and all below it that have none of their own.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import Match
+from starlette.types import ExceptionHandler
+
+from internvl_server import errors
+from internvl_server.api.disconnect import ClientGoneError
+from internvl_server.errors import ServerError
+
+__all__ = [
+    "ERROR_TABLE",
+    "INTERNAL_ROW",
+    "Row",
+    "client_facing_error",
+    "envelope",
+    "error_frame",
+    "error_response",
+    "install_error_handlers",
+    "unexpected_response",
+]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """How one error class looks on the wire."""
+
+    status: int
+    type: str
+    code: str | None
+    retry_after_s: int | None = None
+
+
+_INVALID = "invalid_request_error"
+
+ERROR_TABLE: Mapping[type[ServerError], Row] = {
+    errors.InvalidRequestError: Row(400, _INVALID, "invalid_request"),
+    errors.UnsupportedParameterError: Row(400, _INVALID, "unsupported_parameter"),
+    errors.ContextLengthExceededError: Row(400, _INVALID, "context_length_exceeded"),
+    errors.RequestTooLargeError: Row(413, _INVALID, "request_too_large"),
+    errors.UnsupportedMediaTypeError: Row(415, _INVALID, "unsupported_media_type"),
+    errors.ImageError: Row(400, _INVALID, "invalid_image"),
+    errors.ImageUrlError: Row(400, _INVALID, "invalid_image_url"),
+    errors.ImageBlockedError: Row(400, _INVALID, "image_url_blocked"),
+    errors.ImageFetchError: Row(400, _INVALID, "image_fetch_failed"),
+    errors.ImageFetchTimeoutError: Row(400, _INVALID, "image_fetch_timeout"),
+    errors.ImageTooLargeError: Row(400, _INVALID, "image_too_large"),
+    errors.ImageDecodeError: Row(400, _INVALID, "invalid_image"),
+    errors.VideoError: Row(400, _INVALID, "invalid_video"),
+    errors.VideoUrlError: Row(400, _INVALID, "invalid_video_url"),
+    errors.VideoBlockedError: Row(400, _INVALID, "video_url_blocked"),
+    errors.VideoFetchError: Row(400, _INVALID, "video_fetch_failed"),
+    errors.VideoFetchTimeoutError: Row(400, _INVALID, "video_fetch_timeout"),
+    errors.VideoTooLargeError: Row(400, _INVALID, "video_too_large"),
+    errors.VideoDecodeError: Row(400, _INVALID, "invalid_video"),
+    errors.AuthenticationError: Row(401, "authentication_error", "invalid_api_key"),
+    errors.ModelNotFoundError: Row(404, "not_found_error", "model_not_found"),
+    errors.RouteNotFoundError: Row(404, "not_found_error", "route_not_found"),
+    errors.MethodNotAllowedError: Row(405, _INVALID, "method_not_allowed"),
+    errors.RequestTimeoutError: Row(408, _INVALID, "request_timeout"),
+    errors.EngineOverloadedError: Row(429, "rate_limit_error", "engine_overloaded", 1),
+    errors.EngineUnavailableError: Row(503, "server_error", "engine_unavailable", 5),
+    errors.EngineError: Row(500, "server_error", "engine_error"),
+    errors.StartupError: Row(503, "server_error", "engine_unavailable"),
+}
+
+_INTERNAL = ServerError("The server failed on this request; its operator finds why in the log.")
+INTERNAL_ROW = Row(500, "server_error", "internal_error")
+
+
+def _row(error: ServerError) -> Row:
+    for cls in type(error).__mro__:
+        if cls in ERROR_TABLE:
+            return ERROR_TABLE[cls]
+    return INTERNAL_ROW
+
+
+def envelope(error: ServerError) -> dict[str, Any]:
+    """The body of every error, on any route and in any stream."""
+    row = _row(error)
+    return {
+        "error": {
+            "message": error.message,
+            "type": row.type,
+            "param": error.param,
+            "code": error.code or row.code,
+        }
+    }
+
+
+def error_response(error: ServerError) -> JSONResponse:
+    """An error as an answer. Permanent ones tell the SDK not to retry, passing ones when to."""
+    row = _row(error)
+    headers = {"x-should-retry": "true" if row.retry_after_s else "false"}
+    if row.retry_after_s:
+        headers["Retry-After"] = str(row.retry_after_s)
+    if isinstance(error, errors.AuthenticationError):
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(envelope(error), status_code=row.status, headers=headers)
+
+
+def client_facing_error(error: Exception) -> ServerError:
+    """What the client of a stream that has begun is told of an error; logs it."""
+    if isinstance(error, ServerError):
+        _log.warning("stream failed: %s", error.message)
+        return error
+    _log.error("stream failed", exc_info=error)
+    return _INTERNAL
+
+
+def error_frame(error: Exception) -> bytes:
+    """An error as the last event of a stream that has begun; logs it."""
+    told = envelope(client_facing_error(error))
+    data = json.dumps(told, ensure_ascii=False, separators=(",", ":"))
+    return b"data: " + data.encode() + b"\n\n"
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Give every error of ours and of the framework the same envelope."""
+    handlers: dict[type[Exception], ExceptionHandler] = {
+        ServerError: _on_server_error,
+        StarletteHTTPException: _on_http_exception,
+        RequestValidationError: _on_validation_error,
+        ClientDisconnect: _on_client_gone,
+        ClientGoneError: _on_client_gone,
+    }
+    for cls, handler in handlers.items():
+        app.add_exception_handler(cls, handler)
+
+
+async def _on_server_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ServerError), error
+    response = error_response(error)
+    if response.status_code >= 500:  # noqa: PLR2004
+        _log.error("request failed: %s", error.message, exc_info=error)
+    return response
+
+
+async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
+    """The framework's own refusals: an unknown path, a wrong method."""
+    assert isinstance(error, StarletteHTTPException), error
+    ours: ServerError
+    path = request.scope["path"][:128]
+    if error.status_code == 405:  # noqa: PLR2004
+        allowed = ", ".join(_allowed_methods(request))
+        ours = errors.MethodNotAllowedError(
+            f"{request.method} is not allowed on {path}; allowed: {allowed}."
+        )
+        response = error_response(ours)
+        response.headers["Allow"] = allowed
+        return response
+    if error.status_code == 404:  # noqa: PLR2004
+        ours = errors.RouteNotFoundError(
+            f"There is no {path} here. Chat is at POST /v1/chat/completions."
+        )
+    else:
+        ours = errors.InvalidRequestError("The request could not be read.")
+    return error_response(ours)
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """Those of every route on the path; the framework names only the first one's."""
+    scope = dict(request.scope)
+    found: set[str] = set()
+    for method in ("GET", "HEAD", "POST", "DELETE", "PUT", "PATCH"):
+        scope["method"] = method
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes):
+            found.add(method)
+    return sorted(found)
+
+
+async def _on_validation_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError), error
+    where = ".".join(str(step) for step in error.errors()[0]["loc"][1:])
+    return error_response(errors.InvalidRequestError(f"Invalid value for '{where}'.", param=where))
+
+
+async def _on_client_gone(_: Request, error: Exception) -> Response:
+    """Nobody reads this; the status is for the access log."""
+    del error
+    return Response(status_code=499)
+
+
+def unexpected_response(error: Exception) -> JSONResponse:
+    """The answer to a defect of ours, which is logged with its traceback."""
+    _log.error("request failed unexpectedly", exc_info=error)
+    return JSONResponse(envelope(_INTERNAL), status_code=500, headers={"x-should-retry": "false"})

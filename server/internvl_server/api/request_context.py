@@ -1,0 +1,55 @@
+"""Pure ASGI middleware: gives each request its id, echoes it, and writes one access line at the end."""
+
+import logging
+import time
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from internvl_server.api.errors import unexpected_response
+from internvl_server.telemetry.request_id import (
+    current_request_id,
+    is_valid_request_id,
+    new_request_id,
+)
+
+__all__ = ["RequestContextMiddleware"]
+
+_log = logging.getLogger("server.access")
+
+
+class RequestContextMiddleware:
+    """Assigns `x-request-id` (the caller's, when it is harmless) and logs status and duration."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection scope."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        asked = Headers(scope=scope).get("x-request-id", "")
+        request_id = asked if is_valid_request_id(asked) else new_request_id()
+        token = current_request_id.set(request_id)
+        started = time.monotonic()
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            if status:  # the answer has begun: only the connection can tell that it is not whole
+                raise
+            await unexpected_response(error)(scope, receive, send_with_id)
+        finally:
+            took_ms = (time.monotonic() - started) * 1000
+            level = logging.DEBUG if scope["path"] in ("/health", "/ready") else logging.INFO
+            _log.log(level, "%s %s %d %.0fms", scope["method"], scope["path"], status, took_ms)
+            current_request_id.reset(token)

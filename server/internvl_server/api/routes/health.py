@@ -1,0 +1,31 @@
+"""GET /health (the process is alive) and /ready (the engine can produce a token)."""
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from internvl_server.api.errors import error_response
+from internvl_server.api.services import ServicesDep
+from internvl_server.errors import EngineUnavailableError
+
+__all__ = ["router"]
+
+router = APIRouter()
+
+
+@router.get("/health")
+@router.head("/health", include_in_schema=False)
+async def health() -> dict[str, str]:
+    """Alive: the event loop answers. Says nothing about the engine."""
+    return {"status": "ok"}
+
+
+@router.get("/ready")
+@router.head("/ready", include_in_schema=False)
+async def ready(services: ServicesDep) -> JSONResponse:
+    """Ready: send requests here. 503 while loading, draining, or when the engine stands still."""
+    if services.gate.is_unready or services.gate.is_draining:
+        return error_response(EngineUnavailableError("The server is shutting down."))
+    engine = services.engine.health()
+    if not engine.is_ready:
+        return error_response(EngineUnavailableError(engine.reason))
+    return JSONResponse({"status": "ready"})

@@ -1,0 +1,97 @@
+"""POST /tokenize, /detokenize and /v1/chat/completions/input_tokens: counts without an engine."""
+
+import asyncio
+from functools import partial
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from internvl_server.api.body import ignored_header, read_request
+from internvl_server.api.disconnect import run_until_disconnect
+from internvl_server.api.openapi import json_body
+from internvl_server.api.services import Services, ServicesDep
+from internvl_server.protocol.chat.request import ChatCompletionRequest
+from internvl_server.protocol.reading import read_chat_request
+from internvl_server.protocol.tokenize import (
+    DetokenizeRequest,
+    ParsedTokenize,
+    TokenizeRequest,
+    input_tokens_json,
+    parse_detokenize_request,
+    parse_tokenize_request,
+    tokens_json,
+)
+
+__all__ = ["router"]
+
+router = APIRouter()
+
+# Lists up to this length turn into text in well under a millisecond: not worth a thread.
+_MAX_TOKENS_ON_LOOP = 4096
+
+
+@router.post("/tokenize", openapi_extra=json_body(TokenizeRequest))
+async def tokenize(request: Request, services: ServicesDep) -> JSONResponse:
+    """The token ids of a text, or of a conversation as it would be answered, pictures included."""
+    with services.gate.admit():
+        parser = partial(parse_tokenize_request, media=services.settings.media)
+        parsed = await read_request(request, services.settings, parser)
+        _check_model(parsed.options.model, services)
+        tokens = await run_until_disconnect(request, _tokens(parsed, services))
+        token_strs = None
+        if parsed.options.return_token_strs:
+            token_strs = await asyncio.to_thread(services.prompt_counter.token_strs, tokens)
+        answer = tokens_json(tokens, token_strs, max_model_len=services.engine.info.max_model_len)
+        return JSONResponse(answer, headers=ignored_header(parsed.ignored))
+
+
+async def _tokens(parsed: ParsedTokenize, services: Services) -> tuple[int, ...]:
+    if parsed.conversation is None:
+        tokens = await services.prompt_counter.text_tokens(parsed.text)
+    else:
+        tokens = await services.prompt_counter.tokens(parsed.conversation)
+    if parsed.options.add_special_tokens:
+        return services.prompt_counter.with_special_tokens(tokens)
+    return tokens
+
+
+@router.post("/detokenize", openapi_extra=json_body(DetokenizeRequest))
+async def detokenize(request: Request, services: ServicesDep) -> JSONResponse:
+    """The text of token ids; special tokens are shown by name."""
+    with services.gate.admit():
+        max_tokens = services.engine.info.max_model_len
+        parser = partial(parse_detokenize_request, max_tokens=max_tokens)
+        parsed = await read_request(request, services.settings, parser)
+        _check_model(parsed.body.model, services)
+        tokens = parsed.body.tokens
+        if len(tokens) <= _MAX_TOKENS_ON_LOOP:
+            text = services.prompt_counter.text_of(tokens)
+        else:
+            text = await asyncio.to_thread(services.prompt_counter.text_of, tokens)
+        return JSONResponse({"prompt": text}, headers=ignored_header(parsed.ignored))
+
+
+@router.post("/v1/chat/completions/input_tokens", openapi_extra=json_body(ChatCompletionRequest))
+async def count_input_tokens(request: Request, services: ServicesDep) -> JSONResponse:
+    """What a chat request would take, from its text and the headers of its pictures."""
+    with services.gate.admit():
+        reader = partial(read_chat_request, media=services.settings.media)
+        asked = await read_request(request, services.settings, reader)
+        services.check_model(asked.body.model)
+        services.pipeline.check(asked.sampling, asked.answer, asked.conversation)
+        work = services.prompt_counter.measure(asked.conversation, asked.sampling.max_tokens)
+        measured = await run_until_disconnect(request, work)
+        answer = input_tokens_json(
+            measured.usage,
+            measured.images,
+            max_model_len=measured.max_model_len,
+            max_tokens=measured.max_tokens,
+            fits=measured.fits,
+        )
+        return JSONResponse(answer, headers=ignored_header(asked.ignored))
+
+
+def _check_model(name: str | None, services: Services) -> None:
+    """A model may be named; there is but one."""
+    if name is not None:
+        services.check_model(name)

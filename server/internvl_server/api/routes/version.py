@@ -1,0 +1,31 @@
+"""GET /version: what runs here, and what was checked when it started."""
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from internvl_server import __version__
+from internvl_server.api.services import ServicesDep
+
+__all__ = ["router"]
+
+router = APIRouter()
+
+
+@router.get("/version")
+async def version(services: ServicesDep) -> dict[str, Any]:
+    """Versions, and the self-check without which the server would not have started."""
+    check = services.self_check
+    return {
+        "version": __version__,
+        "engine": services.engine.info.backend,
+        "model": services.checkpoint.served_name,
+        "template": services.checkpoint.template,
+        "system_fingerprint": services.fingerprint,
+        "self_check": {
+            "ok": True,
+            "template_hash": check.template_hash,
+            "tokenizer_hash": check.tokenizer_hash,
+            "tiles": {"hash": check.tiles_hash, "num_sizes": check.num_grids},
+        },
+    }

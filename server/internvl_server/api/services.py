@@ -1,0 +1,52 @@
+"""What the routes work with: wired once in `app.py`, kept on the app's state."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from internvl_server.api.admission import AdmissionGate
+from internvl_server.checkpoint.files import Checkpoint
+from internvl_server.engine.base import Engine
+from internvl_server.errors import ModelNotFoundError
+from internvl_server.pipeline import Pipeline, PromptCounter
+from internvl_server.settings import Settings
+from internvl_server.startup_check import SelfCheck
+
+__all__ = ["Services", "ServicesDep"]
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The finished collaborators of the edge. `created` is the process's start, Unix seconds."""
+
+    settings: Settings
+    checkpoint: Checkpoint
+    engine: Engine
+    pipeline: Pipeline
+    prompt_counter: PromptCounter
+    gate: AdmissionGate
+    self_check: SelfCheck
+    fingerprint: str
+    created: int
+
+    def check_model(self, name: str) -> None:
+        """Refuse a model that is not the served one.
+
+        Raises:
+            ModelNotFoundError: With the name that is served.
+        """
+        served = self.checkpoint.served_name
+        if name != served and not self.settings.model.accept_any_name:
+            raise ModelNotFoundError(
+                f"The model '{name[:128]}' does not exist here; this server has '{served}'.",
+                param="model",
+            )
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+ServicesDep = Annotated[Services, Depends(_services)]

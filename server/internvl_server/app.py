@@ -1,0 +1,169 @@
+"""The composition root: wires finished objects into an app and owns their lives."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
+
+from fastapi import FastAPI
+
+from internvl_server import __version__
+from internvl_server.api.admission import AdmissionGate
+from internvl_server.api.auth import AuthMiddleware
+from internvl_server.api.errors import install_error_handlers
+from internvl_server.api.openapi import install_openapi
+from internvl_server.api.request_context import RequestContextMiddleware
+from internvl_server.api.routes import chat, completions, health, models, responses, tokens, version
+from internvl_server.api.services import Services
+from internvl_server.checkpoint.files import load_checkpoint
+from internvl_server.core.vocabulary import Vocabulary
+from internvl_server.engine.base import Engine
+from internvl_server.engine.loader import check_backend, load_engine
+from internvl_server.errors import StartupError
+from internvl_server.media.preparer import MediaPreparer
+from internvl_server.output.detokenizer import (
+    BytesDetokenizer,
+    DetokenizerFactory,
+    WindowDetokenizer,
+)
+from internvl_server.pipeline import Pipeline, PipelineVocabulary, PromptCounter
+from internvl_server.planner.check import check_settings
+from internvl_server.prompt.builder import PromptBuilder, select_template
+from internvl_server.prompt.tokenizer import PromptTokenizer, load_tokenizer
+from internvl_server.settings import Settings
+from internvl_server.startup_check import fingerprint_of, run_self_check
+
+__all__ = ["create_app"]
+
+_log = logging.getLogger(__name__)
+
+
+def create_app(
+    settings: Settings,
+    engine: Engine | None = None,
+    *,
+    on_fatal: Callable[[StartupError], None] | None = None,
+) -> FastAPI:
+    """Wire everything for one checkpoint. Reads its small files; loads no weight.
+
+    Args:
+        settings: All of them.
+        engine: Used instead of the one the settings name.
+        on_fatal: Called when the engine cannot start after the socket has opened.
+
+    Raises:
+        StartupError: The checkpoint cannot be served.
+    """
+    gpu_bytes = check_backend(settings.engine) if engine is None else ()
+    if gpu_bytes:
+        check_settings(settings, gpu_bytes)  # before a download, where the model is a known one
+    checkpoint = load_checkpoint(settings.model)
+    if gpu_bytes:
+        check_settings(settings, gpu_bytes, checkpoint.config)
+    tokenizer = load_tokenizer(checkpoint.path)
+    template = select_template(checkpoint, tokenizer)
+    check = run_self_check(template, tokenizer)
+    engine = engine or load_engine(settings.engine, checkpoint, _vocabulary(tokenizer))
+    media = MediaPreparer(
+        settings.media,
+        tile_px=checkpoint.tile_px,
+        auto_max_tiles=checkpoint.max_tiles,
+        num_tokens_per_tile=checkpoint.num_tokens_per_tile,
+    )
+    builder = PromptBuilder(
+        checkpoint, tokenizer, template, max_model_len=engine.info.max_model_len
+    )
+    pipeline = Pipeline(
+        media=media,
+        builder=builder,
+        engine=engine,
+        vocabulary=PipelineVocabulary(
+            size=tokenizer.vocab_size,
+            bytes_of=tokenizer.bytes_of,
+            new_detokenizer=_detokenizer_factory(tokenizer),
+        ),
+        limits=settings.limits,
+    )
+    services = Services(
+        settings=settings,
+        checkpoint=checkpoint,
+        engine=engine,
+        pipeline=pipeline,
+        prompt_counter=PromptCounter(
+            media=media, builder=builder, tokenizer=tokenizer, limits=settings.limits
+        ),
+        gate=AdmissionGate(settings.limits.max_in_flight),
+        self_check=check,
+        fingerprint=fingerprint_of(check, __version__, checkpoint.config),
+        created=int(time.time()),
+    )
+    app = FastAPI(
+        title="InternVL server",
+        version=__version__,
+        lifespan=_lifespan(services, media, on_fatal),
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # a redirect would be built from the client's Host header
+    )
+    app.state.services = services
+    _install(app, settings)
+    return app
+
+
+def _install(app: FastAPI, settings: Settings) -> None:
+    install_error_handlers(app)
+    install_openapi(app)
+    for module in (chat, completions, responses, tokens, models, version, health):
+        app.include_router(module.router)
+    keys = [key.get_secret_value() for key in settings.server.api_keys]
+    app.add_middleware(AuthMiddleware, api_keys=keys)
+    app.add_middleware(RequestContextMiddleware)  # added last, so it is the outermost
+
+
+def _lifespan(
+    services: Services, media: MediaPreparer, on_fatal: Callable[[StartupError], None] | None
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as running:
+            running.push_async_callback(services.engine.close)
+            running.push_async_callback(media.close)
+            # In the background: the socket opens at once, /health answers while weights load.
+            starting = asyncio.create_task(_start(services.engine, media, on_fatal))
+            running.callback(starting.cancel)
+            yield
+            services.gate.is_draining = True
+
+    return lifespan
+
+
+async def _start(
+    engine: Engine, media: MediaPreparer, on_fatal: Callable[[StartupError], None] | None
+) -> None:
+    started = time.monotonic()
+    try:
+        await asyncio.gather(engine.start(), media.start())
+    except Exception as err:  # noqa: BLE001  (whatever it is, the process must not wait for ever)
+        known = isinstance(err, StartupError)
+        error = err if isinstance(err, StartupError) else StartupError(f"Starting failed: {err!r}")
+        _log.critical("cannot start: %s", error.message, exc_info=None if known else err)
+        if on_fatal is not None:
+            on_fatal(error)
+        return
+    _log.info("ready after %.1f s", time.monotonic() - started)
+
+
+def _vocabulary(tokenizer: PromptTokenizer) -> Vocabulary:
+    return Vocabulary(tokenizer.all_token_bytes, tokenizer.special_ids, tokenizer.encode_answer)
+
+
+def _detokenizer_factory(tokenizer: PromptTokenizer) -> DetokenizerFactory:
+    tables = tokenizer.token_bytes, tokenizer.all_token_bytes
+    if tables[0] is not None and tables[1] is not None:
+        plain, whole = tables[0], tables[1]
+        return lambda skip_special: BytesDetokenizer(plain if skip_special else whole)
+    return lambda skip_special: WindowDetokenizer(
+        partial(tokenizer.decode, skip_special_tokens=skip_special)
+    )

@@ -1,0 +1,1 @@
+"""Reads what a checkpoint folder says about its model, in both layouts."""

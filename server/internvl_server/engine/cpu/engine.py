@@ -1,0 +1,260 @@
+"""The asyncio side of the CPU engine: takes or refuses requests and hands out their tokens."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from internvl_server.checkpoint.files import Checkpoint
+from internvl_server.core import GenerateRequest, SamplingParams
+from internvl_server.core.vocabulary import Vocabulary
+from internvl_server.engine.base import Capability, EngineHealth, EngineInfo, TokenStream
+from internvl_server.engine.capabilities import CAPABILITIES
+from internvl_server.engine.cpu.limits import RequestLimits, check_request
+from internvl_server.engine.cpu.model.config import parse_model_config
+from internvl_server.engine.cpu.model.kv_cache import kv_bytes_per_token
+from internvl_server.engine.cpu.model.weights import load_model
+from internvl_server.engine.cpu.runner import Runner
+from internvl_server.engine.cpu.scheduler import Prefill, Scheduler, Sequence
+from internvl_server.engine.cpu.stream import Event, Stream
+from internvl_server.engine.cpu.worker import Worker
+from internvl_server.engine.guided.compiler import GuideCompiler
+from internvl_server.engine.guided.matcher import CompiledGuide, GuideVocabulary
+from internvl_server.errors import (
+    EngineError,
+    EngineUnavailableError,
+    StartupError,
+    UnsupportedParameterError,
+)
+from internvl_server.settings import CpuSettings
+
+__all__ = ["CpuEngine"]
+
+# A step is one token of each request and one chunk of a prompt; one that takes longer than this is
+# taken for a hang by `health`.
+_STALL_S = 30.0
+# Below this size one thread is faster than several: a step is shorter than waking the others.
+_MAX_SINGLE_THREAD_PARAMETERS = 50_000_000
+
+
+class CpuEngine:
+    """InternVL3 on this machine's cores; implements `internvl_server.engine.base.Engine`.
+
+    Guaranteed: in float32, greedy text and text of a given seed are the same alone and beside any
+    other requests, up to the rounding that `Runner` describes; in bfloat16 the rounding is coarse
+    enough to change text. A seed belongs to its request alone, whatever else is computed.
+
+    Args:
+        checkpoint: What to load; read in `start`.
+        settings: Types, threads and memory.
+        tokens: The text of the ids; without bytes there are no guides.
+        max_num_seqs: Most requests computed at the same time.
+        max_model_len: Most tokens of a request, prompt and answer together; `info` says less when
+            `kv_cache_bytes` has no room for so many.
+
+    Raises:
+        StartupError: The checkpoint's config is not one this engine computes.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        settings: CpuSettings,
+        tokens: Vocabulary,
+        *,
+        max_num_seqs: int,
+        max_model_len: int,
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._settings = settings
+        self._tokens = tokens
+        self._dtype: torch.dtype = getattr(torch, settings.dtype)
+        self._config = parse_model_config(checkpoint, max_model_len=max_model_len)
+        self._max_kv_tokens = settings.kv_cache_bytes // kv_bytes_per_token(
+            self._config.decoder, self._dtype
+        )
+        # A request longer than all keys and values would wait for ever: that is the context, then.
+        max_model_len = min(max_model_len, self._max_kv_tokens)
+        self._info = EngineInfo("cpu", max_model_len, max_num_seqs, _capabilities(tokens))
+        self._streams: dict[Sequence, Stream] = {}
+        self._worker: Worker | None = None
+        self._state = "not started"
+        self._scheduler: Scheduler
+        self._loop: asyncio.AbstractEventLoop
+        self._limits: RequestLimits
+        self._guides: GuideCompiler[CompiledGuide] | None = None
+
+    @property
+    def info(self) -> EngineInfo:
+        """What does not change while the engine lives."""
+        return self._info
+
+    async def start(self) -> None:
+        """Load the model and compute one token with it, on the engine's thread.
+
+        Raises:
+            StartupError: The checkpoint cannot be served, or there is too little memory.
+        """
+        self._state = "loading"
+        self._loop = asyncio.get_running_loop()
+        self._plan()
+        self._worker = Worker(
+            load=self._load,
+            scheduler=self._scheduler,
+            on_events=partial(self._call_on_loop, self._deliver),
+            on_crash=partial(self._call_on_loop, self._crash),
+        )
+        self._worker.start()
+        try:
+            await asyncio.wrap_future(self._worker.loaded)
+        except (MemoryError, RuntimeError) as err:
+            raise StartupError(f"The model could not be loaded: {err}") from err
+        if self._tokens.token_bytes is not None:
+            vocab_size = self._config.decoder.vocab_size
+            vocabulary = await asyncio.to_thread(GuideVocabulary, self._tokens, vocab_size)
+            self._guides = GuideCompiler(vocabulary.compile)
+        self._state = "running"
+
+    async def close(self) -> None:
+        """End the thread after its current step, fail what is left and free the model."""
+        worker, self._worker = self._worker, None
+        self._state = "closed"
+        if worker is None:
+            return
+        if self._guides is not None:
+            self._guides.close()
+        await asyncio.to_thread(worker.stop)
+        self._fail_all()
+
+    def health(self) -> EngineHealth:
+        """Ready while the thread lives and, when there is work, has finished a step lately."""
+        worker = self._worker
+        if worker is None or self._state != "running":
+            return EngineHealth(is_ready=False, reason=f"The engine is {self._state}.")
+        counts = worker.num_running, worker.num_waiting
+        silence_s = time.monotonic() - worker.last_progress
+        if any(counts) and silence_s > _STALL_S:
+            return EngineHealth(
+                is_ready=False,
+                reason=f"No step has finished for {silence_s:.0f} s.",
+                num_running=counts[0],
+                num_waiting=counts[1],
+            )
+        return EngineHealth(
+            is_ready=True, reason="ok", num_running=counts[0], num_waiting=counts[1]
+        )
+
+    def generate(self, request: GenerateRequest) -> TokenStream:
+        """Queue a request; see `Engine.generate`."""
+        return Stream(partial(self._submit, request))
+
+    def _plan(self) -> None:
+        """Find from the config alone what fits the model and the memory for keys and values."""
+        self._limits = RequestLimits(
+            max_model_len=self._info.max_model_len,
+            vocab_size=self._config.decoder.vocab_size,
+            tile_shape=(3, self._checkpoint.tile_px, self._checkpoint.tile_px),
+            num_tokens_per_tile=self._config.vision.num_patches // 4,
+        )
+        self._scheduler = Scheduler(
+            max_num_seqs=self._info.max_num_seqs,
+            max_kv_tokens=self._max_kv_tokens,
+            prefill_chunk_tokens=self._settings.prefill_chunk_tokens,
+        )
+
+    def _load(self) -> Runner:
+        model = load_model(
+            self._checkpoint, self._config, self._dtype, max_model_len=self._info.max_model_len
+        )
+        num_parameters = sum(parameter.numel() for parameter in model.parameters())
+        num_threads = self._settings.num_threads
+        if num_threads or num_parameters < _MAX_SINGLE_THREAD_PARAMETERS:
+            torch.set_num_threads(num_threads or 1)
+        runner = Runner(model)
+        _warm_up(runner)
+        return runner
+
+    async def _submit(self, request: GenerateRequest, stream: Stream) -> Callable[[], None]:
+        self._running_worker()
+        check_request(request, self._limits)
+        guide = await self._compile(request)
+        worker = self._running_worker()
+        num_tokens = len(request.prompt_token_ids) + request.max_tokens
+        sequence = Sequence(
+            request,
+            num_kv_tokens=min(num_tokens, self._info.max_model_len),
+            needs_encoding=bool(request.images),
+            guide=guide,
+        )
+        self._streams[sequence] = stream
+        worker.add(sequence)
+        return partial(self._abort, sequence)
+
+    def _running_worker(self) -> Worker:
+        if self._worker is None or self._state != "running":
+            raise EngineUnavailableError(f"The engine is {self._state}; try again later.")
+        return self._worker
+
+    async def _compile(self, request: GenerateRequest) -> CompiledGuide | None:
+        guide = request.sampling.guide
+        if guide is None:
+            return None
+        if self._guides is None:
+            raise UnsupportedParameterError(
+                "This checkpoint's tokenizer is not byte-level; answers cannot be held to a format.",
+                param=guide.param,
+            )
+        return await self._guides.compile(guide)
+
+    def _abort(self, sequence: Sequence) -> None:
+        """Free a request that was left before its end."""
+        if self._streams.pop(sequence, None) is not None and self._worker is not None:
+            self._worker.abort(sequence)
+
+    def _call_on_loop(self, function: Callable[..., None], *args: object) -> None:
+        # The loop may be gone when a process ends without closing its engine; then nobody listens.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(function, *args)
+
+    def _deliver(self, events: list[Event]) -> None:
+        """Hand the events of a step to their streams; those of aborted requests have none."""
+        for event in events:
+            stream = self._streams.get(event.sequence)
+            if stream is None:
+                continue
+            if event.error is not None or event.finish_reason is not None:
+                del self._streams[event.sequence]
+            stream.put(event)
+
+    def _crash(self) -> None:
+        self._state = "down after an unexpected error"
+        self._fail_all()
+
+    def _fail_all(self) -> None:
+        """End every request after the thread ended, by `close` or by an error."""
+        running = frozenset(self._scheduler.running)
+        is_closed = self._state == "closed"
+        why = "was shut down" if is_closed else "ended unexpectedly"
+        errors: list[Event] = []
+        for sequence in self._streams:
+            kind = EngineUnavailableError if is_closed and sequence not in running else EngineError
+            errors.append(Event(sequence, error=kind(f"The engine {why}.")))
+        self._deliver(errors)
+
+
+def _capabilities(tokens: Vocabulary) -> frozenset[Capability]:
+    """Everything, but guides only where every byte of an answer is known."""
+    guides = {Capability.GUIDE, Capability.CALL_GUIDE} if tokens.token_bytes is None else set()
+    return CAPABILITIES["cpu"] - guides
+
+
+def _warm_up(runner: Runner) -> None:
+    """Compute one token, so that the first request does not pay for what happens only once."""
+    request = GenerateRequest("warm-up", (0,), 1, SamplingParams(temperature=0.0), frozenset())
+    sequence = Sequence(request, num_kv_tokens=2)
+    runner.begin(sequence)
+    runner.forward([], [Prefill(sequence, 1)])
+    runner.drop(sequence)

@@ -1,0 +1,1 @@
+"""InternVL3 in plain PyTorch: config, layers and weights."""

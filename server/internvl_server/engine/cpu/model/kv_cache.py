@@ -1,0 +1,48 @@
+"""Keys and values of one sequence, allocated when it starts and freed with it."""
+
+import torch
+from torch import Tensor
+
+from internvl_server.engine.cpu.model.config import DecoderConfig
+
+__all__ = ["KvCache", "kv_bytes_per_token"]
+
+
+class KvCache:
+    """Room for `max_tokens` tokens; the memory is committed by the system as it is written.
+
+    Each layer's store is (2, num_kv_heads, max_tokens, head_dim): keys, then values.
+    """
+
+    def __init__(self, config: DecoderConfig, max_tokens: int, dtype: torch.dtype) -> None:
+        shape = (
+            config.num_hidden_layers,
+            2,
+            config.num_key_value_heads,
+            max_tokens,
+            config.head_dim,
+        )
+        self._layers = torch.empty(shape, dtype=dtype).unbind(0)
+
+    def extend(self, layer: int, start: int, keys_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the keys and values of new tokens and return those of all tokens so far.
+
+        Args:
+            layer: Index of the decoder layer.
+            start: Position of the first new token.
+            keys_values: (2, num_kv_heads, num_new_tokens, head_dim).
+
+        Returns:
+            Keys and values, each (num_kv_heads, start + num_new_tokens, head_dim), views of the
+            store.
+        """
+        store = self._layers[layer]
+        end = start + keys_values.shape[2]
+        store[:, :, start:end] = keys_values
+        return store[0, :, :end], store[1, :, :end]
+
+
+def kv_bytes_per_token(config: DecoderConfig, dtype: torch.dtype) -> int:
+    """Bytes one token's keys and values take in all layers."""
+    per_layer = 2 * config.num_key_value_heads * config.head_dim
+    return int(per_layer * config.num_hidden_layers * dtype.itemsize)

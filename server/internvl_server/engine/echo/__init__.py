@@ -1,0 +1,1 @@
+"""The echo engine: answers without a model, for tests and client development."""

@@ -1,0 +1,1 @@
+"""Guided decoding shared by the engines: compiling constraints and following them."""

@@ -1,0 +1,212 @@
+"""Guided decoding with llguidance: which tokens may come next.
+
+A guide is compiled to a matcher at the start of its answer; each request runs a copy.
+"""
+
+import re
+from collections.abc import Collection, Iterable
+from typing import Final
+
+import numpy as np
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+from numpy.typing import NDArray
+
+from internvl_server.core import Guide
+from internvl_server.core.vocabulary import Vocabulary
+from internvl_server.engine.guided.grammars import grammar_of
+from internvl_server.errors import EngineError
+
+__all__ = ["CompiledGuide", "GuideState", "GuideVocabulary"]
+
+# A state takes one or two kilobytes; a request that would need more fails alone.
+_MAX_LEXER_STATES = 50_000
+# First tokens that are tried when a guide is compiled.
+_MAX_TRIED = 4
+
+
+class GuideVocabulary:
+    """The tokens of a model, ready to be matched with grammars. Takes a second for a large vocabulary.
+
+    Args:
+        table: Bytes of the tokens, with `token_bytes`.
+        vocab_size: Ids the model has logits for, which may be more than have text.
+    """
+
+    def __init__(self, table: Vocabulary, vocab_size: int) -> None:
+        self.vocab_size: Final = vocab_size
+        self._has_text = _has_text(table, vocab_size)
+        self._tokenizer = LLTokenizer(
+            TokenizerWrapper(_Source(table, vocab_size)),
+            n_vocab=vocab_size + 1,
+            eos_token=vocab_size,
+        )
+
+    def compile(self, guide: Guide) -> "CompiledGuide":
+        """Make a guide ready for answers. CPU-bound; frees the interpreter lock.
+
+        Raises:
+            Exception: The guide is malformed, unsupported, too large to be followed from its very beginning,
+                or allows no text.
+        """
+        limits = LLParserLimits(max_lexer_states=_MAX_LEXER_STATES, verbose_errors=False)
+        matcher = LLMatcher(self._tokenizer, grammar_of(guide), log_level=0, limits=limits)
+        if matcher.is_error():
+            raise ValueError(_reason(matcher.get_error()))
+        first_ids = np.flatnonzero(_allowed(matcher, self.vocab_size))
+        if not first_ids.size:
+            raise ValueError("it allows no text")
+        if matcher.is_error():
+            raise ValueError(_reason(matcher.get_error()))
+        _check_beginning(matcher, first_ids[:_MAX_TRIED].tolist())
+        return CompiledGuide(self, matcher)
+
+    def textless(self, token_ids: Iterable[int]) -> list[int]:
+        """Those of the ids that stand for no text, in order."""
+        return [i for i in sorted(token_ids) if not self._has_text[i]]
+
+
+class CompiledGuide:
+    """A guide, which any number of answers may be held to; only the engine's thread starts them.
+
+    Args:
+        vocabulary: The model's.
+        matcher: At the start of an answer.
+    """
+
+    def __init__(self, vocabulary: GuideVocabulary, matcher: LLMatcher) -> None:
+        self._vocabulary = vocabulary
+        self._matcher = matcher
+
+    def start(self, stop_token_ids: Iterable[int]) -> "GuideState":
+        """The beginning of one answer, which ends with one of these ids of the vocabulary."""
+        vocabulary = self._vocabulary
+        end_ids = vocabulary.textless(stop_token_ids)
+        return GuideState(self._matcher.deep_copy(), end_ids, vocabulary.vocab_size)
+
+
+class GuideState:
+    """Where one answer is in its guide.
+
+    Args:
+        matcher: At the start; this answer's own.
+        end_ids: Stop tokens without text, which may come where the guide is fulfilled. A stop token with
+            text follows the guide as any other token does.
+        vocab_size: Ids the model has logits for.
+    """
+
+    def __init__(self, matcher: LLMatcher, end_ids: Collection[int], vocab_size: int) -> None:
+        self._matcher = matcher
+        self._vocab_size = vocab_size
+        self._end_ids = list(end_ids)
+        self._update()
+
+    @property
+    def forbidden(self) -> NDArray[np.bool_]:
+        """bool, (vocab_size,): the tokens that may not come next."""
+        return self._forbidden
+
+    @property
+    def is_fulfilled(self) -> bool:
+        """The text so far is an answer."""
+        return self._is_fulfilled
+
+    @property
+    def is_complete(self) -> bool:
+        """The guide is fulfilled and no text can follow."""
+        return self._is_complete
+
+    def forced(self) -> list[int]:
+        """The next tokens where the guide leaves no choice of text, spelled as a model would."""
+        return list(self._matcher.compute_ff_tokens())
+
+    def advance(self, token_id: int) -> None:
+        """Go on by a token that is not forbidden.
+
+        Raises:
+            EngineError: The guide has become too large to go on with.
+        """
+        if token_id in self._end_ids:
+            self._is_complete = True
+            return
+        self._matcher.consume_token(token_id)
+        self._update()
+
+    def _update(self) -> None:
+        # The bits of a token are asked for right after the one before: only so does the last token of an
+        # answer show that nothing can follow it.
+        allowed = _allowed(self._matcher, self._vocab_size)
+        self._is_fulfilled = is_fulfilled = self._matcher.is_accepting()
+        self._is_complete = is_fulfilled and not allowed.any()
+        if self._matcher.is_error() or not (is_fulfilled or allowed.any()):
+            reason = self._matcher.get_error() or "it allows no token"
+            raise EngineError(f"The guide cannot be followed any further: {reason}")
+        allowed[self._end_ids] = is_fulfilled
+        self._forbidden: NDArray[np.bool_] = allowed == 0
+
+
+def _check_beginning(matcher: LLMatcher, first_ids: Iterable[int]) -> None:
+    """Some limits of the matcher only show when a token has been taken: a refusal is better than a failure.
+
+    Raises:
+        ValueError: After none of these tokens it can go on.
+    """
+    reason = ""
+    for token_id in first_ids:
+        answer = matcher.deep_copy()
+        answer.consume_token(token_id)
+        answer.compute_bitmask()
+        if not answer.is_error():
+            return
+        reason = answer.get_error()
+    raise ValueError(_reason(reason))
+
+
+def _allowed(matcher: LLMatcher, vocab_size: int) -> NDArray[np.uint8]:
+    """(vocab_size,): 1 for the tokens whose text may come next."""
+    bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+    return np.unpackbits(bits, count=vocab_size, bitorder="little")
+
+
+class _Source:
+    """A vocabulary as llguidance reads it.
+
+    The end is an id of its own beyond the model's: which tokens end an answer is for each request to say.
+    """
+
+    def __init__(self, table: Vocabulary, vocab_size: int) -> None:
+        known = list(table.token_bytes or ())[:vocab_size]
+        self.tokens = [*known, *[b""] * (vocab_size - len(known)), b"<end>"]
+        self.special_token_ids = sorted(i for i in table.special_ids if i < vocab_size)
+        self.special_token_ids.append(vocab_size)
+        self.eos_token_id = vocab_size
+        self.bos_token_id = None
+        self._encode = table.encode
+        self._bytes_ids = {data: i for i, data in enumerate(known) if len(data) == 1}
+
+    def __call__(self, text: str) -> list[int]:
+        """Ids of text that a grammar leaves no choice about."""
+        token_ids = self._encode(text)
+        data = text.encode()
+        if b"".join(self.tokens[i] for i in token_ids) == data:
+            return token_ids
+        # Another spelling of the same characters would break the grammar; single bytes never do.
+        return [self._bytes_ids[data[i : i + 1]] for i in range(len(data))]
+
+
+def _reason(message: str) -> str:
+    """The compiler's words, without the place in a grammar that the client did not write."""
+    lines = [line.strip() for line in message.splitlines()]
+    first = re.sub(r"^at \d+\(\d+\): |; \w+ in regex .*$", "", lines[0])
+    if first.startswith("oneOf"):
+        return "oneOf is supported only where branches exclude each other for certain; use anyOf"
+    details = [line.removeprefix("error: ") for line in lines[1:] if line.startswith("error: ")]
+    return "; ".join([first.removesuffix(" regex parse error:").removesuffix(":"), *details])
+
+
+def _has_text(table: Vocabulary, vocab_size: int) -> list[bool]:
+    has_text = [bool(data) for data in (table.token_bytes or ())[:vocab_size]]
+    has_text += [False] * (vocab_size - len(has_text))
+    for token_id in table.special_ids:
+        if token_id < vocab_size:
+            has_text[token_id] = False
+    return has_text

@@ -1,0 +1,86 @@
+"""What the reader of one TurboMind request holds: its tokens so far, and the way to abort it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self
+
+from internvl_server.core import FinishReason, TokenDelta, TokenLogprobs
+from internvl_server.errors import ServerError
+
+__all__ = ["Stream"]
+
+Abort = Callable[[], Awaitable[None]]
+
+
+class Stream:
+    """A context manager that is its own iterator of deltas.
+
+    A reader who is slower than the engine gets several tokens in one delta.
+
+    Args:
+        enter: Accepts the request, or refuses it by raising; returns what aborts it.
+    """
+
+    def __init__(self, enter: Callable[[Self], Awaitable[Abort]]) -> None:
+        self._enter: Callable[[Self], Awaitable[Abort]] | None = enter
+        self._abort: Abort | None = None
+        self._token_ids: list[int] = []
+        self._logprobs: list[TokenLogprobs] = []
+        self._finish_reason: FinishReason | None = None
+        self._num_cached_tokens = 0
+        self._error: ServerError | None = None
+        self._has_ended = False
+        self._news = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        """Accept the request and queue it."""
+        assert self._enter is not None, "a stream is entered once"
+        # Dropped before the call: it holds the request, whose pixels must not outlive their hand-over.
+        enter, self._enter = self._enter, None
+        self._abort = await enter(self)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Abort the request; nothing is left to abort of one that has ended. Never waits."""
+        if self._abort is not None:
+            await self._abort()
+
+    def put(self, new: TokenDelta) -> None:
+        """Take over new tokens; the last call has a reason."""
+        self._token_ids += new.token_ids
+        self._logprobs += new.logprobs or ()
+        self._finish_reason = new.finish_reason
+        self._num_cached_tokens = new.num_cached_tokens
+        self._news.set()
+
+    def fail(self, error: ServerError) -> None:
+        """End the stream with an error, after the tokens it already has. The first error stays."""
+        self._error = self._error or error
+        self._news.set()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> TokenDelta:
+        if self._has_ended:
+            raise StopAsyncIteration
+        await self._news.wait()
+        if self._token_ids or self._finish_reason is not None:
+            return self._take()
+        assert self._error is not None
+        self._has_ended = True
+        raise self._error
+
+    def _take(self) -> TokenDelta:
+        token_ids, self._token_ids = tuple(self._token_ids), []
+        logprobs, self._logprobs = tuple(self._logprobs), []
+        self._has_ended = self._finish_reason is not None
+        if self._error is None:
+            self._news.clear()
+        return TokenDelta(token_ids, self._finish_reason, logprobs or None, self._num_cached_tokens)

@@ -1,0 +1,1 @@
+"""The TurboMind engine: LMDeploy on NVIDIA GPUs."""

@@ -1,0 +1,1 @@
+"""Constraints in the form that TurboMind's grammar compiler takes."""

@@ -1,0 +1,165 @@
+"""Requests on their way through TurboMind: each waits its turn, gets a handle, and is seen to its end.
+
+A job is a task of its own and not its reader's: a reader may leave at any await, a native request may not
+be forgotten before TurboMind has said that it is over.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from internvl_server.core import FinishReason, GenerateRequest, TokenDelta
+from internvl_server.engine.stream import Stream
+from internvl_server.errors import (
+    EngineError,
+    EngineOverloadedError,
+    EngineUnavailableError,
+    ServerError,
+)
+
+if TYPE_CHECKING:
+    from internvl_server.engine.turbomind.outputs import Output
+    from internvl_server.engine.turbomind.runtime import Handle, Multimodal
+
+__all__ = ["Job", "JobPool", "Work"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Work:
+    """What the native side is given: the request without its pixels, its images, its compiled guide."""
+
+    request: GenerateRequest
+    images: "Multimodal | None"
+    grammar: object | None
+
+
+class Job:
+    """One accepted request. `handle` is set while it runs."""
+
+    def __init__(self, stream: Stream, request: GenerateRequest) -> None:
+        self._stream = stream
+        self._stop_token_ids = request.stop_token_ids
+        self._last_id: int | None = None
+        self._is_over = False
+        self.handle: Handle | None = None
+        self.is_cancelled = False
+        self.task: asyncio.Task[None]
+
+    def put(self, output: "Output") -> None:
+        """Hand new tokens, or the end, to the reader."""
+        if output.token_ids:
+            self._last_id = output.token_ids[-1]
+        if output.error is not None:
+            self.fail(output.error)
+        elif output.is_last:
+            self._is_over = True
+            reason: FinishReason = "stop" if self._last_id in self._stop_token_ids else "length"
+            self._put(output, reason)
+        else:
+            self._put(output, None)
+
+    def _put(self, output: "Output", reason: FinishReason | None) -> None:
+        new = TokenDelta(output.token_ids, reason, output.logprobs, output.num_cached_tokens)
+        self._stream.put(new)
+
+    def fail(self, error: ServerError) -> None:
+        """End the reader's stream. Once it has tokens, nothing says any more that it was not executed."""
+        self._is_over = True
+        is_retriable = isinstance(error, EngineOverloadedError | EngineUnavailableError)
+        if is_retriable and self._last_id is not None:
+            error = EngineError(error.message)
+        self._stream.fail(error)
+
+    def end(self) -> None:
+        """The native side is done; a reader who still waits is told."""
+        if not self._is_over:
+            self.fail(EngineError("The engine ended the request without a reason."))
+
+
+class JobPool:
+    """As many native handles as requests may run, given out in order of arrival.
+
+    Args:
+        size: How many.
+        new_handle: Makes one.
+    """
+
+    def __init__(self, size: int, new_handle: Callable[[], "Handle"]) -> None:
+        self._new_handle = new_handle
+        self._handles = [new_handle() for _ in range(size)]
+        self._slots = asyncio.Semaphore(size)  # wakes in order of arrival
+        self._jobs: set[Job] = set()
+        self.last_progress = time.monotonic()
+
+    @property
+    def num_free(self) -> int:
+        """Handles nobody has."""
+        return len(self._handles)
+
+    @property
+    def num_running(self) -> int:
+        """Jobs with a handle: TurboMind has them, or has yet to confirm that it has dropped them."""
+        return sum(job.handle is not None for job in self._jobs)
+
+    @property
+    def num_waiting(self) -> int:
+        """Jobs without a handle."""
+        return len(self._jobs) - self.num_running
+
+    def submit(self, stream: Stream, work: Work) -> Job:
+        """Queue a request."""
+        job = Job(stream, work.request)
+        job.task = asyncio.create_task(self._run(job, work))
+        self._jobs.add(job)
+        job.task.add_done_callback(lambda _: self._jobs.discard(job))
+        return job
+
+    async def abort(self, job: Job) -> None:
+        """End a job whose reader has left; returns without waiting for the native side."""
+        if job.task.done() or job.is_cancelled:
+            return
+        job.is_cancelled = True
+        if job.handle is None:
+            job.task.cancel()
+        else:
+            await job.handle.cancel()
+
+    async def close(self, timeout_s: float) -> None:
+        """Fail and abort every job, and wait until the native side has confirmed it."""
+        jobs = tuple(self._jobs)
+        for job in jobs:
+            kind = EngineUnavailableError if job.handle is None else EngineError
+            job.fail(kind("The engine was shut down."))
+            await self.abort(job)
+        if jobs:
+            await asyncio.wait([job.task for job in jobs], timeout=timeout_s)
+        self._handles.clear()
+
+    async def _run(self, job: Job, work: Work) -> None:
+        async with self._slots:
+            if not self.num_running:
+                self.last_progress = time.monotonic()  # after a pause the clock starts anew
+            handle = job.handle = self._handles.pop()
+            try:
+                await self._drive(job, handle, work)
+            finally:
+                job.handle = None
+                job.end()
+                self._handles.append(handle if handle.is_reusable else self._new_handle())
+
+    async def _drive(self, job: Job, handle: "Handle", work: Work) -> None:
+        try:
+            async with aclosing(handle.outputs(work.request, work.images, work.grammar)) as outputs:
+                async for output in outputs:
+                    self.last_progress = time.monotonic()
+                    job.put(output)
+        except Exception:  # noqa: BLE001  (logged, with its traceback)
+            # Whatever LMDeploy raises concerns this request; the others go on.
+            _log.exception("request %s failed in the engine", work.request.request_id)
+            job.fail(EngineError("The engine failed."))

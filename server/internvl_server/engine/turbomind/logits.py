@@ -1,0 +1,59 @@
+"""Log probabilities that TurboMind does not hand out: taken from rows of logits, in a bounded memory.
+
+Its own are of what it draws from: after the penalty, the temperature, the filters and the guide, and only of
+what these have left. They are the model's where none of these does anything. Otherwise it is asked for the
+logits themselves, a row of the whole vocabulary for each token of the answer.
+"""
+
+from internvl_server.core import GenerateRequest, SamplingParams
+from internvl_server.errors import EngineOverloadedError
+
+__all__ = ["LogitsGate", "logits_bytes", "needs_logits"]
+
+_BYTES_PER_LOGIT = 2  # of the model's 16 bit type
+
+
+def needs_logits(sampling: SamplingParams) -> bool:
+    """Whether the log probabilities asked for have to be taken from logits."""
+    is_plain = (
+        (sampling.temperature, sampling.top_p, sampling.repetition_penalty) == (1.0, 1.0, 1.0)
+        and (sampling.top_k, sampling.min_p, sampling.min_tokens) == (0, 0.0, 0)
+        and sampling.guide is None
+    )
+    return sampling.num_logprobs is not None and not is_plain
+
+
+def logits_bytes(request: GenerateRequest, vocab_size: int) -> int:
+    """Memory the logits of the longest answer take; 0 if none are needed."""
+    if not needs_logits(request.sampling):
+        return 0
+    return (request.max_tokens + 1) * vocab_size * _BYTES_PER_LOGIT
+
+
+class LogitsGate:
+    """Bounds the memory that logits take while requests wait and run.
+
+    Args:
+        max_bytes: Most bytes of all requests together.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+
+    def take(self, num_bytes: int) -> None:
+        """Count a request's memory, until `give_back`.
+
+        Raises:
+            EngineOverloadedError: There is too much in use.
+        """
+        if num_bytes and self._num_bytes + num_bytes > self._max_bytes:
+            raise EngineOverloadedError(
+                "The engine has no memory for more log probabilities now. Try again shortly, or set "
+                "max_tokens lower."
+            )
+        self._num_bytes += num_bytes
+
+    def give_back(self, num_bytes: int) -> None:
+        """The request is over."""
+        self._num_bytes -= num_bytes

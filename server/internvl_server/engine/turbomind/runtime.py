@@ -1,0 +1,232 @@
+"""LMDeploy TurboMind (0.18) behind names of ours: loading it, and running requests on it.
+
+With lmdeploy_sampling.py (parameters), lmdeploy_output.py (answers) and lmdeploy_layout.py (configs) the only
+file that knows LMDeploy. It is used as a library at its deepest door that takes token ids and pixels,
+`TurboMindInstance.async_stream_infer`; its HTTP app, media loader, chat templates and detokeniser are
+never used. Where its own server behaves otherwise than this file, tests/lmdeploy/test_tm_differences.py names
+the difference.
+"""
+
+import asyncio
+import hashlib
+import itertools
+import json
+import logging
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from typing import Any, TypeAlias
+
+import torch
+from lmdeploy.messages import TurbomindEngineConfig
+from lmdeploy.turbomind import TurboMind, _turbomind
+from lmdeploy.turbomind.tokenizer_info import TokenizerInfo
+
+from internvl_server.checkpoint.files import Checkpoint
+from internvl_server.core import GenerateRequest, Guide
+from internvl_server.engine.turbomind.checkpoint import check_needs_no_code, register_authors_config
+from internvl_server.engine.turbomind.guided.tags import schema_of, structural_tag
+from internvl_server.engine.turbomind.outputs import Output, OutputReader
+from internvl_server.engine.turbomind.sampling import generation_config
+from internvl_server.settings import TurbomindSettings
+
+__all__ = ["Handle", "Multimodal", "Runtime", "engine_config", "load_runtime"]
+
+# Compiled grammars that are kept for the next request with the same guide.
+_GRAMMAR_CACHE_BYTES = 64 << 20
+
+Multimodal: TypeAlias = list[dict[str, Any]]
+
+
+class Runtime:
+    """A loaded TurboMind.
+
+    Args:
+        turbomind: LMDeploy's engine.
+        checkpoint: What it has loaded.
+    """
+
+    def __init__(self, turbomind: TurboMind, checkpoint: Checkpoint) -> None:
+        self._turbomind = turbomind
+        self._checkpoint = checkpoint
+        self._pixel_dtype = _pixel_dtype(turbomind)
+        self._session_ids = itertools.count(1)
+        self._compiler: Any = None
+
+    @property
+    def is_follower(self) -> bool:
+        """Whether another node takes the requests of this one."""
+        return bool(self._turbomind.is_dummy)
+
+    def new_handle(self) -> "Handle":
+        """What runs one request at a time."""
+        return Handle(
+            self._turbomind.create_instance(),
+            self._session_ids,
+            self._turbomind._vocab_size,  # noqa: SLF001  (nothing public has it)
+        )
+
+    def scheduler_tick(self) -> int | None:
+        """How often the scheduler has run; None if this build does not say. May block while it hangs."""
+        try:
+            return int(self._turbomind.get_schedule_metrics().scheduler_tick)
+        except AttributeError:  # the native side hands out no metrics
+            return None
+
+    def multimodal(self, request: GenerateRequest) -> Multimodal | None:
+        """The images as LMDeploy takes them: pixels in the vision encoder's type, place, name. CPU-bound."""
+        if request.pixel_values is None:
+            return None
+        pixels = torch.from_numpy(request.pixel_values).to(self._pixel_dtype)
+        images: Multimodal = []
+        start = 0
+        for span in request.images:
+            tiles = pixels[start : start + span.num_tiles]
+            start += span.num_tiles
+            images.append(
+                {
+                    "modality": "image",
+                    "pixel_values": tiles,
+                    "image_tokens": span.num_image_tokens,
+                    "image_token_id": self._checkpoint.image_token_id,
+                    "offset": span.offset,
+                    # Without a name LMDeploy hashes the pixels on the event loop.
+                    "fingerprint": span.fingerprint or _hash_of(tiles),
+                }
+            )
+        return images
+
+    def compile_guide(self, guide: Guide) -> object:
+        """Make the grammar an answer is held to. CPU-bound; releases the interpreter lock.
+
+        Raises:
+            UnsupportedParameterError: It uses what an answer would not be held to.
+            RuntimeError, ValueError: It is malformed, or the compiler does not know what it uses.
+        """
+        compiler = self._compiler = self._compiler or self._new_compiler()
+        if guide.kind == "json_schema":
+            schema = schema_of(guide, json.loads(guide.source))
+            return compiler.compile_json_schema(json.dumps(schema, ensure_ascii=False))
+        if guide.kind == "regex":
+            return compiler.compile_regex(guide.source)
+        return compiler.compile_structural_tag(structural_tag(guide))
+
+    def close(self) -> None:
+        """Free the model. Handles must be gone."""
+        self._turbomind.close()
+
+    def _new_compiler(self) -> Any:  # noqa: ANN401  (a native object)
+        # LMDeploy's own knows one stop token, and keeps every grammar for ever.
+        vocabulary = TokenizerInfo.from_huggingface(
+            self._turbomind.tokenizer.model.model,
+            vocab_size=self._turbomind._vocab_size,  # noqa: SLF001  (nothing public has it)
+            stop_token_ids=sorted(self._checkpoint.stop_token_ids),
+        )
+        return _turbomind.GrammarCompiler(
+            vocabulary, max_threads=1, max_memory_bytes=_GRAMMAR_CACHE_BYTES
+        )
+
+
+class Handle:
+    """One native request object, used for one request after another.
+
+    Args:
+        instance: LMDeploy's `TurboMindInstance`.
+        session_ids: Ids no two requests share.
+        vocab_size: Logits of a row that are a token's.
+    """
+
+    def __init__(
+        self,
+        instance: Any,  # noqa: ANN401
+        session_ids: Iterator[int],
+        vocab_size: int,
+    ) -> None:
+        self._instance = instance
+        self._session_ids = session_ids
+        self._vocab_size = vocab_size
+        self._session_id = 0
+        # On the native object stay a grammar, which would hold the next request to it as well, and logits.
+        self.is_reusable = True
+
+    async def outputs(
+        self, request: GenerateRequest, images: Multimodal | None, grammar: object | None
+    ) -> AsyncGenerator[Output, None]:
+        """Run a request to its end; after `cancel` the end comes soon. Leaving before waits for it."""
+        config = generation_config(request)
+        if grammar is not None:
+            self._instance.model_inst.set_grammar(grammar)
+        self.is_reusable = grammar is None and config.output_logits is None
+        self._session_id = next(self._session_ids)
+        reader = OutputReader(request.sampling, self._vocab_size)
+        native = self._instance.async_stream_infer(
+            self._session_id,
+            input_ids=request.prompt_token_ids,
+            multimodal=images,
+            gen_config=config,
+            stream_output=True,
+        )
+        async with aclosing(native):
+            async for output in native:
+                if output.logits is None:
+                    yield reader.read(output)
+                else:
+                    yield await asyncio.to_thread(reader.read, output)
+
+    async def cancel(self) -> None:
+        """Ask the native side to end the running request; it answers through `outputs`."""
+        await self._instance.async_cancel(self._session_id)
+
+
+def load_runtime(
+    checkpoint: Checkpoint, settings: TurbomindSettings, *, max_num_seqs: int, max_model_len: int
+) -> Runtime:
+    """Load a checkpoint onto the GPUs. Takes seconds to minutes.
+
+    Raises:
+        StartupError: The checkpoint would need code of its own.
+        Exception: Whatever LMDeploy raises when it cannot load it.
+    """
+    check_needs_no_code(checkpoint.path)
+    register_authors_config()
+    logging.getLogger("lmdeploy").setLevel(
+        logging.WARNING
+    )  # at INFO it writes lines for each request
+    config = engine_config(settings, max_num_seqs=max_num_seqs, max_model_len=max_model_len)
+    turbomind = TurboMind.from_pretrained(
+        str(checkpoint.path), engine_config=config, trust_remote_code=False
+    )
+    return Runtime(turbomind, checkpoint)
+
+
+def engine_config(
+    settings: TurbomindSettings, *, max_num_seqs: int, max_model_len: int
+) -> TurbomindEngineConfig:
+    """The settings in LMDeploy's words."""
+    return TurbomindEngineConfig(
+        dtype=settings.dtype,
+        model_format=settings.model_format or None,
+        tp=settings.tp,
+        devices=list(settings.devices) or None,
+        session_len=max_model_len,
+        max_batch_size=max_num_seqs,
+        cache_max_entry_count=settings.cache_max_entry_count,
+        quant_policy=settings.quant_policy,
+        enable_prefix_caching=settings.enable_prefix_caching,
+        max_prefill_token_num=settings.max_prefill_token_num,
+        communicator=settings.communicator,
+        nnodes=settings.nnodes,
+        node_rank=settings.node_rank,
+        dist_init_addr=settings.dist_init_addr or None,
+        enable_metrics=True,  # `health` reads the scheduler's tick
+    )
+
+
+def _hash_of(pixels: torch.Tensor) -> bytes:
+    return hashlib.sha256(pixels.contiguous().view(torch.uint8).numpy().data).digest()
+
+
+def _pixel_dtype(turbomind: TurboMind) -> torch.dtype:
+    """What the vision encoder was loaded in; a quantised text model may differ from it."""
+    native = turbomind.source_model._vision_data_type  # noqa: SLF001  (nothing public has it)
+    types = _turbomind.DataType
+    return {types.TYPE_BF16: torch.bfloat16, types.TYPE_FP16: torch.float16}[native]

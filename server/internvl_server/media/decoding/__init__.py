@@ -1,0 +1,1 @@
+"""Encoded images and videos to RGB pixels. Runs in worker processes only."""

@@ -1,0 +1,80 @@
+"""Take the bytes of an image or a video out of a `data:` URL.
+
+Two steps, since strict base64 costs about 12 ms a megabyte: the loop looks only at the head and the
+length, a decode worker reads the alphabet.
+"""
+
+import binascii
+
+from internvl_server.media.media_type import IMAGE, MediaType
+
+__all__ = ["decode_base64", "is_data_url", "max_base64_chars", "split_data_url"]
+
+MAX_HEAD_CHARS = 256
+
+
+def is_data_url(url: str) -> bool:
+    """Whether the URL carries its own bytes."""
+    return url[:5].lower() == "data:"
+
+
+def split_data_url(url: str, *, max_bytes: int, param: str, kind: MediaType = IMAGE) -> str:
+    """The base64 text of a `data:` URL, not yet decoded.
+
+    Args:
+        url: `data:[media type][;parameter]*;base64,TEXT`; the media type is one of the kind's,
+            `application/octet-stream` or absent.
+        max_bytes: Most bytes the text may stand for.
+        param: JSON path of the image or video in the request.
+        kind: What it is to be.
+
+    Raises:
+        ImageUrlError, VideoUrlError: The head is malformed, of another media type, or not base64.
+        ImageTooLargeError, VideoTooLargeError: The text stands for more than `max_bytes`.
+    """
+    _check_head(url, kind, param)
+    comma = url.index(",")
+    num_chars = len(url) - comma - 1
+    if num_chars == 0:
+        raise kind.url_error("The data: URL is empty.", param=param)
+    if num_chars > max_base64_chars(max_bytes):
+        raise kind.over_limit(max_bytes, param)
+    text = url[comma + 1 :]
+    if not text.isascii():
+        raise kind.url_error("The data: URL holds characters that are not base64.", param=param)
+    return text
+
+
+def _check_head(url: str, kind: MediaType, param: str) -> None:
+    example = {"image": "data:image/png;base64,…", "video": "data:video/mp4;base64,…"}[kind.noun]
+    comma = url.find(",", 0, MAX_HEAD_CHARS)
+    if comma < 0:
+        raise kind.url_error(f"The data: URL is malformed; write {example} .", param=param)
+    media_type, *parameters = (part.strip().lower() for part in url[5:comma].split(";"))
+    if parameters[-1:] != ["base64"]:
+        raise kind.url_error(f"The data: URL must be base64: {example} .", param=param)
+    if not kind.admits(media_type):
+        raise kind.url_error(f"The data: URL must have a media type of {kind.noun}/*.", param=param)
+
+
+def max_base64_chars(num_bytes: int) -> int:
+    """Characters of base64, padding included, that `num_bytes` bytes take."""
+    return (num_bytes + 2) // 3 * 4
+
+
+def decode_base64(text: bytes, kind: MediaType = IMAGE) -> bytes:
+    """The bytes that padded standard base64 stands for; no whitespace, no URL-safe alphabet.
+
+    Raises:
+        ImageUrlError, VideoUrlError: The text is not that.
+    """
+    error = kind.url_error(
+        "The data: URL holds malformed base64; use the standard alphabet with padding and no "
+        "whitespace."
+    )
+    if len(text) % 4:  # strict mode passes padding that is not needed
+        raise error
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except binascii.Error:
+        raise error from None

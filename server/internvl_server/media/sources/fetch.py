@@ -1,0 +1,264 @@
+"""Fetch an image or a video over http(s). The only module that opens outgoing connections.
+
+A host is resolved once a hop, every address it has is judged, and the judged address itself is
+dialled: the request goes to `https://ADDRESS/…` with the name in `Host`, in the TLS greeting and in
+the certificate check, so there is no second resolution to rebind. Redirects are followed by hand.
+
+A transport is used instead of a client: it has no cookies, redirects, proxies, credentials, default
+headers or decompression to switch off. Connections are never reused, since the transport knows them
+by address while a certificate was checked for a name.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urljoin
+
+import httpx2
+
+from internvl_server.errors import EngineOverloadedError, InvalidRequestError
+from internvl_server.media.media_type import IMAGE, VIDEO, MediaType
+from internvl_server.media.sources.url_policy import (
+    Address,
+    FetchUrl,
+    UrlRules,
+    is_public_address,
+    parse_networks,
+    parse_url,
+)
+from internvl_server.settings import MediaSettings
+
+__all__ = ["MediaFetcher"]
+
+MAX_ADDRESSES = 64
+MAX_DIALS = 8
+REDIRECTS = (301, 302, 303, 307, 308)
+
+
+@dataclass(frozen=True, slots=True)
+class _FetchSpec:
+    """What is fetched, which request field asks for it, and how much it may take."""
+
+    kind: MediaType
+    param: str
+    rules: UrlRules
+    max_bytes: int
+    timeout_s: float
+
+    def fault(self, said: str) -> InvalidRequestError:
+        """An error about what the host did."""
+        return self.kind.fetch_error(f"The {self.kind.noun}'s host {said}.", param=self.param)
+
+    def blocked(self, said: str) -> InvalidRequestError:
+        """An error about where the host is, or leads to."""
+        return self.kind.blocked_error(f"The {self.kind.noun}'s host {said}.", param=self.param)
+
+
+class MediaFetcher:
+    """Fetches for the whole process, at most `max_fetches` at a time; `aclose` it after use."""
+
+    def __init__(self, settings: MediaSettings) -> None:
+        self._settings = settings
+        self._private_networks = parse_networks(settings.allowed_private_networks)
+        self._slots = asyncio.Semaphore(settings.max_fetches)
+        # Its own threads: a name server that hangs must not hold the loop's shared ones.
+        self._resolver = ThreadPoolExecutor(settings.max_fetches, thread_name_prefix="resolve")
+        self._transport = httpx2.AsyncHTTPTransport(
+            trust_env=False,
+            limits=httpx2.Limits(max_connections=settings.max_fetches, max_keepalive_connections=0),
+        )
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        self._resolver.shutdown(wait=False, cancel_futures=True)
+        await self._transport.aclose()
+
+    async def fetch(self, url: str, *, param: str, kind: MediaType = IMAGE) -> bytes:
+        """The body that a URL leads to, at most `max_image_bytes` or `max_video_bytes` long.
+
+        Args:
+            url: http(s) URL as the user gave it.
+            param: JSON path of the image or video in the request.
+            kind: What it is to be.
+
+        Raises:
+            ImageUrlError, VideoUrlError: The URL is malformed.
+            ImageBlockedError, VideoBlockedError: The URL or a redirect leads to where this server may
+                not connect.
+            ImageFetchError, VideoFetchError: The host did not deliver it, or not in time.
+            ImageTooLargeError, VideoTooLargeError: The body is over the limit.
+            EngineOverloadedError: Every slot for fetching stayed taken.
+        """
+        want = self._wanted(kind, param)
+        if not self._settings.allow_remote:
+            raise kind.blocked_error(
+                f"This server does not fetch {kind.noun}s; send them as data: URLs.", param=param
+            )
+        target = parse_url(url, want.rules, param=param)
+        is_started = False
+        try:
+            async with asyncio.timeout(want.timeout_s), self._slots:
+                is_started = True
+                return await self._follow(target, want)
+        except (TimeoutError, httpx2.TimeoutException):
+            if not is_started:
+                raise EngineOverloadedError(
+                    f"Too many {kind.noun}s are being fetched; try again shortly.", param=param
+                ) from None
+            raise kind.fetch_timeout_error(
+                f"The {kind.noun}'s host did not deliver it in time.", param=param
+            ) from None
+        except httpx2.HTTPError:
+            raise kind.fetch_error(
+                f"The connection to the {kind.noun}'s host failed.", param=param
+            ) from None
+
+    def _wanted(self, kind: MediaType, param: str) -> _FetchSpec:
+        settings = self._settings
+        rules = UrlRules(frozenset(settings.allowed_ports), settings.allowed_hosts, kind)
+        if kind is VIDEO:
+            most = settings.max_video_bytes, settings.video_fetch_timeout_s
+        else:
+            most = settings.max_image_bytes, settings.fetch_timeout_s
+        return _FetchSpec(kind, param, rules, *most)
+
+    async def _follow(self, target: FetchUrl, want: _FetchSpec) -> bytes:
+        for _ in range(self._settings.max_redirects + 1):
+            async with self._get(target, want) as response:
+                if response.status_code not in REDIRECTS:
+                    return await self._read_body(response, want)
+                target = self._redirect_target(target, response, want)
+        raise want.fault(f"redirected more than {self._settings.max_redirects} times")
+
+    def _redirect_target(
+        self, target: FetchUrl, response: httpx2.Response, want: _FetchSpec
+    ) -> FetchUrl:
+        try:
+            location = urljoin(target.url, response.headers["location"])
+            following = parse_url(location, want.rules, param=want.param)
+        except (KeyError, ValueError, want.kind.url_error):
+            raise want.fault("redirected to a URL that is missing or malformed") from None
+        if target.scheme == "https" and following.scheme == "http":
+            raise want.blocked("redirected from https to http")
+        return following
+
+    async def _resolve(self, target: FetchUrl, want: _FetchSpec) -> tuple[Address, ...]:
+        """The addresses of the host, in the order to try them; all were judged."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._settings.resolve_timeout_s):
+                addresses = await loop.run_in_executor(
+                    self._resolver, _look_up, target.host, target.port
+                )
+        except (OSError, UnicodeError, ValueError) as err:
+            if isinstance(err, TimeoutError):
+                raise
+            raise want.fault("cannot be found") from None
+        if not 0 < len(addresses) <= MAX_ADDRESSES:
+            raise want.fault("cannot be found")
+        if not all(is_public_address(ip, self._private_networks) for ip in addresses):
+            raise want.blocked("is not one this server may connect to")
+        return addresses[:MAX_DIALS]
+
+    @asynccontextmanager
+    async def _get(self, target: FetchUrl, want: _FetchSpec) -> AsyncIterator[httpx2.Response]:
+        response = await self._dial(target, await self._resolve(target, want), want)
+        try:
+            yield response
+        finally:
+            await response.aclose()
+
+    async def _dial(
+        self, target: FetchUrl, addresses: tuple[Address, ...], want: _FetchSpec
+    ) -> httpx2.Response:
+        """Ask the first address that can be connected to."""
+        for ip in addresses[:-1]:
+            try:
+                return await self._ask(self._request(target, ip, want))
+            except (httpx2.ConnectError, httpx2.ConnectTimeout):
+                continue
+        return await self._ask(self._request(target, addresses[-1], want))
+
+    async def _ask(self, request: httpx2.Request) -> httpx2.Response:
+        """Send a request; when that fails or is cancelled its connection is closed.
+
+        httpcore2 2.16 leaves the socket open when a TLS handshake is cancelled, so it is taken note of
+        here as it is opened.
+        """
+        streams: list[Any] = []
+
+        async def note(event: str, info: Mapping[str, Any]) -> None:
+            if event == "connection.connect_tcp.complete":
+                streams.append(info["return_value"])
+
+        request.extensions["trace"] = note
+        try:
+            return await self._transport.handle_async_request(request)
+        except BaseException:
+            for stream in streams:
+                await stream.aclose()
+            raise
+
+    def _request(self, target: FetchUrl, ip: Address, want: _FetchSpec) -> httpx2.Request:
+        total_s = want.timeout_s
+        timeouts = {"connect": self._settings.connect_timeout_s, "read": total_s}
+        return httpx2.Request(
+            "GET",
+            httpx2.URL(
+                scheme=target.scheme,
+                host=str(ip),
+                port=target.port,
+                raw_path=target.target.encode("ascii"),
+            ),
+            headers={
+                "Host": target.authority,
+                "User-Agent": "internvl-server",
+                "Accept": f"{want.kind.noun}/*",
+                "Accept-Encoding": "identity",
+                "Connection": "close",
+            },
+            extensions={
+                "sni_hostname": target.host,
+                "timeout": {**timeouts, "write": total_s, "pool": total_s},
+            },
+        )
+
+    async def _read_body(self, response: httpx2.Response, want: _FetchSpec) -> bytes:
+        _check_head(response, want)
+        limit = want.max_bytes
+        if int(response.headers.get("content-length", 0)) > limit:
+            raise want.kind.over_limit(limit, want.param)
+        chunks: list[bytes] = []
+        num_bytes = 0
+        async with aclosing(response.aiter_raw()) as body:
+            async for chunk in body:
+                chunks.append(chunk)
+                num_bytes += len(chunk)
+                if num_bytes > limit:
+                    raise want.kind.over_limit(limit, want.param)
+        return b"".join(chunks)
+
+
+def _look_up(host: str, port: int) -> tuple[Address, ...]:
+    answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+    return tuple(dict.fromkeys(ip_address(answer[4][0]) for answer in answers))
+
+
+def _check_head(response: httpx2.Response, want: _FetchSpec) -> None:
+    headers = response.headers
+    if response.status_code != HTTPStatus.OK:
+        raise want.fault(f"answered with status {response.status_code}")
+    if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        raise want.fault("sent it with a content encoding")
+    if "content-length" in headers and "transfer-encoding" in headers:
+        raise want.fault("contradicts itself on the length")
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not want.kind.admits(media_type):
+        article = "an image" if want.kind is IMAGE else "a video"
+        raise want.fault(f"sent something other than {article}")

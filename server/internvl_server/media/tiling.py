@@ -1,0 +1,80 @@
+"""Cut an RGB image into square tiles the way InternVL does.
+
+Source of the algorithm: `dynamic_preprocess` as published with InternVL 1.5 and later (OpenGVLab);
+parity with two published implementations is held by tests/parity/test_tiling.py.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image
+
+from internvl_server.core import ImageTiles
+
+__all__ = ["TILE_PX", "count_tiles", "select_grid", "tile_image"]
+
+TILE_PX = 448
+
+
+@lru_cache(maxsize=64)
+def _candidate_grids(max_tiles: int) -> tuple[tuple[int, int], ...]:
+    """All (columns, rows) with columns * rows <= max_tiles, by ascending tile count."""
+    grids = [
+        (columns, rows)
+        for columns in range(1, max_tiles + 1)
+        for rows in range(1, max_tiles // columns + 1)
+    ]
+    return tuple(sorted(grids, key=lambda grid: (grid[0] * grid[1], grid)))
+
+
+def select_grid(
+    width: int, height: int, *, max_tiles: int, tile_px: int = TILE_PX
+) -> tuple[int, int]:
+    """The (columns, rows) whose aspect ratio is closest to the image's.
+
+    On a tie the later, larger grid wins if the image's area exceeds half of that grid's.
+
+    Args:
+        width: Image width in pixels, at least 1.
+        height: Image height in pixels, at least 1.
+        max_tiles: Upper bound for columns * rows, at least 1.
+        tile_px: Side of a tile in pixels.
+    """
+    aspect_ratio = width / height
+    area = width * height
+    best, best_difference = (1, 1), float("inf")
+    for columns, rows in _candidate_grids(max_tiles):
+        difference = abs(aspect_ratio - columns / rows)
+        is_closer = difference < best_difference
+        is_tie = difference == best_difference
+        if is_closer or (is_tie and area > 0.5 * tile_px * tile_px * columns * rows):
+            best, best_difference = (columns, rows), difference
+    return best
+
+
+def count_tiles(grid: tuple[int, int]) -> int:
+    """Tiles a grid yields, with the thumbnail that more than one tile brings."""
+    num_tiles = grid[0] * grid[1]
+    return num_tiles + 1 if num_tiles > 1 else num_tiles
+
+
+def tile_image(image: Image.Image, *, max_tiles: int, tile_px: int = TILE_PX) -> ImageTiles:
+    """Cut an RGB image into square tiles, plus a thumbnail when more than one is cut.
+
+    Args:
+        image: RGB, 8 bit, upright, at least 1x1 px.
+        max_tiles: Upper bound without the thumbnail.
+        tile_px: Side of a tile in pixels.
+
+    Returns:
+        Tiles in row-major order, thumbnail last.
+    """
+    columns, rows = grid = select_grid(*image.size, max_tiles=max_tiles, tile_px=tile_px)
+    resized = image.resize((columns * tile_px, rows * tile_px), Image.Resampling.BICUBIC)
+    pixels = np.empty((count_tiles(grid), tile_px, tile_px, 3), dtype=np.uint8)
+    blocks = np.asarray(resized).reshape(rows, tile_px, columns, tile_px, 3)
+    pixels[: columns * rows] = blocks.swapaxes(1, 2).reshape(-1, tile_px, tile_px, 3)
+    if columns * rows > 1:
+        thumbnail = image.resize((tile_px, tile_px), Image.Resampling.BICUBIC)
+        pixels[-1] = np.asarray(thumbnail)
+    return ImageTiles(pixels=pixels, grid=grid, size=image.size)

@@ -1,0 +1,116 @@
+"""Frames of a video, or of a list of images, to one tile each."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from internvl_server.core import FrameList, ImageMeasure, ImageReference, ImageTiles, VideoReference
+from internvl_server.errors import EngineOverloadedError
+from internvl_server.media.decoding.image import VideoLimits
+from internvl_server.media.encoded import EncodedMedia
+from internvl_server.media.media_type import VIDEO
+from internvl_server.media.sources.data_url import max_base64_chars
+from internvl_server.media.sources.loader import RequestLoader, attach_param, gather
+from internvl_server.media.workers.pool import DecodePool
+from internvl_server.media.workers.process import WorkerSpec
+from internvl_server.settings import MediaSettings
+
+__all__ = ["VideoPreparer"]
+
+
+class VideoPreparer:
+    """Decodes videos in a pool of its own; `start` it before use and `close` it after.
+
+    Args:
+        settings: Limits and timeouts.
+        tile_px: Side of a tile in pixels.
+        images: The pool for frames that are images of their own.
+    """
+
+    def __init__(self, settings: MediaSettings, tile_px: int, images: DecodePool) -> None:
+        self._settings = settings
+        self._images = images
+        self._in_flight = asyncio.Semaphore(settings.max_videos_in_flight)
+        self._pool = DecodePool(
+            _worker_spec(settings, tile_px),
+            num_workers=settings.num_video_workers,
+            timeout_s=settings.video_timeout_s,
+            starts_on_demand=True,
+        )
+
+    async def start(self) -> None:
+        """Accept work; processes start with the first video."""
+        await self._pool.start()
+
+    async def close(self) -> None:
+        """End the workers."""
+        await self._pool.close()
+
+    async def prepare(
+        self, video: VideoReference | FrameList, loader: RequestLoader
+    ) -> tuple[ImageTiles, ...]:
+        """The tile of each frame, in order.
+
+        Encoded bytes are let go of as soon as they are decoded.
+
+        Raises:
+            VideoError, ImageError: The video, or a frame, cannot be used; `param` names it.
+            EngineOverloadedError: The server is busy with too many videos, or fetches too many.
+        """
+        if isinstance(video, FrameList):
+            return await gather(self._tile(frame, loader) for frame in video.frames)
+        async with self._loaded(video, loader) as encoded:
+            frames = self._pool.frames(encoded, num_frames=video.num_frames)
+            return await attach_param(frames, video.param)
+
+    async def measure(
+        self, video: VideoReference | FrameList, loader: RequestLoader
+    ) -> tuple[ImageMeasure, ...]:
+        """The size of each frame; of a video one frame is decoded for it. Raises like `prepare`."""
+        if isinstance(video, FrameList):
+            return await gather(self._measure(frame, loader) for frame in video.frames)
+        async with self._loaded(video, loader) as encoded:
+            [frame] = await attach_param(self._pool.frames(encoded, num_frames=1), video.param)
+        return (ImageMeasure(frame.size, num_tiles=1),) * video.num_frames
+
+    async def _tile(self, frame: ImageReference, loader: RequestLoader) -> ImageTiles:
+        image = await loader.load(frame.url, param=frame.param)
+        return await attach_param(self._images.tile(image, max_tiles=1), frame.param)
+
+    async def _measure(self, frame: ImageReference, loader: RequestLoader) -> ImageMeasure:
+        image = await loader.load(frame.url, param=frame.param)
+        size = await attach_param(self._images.read_size(image), frame.param)
+        return ImageMeasure(size, num_tiles=1)
+
+    @asynccontextmanager
+    async def _loaded(
+        self, video: VideoReference, loader: RequestLoader
+    ) -> AsyncIterator[EncodedMedia]:
+        try:
+            async with asyncio.timeout(self._settings.video_fetch_timeout_s):
+                await self._in_flight.acquire()
+        except TimeoutError:
+            raise EngineOverloadedError(
+                "The server is busy with other videos; try again shortly.", param=video.param
+            ) from None
+        try:
+            yield await loader.load(video.url, param=video.param, kind=VIDEO)
+        finally:
+            self._in_flight.release()
+
+
+def _worker_spec(settings: MediaSettings, tile_px: int) -> WorkerSpec:
+    limits = VideoLimits(
+        max_pixels=settings.max_image_pixels,
+        max_side_px=settings.max_image_side_px,
+        max_aspect_ratio=settings.max_aspect_ratio,
+        max_duration_s=settings.max_video_duration_s,
+    )
+    return WorkerSpec(
+        limits=limits,
+        tile_px=tile_px,
+        max_tiles=settings.max_video_frames,
+        max_input_bytes=max_base64_chars(settings.max_video_bytes),
+        kind=VIDEO,
+        program="internvl_server.media.workers.video_worker",
+    )

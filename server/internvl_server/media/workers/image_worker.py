@@ -1,0 +1,130 @@
+"""The program of one image worker: takes jobs from its pipe, decodes and tiles, until the pipe closes.
+
+Run by `process.py` with `python -m`; of the server it imports only decoding and tiling. It is treated
+as hostile, since a crafted image may have taken it over: it inherits no environment, no sockets and no
+secrets, and the parent checks the JSON it answers with.
+"""
+
+import json
+import mmap
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from internvl_server.errors import ImageDecodeError, ImageError
+from internvl_server.media.decoding.image import DecodeLimits, decode_image, read_size
+from internvl_server.media.media_type import IMAGE, MediaType
+from internvl_server.media.sources.data_url import decode_base64
+from internvl_server.media.tiling import tile_image
+
+__all__ = ["Worker", "WorkerMemory", "main", "serve"]
+
+NICENESS = 5
+
+
+class Worker(Protocol):
+    """What answers jobs."""
+
+    def answer(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Do one job; an image or video that cannot be used is an answer too."""
+
+
+class WorkerMemory:
+    """The encoded image or video of a job lies in shared memory, its tiles are written behind it.
+
+    Args:
+        memory: `output_offset` bytes for what is encoded, the rest for tiles.
+        output_offset: Where the tiles begin.
+    """
+
+    def __init__(self, memory: mmap.mmap, output_offset: int) -> None:
+        self._memory = memory
+        self._output = np.frombuffer(memory, dtype=np.uint8, offset=output_offset)
+
+    def read(self, job: dict[str, Any], kind: MediaType) -> bytes:
+        """The file of a job."""
+        data = self._memory[: job["num_bytes"]]
+        return decode_base64(data, kind) if job["is_base64"] else data
+
+    def write(self, pixels: npt.NDArray[np.uint8], first_byte: int = 0) -> None:
+        """Hand tiles over."""
+        self._output[first_byte : first_byte + pixels.size] = pixels.reshape(-1)
+
+
+class ImageWorker:
+    """Tiles images, or reads their sizes, one at a time."""
+
+    def __init__(self, memory: WorkerMemory, config: dict[str, Any]) -> None:
+        self._memory = memory
+        self._tile_px = config["tile_px"]
+        self._limits = DecodeLimits(**config["limits"])
+
+    def answer(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Do one job; an image that cannot be used is an answer too."""
+        try:
+            return self._prepare(job)
+        except ImageError as error:
+            return {"error": type(error).__name__, "message": error.message}
+        except MemoryError:
+            return {
+                "error": ImageDecodeError.__name__,
+                "message": "The image needs more memory to decode than is allowed.",
+            }
+
+    def _prepare(self, job: dict[str, Any]) -> dict[str, Any]:
+        data = self._memory.read(job, IMAGE)
+        if job["max_tiles"] is None:
+            return {"size": read_size(data, self._limits)}
+        image = decode_image(data, self._limits)
+        tiles = tile_image(image, max_tiles=job["max_tiles"], tile_px=self._tile_px)
+        self._memory.write(tiles.pixels)
+        return {"size": tiles.size, "grid": tiles.grid}
+
+
+def confine(max_memory_bytes: int) -> None:
+    """Give up what decoding does not need."""
+    # The parent decides when a worker ends, also while a supervisor stops the whole group.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.nice(NICENESS)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (max_memory_bytes, max_memory_bytes))
+
+
+def serve(
+    config: dict[str, Any], new_worker: Callable[[WorkerMemory, dict[str, Any]], Worker]
+) -> None:
+    """Serve jobs until the parent closes the pipe or is gone.
+
+    Args:
+        config: As `WorkerProcess` writes it, with the two file descriptors.
+        new_worker: Makes what answers the jobs.
+    """
+    confine(config["max_memory_bytes"])
+    memory = mmap.mmap(config["memory_fd"], config["memory_bytes"])
+    os.close(config["memory_fd"])
+    worker = new_worker(WorkerMemory(memory, config["output_offset"]), config)
+    with Connection(config["pipe_fd"]) as pipe:
+        pipe.send_bytes(b"{}")
+        while True:
+            try:
+                job = json.loads(pipe.recv_bytes())
+            except EOFError:
+                return
+            pipe.send_bytes(json.dumps(worker.answer(job)).encode())
+
+
+def main(config: dict[str, Any]) -> None:
+    """Be an image worker."""
+    serve(config, ImageWorker)
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -1,0 +1,205 @@
+"""A pool of processes that decode and tile, so that a crafted file can end one of them and no more.
+
+Each process has its own pipe and its own shared memory, and one thread of the parent that waits for
+it. Nothing is shared between processes, so one that dies or hangs, at whatever instant, fails its own
+image only. (`concurrent.futures` breaks the whole pool when one process dies; pebble's workers share
+one pipe and two locks: a death under a lock stalls all of them, the death of an idle one breaks the
+pool.)
+"""
+
+import asyncio
+import queue
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+from internvl_server.core import ImageTiles
+from internvl_server.errors import EngineUnavailableError, StartupError
+from internvl_server.media.encoded import EncodedMedia
+from internvl_server.media.fingerprint import fingerprint, frame_fingerprints
+from internvl_server.media.workers.process import (
+    Result,
+    WorkerProcess,
+    WorkerSpec,
+    count_grid,
+    read_pair,
+)
+
+__all__ = ["DecodePool"]
+
+T = TypeVar("T")
+
+
+class DecodePool:
+    """Processes that turn encoded images, or encoded videos, into tiles.
+
+    `start` it before use and `close` it after. A cancelled call leaves its worker to finish and drops
+    the result; nothing of a request outlives the call that brought it.
+    """
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        *,
+        num_workers: int,
+        timeout_s: float,
+        starts_on_demand: bool = False,
+    ) -> None:
+        self._spec = spec
+        self._starts_on_demand = starts_on_demand
+        self._num_workers = num_workers
+        self._timeout_s = timeout_s
+        self._idle: queue.SimpleQueue[WorkerProcess | None] = queue.SimpleQueue()
+        self._workers: set[WorkerProcess] = set()
+        self._is_running = False
+        self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="decode")
+
+    async def start(self) -> None:
+        """Start all workers and wait until each is ready; or, on demand, let each job find its own.
+
+        Raises:
+            StartupError: One cannot be started.
+        """
+        self._is_running = True
+        if self._starts_on_demand:
+            for _ in range(self._num_workers):
+                self._idle.put(None)
+            return
+        loop = asyncio.get_running_loop()
+        starts = [
+            loop.run_in_executor(self._threads, self._start_worker)
+            for _ in range(self._num_workers)
+        ]
+        try:
+            for worker in await asyncio.gather(*starts):
+                self._idle.put(worker)
+        except (OSError, EOFError) as err:
+            self._is_running = False
+            for _ in range(self._num_workers):
+                self._idle.put(None)  # a job that was taken meanwhile must not wait for ever
+            raise StartupError("The image decoding processes cannot be started.") from err
+
+    async def close(self) -> None:
+        """End all workers; calls still running fail with `EngineUnavailableError`."""
+        self._is_running = False
+        for worker in tuple(self._workers):
+            worker.kill()
+        await asyncio.to_thread(self._threads.shutdown)
+        for worker in tuple(self._workers):
+            self._discard(worker)
+
+    async def read_size(self, image: EncodedMedia) -> tuple[int, int]:
+        """Width and height of the upright image. Raises like `tile`."""
+        job = partial(self._run_blocking, image, {"max_tiles": None}, _no_tiles)
+        answer, _ = await self._on_thread(job)
+        return read_pair(answer["size"])
+
+    async def tile(self, image: EncodedMedia, *, max_tiles: int) -> ImageTiles:
+        """Decode an image and cut it into tiles.
+
+        Args:
+            image: The encoded image, at most `max_input_bytes`.
+            max_tiles: Upper bound without the thumbnail; with it at most the `max_tiles` of the pool.
+
+        Raises:
+            ImageError: The image cannot be used, took too long, or ended its worker.
+            EngineUnavailableError: The pool is not started, or being closed.
+        """
+        return await self._on_thread(partial(self._tile_blocking, image, max_tiles))
+
+    async def frames(self, video: EncodedMedia, *, num_frames: int) -> tuple[ImageTiles, ...]:
+        """Decode the chosen frames of a video, each to one tile. For a pool of video workers.
+
+        Args:
+            video: The encoded video, at most `max_input_bytes`.
+            num_frames: At most the `max_tiles` of the pool.
+
+        Raises:
+            VideoError: The video cannot be used, took too long, or ended its worker.
+            EngineUnavailableError: The pool is not started, or being closed.
+        """
+        return await self._on_thread(partial(self._frames_blocking, video, num_frames))
+
+    async def _on_thread(self, work: Callable[[], T]) -> T:
+        if not self._is_running:
+            raise _not_running()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def _tile_blocking(self, image: EncodedMedia, max_tiles: int) -> ImageTiles:
+        count = partial(count_grid, max_tiles=max_tiles)
+        answer, pixels = self._run_blocking(image, {"max_tiles": max_tiles}, count)
+        assert pixels is not None
+        grid = read_pair(answer["grid"])
+        return ImageTiles(
+            pixels=pixels,
+            grid=grid,
+            size=read_pair(answer["size"]),
+            fingerprint=fingerprint(image, grid, self._spec.tile_px),
+        )
+
+    def _frames_blocking(self, video: EncodedMedia, num_frames: int) -> tuple[ImageTiles, ...]:
+        answer, pixels = self._run_blocking(video, {"num_frames": num_frames}, lambda _: num_frames)
+        assert pixels is not None
+        size = read_pair(answer["size"])
+        names = frame_fingerprints(video, num_frames, self._spec.tile_px)
+        return tuple(
+            ImageTiles(pixels=pixels[index : index + 1], grid=(1, 1), size=size, fingerprint=name)
+            for index, name in enumerate(names)
+        )
+
+    def _run_blocking(
+        self, media: EncodedMedia, job: dict[str, Any], count: Callable[[dict[str, Any]], int]
+    ) -> Result:
+        kind = self._spec.kind
+        worker = self._idle.get()  # never waits: there are as many threads as workers
+        try:
+            worker = self._healed(worker)
+            return worker.run(media, job, count, self._timeout_s)
+        except TimeoutError:
+            raise kind.decode_error(f"The {kind.noun} took too long to decode.") from None
+        except (OSError, EOFError, ValueError, LookupError, TypeError):
+            if not self._is_running:
+                raise _not_running() from None
+            raise kind.decode_error(f"The {kind.noun} could not be decoded.") from None
+        finally:
+            self._idle.put(self._replacement(worker))
+
+    def _healed(self, worker: WorkerProcess | None) -> WorkerProcess:
+        """A worker that lives: this one, or another if it died idle or could not be started before."""
+        if worker is not None and worker.is_alive():
+            return worker
+        if worker is not None:
+            self._discard(worker)
+        return self._start_worker()
+
+    def _replacement(self, worker: WorkerProcess | None) -> WorkerProcess | None:
+        """What goes back into the pool: this worker, or None if it broke off in the middle of a job."""
+        if worker is not None and worker.is_busy:
+            self._discard(worker)
+            return None
+        return worker
+
+    def _start_worker(self) -> WorkerProcess:
+        if not self._is_running:
+            raise EOFError
+        worker = WorkerProcess(self._spec)
+        self._workers.add(worker)
+        try:
+            worker.wait_ready()
+        except (OSError, EOFError):
+            self._discard(worker)
+            raise
+        return worker
+
+    def _discard(self, worker: WorkerProcess) -> None:
+        self._workers.discard(worker)
+        worker.close()
+
+
+def _no_tiles(_: dict[str, Any]) -> int:
+    return 0
+
+
+def _not_running() -> EngineUnavailableError:
+    return EngineUnavailableError("The server is starting or shutting down; try again shortly.")

@@ -1,0 +1,226 @@
+"""The parent's end of one decode worker: its process, its pipe and the memory it shares.
+
+The process is started as a program of its own, not by multiprocessing: a child that re-imports the
+server's main module would load the whole server, and it would inherit the environment with its keys.
+"""
+
+import json
+import mmap
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from internvl_server.errors import InvalidRequestError
+from internvl_server.media.decoding.image import DecodeLimits
+from internvl_server.media.encoded import EncodedMedia
+from internvl_server.media.media_type import IMAGE, MediaType
+from internvl_server.media.tiling import count_tiles
+
+__all__ = ["Result", "WorkerProcess", "WorkerSpec", "count_grid", "read_pair"]
+
+START_TIMEOUT_S = 60.0
+MAX_ANSWER_BYTES = 4096
+IMPORT_ROOT = Path(__file__).resolve().parents[3]
+# Larger inputs are given back to the system after a job.
+KEPT_INPUT_BYTES = 16 << 20
+
+Tiles: TypeAlias = npt.NDArray[np.uint8]
+Result: TypeAlias = tuple[dict[str, Any], Tiles | None]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """What every worker of a pool is started with.
+
+    `max_input_bytes` bounds one encoded image or video as it is handed over, base64 where it is that.
+    `max_tiles` bounds the tiles of one image, thumbnail included, or of one video. `program` is the
+    module that is run.
+    """
+
+    limits: DecodeLimits
+    tile_px: int
+    max_tiles: int
+    max_input_bytes: int
+    kind: MediaType = IMAGE
+    program: str = "internvl_server.media.workers.image_worker"
+
+    @property
+    def tile_bytes(self) -> int:
+        """Bytes of one RGB tile."""
+        return self.tile_px * self.tile_px * 3
+
+    @property
+    def output_offset(self) -> int:
+        """Where the tiles begin in the shared memory: at a page."""
+        return -(-self.max_input_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+
+    @property
+    def memory_bytes(self) -> int:
+        """Size of the shared memory. A page of it exists once it was written to."""
+        return self.output_offset + self.max_tiles * self.tile_bytes
+
+    @property
+    def max_memory_bytes(self) -> int:
+        """Address space a worker may have: Python and its libraries, and the largest image.
+
+        The most that was seen is 21 bytes a pixel, for WebP with transparency.
+        """
+        return (384 << 20) + 2 * self.memory_bytes + 24 * self.limits.max_pixels
+
+
+class WorkerProcess:
+    """One process with its pipe and its shared memory; used by one thread at a time."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._spec = spec
+        self.is_busy = True
+        self._pipe, child_pipe = multiprocessing.Pipe()
+        memory_fd = os.memfd_create("tiles")
+        try:
+            os.ftruncate(memory_fd, spec.memory_bytes)
+            self._memory = mmap.mmap(memory_fd, spec.memory_bytes)
+            self._process = self._launch(child_pipe.fileno(), memory_fd)
+        finally:
+            os.close(memory_fd)
+            child_pipe.close()
+
+    def _launch(self, pipe_fd: int, memory_fd: int) -> subprocess.Popen[bytes]:
+        spec = self._spec
+        config = {
+            "pipe_fd": pipe_fd,
+            "memory_fd": memory_fd,
+            "memory_bytes": spec.memory_bytes,
+            "output_offset": spec.output_offset,
+            "max_memory_bytes": spec.max_memory_bytes,
+            "tile_px": spec.tile_px,
+            "limits": asdict(spec.limits),
+        }
+        return subprocess.Popen(  # noqa: S603 - our own interpreter and our own module
+            [sys.executable, "-P", "-m", spec.program, json.dumps(config)],
+            env={"PYTHONPATH": str(IMPORT_ROOT), "OPENBLAS_NUM_THREADS": "1"},
+            pass_fds=(pipe_fd, memory_fd),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def wait_ready(self) -> None:
+        """Wait until the process has imported what it needs."""
+        self._receive(START_TIMEOUT_S)
+        self.is_busy = False
+
+    def is_alive(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.poll() is None
+
+    def kill(self) -> None:
+        """End the process; a thread that waits for it sees the end of the pipe."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """End the process, if it has not ended, and let go of its pipe and memory."""
+        self._process.kill()
+        self._process.wait()
+        self._pipe.close()
+        with suppress(BufferError):  # a traceback may still look at the memory; it goes with that
+            self._memory.close()
+
+    def run(
+        self,
+        media: EncodedMedia,
+        job: dict[str, Any],
+        count: Callable[[dict[str, Any]], int],
+        timeout_s: float,
+    ) -> Result:
+        """Do one job. `is_busy` stays set when the process did not come back from it.
+
+        Args:
+            media: What to work on.
+            job: What to do with it, as the program understands it.
+            count: Judges an answer, which is not trusted, and says how many tiles come with it.
+            timeout_s: Seconds it may take.
+
+        Raises:
+            ImageError, VideoError: The worker says that the image or video cannot be used.
+            TimeoutError: The worker did not answer in time.
+            OSError, EOFError, ValueError, LookupError, TypeError: It died, or its answer makes no sense.
+        """
+        self.is_busy = True
+        data = media.data.encode("ascii") if isinstance(media.data, str) else media.data
+        self._memory[: len(data)] = data
+        job |= {"num_bytes": len(data), "is_base64": isinstance(media.data, str)}
+        self._pipe.send_bytes(json.dumps(job).encode())
+        answer = self._receive(timeout_s)
+        if len(data) > KEPT_INPUT_BYTES:
+            self._memory.madvise(mmap.MADV_REMOVE, 0, self._spec.output_offset)
+        if "error" in answer:
+            error = _error(self._spec.kind, answer)
+            self.is_busy = False
+            raise error
+        num_tiles = count(answer)
+        pixels = self._copy_tiles(num_tiles) if num_tiles else None
+        self.is_busy = False
+        return answer, pixels
+
+    def _receive(self, timeout_s: float) -> dict[str, Any]:
+        if not self._pipe.poll(timeout_s):
+            raise TimeoutError
+        answer = json.loads(self._pipe.recv_bytes(MAX_ANSWER_BYTES))
+        if not isinstance(answer, dict):
+            raise TypeError
+        return answer
+
+    def _copy_tiles(self, num_tiles: int) -> Tiles:
+        """The tiles as an array of our own; the copy runs without the interpreter lock."""
+        spec = self._spec
+        if num_tiles > spec.max_tiles:
+            raise ValueError
+        tiles = np.frombuffer(
+            self._memory,
+            dtype=np.uint8,
+            count=num_tiles * spec.tile_bytes,
+            offset=spec.output_offset,
+        )
+        return tiles.reshape(num_tiles, spec.tile_px, spec.tile_px, 3).copy()
+
+
+def _error(kind: MediaType, answer: dict[str, Any]) -> InvalidRequestError:
+    """The error a worker answers with; it may be one of three."""
+    errors = {
+        cls.__name__: cls for cls in (kind.decode_error, kind.too_large_error, kind.url_error)
+    }
+    return errors[answer["error"]](str(answer["message"]))
+
+
+def count_grid(answer: dict[str, Any], max_tiles: int) -> int:
+    """The tiles of the grid in an answer, thumbnail included.
+
+    Raises:
+        LookupError, TypeError, ValueError: The grid is none, or of more than `max_tiles`.
+    """
+    grid = read_pair(answer["grid"])
+    if not 1 <= grid[0] * grid[1] <= max_tiles:
+        raise ValueError
+    return count_tiles(grid)
+
+
+def read_pair(value: Any) -> tuple[int, int]:  # noqa: ANN401 - JSON of a process that is not trusted
+    """Two positive integers.
+
+    Raises:
+        TypeError, ValueError: It is not that.
+    """
+    first, second = value
+    if not (type(first) is type(second) is int and first > 0 and second > 0):
+        raise ValueError
+    return first, second

@@ -1,0 +1,51 @@
+"""What a request asks of an engine, against what the engine says it can do."""
+
+from internvl_server.core import AnswerParams, Conversation, SamplingParams
+from internvl_server.engine.base import Capability, EngineInfo
+from internvl_server.errors import UnsupportedParameterError
+
+__all__ = ["check_capabilities"]
+
+
+def check_capabilities(
+    info: EngineInfo,
+    sampling: SamplingParams,
+    answer: AnswerParams,
+    conversation: Conversation | None,
+) -> None:
+    """Refuse what the engine cannot do, before anything is computed.
+
+    Raises:
+        UnsupportedParameterError: Names the request field.
+    """
+    if answer.tool_choice.mode == "required" and Capability.GUIDE not in info.capabilities:
+        raise UnsupportedParameterError(
+            f"The {info.backend} engine cannot be held to call a tool. Use 'tool_choice': 'auto'.",
+            param="tool_choice",
+        )
+    asked = {
+        Capability.TOP_K: sampling.top_k > 0,
+        Capability.MIN_P: sampling.min_p > 0,
+        Capability.REPETITION_PENALTY: sampling.repetition_penalty != 1,
+        Capability.SEED: sampling.seed is not None,
+        Capability.IMAGES: conversation is not None and bool(conversation.media_parts),
+        Capability.LOGPROBS: sampling.num_logprobs is not None,
+        Capability.GUIDE: sampling.guide is not None,
+        Capability.LOGIT_BIAS: bool(sampling.logit_bias),
+        Capability.PRESENCE_PENALTY: sampling.presence_penalty != 0,
+        Capability.FREQUENCY_PENALTY: sampling.frequency_penalty != 0,
+        Capability.MIN_TOKENS: sampling.min_tokens > 0,
+    }
+    for capability, is_asked in asked.items():
+        if is_asked and capability not in info.capabilities:
+            name = _param(capability, sampling)
+            raise UnsupportedParameterError(
+                f"'{name}' is not supported by the {info.backend} engine. Leave it out.", param=name
+            )
+
+
+def _param(capability: Capability, sampling: SamplingParams) -> str:
+    """A guide comes from one of several fields; it knows which."""
+    if capability is Capability.GUIDE and sampling.guide is not None:
+        return sampling.guide.param
+    return capability.value

@@ -1,0 +1,105 @@
+"""`server plan`: its options, and what it prints."""
+
+import argparse
+import json
+
+from internvl_server.checkpoint.architecture import Architecture
+from internvl_server.errors import StartupError
+from internvl_server.planner.check import model_at
+from internvl_server.planner.memory import Deployment, parse_gpus
+from internvl_server.planner.models import MODELS
+from internvl_server.planner.report import markdown_table, plan_facts, render_text
+
+__all__ = ["add_plan_options", "plan_text"]
+
+_GPUS = "1x24,1x80,2x80,8x80"
+_KV_BITS = {"none": 16, "int8": 8, "int4": 4}
+_REQUEST_TOKENS = 4096  # a picture of 12 tiles and thumbnail (3,328), and 768 of text and answer
+
+
+def add_plan_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `plan`."""
+    parser.add_argument(
+        "--model",
+        help="checkpoint folder, hub name, or a size such as 8B or 8B-AWQ; default: all seven",
+    )
+    parser.add_argument("--gpus", default=_GPUS, help="COUNTxGB, more with commas (%(default)s)")
+    parser.add_argument(
+        "--tp", type=_positive, default=0, help="GPUs of one server; default: the fewest"
+    )
+    parser.add_argument(
+        "--context", type=_positive, default=0, help="tokens of the longest request"
+    )
+    parser.add_argument("--kv", choices=_KV_BITS, default="none", help="KV cache quantization")
+    parser.add_argument(
+        "--cache",
+        type=_share,
+        default=0.8,
+        help="cache_max_entry_count, between 0 and 1 (%(default)s)",
+    )
+    parser.add_argument(
+        "--max-num-seqs", type=_positive, default=256, help="requests at once (%(default)s)"
+    )
+    parser.add_argument(
+        "--request-tokens",
+        type=_positive,
+        default=_REQUEST_TOKENS,
+        help="tokens of a usual request, pictures and answer included (%(default)s)",
+    )
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print JSON, sizes in bytes")
+    output.add_argument("--markdown", action="store_true", help="print the table of the README")
+
+
+def plan_text(options: argparse.Namespace) -> str:
+    """What `plan` prints.
+
+    Raises:
+        StartupError: The model or the GPUs are not understood.
+    """
+    models = _models(options.model)
+    gpus = parse_gpus(options.gpus)
+    if options.markdown:
+        return markdown_table(models, _wish(options, models[0]), gpus, options.request_tokens)
+    facts = [
+        plan_facts(model, _wish(options, model), one, options.tp, options.request_tokens)
+        for model in models
+        for one in gpus
+    ]
+    return json.dumps(facts, indent=2) if options.json else render_text(facts)
+
+
+def _models(name: str | None) -> list[Architecture]:
+    if name is None:
+        return list(MODELS.values())
+    model = model_at(name)
+    if model is None:
+        raise StartupError(
+            f"--model: {name!r} is no folder, and none of {', '.join(MODELS)} (each also -hf and -AWQ)."
+        )
+    return [model]
+
+
+def _wish(options: argparse.Namespace, model: Architecture) -> Deployment:
+    if options.context > model.text.context:
+        raise StartupError(f"--context: {model.name} was made for {model.text.context:,} tokens.")
+    return Deployment(
+        context=options.context or model.text.context,
+        max_num_seqs=options.max_num_seqs,
+        kv_bits=_KV_BITS[options.kv],
+        cache_share=options.cache,
+    )
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError("it must be at least 1")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError("it must be between 0 and 1")
+    return value

@@ -1,0 +1,218 @@
+"""A conversation and its tiles to a `Prompt`: token ids with image tokens exactly where images are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from internvl_server.checkpoint.files import Checkpoint
+from internvl_server.core import Conversation, ImageSpan, ImageTiles, Prompt
+from internvl_server.errors import ContextLengthExceededError, InvalidRequestError, StartupError
+from internvl_server.prompt.chat_template import load_checkpoint_template
+from internvl_server.prompt.segments import Control, ImagePlaceholder, Segment
+from internvl_server.prompt.template import InternVL25Template, Template
+from internvl_server.prompt.tokenizer import PromptTokenizer
+
+__all__ = ["PromptBuilder", "PromptSkeleton", "select_template"]
+
+# Longer texts than this many characters per token of context are refused unread: a real text has
+# around four; the longest tokens, runs of spaces, have about as many as this.
+_MAX_CHARS_PER_TOKEN = 128
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSkeleton:
+    """A tokenised prompt with places where the images' tokens will stand."""
+
+    pieces: tuple[list[int] | ImagePlaceholder, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of text, and of the two marks around each image."""
+        return sum(
+            2 if isinstance(piece, ImagePlaceholder) else len(piece) for piece in self.pieces
+        )
+
+
+class PromptBuilder:
+    """Renders, tokenises and measures prompts for one model.
+
+    Args:
+        checkpoint: The model's facts.
+        tokenizer: Its tokenizer.
+        template: How a conversation is written down.
+        max_model_len: Most tokens of a request, as the engine has room for.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        tokenizer: PromptTokenizer,
+        template: Template,
+        *,
+        max_model_len: int,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._template = template
+        self.num_tokens_per_tile = checkpoint.num_tokens_per_tile
+        self.max_model_len = max_model_len
+        self._image_token_id = checkpoint.image_token_id
+        self.stop_token_ids = checkpoint.stop_token_ids
+        self._image_start_id = tokenizer.control_id("<img>")
+        self._image_end_id = tokenizer.control_id("</img>")
+
+    def check_length_of_text(self, conversation: Conversation) -> None:
+        """Refuse a hopelessly long text before any work is spent on it.
+
+        Raises:
+            ContextLengthExceededError: It cannot fit, whatever its tokens are.
+        """
+        self._check_num_chars(conversation.num_text_chars, "messages")
+
+    def _check_num_chars(self, num_chars: int, param: str) -> None:
+        limit = _MAX_CHARS_PER_TOKEN * self.max_model_len
+        if num_chars > limit:
+            raise ContextLengthExceededError(
+                f"This model's maximum context length is {self.max_model_len} tokens. Your {param} "
+                f"has {num_chars} characters; more than {limit} cannot fit. Shorten it.",
+                param=param,
+            )
+
+    def skeleton(self, conversation: Conversation) -> PromptSkeleton:
+        """All of the prompt but its image tokens. CPU-bound: call it off the event loop for long texts."""
+        pieces: list[list[int] | ImagePlaceholder] = []
+        text = ""
+        for segment in [*self._template.render(conversation), ImagePlaceholder(-1)]:
+            piece = self._text_ids_or_place(segment)
+            if isinstance(piece, str):
+                text += piece  # neighbouring texts are one span to the tokenizer, as upstream
+                continue
+            pieces.append(self._tokenizer.encode_text(text) if text else [])
+            text = ""
+            pieces.append(piece)
+        return PromptSkeleton(tuple(pieces[:-1]))
+
+    def build(self, skeleton: PromptSkeleton, tiles: Sequence[ImageTiles]) -> Prompt:
+        """The whole prompt: the skeleton with each image's tokens in place.
+
+        Args:
+            skeleton: Of the conversation.
+            tiles: One entry for each of the conversation's images and frames, in order.
+        """
+        prompt = self.fill(skeleton, [(image.num_tiles, image.fingerprint) for image in tiles])
+        return replace(prompt, tiles=tuple(tiles))
+
+    def fill(self, skeleton: PromptSkeleton, images: Sequence[tuple[int, bytes]]) -> Prompt:
+        """The prompt's tokens, without tiles.
+
+        Args:
+            skeleton: Of the conversation.
+            images: Number of tiles and fingerprint of each of the conversation's images, in order.
+        """
+        token_ids: list[int] = []
+        spans: list[ImageSpan] = []
+        for piece in skeleton.pieces:
+            if isinstance(piece, ImagePlaceholder):
+                num_tiles, fingerprint = images[piece.index]
+                num_image_tokens = num_tiles * self.num_tokens_per_tile
+                token_ids.append(self._image_start_id)
+                spans.append(ImageSpan(len(token_ids), num_tiles, num_image_tokens, fingerprint))
+                token_ids += [self._image_token_id] * num_image_tokens
+                token_ids.append(self._image_end_id)
+            else:
+                token_ids += piece
+        return Prompt(token_ids=tuple(token_ids), images=tuple(spans))
+
+    def build_raw(self, raw: str | Sequence[int]) -> Prompt:
+        """A prompt without a template. CPU-bound for long texts.
+
+        Args:
+            raw: Literal text, encoded as such, or token ids.
+
+        Raises:
+            InvalidRequestError: An id is not one a prompt without pictures can have.
+            ContextLengthExceededError: The text cannot fit, whatever its tokens are.
+        """
+        if isinstance(raw, str):
+            self._check_num_chars(len(raw), "prompt")
+            return Prompt(tuple(self._tokenizer.encode_text(raw)))
+        if len(raw) >= self.max_model_len:
+            raise ContextLengthExceededError(
+                f"This model's maximum context length is {self.max_model_len} tokens. Your prompt has "
+                f"{len(raw)} tokens. Shorten it.",
+                param="prompt",
+            )
+        for index, token_id in enumerate(raw):
+            if not 0 <= token_id < self._tokenizer.vocab_size or token_id == self._image_token_id:
+                raise InvalidRequestError(
+                    f"'prompt' has the token {token_id} at place {index}, which no text has. Ids are "
+                    f"0 to {self._tokenizer.vocab_size - 1} without the image token.",
+                    param="prompt",
+                )
+        return Prompt(tuple(raw))
+
+    def max_image_tokens(self, skeleton: PromptSkeleton, wanted: int | None, default: int) -> int:
+        """Image tokens that leave room for the text and the answer; may be below one tile's.
+
+        An answer without a limit of its own is promised `default` tokens, but at most a quarter of the
+        context: images come before it.
+        """
+        answer = min(default, self.max_model_len // 4) if wanted is None else wanted
+        return self.max_model_len - skeleton.num_tokens - answer
+
+    def resolve_max_tokens(
+        self, prompt: Prompt, wanted: int | None, default: int, *, param: str = "messages"
+    ) -> int:
+        """How many tokens the answer may have.
+
+        Args:
+            prompt: What is already in the context.
+            wanted: The request's own limit, honoured or refused.
+            default: Used, and cut to the room left, when the request names none.
+            param: The request field the prompt came from.
+
+        Raises:
+            ContextLengthExceededError: The prompt, or the prompt and `wanted`, do not fit.
+        """
+        promised = self.promise(prompt.num_tokens, wanted, default)
+        if promised is None:
+            raise ContextLengthExceededError(self._too_long(prompt, wanted, param), param=param)
+        return promised
+
+    def promise(self, num_prompt_tokens: int, wanted: int | None, default: int) -> int | None:
+        """As `resolve_max_tokens`; None when the prompt, or the prompt and `wanted`, do not fit."""
+        room = self.max_model_len - num_prompt_tokens
+        if room < 1 or (wanted is not None and wanted > room):
+            return None
+        return min(default, room) if wanted is None else wanted
+
+    def _text_ids_or_place(self, segment: Segment) -> str | list[int] | ImagePlaceholder:
+        if not isinstance(segment, Control):
+            return segment
+        if segment.is_optional and segment.name not in self._tokenizer.control_ids:
+            return segment.name
+        return [self._tokenizer.control_id(segment.name)]
+
+    def _too_long(self, prompt: Prompt, wanted: int | None, param: str) -> str:
+        num_image_tokens = sum(span.num_image_tokens for span in prompt.images)
+        asked = f" and you asked for {wanted} tokens of answer" if wanted is not None else ""
+        image_note = f" ({num_image_tokens} of them for images)" if num_image_tokens else ""
+        return (
+            f"This model's maximum context length is {self.max_model_len} tokens. Your {param} "
+            f"{'have' if param == 'messages' else 'has'} {prompt.num_tokens} tokens{image_note}{asked}. "
+            f"Shorten the {param}, lower `max_tokens`, or look at images less closely (`detail`)."
+        )
+
+
+def select_template(checkpoint: Checkpoint, tokenizer: PromptTokenizer) -> Template:
+    """The template the settings or the checkpoint name.
+
+    Raises:
+        StartupError: It is not known, or the checkpoint's own is asked for and it has none.
+    """
+    if checkpoint.template == "checkpoint":
+        return load_checkpoint_template(checkpoint.path, tokenizer.control_pattern)
+    if checkpoint.template == InternVL25Template.name:
+        return InternVL25Template()
+    raise StartupError(
+        f"The checkpoint's config names the template {checkpoint.template!r}, which is not known here. "
+        "Set model.template to 'internvl2_5', or to 'checkpoint' for its own chat template."
+    )

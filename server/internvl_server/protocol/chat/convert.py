@@ -1,0 +1,159 @@
+"""Wire to core: messages to a `Conversation`."""
+
+from collections.abc import Iterator, Sequence
+
+from internvl_server.core import (
+    Conversation,
+    Detail,
+    FrameList,
+    ImageReference,
+    Message,
+    Part,
+    Role,
+    TextPart,
+    VideoReference,
+)
+from internvl_server.errors import InvalidRequestError
+from internvl_server.protocol.chat.messages import (
+    AssistantMessage,
+    ChatMessage,
+    FramesPart,
+    ImagePart,
+    RefusalPart,
+    ToolMessage,
+    VideoPart,
+)
+from internvl_server.protocol.chat.request import ChatCompletionRequest
+from internvl_server.protocol.tools import to_tool_calls, to_tools
+from internvl_server.settings import MediaSettings
+
+__all__ = ["to_conversation"]
+
+
+def to_conversation(body: ChatCompletionRequest, media: MediaSettings) -> Conversation:
+    """The messages in our words; `developer` becomes `system`.
+
+    Args:
+        body: The request.
+        media: How many frames of a video are looked at, by default and at most.
+
+    Raises:
+        InvalidRequestError: Messages do not fit each other, one has neither content nor calls, or a video
+            too many frames.
+    """
+    messages = tuple(
+        _message(message, f"messages[{index}]", media)
+        for index, message in enumerate(body.messages)
+    )
+    _check_results(messages)
+    _check_continuation(body)
+    return Conversation(
+        messages,
+        tools=() if body.tool_choice == "none" else to_tools(body.tools),
+        continue_final_message=bool(body.continue_final_message),
+        add_generation_prompt=body.add_generation_prompt is not False,
+    )
+
+
+def _check_continuation(body: ChatCompletionRequest) -> None:
+    if not body.continue_final_message:
+        return
+    if body.add_generation_prompt:
+        raise InvalidRequestError(
+            "'continue_final_message' goes on inside the last message, 'add_generation_prompt' begins "
+            "a new one. Set one of them.",
+            param="add_generation_prompt",
+        )
+    last = body.messages[-1]
+    if not isinstance(last, AssistantMessage) or last.tool_calls:
+        raise InvalidRequestError(
+            "'continue_final_message' needs a last message of the assistant to go on with, without "
+            "'tool_calls'.",
+            param="continue_final_message",
+        )
+
+
+def _check_results(messages: Sequence[Message]) -> None:
+    """A tool's message answers a call of an earlier message."""
+    call_ids: set[str] = set()
+    for index, message in enumerate(messages):
+        if message.role == "tool" and message.tool_call_id not in call_ids:
+            raise InvalidRequestError(
+                f"'messages[{index}].tool_call_id' answers no call: no earlier message has it in its "
+                "'tool_calls'.",
+                param=f"messages[{index}].tool_call_id",
+            )
+        call_ids.update(call.id for call in message.tool_calls)
+
+
+def _message(message: ChatMessage, path: str, media: MediaSettings) -> Message:
+    role: Role = "system" if message.role == "developer" else message.role
+    parts = tuple(_parts(message, path, media))
+    if isinstance(message, ToolMessage):
+        return Message(role, parts, tool_call_id=message.tool_call_id)
+    if isinstance(message, AssistantMessage):
+        if not parts and message.content is None and not message.tool_calls:
+            raise InvalidRequestError(
+                f"Missing required parameter: '{path}.content'. Only a message with 'tool_calls' can do "
+                "without.",
+                param=f"{path}.content",
+                code="missing_required_parameter",
+            )
+        return Message(role, parts, to_tool_calls(message.tool_calls, f"{path}.tool_calls"))
+    return Message(role, parts)
+
+
+def _parts(message: ChatMessage, path: str, media: MediaSettings) -> Iterator[Part]:
+    if isinstance(message.content, str):
+        yield TextPart(message.content)
+    parts = message.content if isinstance(message.content, list) else ()
+    for index, part in enumerate(parts):
+        where = f"{path}.content[{index}]"
+        if isinstance(part, ImagePart):
+            yield _image(part, where)
+        elif isinstance(part, VideoPart):
+            yield _video(part, f"{where}.video_url", media)
+        elif isinstance(part, FramesPart):
+            yield _frames(part, f"{where}.video", media)
+        else:
+            yield TextPart(part.refusal if isinstance(part, RefusalPart) else part.text)
+    if isinstance(message, AssistantMessage) and message.refusal:
+        yield TextPart(message.refusal)
+
+
+def _image(part: ImagePart, path: str) -> ImageReference:
+    image = part.image_url
+    return ImageReference(
+        url=image.url,
+        detail=Detail(image.detail or "auto"),
+        max_tiles=image.max_tiles,
+        param=f"{path}.image_url",
+    )
+
+
+def _video(part: VideoPart, path: str, media: MediaSettings) -> VideoReference:
+    video = part.video_url
+    num_frames = video.num_frames or media.default_video_frames
+    _check_num_frames(num_frames, f"{path}.num_frames", media)
+    return VideoReference(url=video.url, num_frames=num_frames, param=path)
+
+
+def _frames(part: FramesPart, path: str, media: MediaSettings) -> FrameList:
+    """Each frame is an image that is looked at as one tile."""
+    _check_num_frames(len(part.video), path, media)
+    return FrameList(
+        tuple(
+            ImageReference(url, Detail.LOW, max_tiles=1, param=f"{path}[{index}]")
+            for index, url in enumerate(part.video)
+        )
+    )
+
+
+def _check_num_frames(num_frames: int, path: str, media: MediaSettings) -> None:
+    if num_frames > media.max_video_frames:
+        raise InvalidRequestError(
+            f"Invalid value for '{path}': {num_frames} frames; at most {media.max_video_frames} of a video "
+            "are looked at (media.max_video_frames).",
+            param=path,
+            code="invalid_value",
+        )

@@ -1,0 +1,124 @@
+"""What an answer must be: `response_format` and `structured_outputs` on the wire, and as a `Guide`."""
+
+import json
+import re
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import ConfigDict, Field
+
+from internvl_server.core import Guide
+from internvl_server.errors import InvalidRequestError
+from internvl_server.protocol.wire import Wire
+
+__all__ = ["ResponseFormat", "StructuredOutputs", "format_guide", "json_guide", "structured_guide"]
+
+_MAX_CHOICES = 256
+
+
+class TextFormat(Wire):
+    """Free text."""
+
+    type: Literal["text"]
+
+
+class JsonObjectFormat(Wire):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+
+class JsonSchema(Wire):
+    """A JSON schema with a name; answers are held to it whether `strict` is set or not."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class JsonSchemaFormat(Wire):
+    """JSON that fits a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+ResponseFormat: TypeAlias = Annotated[
+    TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")
+]
+
+
+class StructuredOutputs(Wire):
+    """What an answer must be, as vLLM names it; exactly one member is given."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    json_: Annotated[Any, Field(alias="json")] = None
+    json_object: bool | None = None
+    regex: Annotated[str, Field(min_length=1)] | None = None
+    choice: (
+        Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=_MAX_CHOICES)] | None
+    ) = None
+    grammar: Annotated[str, Field(min_length=1)] | None = None
+
+
+def json_guide(schema: dict[str, Any] | None, param: str) -> Guide:
+    """Holds an answer to a schema; to any JSON object when there is none."""
+    source = json.dumps({"type": "object"} if schema is None else schema, ensure_ascii=False)
+    return Guide("json_schema", source, param)
+
+
+def format_guide(response_format: ResponseFormat | None) -> Guide | None:
+    """The guide of a `response_format`; None for free text."""
+    if isinstance(response_format, JsonObjectFormat):
+        return json_guide(None, "response_format")
+    if isinstance(response_format, JsonSchemaFormat):
+        return json_guide(response_format.json_schema.schema_, "response_format")
+    return None
+
+
+def structured_guide(outputs: StructuredOutputs | None) -> Guide | None:
+    """The guide of `structured_outputs`.
+
+    Raises:
+        InvalidRequestError: Not exactly one member is given, or `json` is text that is no schema.
+    """
+    if outputs is None:
+        return None
+    given = {
+        name: value
+        for name, value in outputs.model_dump().items()
+        if value is not None and value is not False
+    }
+    if len(given) != 1:
+        raise InvalidRequestError(
+            "'structured_outputs' must have exactly one of 'json', 'json_object', 'regex', 'choice' "
+            f"and 'grammar'; it has {len(given)}.",
+            param="structured_outputs",
+        )
+    [(name, value)] = given.items()
+    param = f"structured_outputs.{name}"
+    if name == "json":
+        return json_guide(_schema(value), param)
+    if name == "json_object":
+        return json_guide(None, param)
+    if name == "choice":
+        return Guide("regex", "|".join(f"({re.escape(choice)})" for choice in value), param)
+    return Guide("regex" if name == "regex" else "grammar", value, param)
+
+
+def _schema(value: Any) -> dict[str, Any]:  # noqa: ANN401  (any JSON value)
+    schema = value
+    if isinstance(value, str):
+        try:
+            schema = json.loads(value)
+        except (ValueError, RecursionError):
+            schema = None
+    if not isinstance(schema, dict):
+        raise InvalidRequestError(
+            "'structured_outputs.json' must be a JSON schema, as an object or as its JSON text.",
+            param="structured_outputs.json",
+        )
+    return schema

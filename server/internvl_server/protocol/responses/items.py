@@ -1,0 +1,184 @@
+"""The input items of `/v1/responses` on the wire, and their content parts.
+
+Names of union branches begin with `~`, so that they stay out of the JSON paths of errors.
+"""
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Discriminator, Field, Tag
+
+from internvl_server.protocol.tools import FunctionName
+from internvl_server.protocol.wire import Wire
+
+__all__ = [
+    "AssistantItem",
+    "FunctionCallItem",
+    "FunctionCallOutputItem",
+    "InputContent",
+    "InputImage",
+    "InputItem",
+    "InputPart",
+    "InputText",
+    "MessageItem",
+    "OutputText",
+    "Refusal",
+]
+
+# Which call an item is from, in what state it is: records of the API, not of the conversation.
+Status: TypeAlias = Literal["in_progress", "completed", "incomplete"]
+Phase: TypeAlias = Literal["commentary", "final_answer"]
+
+
+class CacheBreakpoint(Wire):
+    """A hint for a provider's cache."""
+
+    mode: Literal["explicit"]
+    ttl: Literal["30m", "12h"] | None = None
+
+
+class InputText(Wire):
+    """Text that somebody wrote."""
+
+    type: Literal["input_text"]
+    text: str
+    prompt_cache_breakpoint: CacheBreakpoint | None = None
+
+
+class InputImage(Wire):
+    """A picture; `max_tiles` is this server's extension."""
+
+    type: Literal["input_image"]
+    image_url: Annotated[str, Field(min_length=1)]
+    detail: Literal["low", "auto", "high", "original"] | None = None
+    max_tiles: Annotated[int, Field(ge=1, le=40)] | None = None
+    prompt_cache_breakpoint: CacheBreakpoint | None = None
+
+
+class OutputText(Wire):
+    """Text of an earlier answer, as it was given; what was said about it changes nothing."""
+
+    type: Literal["output_text"]
+    text: str
+    annotations: list[Any] | None = None
+    logprobs: list[Any] | None = None
+
+
+class Refusal(Wire):
+    """An earlier answer that refused."""
+
+    type: Literal["refusal"]
+    refusal: str
+
+
+def _kind_of_content(value: Any) -> str:  # noqa: ANN401  (any JSON value)
+    return "~parts" if isinstance(value, list) else "~text"
+
+
+def _kind_of_part(value: Any) -> str:  # noqa: ANN401  (any JSON value)
+    return f"~{value.get('type')}" if isinstance(value, dict) else "~"
+
+
+def _by_type(*allowed: str) -> Discriminator:
+    names = ", ".join(f"'{name}'" for name in allowed)
+    return Discriminator(
+        _kind_of_part,
+        custom_error_type="part_type",
+        custom_error_message=f"It must be an object whose 'type' is one of {names}",
+    )
+
+
+InputPart: TypeAlias = Annotated[
+    Annotated[InputText, Tag("~input_text")] | Annotated[InputImage, Tag("~input_image")],
+    _by_type("input_text", "input_image"),
+]
+InputContent: TypeAlias = Annotated[
+    Annotated[str, Tag("~text")] | Annotated[list[InputPart], Field(min_length=1), Tag("~parts")],
+    Discriminator(_kind_of_content),
+]
+AssistantPart: TypeAlias = Annotated[
+    Annotated[OutputText, Tag("~output_text")]
+    | Annotated[Refusal, Tag("~refusal")]
+    | Annotated[InputText, Tag("~input_text")],
+    _by_type("output_text", "refusal", "input_text"),
+]
+AssistantContent: TypeAlias = Annotated[
+    Annotated[str, Tag("~text")]
+    | Annotated[list[AssistantPart], Field(min_length=1), Tag("~parts")],
+    Discriminator(_kind_of_content),
+]
+
+
+class _Item(Wire):
+    """What every item may carry: its name in the API's records, and its state there."""
+
+    id: str | None = None
+    status: Status | None = None
+
+
+class MessageItem(_Item):
+    """What the user says and shows, or instructions; `developer` is the newer name of `system`."""
+
+    type: Literal["message"] | None = None
+    role: Literal["user", "system", "developer"]
+    content: InputContent
+    phase: Phase | None = None
+
+
+class AssistantItem(_Item):
+    """An earlier answer."""
+
+    type: Literal["message"] | None = None
+    role: Literal["assistant"]
+    content: AssistantContent
+    phase: Phase | None = None
+
+
+class DirectCaller(Wire):
+    """The model itself called the tool."""
+
+    type: Literal["direct"]
+
+
+class FunctionCallItem(_Item):
+    """A tool call of an earlier answer."""
+
+    type: Literal["function_call"]
+    call_id: Annotated[str, Field(min_length=1)]
+    name: FunctionName
+    arguments: str
+    caller: DirectCaller | None = None
+
+
+class FunctionCallOutputItem(_Item):
+    """What a tool answered."""
+
+    type: Literal["function_call_output"]
+    call_id: Annotated[str, Field(min_length=1)]
+    output: InputContent
+    name: str | None = None
+    caller: DirectCaller | None = None
+
+
+def _kind_of_item(value: Any) -> str:  # noqa: ANN401  (any JSON value)
+    if not isinstance(value, dict):
+        return "~"
+    kind, role = value.get("type", "message"), value.get("role")
+    if kind != "message":
+        return f"~{kind}"
+    return "~message" if role in ("user", "system", "developer") else f"~{role}"
+
+
+InputItem: TypeAlias = Annotated[
+    Annotated[MessageItem, Tag("~message")]
+    | Annotated[AssistantItem, Tag("~assistant")]
+    | Annotated[FunctionCallItem, Tag("~function_call")]
+    | Annotated[FunctionCallOutputItem, Tag("~function_call_output")],
+    Discriminator(
+        _kind_of_item,
+        custom_error_type="item_type",
+        custom_error_message=(
+            "It must be an object whose 'type' is 'function_call', 'function_call_output' or "
+            "'message', the latter with a 'role' of 'user', 'assistant', 'system' or 'developer'"
+        ),
+    ),
+]

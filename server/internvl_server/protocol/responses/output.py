@@ -1,0 +1,189 @@
+"""Core to wire for `/v1/responses`: text deltas to output items, and the events that tell of them.
+
+A streamed and a whole answer are the same items: the events of a whole one are not sent.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, TypeAlias
+
+from internvl_server.core import TextDelta, TextLogprobs, ToolCallDelta, Usage
+from internvl_server.protocol.chat.render import logprobs_json
+
+__all__ = ["Event", "OutputItems"]
+
+Event: TypeAlias = dict[str, Any]
+ItemStatus: TypeAlias = Literal["in_progress", "completed", "incomplete"]
+
+
+class _Message:
+    """A message while it is written; all its text is one part."""
+
+    def __init__(self, item_id: str, index: int) -> None:
+        self._place = {"item_id": item_id, "output_index": index, "content_index": 0}
+        self._id = item_id
+        self._index = index
+        self._pieces: list[str] = []
+        self._logprobs: list[dict[str, Any]] = []
+
+    def begin(self) -> Iterator[Event]:
+        item = self.json("in_progress") | {"content": []}
+        yield {"type": "response.output_item.added", "output_index": self._index, "item": item}
+        yield {"type": "response.content_part.added", **self._place, "part": self._part()}
+
+    def add(self, text: str, logprobs: Sequence[TextLogprobs]) -> Event:
+        entries = logprobs_json(logprobs)
+        self._pieces.append(text)
+        self._logprobs += entries
+        kind = "response.output_text.delta"
+        return {"type": kind, **self._place, "delta": text, "logprobs": entries}
+
+    def end(self, status: ItemStatus) -> Iterator[Event]:
+        part = self._part()
+        done = {"text": part["text"], "logprobs": part["logprobs"]}
+        yield {"type": "response.output_text.done", **self._place, **done}
+        yield {"type": "response.content_part.done", **self._place, "part": part}
+        item = self.json(status)
+        yield {"type": "response.output_item.done", "output_index": self._index, "item": item}
+
+    def final_status(self, *, is_cut: bool) -> ItemStatus:
+        return "incomplete" if is_cut else "completed"
+
+    def json(self, status: ItemStatus) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "type": "message",
+            "role": "assistant",
+            "status": status,
+            "content": [self._part()],
+        }
+
+    def _part(self) -> dict[str, Any]:
+        text = "".join(self._pieces)
+        return {
+            "type": "output_text",
+            "text": text,
+            "annotations": [],
+            "logprobs": list(self._logprobs),
+        }
+
+
+class _Call:
+    """A function call while it is written."""
+
+    def __init__(self, item_id: str, index: int, first: ToolCallDelta) -> None:
+        self._place = {"item_id": item_id, "output_index": index}
+        self._id = item_id
+        self._index = index
+        self._call_id = first.id
+        self._name = first.name
+        self._pieces: list[str] = []
+        self.number = first.index
+
+    def begin(self) -> Iterator[Event]:
+        item = self.json("in_progress")
+        yield {"type": "response.output_item.added", "output_index": self._index, "item": item}
+
+    def add(self, arguments: str) -> Event:
+        self._pieces.append(arguments)
+        kind = "response.function_call_arguments.delta"
+        return {"type": kind, **self._place, "delta": arguments}
+
+    def end(self, status: ItemStatus) -> Iterator[Event]:
+        item = self.json(status)
+        kind = "response.function_call_arguments.done"
+        done = {"name": self._name, "arguments": item["arguments"]}
+        yield {"type": kind, **self._place, **done}
+        yield {"type": "response.output_item.done", "output_index": self._index, "item": item}
+
+    def final_status(self, *, is_cut: bool) -> ItemStatus:
+        """A call is whole when its arguments are, whatever ended the answer."""
+        del is_cut
+        try:
+            json.loads("".join(self._pieces))
+        except ValueError:
+            return "incomplete"
+        return "completed"
+
+    def json(self, status: ItemStatus) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "type": "function_call",
+            "status": status,
+            "call_id": self._call_id,
+            "name": self._name,
+            "arguments": "".join(self._pieces),
+        }
+
+
+class OutputItems:
+    """The output of one response while it is generated.
+
+    Text goes into a message, each tool call is an item of its own, in the order they come.
+
+    Args:
+        suffix: What the items' ids have in common with the response's.
+    """
+
+    def __init__(self, suffix: str) -> None:
+        self._suffix = suffix
+        self._open: _Message | _Call | None = None
+        self._done: list[dict[str, Any]] = []
+        self._num_begun = 0
+        self.usage: Usage | None = None
+        self.status: Literal["in_progress", "completed", "incomplete"] = "in_progress"
+
+    @property
+    def json(self) -> list[dict[str, Any]]:
+        """The items; one that is still written has what it has so far and is not complete."""
+        rest = [self._open.json("incomplete")] if self._open else []
+        return self._done + rest
+
+    def push(self, delta: TextDelta) -> list[Event]:
+        """Take more of the answer; the events tell of it, without their numbers."""
+        events: list[Event] = []
+        if delta.text or (delta.logprobs and isinstance(self._open, _Message)):
+            events += self._text(delta)
+        for piece in delta.tool_calls:
+            events += self._call(piece)
+        if delta.finish_reason is not None:
+            events += self._finish(delta)
+        return events
+
+    def _text(self, delta: TextDelta) -> Iterator[Event]:
+        message = self._open
+        if not isinstance(message, _Message):
+            yield from self._close()
+            message = _Message(f"msg_{self._suffix}_{self._num_begun}", self._num_begun)
+            yield from self._begin(message)
+        yield message.add(delta.text, delta.logprobs)
+
+    def _call(self, piece: ToolCallDelta) -> Iterator[Event]:
+        call = self._open
+        if not isinstance(call, _Call) or call.number != piece.index:
+            yield from self._close()
+            call = _Call(f"fc_{self._suffix}_{self._num_begun}", self._num_begun, piece)
+            yield from self._begin(call)
+        if piece.arguments:
+            yield call.add(piece.arguments)
+
+    def _finish(self, delta: TextDelta) -> Iterator[Event]:
+        is_cut = delta.finish_reason == "length"
+        if not self._num_begun:
+            yield from self._text(delta)  # an empty answer is an empty message
+        yield from self._close(is_cut=is_cut)
+        self.usage = delta.usage
+        self.status = "incomplete" if is_cut else "completed"
+
+    def _begin(self, item: _Message | _Call) -> Iterator[Event]:
+        self._open = item
+        self._num_begun += 1
+        return item.begin()
+
+    def _close(self, *, is_cut: bool = False) -> Iterator[Event]:
+        if self._open is None:
+            return
+        item, self._open = self._open, None
+        status = item.final_status(is_cut=is_cut)
+        self._done.append(item.json(status))
+        yield from item.end(status)

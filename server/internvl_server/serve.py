@@ -1,0 +1,137 @@
+"""Runs an app on a socket with uvicorn: start-up message, signals, draining."""
+
+import ipaddress
+import logging
+import math
+import signal
+import socket
+import sys
+import time
+from types import FrameType
+
+import uvicorn
+
+from internvl_server.api.services import Services
+from internvl_server.app import create_app
+from internvl_server.errors import StartupError
+from internvl_server.settings import ServerSettings, Settings
+from internvl_server.telemetry.logs import configure_logs
+
+__all__ = ["serve"]
+
+_log = logging.getLogger(__name__)
+
+
+def serve(settings: Settings) -> int:
+    """Serve until a signal, and return the exit code.
+
+    Raises:
+        StartupError: The settings or the checkpoint cannot be served.
+    """
+    configure_logs(settings.log.level)
+    _check_exposure(settings.server)
+    failures: list[StartupError] = []
+
+    def on_fatal(error: StartupError) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    app = create_app(settings, on_fatal=on_fatal)
+    config = uvicorn.Config(
+        app,
+        host=settings.server.host,
+        port=settings.server.port,
+        loop="uvloop" if sys.platform != "win32" else "asyncio",
+        http="h11",  # the one of uvicorn's parsers that bounds the header block (16 KiB)
+        ws="none",
+        proxy_headers=False,
+        server_header=False,
+        access_log=False,
+        log_config=None,
+        timeout_keep_alive=settings.server.keep_alive_s,
+        timeout_graceful_shutdown=settings.server.drain_s,
+    )
+    server = DrainingServer(config, app.state.services)
+    listener = _bind(config)
+    _announce(app.state.services, *listener.getsockname()[:2])
+    server.run(sockets=[listener])
+    for failure in failures:
+        raise failure
+    return 0
+
+
+class DrainingServer(uvicorn.Server):
+    """Stops being ready the moment it is told to stop; what runs is finished first.
+
+    SIGTERM: `/ready` says no at once, the socket closes after `pre_drain_s`, running requests get
+    `drain_s`. SIGINT skips the first wait, a second one ends at once. Leaves with exit code 0: uvicorn's
+    own handler would raise the signal again at the end.
+    """
+
+    def __init__(self, config: uvicorn.Config, services: Services) -> None:
+        super().__init__(config)
+        self._gate = services.gate
+        self._pre_drain_s = services.settings.server.pre_drain_s
+        self._leave_at = math.inf
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """On SIGTERM or SIGINT."""
+        del frame
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+            return
+        self._gate.is_unready = True
+        wait_s = 0.0 if sig == signal.SIGINT else self._pre_drain_s
+        self._leave_at = min(self._leave_at, time.monotonic() + wait_s)
+        if not wait_s:
+            self._drain()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: whether to stop."""
+        if time.monotonic() >= self._leave_at and not self.should_exit:
+            self._drain()
+        return await super().on_tick(counter)
+
+    def _drain(self) -> None:
+        self._gate.is_draining = True
+        self.should_exit = True
+        _log.info("stopping: %d requests in flight", self._gate.num_in_flight)
+
+
+def _bind(config: uvicorn.Config) -> socket.socket:
+    try:
+        return config.bind_socket()
+    except SystemExit as err:  # uvicorn has logged the system's reason
+        raise StartupError(
+            f"server.host {config.host} and server.port {config.port} cannot be listened on. "
+            "Is another server running there? Choose another with --port, or 0 for a free one."
+        ) from err
+
+
+def _check_exposure(settings: ServerSettings) -> None:
+    if settings.api_keys or settings.allow_anonymous or _is_loopback(settings.host):
+        return
+    raise StartupError(
+        f"server.host is {settings.host}, which others can reach, and there are no server.api_keys. "
+        "Set keys (INTERNVL_SERVER__API_KEYS='[\"…\"]'), or server.allow_anonymous = true behind a proxy "
+        "that authenticates."
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _announce(services: Services, host: str, port: int) -> None:
+    shown = f"[{host}]" if ":" in host else host
+    _log.info(
+        "%s (%s engine, template %s) on http://%s:%d/v1 - loading",
+        services.checkpoint.served_name,
+        services.engine.info.backend,
+        services.checkpoint.template,
+        shown,
+        port,
+    )

@@ -1,0 +1,125 @@
+"""Which checkpoints load, what LMDeploy is told, and what is said when it cannot load one."""
+
+import shutil
+import subprocess
+import sys
+from unittest import mock
+
+import pytest
+from internvl_server.checkpoint.files import load_checkpoint
+from internvl_server.engine.turbomind.engine import TurbomindEngine
+from internvl_server.engine.turbomind.runtime import engine_config
+from internvl_server.errors import StartupError
+from internvl_server.settings import ModelSettings, TurbomindSettings
+from lmdeploy.turbomind import TurboMind
+
+from tests.lmdeploy.checkpoints import change
+from tests.lmdeploy.requests import answer, make_request
+
+
+def engine_of(folder):
+    checkpoint = load_checkpoint(ModelSettings(path=str(folder)))
+    return TurbomindEngine(checkpoint, TurbomindSettings(), max_num_seqs=2, max_model_len=2048)
+
+
+@pytest.fixture
+def copied(checkpoints, tmp_path):
+    return lambda layout: shutil.copytree(checkpoints[layout].path, tmp_path / layout)
+
+
+def test_settings_in_lmdeploys_words():
+    config = engine_config(
+        TurbomindSettings(
+            tp=4, devices=(0, 1), nnodes=2, node_rank=1, dist_init_addr="host:1", dtype="float16",
+            model_format="awq", quant_policy=8, cache_max_entry_count=0.5, max_prefill_token_num=99,
+        ),
+        max_num_seqs=7,
+        max_model_len=1234,
+    )  # fmt: skip
+    told = {
+        "tp": 4, "devices": [0, 1], "nnodes": 2, "node_rank": 1, "dist_init_addr": "host:1",
+        "dtype": "float16", "model_format": "awq", "quant_policy": 8, "cache_max_entry_count": 0.5,
+        "max_prefill_token_num": 99, "max_batch_size": 7, "session_len": 1234,
+        "enable_prefix_caching": True, "communicator": "nccl",
+    }  # fmt: skip
+    assert {name: getattr(config, name) for name in told} == told
+    plain = engine_config(TurbomindSettings(), max_num_seqs=1, max_model_len=1)
+    assert (plain.devices, plain.model_format, plain.dist_init_addr) == (None, None, None)
+
+
+async def test_tensor_parallel_is_what_was_asked_for(make_engine, loop):
+    engine = await make_engine(tp=2, devices=(1, 3))
+    config = engine._runtime._turbomind.engine_config
+    assert (config.attn_tp_size, config.mlp_tp_size, config.devices) == (2, 2, [1, 3])
+
+
+async def test_the_9b_text_model_loads_in_the_authors_layout(loop, copied):
+    """InternLM3's config has no class in transformers; only a tokenizer that is code stands in the way."""
+    folder = copied("authors")
+    config = load_checkpoint(ModelSettings(path=str(folder))).config
+    text = config["llm_config"] | {
+        "model_type": "internlm3", "architectures": ["InternLM3ForCausalLM"], "head_dim": 16,
+        "auto_map": {"AutoConfig": "configuration_internlm3.InternLM3Config"}, "bias": False,
+        "qkv_bias": False,
+    }  # fmt: skip
+    change(folder / "config.json", llm_config=text)
+    engine = engine_of(folder)
+    await engine.start()
+    await answer(engine, make_request(tiles=(1,)))
+    assert type(engine._runtime._turbomind.source_model.text_model).__name__ == "LlamaModel"
+    await engine.close()
+
+
+async def test_a_tokenizer_that_is_code_is_refused(loop, copied):
+    folder = copied("authors")
+    code = ["tokenization_internlm3.InternLM3Tokenizer", None]
+    change(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": code})
+    with pytest.raises(StartupError, match=r"InternVL3-9B-hf"):
+        await engine_of(folder).start()
+
+
+async def test_what_lmdeploy_cannot_load_is_a_startup_error(loop, copied):
+    folder = copied("authors")
+    change(folder / "config.json", ps_version="v1")
+    engine = engine_of(folder)
+    with pytest.raises(
+        StartupError, match=r"LMDeploy cannot load the checkpoint: ValueError: .*ps_version"
+    ):
+        await engine.start()
+    assert not engine.health().is_ready
+
+
+async def test_remote_code_is_never_trusted(make_engine, loop):
+    told = []
+    original = TurboMind.__init__
+
+    def init(self, *args, **options):
+        told.append(options["trust_remote_code"])
+        original(self, *args, **options)
+
+    with mock.patch.object(TurboMind, "__init__", init):
+        await make_engine("authors")
+    assert told == [False]
+
+
+async def test_a_follower_node_takes_no_requests(make_engine, loop, monkeypatch):
+    monkeypatch.setattr("internvl_server.engine.turbomind.runtime.Runtime.is_follower", True)
+    engine = await make_engine()
+    assert "node 0" in engine.health().reason
+    assert not engine.health().is_ready
+
+
+IMPORT = """
+from PIL import Image, ImageFile
+from internvl_server.engine.turbomind.engine import _own_pillow_limits
+before = Image.MAX_IMAGE_PIXELS
+with _own_pillow_limits():
+    import internvl_server.engine.turbomind.runtime
+    assert ImageFile.LOAD_TRUNCATED_IMAGES, "LMDeploy no longer sets it: the guard can go"
+assert not ImageFile.LOAD_TRUNCATED_IMAGES
+assert Image.MAX_IMAGE_PIXELS == before
+"""
+
+
+def test_importing_lmdeploy_leaves_pillow_as_it_was():
+    subprocess.run([sys.executable, "-c", IMPORT], check=True)

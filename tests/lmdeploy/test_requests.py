@@ -1,0 +1,198 @@
+"""What one request becomes at the native border, and what each native status becomes at ours."""
+
+import asyncio
+
+import lmdeploy.messages
+import pytest
+import torch
+from internvl_server.core import Guide
+from internvl_server.engine.turbomind import outputs as adapter
+from internvl_server.errors import (
+    ContextLengthExceededError,
+    EngineError,
+    EngineOverloadedError,
+    EngineUnavailableError,
+    InvalidRequestError,
+    UnsupportedParameterError,
+)
+from PIL import Image, ImageFile
+
+from tests.lmdeploy.native import CANCEL, Plan
+from tests.lmdeploy.requests import END, answer, make_request
+
+GUIDE = Guide("regex", "[a-z]+")
+
+
+@pytest.mark.parametrize("layout", ["hf", "authors"])
+async def test_ids_reach_the_native_side(make_engine, loop, layout):
+    engine = await make_engine(layout)
+    loop.plan = lambda call: Plan([65, 66, END])
+    assert await answer(engine, make_request((5, 6, 7))) == ([65, 66, END], "stop")
+    (call,) = loop.calls
+    assert call.input_ids == [5, 6, 7]
+    assert (call.step, call.stream_output, call.items, call.grammar) == (0, True, [], None)
+    assert call.config["max_new_tokens"] == 16
+    assert call.config["eos_ids"] == [320, END]
+    assert call.config["stop_ids"] == [[320, END], [1, 2]]
+
+
+@pytest.mark.parametrize("layout", ["hf", "authors"])
+@pytest.mark.parametrize("tiles", [(1,), (3, 1, 2, 1, 4)])
+@pytest.mark.parametrize("dtype", ["auto", "float16"])
+async def test_images_reach_the_native_side(make_engine, loop, layout, tiles, dtype):
+    engine = await make_engine(layout, dtype=dtype)
+    request = make_request(tiles=tiles)
+    await answer(engine, request)
+    (call,) = loop.calls
+    start = 0
+    for item, span in zip(call.items, request.images, strict=True):
+        end = span.offset + span.num_image_tokens
+        assert (item.token_begin, item.token_end) == (span.offset, end)
+        assert item.fingerprint == span.fingerprint
+        expected = torch.from_numpy(request.pixel_values[start : start + span.num_tiles])
+        assert item.pixels.dtype == (torch.bfloat16 if dtype == "auto" else torch.float16)
+        assert torch.equal(item.pixels, expected.to(item.pixels.dtype))
+        start += span.num_tiles
+
+
+@pytest.mark.parametrize(
+    ("asked", "handed"),
+    [
+        ({"temperature": 0.0, "top_k": 9, "top_p": 0.5, "min_p": 0.5},
+         {"top_k": 1, "top_p": 1.0, "min_p": 0.0, "temperature": 1.0}),
+        ({"top_p": 0.0}, {"top_k": 1, "top_p": 1.0}),
+        ({"top_k": 0}, {"top_k": 0}),
+        ({"min_p": 0.25, "temperature": 0.5}, {"min_p": 0.25, "temperature": 0.5}),
+        ({"temperature": 0.0, "repetition_penalty": 1.5}, {"repetition_penalty": 1.5}),
+        ({"seed": 0}, {"random_seed": 0}),
+        ({"seed": -1}, {"random_seed": 2**64 - 1}),
+        ({"seed": -(2**63)}, {"random_seed": 2**63}),
+        ({"seed": 2**63 - 1}, {"random_seed": 2**63 - 1}),
+    ],
+)  # fmt: skip
+async def test_sampling(make_engine, loop, asked, handed):
+    engine = await make_engine()
+    await answer(engine, make_request(**asked))
+    (call,) = loop.calls
+    assert {name: call.config[name] for name in handed} == handed
+
+
+async def test_a_request_without_a_seed_gets_a_fresh_one(make_engine, loop):
+    engine = await make_engine()
+    for _ in range(3):
+        await answer(engine, make_request())
+    assert len({call.config["random_seed"] for call in loop.calls}) == 3
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "param"),
+    [
+        (make_request(tuple(range(300)) * 7), ContextLengthExceededError, "messages"),
+        (make_request(()), InvalidRequestError, "max_tokens"),
+        (make_request(max_tokens=0), InvalidRequestError, "max_tokens"),
+        (make_request((351,)), InvalidRequestError, None),
+        (make_request(top_k=1025), InvalidRequestError, "top_k"),
+        (make_request(stop=frozenset({END, 351})), InvalidRequestError, "stop_token_ids"),
+        (make_request(stop=frozenset({END, -1})), InvalidRequestError, "stop_token_ids"),
+        (make_request(stop=frozenset(range(1, 34))), InvalidRequestError, "stop_token_ids"),
+        (
+            make_request(stop=frozenset({END, 0}), min_tokens=1),
+            UnsupportedParameterError,
+            "min_tokens",
+        ),
+        (make_request(guide=GUIDE, min_tokens=1), UnsupportedParameterError, "min_tokens"),
+        (make_request(guide=GUIDE, stop=frozenset()), UnsupportedParameterError, "ignore_eos"),
+        (
+            make_request(max_tokens=2**40, temperature=0.0, num_logprobs=1),
+            InvalidRequestError,
+            "logprobs",
+        ),
+    ],
+)
+async def test_what_can_never_run_is_refused_on_entering(make_engine, loop, request_, error, param):
+    engine = await make_engine()
+    with pytest.raises(error) as caught:
+        await answer(engine, request_)
+    assert caught.value.param == param
+    assert loop.calls == []
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (1, EngineError), (2, EngineError), (5, EngineError), (6, ContextLengthExceededError),
+        (CANCEL, EngineError), (9, EngineError), (10, EngineUnavailableError),
+        (11, EngineOverloadedError), (-1, EngineError), (77, EngineError),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("num_tokens", [0, 3])
+async def test_statuses(make_engine, loop, status, error, num_tokens):
+    engine = await make_engine(max_num_seqs=1)
+    loop.plan = lambda call: Plan([65] * num_tokens, status, wait_steps=1)
+    with pytest.raises((EngineError, ContextLengthExceededError, error)) as caught:
+        await answer(engine, make_request())
+    if num_tokens and error in (EngineUnavailableError, EngineOverloadedError):
+        error = EngineError  # its beginning was sent: it is not one that was never executed
+    assert type(caught.value) is error
+    loop.plan = lambda call: Plan([65, END])
+    assert await answer(engine, make_request()) == ([65, END], "stop")
+
+
+def test_every_status_of_lmdeploy_is_known():
+    known = set(adapter._ERRORS) | {adapter.ResponseType.SUCCESS, adapter.ResponseType.FINISH}
+    assert set(lmdeploy.messages.ResponseType) == known
+
+
+async def test_the_end_of_max_tokens_is_length(make_engine, loop):
+    engine = await make_engine()
+    loop.plan = lambda call: Plan([65] * 99)
+    assert await answer(engine, make_request(max_tokens=5)) == ([65] * 5, "length")
+
+
+async def test_pillows_limits_are_ours(make_engine):
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    before = Image.MAX_IMAGE_PIXELS
+    await make_engine()
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+async def test_health_follows_the_scheduler(make_engine, loop, monkeypatch):
+    monkeypatch.setattr("internvl_server.engine.turbomind.engine._STALL_S", 0.3)
+    monkeypatch.setattr("internvl_server.engine.turbomind.engine._SAMPLE_S", 0.02)
+    engine = await make_engine()
+    assert engine.health().is_ready
+    loop.plan = lambda call: Plan([65], None, wait_steps=10**9)  # computes, but says nothing
+    async with engine.generate(make_request()) as deltas:
+        waiting = asyncio.ensure_future(anext(deltas))
+        await asyncio.sleep(0.8)
+        health = engine.health()
+        assert (health.is_ready, health.num_running) == (True, 1)
+        loop.is_frozen = True
+        await asyncio.sleep(0.8)
+        assert not engine.health().is_ready
+        assert "no progress" in engine.health().reason
+        loop.is_frozen = False
+        await asyncio.sleep(0.2)
+        assert engine.health().is_ready
+        waiting.cancel()
+
+
+async def test_health_without_ticks_follows_the_tokens(make_engine, loop, monkeypatch):
+    monkeypatch.setattr("internvl_server.engine.turbomind.engine._STALL_S", 0.3)
+    loop.has_metrics = False
+    engine = await make_engine()
+    loop.plan = lambda call: Plan([65], None)
+    async with engine.generate(make_request()) as deltas:
+        await anext(deltas)
+        assert engine.health().is_ready
+        await asyncio.sleep(0.5)
+        assert not engine.health().is_ready
+
+
+async def test_an_engine_that_does_not_run_refuses(make_engine, loop):
+    engine = await make_engine()
+    await engine.close()
+    assert not engine.health().is_ready
+    with pytest.raises(EngineUnavailableError):
+        await answer(engine, make_request())

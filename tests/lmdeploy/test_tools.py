@@ -1,0 +1,99 @@
+"""Tool calls: the native compiler takes every shape, and the shapes allow what they should and no more."""
+
+import json
+
+import pytest
+import xgrammar
+from internvl_server.core import Guide
+from internvl_server.engine.turbomind.guided.tags import structural_tag
+from internvl_server.errors import UnsupportedParameterError
+
+from tests.lmdeploy.native import Plan
+from tests.lmdeploy.requests import END, answer, make_request
+
+WEATHER = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+    "required": ["city"],
+}
+TOOLS = [
+    {"name": "weather", "parameters": WEATHER},
+    {"name": "an\u00fcthing", "parameters": {"type": "object"}},
+]
+
+
+def guide(*, is_required, is_parallel, tools=TOOLS):
+    source = {"tools": tools, "is_required": is_required, "is_parallel": is_parallel}
+    return Guide("tool_calls", json.dumps(source), param="tools")
+
+
+def call(arguments, name="weather"):
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
+
+
+def accepts(guide, text):
+    """Whether an answer may be this text and end there."""
+    vocabulary = [bytes([byte]) for byte in range(256)] + ["<end>"]
+    info = xgrammar.TokenizerInfo(vocabulary, stop_token_ids=[256])
+    tag = structural_tag(guide)
+    compiled = xgrammar.GrammarCompiler(info, cache_enabled=False).compile_structural_tag(tag)
+    matcher = xgrammar.GrammarMatcher(compiled)
+    return matcher.accept_string(text) and matcher.accept_token(256)
+
+
+PARIS = call('{"city": "Paris"}')
+ROME = call('{"city": "Rome", "days": 3}')
+ANY = call('{"a": [1, {"b": null}]}', "an\u00fcthing")
+SHAPES = {
+    "auto, several": guide(is_required=False, is_parallel=True),
+    "auto, one": guide(is_required=False, is_parallel=False),
+    "required, several": guide(is_required=True, is_parallel=True),
+    "required, one": guide(is_required=True, is_parallel=False),
+}
+# text → the shapes that allow it
+TEXTS = {
+    "": ["auto, several", "auto, one"],
+    "No tool is <needed> for it.": ["auto, several", "auto, one"],
+    PARIS: list(SHAPES),
+    ROME: list(SHAPES),
+    ANY: list(SHAPES),
+    call("{}", "an\u00fcthing"): list(SHAPES),
+    f"{PARIS}\n{ANY}": ["auto, several", "required, several"],
+    f"{PARIS}{ANY}": ["auto, several"],  # free text, empty, stands between them
+    f"Let me see.\n{PARIS}": ["auto, several", "auto, one"],
+    f"{PARIS}\nDone.": ["auto, several"],
+    f"{PARIS}\n": ["auto, several"],
+    "<tool_call>": [],
+    "<tool_call>\nPlease.": [],
+    PARIS.removesuffix("\n</tool_call>"): [],
+    call("{}"): [],
+    call('{"city": 1}'): [],
+    call('{"city": "Paris", "country": "F"}'): [],
+    call("[1]", "an\u00fcthing"): [],
+    call("{}", "nobody"): [],
+    f"Well: {call('{}', 'nobody')}": [],
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("text", TEXTS)
+def test_texts(shape, text):
+    assert accepts(SHAPES[shape], text) == (shape in TEXTS[text])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_the_native_compiler_takes_it(make_engine, loop, shape):
+    engine = await make_engine()
+    loop.plan = lambda call: Plan([65, END])
+    assert await answer(engine, make_request(guide=SHAPES[shape])) == ([65, END], "stop")
+    assert loop.calls[0].grammar is not None
+
+
+async def test_a_schema_that_cannot_be_held_to_is_refused(make_engine, loop):
+    engine = await make_engine()
+    tools = [{"name": "f", "parameters": {"type": "array", "uniqueItems": True}}]
+    request = make_request(guide=guide(is_required=False, is_parallel=True, tools=tools))
+    with pytest.raises(UnsupportedParameterError, match="uniqueItems") as caught:
+        await answer(engine, request)
+    assert caught.value.param == "tools"
+    assert loop.calls == []

@@ -1,0 +1,157 @@
+"""Which checkpoints the CPU engine takes, and what it says of the others."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from internvl_server.checkpoint.files import load_checkpoint
+from internvl_server.engine.cpu.model.config import parse_model_config
+from internvl_server.engine.cpu.model.weights import load_model
+from internvl_server.errors import StartupError
+from internvl_server.settings import ModelSettings
+from safetensors.torch import load_file, save_file
+
+from scripts.make_random_checkpoint import SHAPES, write_checkpoint
+
+
+@pytest.fixture(params=["hf", "authors"])
+def folder(request, tmp_path):
+    write_checkpoint(tmp_path, SHAPES["tiny"], layout=request.param, dtype="float16")
+    return tmp_path
+
+
+@pytest.fixture
+def authors_folder(tmp_path):
+    write_checkpoint(tmp_path, SHAPES["tiny"], layout="authors", dtype="float32")
+    return tmp_path
+
+
+def load(folder, *, max_model_len=64, dtype=torch.float32):
+    checkpoint = load_checkpoint(ModelSettings(path=str(folder)))
+    config = parse_model_config(checkpoint, max_model_len=max_model_len)
+    return load_model(checkpoint, config, dtype, max_model_len=max_model_len)
+
+
+def edit_config(folder, section=None, **changes):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    (config[section] if section else config).update(changes)
+    path.write_text(json.dumps(config))
+
+
+def edit_shard(folder, name, change):
+    index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    tensors = load_file(folder / index[name])
+    change(tensors)
+    save_file(tensors, folder / index[name])
+
+
+def test_weights_are_cast_to_the_asked_type(folder):
+    for dtype in (torch.float32, torch.bfloat16):
+        model = load(folder, dtype=dtype)
+        assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_one_file_without_an_index_is_read(folder):
+    expected = load(folder).state_dict()
+    tensors = {}
+    for path in folder.glob("*.safetensors"):
+        tensors |= load_file(path)
+        path.unlink()
+    (folder / "model.safetensors.index.json").unlink()
+    save_file(tensors, folder / "model.safetensors")
+    torch.testing.assert_close(load(folder).state_dict(), expected)
+
+
+def test_a_missing_tensor_is_named(authors_folder):
+    name = "language_model.model.layers.1.mlp.up_proj.weight"
+    edit_shard(authors_folder, name, lambda tensors: tensors.pop(name))
+    with pytest.raises(StartupError, match=rf"lacks 1 tensors .*{name}"):
+        load(authors_folder)
+
+
+def test_a_wrong_shape_is_named(authors_folder):
+    name = "mlp1.1.weight"
+
+    def cut(tensors):
+        tensors[name] = tensors[name][:, :-1].contiguous()
+
+    edit_shard(authors_folder, name, cut)
+    with pytest.raises(StartupError, match=r"mlp1\.1\.weight has the shape \[\(64, 191\)\]"):
+        load(authors_folder)
+
+
+def test_unused_tensors_are_logged(authors_folder, caplog):
+    edit_shard(authors_folder, "mlp1.1.weight", lambda t: t.update(extra=torch.zeros(1)))
+    load(authors_folder)
+    assert "extra" in caplog.text
+
+
+def test_a_missing_shard_is_named(folder):
+    (folder / "model-00003.safetensors").unlink()
+    with pytest.raises(StartupError, match=r"lacks model-00003\.safetensors"):
+        load(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08\0\0\0\0\0\0\0{broken}", b"\xff" * 100])
+def test_a_broken_file_is_refused(folder, content):
+    (folder / "model-00003.safetensors").write_bytes(content)
+    with pytest.raises(StartupError, match="cannot be read"):
+        load(folder)
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"weight_map": 1}'])
+def test_a_broken_index_is_refused(folder, content):
+    (folder / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(StartupError, match="not a weight index"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "message"),
+    [
+        ("llm_config", {"architectures": ["InternLM3ForCausalLM"]}, "InternLM3ForCausalLM.*Qwen2"),
+        ("llm_config", {"rope_scaling": {"type": "yarn", "factor": 4.0}}, "'yarn'"),
+        ("llm_config", {"hidden_act": "gelu"}, "hidden_act"),
+        ("llm_config", {"num_hidden_layers": "many"}, "num_hidden_layers"),
+        ("llm_config", {"use_sliding_window": True}, "use_sliding_window"),
+        ("vision_config", {"norm_type": "batch_norm"}, "norm_type"),
+        ("vision_config", {"image_size": 112}, "tiles of 56 px"),
+        (None, {"ps_version": "v1"}, "ps_version"),
+        (None, {"downsample_ratio": 0.25}, "downsample_ratio"),
+        (None, {"select_layer": -9}, "vision layer -9"),
+    ],
+)
+def test_what_it_does_not_compute_is_refused_by_name(authors_folder, section, changes, message):
+    edit_config(authors_folder, section, **changes)
+    with pytest.raises(StartupError, match=message):
+        load(authors_folder)
+
+
+def test_a_context_longer_than_trained_is_refused(authors_folder):
+    with pytest.raises(StartupError, match="2048"):
+        load(authors_folder, max_model_len=2049)
+
+
+def test_an_earlier_vision_layer_can_be_selected(authors_folder):
+    edit_config(authors_folder, select_layer=-2)
+    assert len(load(authors_folder).vision.layers) == 1
+
+
+def test_rope_parameters_of_transformers_5_are_read(tmp_path):
+    write_checkpoint(tmp_path, SHAPES["tiny"], layout="hf")
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["text_config"]["rope_theta"], config["text_config"]["rope_scaling"]
+    config["text_config"]["rope_parameters"] = {"rope_type": "default", "rope_theta": 5e5}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    checkpoint = load_checkpoint(ModelSettings(path=str(tmp_path)))
+    assert parse_model_config(checkpoint, max_model_len=64).decoder.rope_theta == 5e5
+
+
+def test_tied_embeddings_are_shared(tmp_path):
+    shape = dataclasses.replace(SHAPES["tiny"], is_tied=True)
+    write_checkpoint(tmp_path, shape, layout="authors")
+    decoder = load(tmp_path).decoder
+    assert decoder.head.weight is decoder.embed.weight

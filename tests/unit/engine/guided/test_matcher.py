@@ -1,0 +1,384 @@
+"""What guides allow, token by token, without a model."""
+
+import json
+import random
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from internvl_server.core import Guide, SamplingParams
+from internvl_server.core.vocabulary import Vocabulary
+from internvl_server.engine.cpu.sampling.sampler import Sampler
+from internvl_server.engine.guided.matcher import GuideVocabulary
+from internvl_server.prompt.tokenizer import PromptTokenizer, load_tokenizer
+
+from tests.unit.engine.guided.helpers import SCHEMAS, fits
+
+DEMO = Path(__file__).parents[4] / "server" / "internvl_server" / "demo_model"
+NUM_PADDING = 11  # logits of models have more rows than their tokenizers have tokens
+
+
+class Words:
+    """A tokenizer, and its vocabulary for guides."""
+
+    def __init__(self, tokenizer: PromptTokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.end = tokenizer.control_id("<|im_end|>")
+        table = Vocabulary(
+            tokenizer.all_token_bytes, tokenizer.special_ids, tokenizer.encode_answer
+        )
+        self.size = tokenizer.vocab_size + NUM_PADDING
+        self.vocabulary = GuideVocabulary(table, self.size)
+
+    def bytes_of(self, token_ids) -> bytes:
+        return b"".join(map(self.tokenizer.bytes_of, token_ids))
+
+    def read(self, guide: Guide, text: str, stops=None):
+        """Where a guide is after a text; None when it does not allow it."""
+        state = self.vocabulary.compile(guide).start([self.end] if stops is None else stops)
+        for token_id in self.tokenizer.encode_answer(text):
+            if state.forbidden[token_id]:
+                return None
+            state.advance(token_id)
+        return state
+
+    def accepts(self, guide: Guide, text: str) -> bool:
+        state = self.read(guide, text)
+        return state is not None and not state.forbidden[self.end]
+
+
+@pytest.fixture(scope="module")
+def demo() -> Words:
+    """Words of several letters; `<tool_call>` is text."""
+    return Words(load_tokenizer(DEMO))
+
+
+@pytest.fixture(scope="module")
+def tiny(tokenizer) -> Words:
+    """A token a byte; `<tool_call>` is one token, not special."""
+    words = Words(tokenizer)
+    assert len(words.tokenizer.encode_answer("<tool_call>")) == 1
+    return words
+
+
+@pytest.fixture(params=["demo", "tiny"])
+def words(request) -> Words:
+    return request.getfixturevalue(request.param)
+
+
+def json_guide(schema) -> Guide:
+    return Guide("json_schema", json.dumps(schema))
+
+
+JSON_TEXTS = [
+    ({"type": "object"}, ['{"a": 1, "b": [1, {"c": null}]}', "{}"], ["[]", "1", '{"a":1}', "{ }"]),
+    (True, ['{"a": []}', "3", '"x"'], ["x"]),
+    ({"type": "string", "pattern": "ab"}, ['"xaby"'], ['"xy"']),
+    ({"type": "string", "pattern": "^ab$"}, ['"ab"'], ['"xab"']),
+    ({"maxLength": 2}, ['"ab"', "12345"], ['"abc"']),
+    ({"enum": ["é", "\U0001f600", "e\u0301", "<|im_end|>"]},
+     ['"é"', '"😀"', '"e\u0301"', '"<|im_end|>"'], ['"e"']),
+    ({"type": "integer", "minimum": 3, "exclusiveMinimum": True}, ["4"], ["3"]),
+    ({"$defs": {"n": {"type": "object", "properties": {"c": {"$ref": "#/$defs/n"}},
+                      "additionalProperties": False}}, "$ref": "#/$defs/n"},
+     ['{"c": {"c": {}}}'], ['{"d": 1}']),
+    ({"type": "string", "x-guidance": {"whitespace_flexible": True}}, ['"a"'], [' "a"', '"a" ']),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("schema", "good", "bad"), JSON_TEXTS, ids=str)
+def test_json(words, schema, good, bad):
+    guide = json_guide(schema)
+    assert [text for text in good if not words.accepts(guide, text)] == []
+    assert [text for text in bad if words.accepts(guide, text)] == []
+
+
+UNSUPPORTED = [
+    {"not": {}}, {"type": "array", "uniqueItems": True}, {"type": "array", "contains": {}},
+    {"if": {}, "then": {}}, {"propertyNames": {"pattern": "a"}}, {"unevaluatedProperties": False},
+    {"unevaluatedItems": False}, {"dependentRequired": {"a": ["b"]}}, {"dependentSchemas": {}},
+    {"dependencies": {}}, {"$dynamicRef": "#a"}, {"type": "string", "format": "nonsense"},
+    {"type": "nonsense"}, {"$ref": "#/nowhere"}, {"$ref": "https://example.org/schema"},
+    {"type": "string", "pattern": "(?=a)b"}, {"properties": {"a": 3}}, {"enum": []},
+    {"oneOf": [{"type": "string"}, {"maxLength": 3}]}, {"minLength": 5, "maxLength": 2, "type": "string"},
+    {"lenient": True, "x-guidance": {"lenient": True}, "not": {}}, False, [], 3,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("schema", UNSUPPORTED, ids=str)
+def test_a_schema_that_cannot_be_kept_is_refused(demo, schema):
+    with pytest.raises(ValueError, match=r".") as caught:
+        demo.vocabulary.compile(json_guide(schema))
+    assert "\n" not in str(caught.value)
+    assert "coerce" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "guide",
+    [Guide("regex", "[^\\s\\S]"), Guide("grammar", "root ::= root"), json_guide({"$ref": "#"})],
+    ids=lambda guide: guide.source,
+)
+def test_a_guide_that_allows_nothing_is_refused(demo, guide):
+    with pytest.raises(ValueError, match="allows no text"):
+        demo.vocabulary.compile(guide)
+
+
+MANY = {
+    "type": "object",
+    "properties": {f"p{number}": {"type": "integer"} for number in range(1500)},
+}
+
+
+@pytest.mark.parametrize("guide", [Guide("regex", "(a?){1000}a{1000}"), json_guide(MANY)])
+def test_a_guide_that_is_too_large_for_its_first_token_is_refused(demo, guide):
+    with pytest.raises(ValueError, match=r"expressions|items"):
+        demo.vocabulary.compile(guide)
+
+
+def test_the_keyword_is_named(demo):
+    with pytest.raises(ValueError, match="uniqueItems"):
+        demo.vocabulary.compile(json_guide({"type": "array", "uniqueItems": True}))
+    with pytest.raises(ValueError, match="look-around"):
+        demo.vocabulary.compile(Guide("regex", "(?=a)b"))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "good", "bad"),
+    [
+        ("ab+", ["ab", "abbb"], ["a", "abc", "xab"]),
+        ("^ab|cd$", ["ab", "cd"], ["abcd"]),
+        (r"a\$", ["a$"], ["a"]),
+        (r"\d{3}", ["123"], ["12", "1234"]),
+        ("[^a]é?", ["xé", "中"], ["a", "\n\n"]),
+        ("(" + re.escape("a b\n{c}-<d>&#~/") + ")|(no)", ["a b\n{c}-<d>&#~/", "no"], ["a"]),
+        ("a.c", ["abc"], ["a\nc"]),
+    ],
+)
+def test_regex(words, pattern, good, bad):
+    guide = Guide("regex", pattern)
+    assert [text for text in good if not words.accepts(guide, text)] == []
+    assert [text for text in bad if words.accepts(guide, text)] == []
+
+
+LIST = 'root ::= item ("," item)*  # a comment\nitem ::= "(" root ")" | [0-9]+'
+
+
+@pytest.mark.parametrize(
+    ("rules", "good", "bad"),
+    [
+        ('root ::= "yes" | "no"', ["yes", "no"], ["y", "yesno"]),
+        ('root ::= [a-z]+ "b" tail\ntail ::= "\\u0041\\n" | "z"', ["aabbz", "abA\n"], ["bz", "ab"]),
+        ('root ::= "a" start? "b"\nstart ::= root', ["ab", "aabb"], ["aab", "abb"]),
+        ('root ::= "[" [\\u00e9\\x2d\\x41-\\x5a]* "\\x22\\u4e2d"', ['[éAZ-"中'], ["[a"]),
+        ('root ::= "<" . [&&~~] ">"', ["<\n&>", "<é~>"], ["<>", "<ab>"]),
+        ('root ::= ("a"?){2} ("b"* "c")* (("d"))+', ["d", "aabbcccd", "acd"], ["aaad", "abd", "b"]),
+        (LIST, ["1,2,(3,(44))"], ["(1", "1,"]),
+        ('root ::= a-b aB\na-b ::= "x"\naB ::= "y"\na_b ::= "z"', ["xy"], ["xz"]),
+        ('root ::= [^"\\\\/] "/" [\\]a]{2,3}', ["x/]a", "é/aaa"], ["//aa", "x/a"]),
+    ],
+)
+def test_gbnf(words, rules, good, bad):
+    guide = Guide("grammar", rules)
+    assert [text for text in good if not words.accepts(guide, text)] == []
+    assert [text for text in bad if words.accepts(guide, text)] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "source"),
+    [
+        ("grammar", 'root ::= "a"\nroot ::= "b"'), ("grammar", 'root := "a"'), ("grammar", 'x ::= "a"'),
+        ("grammar", "root ::= x"), ("grammar", 'root ::= ""'), ("grammar", 'root ::= "a'),
+        ("grammar", 'root ::= "\\'), ("grammar", 'start: "a"'), ("grammar", ""),
+        ("grammar", "root ::= root"), ("grammar", "root ::= " + "a" * 2000),
+        ("grammar", "".join(f"r{i} ::= r{i + 1} r{i + 1}\n" for i in range(30)) + 'r30 ::= "a"\nroot ::= r0'),
+        ("grammar", "".join(f"r{i} ::= r{i + 1}{{99}}\n" for i in range(8)) + 'r8 ::= "a"\nroot ::= r0'),
+        ("grammar", "root ::= r1\n" + "".join(f'r{i} ::= "a"\n' for i in range(600))),
+        ("regex", "("), ("regex", "a^b"), ("regex", r"\bfoo"), ("regex", "a{5,2}"), ("regex", r"(a)\1"),
+        ("regex", "^$"), ("regex", "[]"),
+    ],
+)  # fmt: skip
+def test_a_malformed_guide_is_refused(demo, kind, source):
+    with pytest.raises(Exception, match=r"."):
+        demo.vocabulary.compile(Guide(kind, source))
+
+
+WEATHER = {
+    "name": "get_weather",
+    "parameters": {
+        "type": "object",
+        "properties": {"city": {"type": "string"}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+}
+TOOLS = [WEATHER, {"name": "now", "parameters": {}}, {"name": "stop"}]
+
+
+def call(name: str, arguments: str) -> str:
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
+
+
+def tool_guide(is_required: bool, is_parallel: bool, tools=TOOLS) -> Guide:
+    spec = {"tools": tools, "is_required": is_required, "is_parallel": is_parallel}
+    return Guide("tool_calls", json.dumps(spec), "tools")
+
+
+ONE = call("get_weather", '{"city": "Paris <tool_call>"}')
+TWO = ONE + "\n" + call("now", '{"x": [1, {}]}')
+
+
+def test_free_text_with_calls(words):
+    several, single = tool_guide(False, True), tool_guide(False, False)
+    for text in (
+        "",
+        "hello",
+        ONE,
+        "x " + ONE + " y",
+        call("stop", "{}"),
+        "<tool_cal",
+        "</tool_call>",
+    ):
+        assert words.accepts(several, text), text
+        assert words.accepts(single, text), text
+    assert words.accepts(several, TWO)
+    assert words.accepts(several, ONE + ONE)
+    assert words.read(single, ONE + "\n<tool_call>") is None
+    for text in ("<tool_call>", ONE + "<tool_call>", call("now", "{")[:-14]):
+        state = words.read(several, text)
+        assert state.forbidden[words.end], text
+    for text in (
+        "<tool_call>x", "<tool_call> ", '<tool_call>{"name"', "<tool_call><tool_call>",
+        call("other", "{}"), call("get_weather", "{}"), call("now", "[]"), call("now", "{ }"),
+    ):  # fmt: skip
+        assert words.read(several, text) is None, text
+
+
+def test_calls_or_an_answer_in_a_format(words):
+    schema = {"type": "object", "properties": {"a": {"const": 1}}, "additionalProperties": False}
+    for is_parallel in (True, False):
+        spec = json.loads(tool_guide(False, is_parallel).source) | {"answer": schema}
+        guide = Guide("tool_calls", json.dumps(spec), "response_format")
+        for text in (ONE, "{}", '{"a": 1}'):
+            assert words.accepts(guide, text), text
+        assert words.accepts(guide, TWO) == is_parallel
+        for text in ("x", '{"a": 2}', ONE + "{}", '{"a": 1}\n<', call("other", "{}")):
+            assert words.read(guide, text) is None, text
+        assert not words.accepts(guide, "")
+
+
+def test_nothing_but_calls(words):
+    several, single = tool_guide(True, True), tool_guide(True, False)
+    for text in (ONE, "\n" + ONE, call("now", "{}")):
+        assert words.accepts(several, text), text
+        assert words.accepts(single, text), text
+        assert words.read(single, text).is_complete
+        assert not words.read(several, text).is_complete
+    assert words.accepts(several, TWO)
+    for guide, text in (
+        (single, TWO), (several, "x"), (several, ONE + "\nx"), (several, ONE + ONE), (several, ONE + " "),
+        (several, "\n\n"), (several, call("other", "{}")),
+    ):  # fmt: skip
+        assert words.read(guide, text) is None, text
+    assert not words.accepts(several, "")
+    assert not words.accepts(several, ONE + "\n")
+
+
+def test_tools_with_references_and_without_a_type(words):
+    parameters = {
+        "$defs": {"n": {"type": "integer"}},
+        "properties": {"a": {"$ref": "#/$defs/n"}},
+        "required": ["a"],
+    }
+    guide = tool_guide(True, False, [{"name": "t", "parameters": parameters}])
+    assert words.accepts(guide, call("t", '{"a": 1}'))
+    assert not words.accepts(guide, call("t", "1"))
+    assert not words.accepts(guide, call("t", '{"a": "x"}'))
+
+
+@pytest.mark.parametrize("parameters", [{"type": "string"}, {"not": {}}, {"properties": 3}])
+def test_tools_that_cannot_be_kept_are_refused(demo, parameters):
+    with pytest.raises(ValueError, match=r"object|not|properties"):
+        demo.vocabulary.compile(tool_guide(True, True, [{"name": "t", "parameters": parameters}]))
+
+
+def test_the_token_the_model_was_trained_on_is_offered(tiny):
+    state = tiny.read(tool_guide(True, True), "")
+    assert not state.forbidden[tiny.tokenizer.control_id("<tool_call>")]
+
+
+def test_only_the_request_says_what_ends_it(words):
+    other = words.tokenizer.control_id("<|endoftext|>")
+    guide = Guide("regex", "ab*")
+    state = words.read(guide, "ab", stops=[other])
+    assert not state.forbidden[other]
+    assert state.forbidden[words.end]
+    [letter] = words.tokenizer.encode_text("b")
+    state = words.read(guide, "a", stops=[letter])
+    assert state.forbidden[[words.end, other]].all()
+    assert not state.forbidden[letter]
+    assert words.read(Guide("regex", "xb"), "", stops=[letter]).forbidden[letter]
+
+
+def test_special_and_unknown_tokens_are_never_allowed(words):
+    state = words.read(tool_guide(False, True), "hello")
+    special = sorted(words.tokenizer.special_ids - {words.end})
+    assert state.forbidden[special].all()
+    assert state.forbidden[words.tokenizer.vocab_size :].all()
+    assert state.forbidden.shape == (words.size,)
+
+
+def test_min_tokens_gives_way_to_the_guide(tiny):
+    import torch
+
+    guide = tiny.vocabulary.compile(Guide("regex", "a|ab"))
+    params = SamplingParams(temperature=0.0, min_tokens=10)
+    sampler = Sampler(params, [], [tiny.end], guide.start([tiny.end]))
+    logits = torch.zeros(tiny.size)
+    logits[tiny.end] = 5.0
+    first = [sampler.choose(logits.clone()) for _ in range(2)]
+    assert tiny.bytes_of(first) == b"ab"
+    assert sampler.is_complete
+
+
+def walk(words: Words, guide: Guide, rng: random.Random, most: int):
+    """Draws among the allowed tokens until the end, as a model that knows nothing does."""
+    state = words.vocabulary.compile(guide).start([words.end])
+    token_ids: list[int] = []
+    while not state.is_complete and len(token_ids) < most:
+        if not state.forbidden[words.end] and rng.random() < 0.5:
+            return token_ids, True
+        state.forbidden[words.end] = True
+        token_id = rng.choice(np.flatnonzero(~state.forbidden).tolist())
+        token_ids.append(token_id)
+        state.advance(token_id)
+    return token_ids, state.is_complete
+
+
+@settings(deadline=None, max_examples=60)
+@given(schema=SCHEMAS, seed=st.integers(0, 2**32))
+def test_random_answers_fit_their_schema(demo, schema, seed):
+    token_ids, has_ended = walk(demo, json_guide(schema), random.Random(seed), 500)
+    assert has_ended
+    value = json.loads(demo.bytes_of(token_ids).decode())
+    assert fits(value, schema), value
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    pattern=st.sampled_from(
+        [
+            r"[a-f]{2,6}(-[0-9]+)?",
+            "(yes|no), (é|中){1,9}!",
+            r"[a-zé]{1,5}@.{2}\.(com|org)",
+            "[^x]{1,4}x",
+        ]
+    ),
+    seed=st.integers(0, 2**32),
+)
+def test_random_answers_match_their_pattern(demo, pattern, seed):
+    token_ids, has_ended = walk(demo, Guide("regex", pattern), random.Random(seed), 60)
+    assert has_ended
+    assert re.fullmatch(pattern, demo.bytes_of(token_ids).decode())

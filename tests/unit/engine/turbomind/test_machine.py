@@ -1,0 +1,120 @@
+"""What the turbomind engine says on machines it cannot run on, and which settings it refuses. No LMDeploy."""
+
+import ctypes
+import importlib.metadata
+import time
+
+import pytest
+from internvl_server.cli import main
+from internvl_server.engine.turbomind import machine as lmdeploy_gpu
+from internvl_server.engine.turbomind.machine import check_machine
+from internvl_server.errors import StartupError
+from internvl_server.settings import TurbomindSettings
+from pydantic import ValidationError
+
+
+class Driver:
+    """As much of libcuda as is asked."""
+
+    def __init__(self, num_gpus, status=0):
+        self._num_gpus, self._status = num_gpus, status
+
+    def cuInit(self, flags):  # noqa: N802
+        return self._status
+
+    def cuDeviceGetCount(self, count):  # noqa: N802
+        count._obj.value = self._num_gpus
+        return 0
+
+    def cuDeviceGet(self, device, index):  # noqa: N802
+        device._obj.value = index
+        return 0
+
+    def cuDeviceTotalMem_v2(self, size, device):  # noqa: N802
+        size._obj.value = (device.value + 1) << 30
+        return 0
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    def have(driver, version="0.18.0"):
+        def load(name):
+            if driver is None:
+                raise OSError(name)
+            return driver
+
+        def find(name):
+            if version is None:
+                raise importlib.metadata.PackageNotFoundError(name)
+            return version
+
+        monkeypatch.setattr(ctypes, "CDLL", load)
+        monkeypatch.setattr(lmdeploy_gpu.importlib.metadata, "version", find)
+
+    return have
+
+
+@pytest.mark.parametrize(
+    ("driver", "version", "says"),
+    [
+        (None, None, "no NVIDIA driver"),
+        (Driver(0, 100), None, "shows none"),
+        (Driver(0), None, "shows none"),
+        (Driver(1), None, r"internvl-server\[turbomind\]"),
+        (Driver(1), "0.17.0", "0.17.0 is installed"),
+        (Driver(1), "0.18.0", "asks for 2 GPUs"),
+    ],
+)
+def test_a_machine_that_cannot_run_it(machine, driver, version, says):
+    machine(driver, version)
+    with pytest.raises(StartupError, match=says):
+        check_machine(2)
+
+
+def test_a_machine_that_can(machine):
+    machine(Driver(2))
+    assert check_machine(2) == (1 << 30, 2 << 30)
+
+
+def test_a_model_that_does_not_fit_does_not_start(machine, capsys):
+    """The driver's GPUs are far too small: the plan says so before the hub is asked for anything."""
+    machine(Driver(1))
+    assert main(["serve", "--engine", "turbomind", "--model", "OpenGVLab/InternVL3-8B"]) == 1
+    assert "fit" in capsys.readouterr().err
+
+
+def test_serve_without_a_gpu_ends_at_once(machine, capsys):
+    machine(None)
+    start = time.monotonic()
+    # The model's name would be downloaded: the machine is looked at first.
+    assert main(["serve", "--engine", "turbomind", "--model", "nobody/nothing"]) == 1
+    assert time.monotonic() - start < 5
+    message = capsys.readouterr().err
+    assert "no NVIDIA driver" in message
+    assert "--engine cpu" in message
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"tp": 3, "nnodes": 2, "dist_init_addr": "a:1"}, "multiple"),
+        ({"tp": 2, "devices": (0,)}, "devices"),
+        ({"tp": 2, "devices": (0, 0)}, "devices"),
+        ({"node_rank": 1}, "node_rank"),
+        ({"tp": 2, "nnodes": 2}, "dist_init_addr"),
+        ({"dist_init_addr": "a:1"}, "dist_init_addr"),
+        ({"tp": 2, "nnodes": 2, "dist_init_addr": "a:1", "communicator": "cuda-ipc"}, "nccl"),
+        ({"dist_init_addr": "no port"}, "pattern"),
+        ({"quant_policy": 3}, "0, 4 or 8"),
+        ({"cache_max_entry_count": 1.5}, "less than 1"),
+        ({"session_len": 1}, "not permitted"),
+    ],
+)
+def test_settings_that_contradict(values, says):
+    with pytest.raises(ValidationError, match=says):
+        TurbomindSettings(**values)
+
+
+def test_settings_that_agree():
+    assert TurbomindSettings(quant_policy="8").quant_policy == 8
+    TurbomindSettings(tp=4, nnodes=2, node_rank=1, devices=(2, 3), dist_init_addr="a:1")

@@ -1,0 +1,215 @@
+import asyncio
+import gc
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import pytest
+from internvl_server.core import Detail
+from internvl_server.errors import (
+    ContextLengthExceededError,
+    ImageDecodeError,
+    ImageFetchError,
+    ImageTooLargeError,
+    ImageUrlError,
+    InvalidRequestError,
+)
+from internvl_server.media.preparer import MediaPreparer
+from internvl_server.media.tiling import tile_image
+from internvl_server.settings import MediaSettings
+
+from tests.unit.media.conftest import StubHost, data_url, encode, make_image, reference
+
+WIDE = data_url(encode(make_image(1344, 336), "PNG"))
+SMALL = data_url(encode(make_image(64, 48), "PNG"))
+
+
+@pytest.fixture
+async def preparer(settings: MediaSettings) -> AsyncIterator[MediaPreparer]:
+    preparer = MediaPreparer(settings, auto_max_tiles=6)
+    await preparer.start()
+    yield preparer
+    await preparer.close()
+
+
+def num_other_tasks() -> int:
+    return len(asyncio.all_tasks()) - 1
+
+
+class TestTiles:
+    async def test_nothing(self, preparer: MediaPreparer) -> None:
+        assert await preparer.prepare(()) == ()
+
+    @pytest.mark.parametrize(
+        ("detail", "max_tiles", "num_tiles"),
+        [
+            (Detail.LOW, None, 1),
+            (Detail.AUTO, None, 5),
+            (Detail.HIGH, None, 5),
+            (Detail.ORIGINAL, None, 5),
+            (Detail.LOW, 3, 4),
+            (Detail.HIGH, 1, 1),
+            (Detail.AUTO, 40, 5),
+        ],
+    )
+    async def test_detail(
+        self, preparer: MediaPreparer, detail: Detail, max_tiles: int | None, num_tiles: int
+    ) -> None:
+        [tiles] = await preparer.prepare([reference(WIDE, detail=detail, max_tiles=max_tiles)])
+        assert tiles.num_tiles == num_tiles
+        assert tiles.size == (1344, 336)
+
+    async def test_auto_and_high_differ(self, preparer: MediaPreparer) -> None:
+        url = data_url(encode(make_image(1600, 800), "JPEG"))
+        auto, high = await preparer.prepare([reference(url), reference(url, detail=Detail.HIGH)])
+        assert auto.grid == (2, 1)
+        assert high.grid == (4, 2)
+
+    async def test_order_is_kept(self, preparer: MediaPreparer, host: StubHost) -> None:
+        images = [make_image(50 + n, 40, seed=n) for n in range(5)]
+
+        async def answer(head: bytes, writer: asyncio.StreamWriter) -> None:
+            number = int(head.split()[1][1:])
+            await asyncio.sleep(0.05 * (5 - number) / 5)
+            body = encode(images[number])
+            writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+
+        host.answer = answer
+        references = [reference(host.url(f"/{n}")) for n in range(4)]
+        references.append(reference(data_url(encode(images[4]))))
+        prepared = await preparer.prepare(references)
+        assert [tiles.size for tiles in prepared] == [image.size for image in images]
+        for tiles, image in zip(prepared, images, strict=True):
+            assert np.array_equal(tiles.pixels, tile_image(image, max_tiles=6).pixels)
+
+    async def test_other_tile_side(self, settings: MediaSettings) -> None:
+        preparer = MediaPreparer(settings, tile_px=28, auto_max_tiles=4)
+        await preparer.start()
+        [tiles] = await preparer.prepare([reference(WIDE)])
+        assert tiles.pixels.shape == (5, 28, 28, 3)
+        await preparer.close()
+
+
+class TestBudget:
+    async def test_images_share_the_tokens(self, preparer: MediaPreparer) -> None:
+        references = [reference(WIDE), reference(WIDE), reference(SMALL, detail=Detail.LOW)]
+        prepared = await preparer.prepare(references, max_image_tokens=7 * 256)
+        assert [tiles.num_tiles for tiles in prepared] == [3, 3, 1]
+        prepared = await preparer.prepare(references, max_image_tokens=11 * 256 + 255)
+        assert [tiles.num_tiles for tiles in prepared] == [5, 5, 1]
+
+    async def test_no_room_for_a_tile_each(self, preparer: MediaPreparer) -> None:
+        for tokens in (2 * 256 - 1, 0, -5):
+            with pytest.raises(ContextLengthExceededError) as error:
+                await preparer.prepare([reference(WIDE)] * 2, max_image_tokens=tokens)
+            assert error.value.param == "messages"
+
+    async def test_request_has_a_budget(self, settings: MediaSettings) -> None:
+        preparer = MediaPreparer(
+            settings.model_copy(update={"max_tiles_per_request": 4}), auto_max_tiles=6
+        )
+        await preparer.start()
+        prepared = await preparer.prepare([reference(WIDE, max_tiles=40)])
+        assert [tiles.num_tiles for tiles in prepared] == [4]
+        await preparer.close()
+
+    async def test_too_many_images_are_refused_before_the_first_fetch(
+        self, preparer: MediaPreparer, host: StubHost
+    ) -> None:
+        with pytest.raises(InvalidRequestError, match="at most 8"):
+            await preparer.prepare([reference(host.url())] * 1000)
+        assert host.num_connections == 0
+
+
+class TestFailure:
+    @pytest.mark.parametrize(
+        ("url", "error"),
+        [
+            ("data:image/png;base64,AAAA", ImageDecodeError),
+            ("data:image/png;base64,A-_=", ImageUrlError),
+            ("data:text/plain,x", ImageUrlError),
+            ("file:///etc/passwd", ImageUrlError),
+            (data_url(encode(make_image(1000, 2))), ImageTooLargeError),
+        ],
+    )
+    async def test_error_names_the_image(
+        self, preparer: MediaPreparer, url: str, error: type[Exception]
+    ) -> None:
+        references = [
+            reference(SMALL, param="messages[0].content[0].image_url"),
+            reference(url, param="messages[0].content[1].image_url"),
+        ]
+        for tokens in (None, 4 * 256):
+            with pytest.raises(error) as failure:
+                await preparer.prepare(references, max_image_tokens=tokens)
+            assert failure.value.param == "messages[0].content[1].image_url"
+        assert await preparer.prepare(references[:1])
+
+    async def test_first_failure_cancels_the_rest(
+        self, preparer: MediaPreparer, host: StubHost
+    ) -> None:
+        stalled = 0
+
+        async def answer(head: bytes, writer: asyncio.StreamWriter) -> None:
+            nonlocal stalled
+            if b"/stall" in head:
+                stalled += 1
+                await asyncio.sleep(60)
+            while stalled < 3:
+                await asyncio.sleep(0.01)
+            writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+
+        host.answer = answer
+        before = num_other_tasks()
+        references = [reference(host.url("/stall")) for _ in range(3)]
+        references.append(reference(host.url("/missing"), param="missing"))
+        with pytest.raises(ImageFetchError) as error:
+            await preparer.prepare(references)
+        assert error.value.param == "missing"
+        await asyncio.sleep(0.05)
+        assert num_other_tasks() - before <= 4  # the stub host's own
+
+    async def test_fetches_of_one_request_are_bounded(
+        self, preparer: MediaPreparer, host: StubHost
+    ) -> None:
+        body = encode(make_image())
+        running = most = 0
+
+        async def answer(_head: bytes, writer: asyncio.StreamWriter) -> None:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0.03)
+            running -= 1
+            writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+
+        host.answer = answer
+        assert len(await preparer.prepare([reference(host.url())] * 8)) == 8
+        assert most == 4
+
+    @pytest.mark.parametrize("delay_s", [0.0, 0.005, 0.02, 0.05, 0.1])
+    async def test_cancelled_request_leaves_nothing(
+        self, preparer: MediaPreparer, host: StubHost, delay_s: float
+    ) -> None:
+        big = encode(make_image(3000, 2000), "JPEG")
+        host.reply(big)
+        references = [reference(host.url()), reference(data_url(big)), reference(host.url())]
+        await preparer.prepare(references[1:2])
+        before = [worker._process.pid for worker in preparer._pool._workers]
+        for _ in range(3):
+            task = asyncio.create_task(preparer.prepare(references))
+            await asyncio.sleep(delay_s)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert len(await preparer.prepare(references[:2])) == 2
+        assert [worker._process.pid for worker in preparer._pool._workers] == before
+        gc.collect()
+
+    async def test_errors_hold_no_internals(self, preparer: MediaPreparer) -> None:
+        urls: list[Any] = ["http://127.0.0.1/x", "data:image/png;base64," + "AAAA" * 50]
+        for url in urls:
+            with pytest.raises(InvalidRequestError) as error:
+                await preparer.prepare([reference(url)])
+            for word in ("0x", "object at", "Traceback", "127.0", "/work", "PIL"):
+                assert word not in error.value.message

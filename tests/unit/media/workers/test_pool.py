@@ -1,0 +1,308 @@
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from internvl_server.errors import (
+    EngineUnavailableError,
+    ImageDecodeError,
+    ImageTooLargeError,
+    ImageUrlError,
+    StartupError,
+)
+from internvl_server.media.decoding.image import DecodeLimits, decode_image
+from internvl_server.media.encoded import EncodedMedia
+from internvl_server.media.tiling import tile_image
+from internvl_server.media.workers import process as worker_process
+from internvl_server.media.workers.pool import DecodePool
+from internvl_server.media.workers.process import WorkerSpec
+
+from tests.unit.media.conftest import data_url, encode, make_image
+
+LIMITS = DecodeLimits(max_pixels=30_000_000, max_side_px=16_000, max_aspect_ratio=200)
+SPEC = WorkerSpec(limits=LIMITS, tile_px=448, max_tiles=13, max_input_bytes=4 << 20)
+GOOD = EncodedMedia(encode(make_image(900, 500), "JPEG"))
+SLOW = EncodedMedia(encode(make_image(6000, 4000), "JPEG"))
+
+
+def num_open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[DecodePool]:
+    pool = DecodePool(SPEC, num_workers=1, timeout_s=30)
+    await pool.start()
+    yield pool
+    await pool.close()
+
+
+def pids(pool: DecodePool) -> list[int]:
+    return sorted(worker._process.pid for worker in pool._workers)
+
+
+async def until_busy(pool: DecodePool) -> None:
+    while not any(worker.is_busy for worker in pool._workers):
+        await asyncio.sleep(0.002)
+
+
+class TestResults:
+    async def test_tiles_equal_those_of_this_process(self, pool: DecodePool) -> None:
+        for image in (GOOD, EncodedMedia(encode(make_image(448, 448, seed=1)))):
+            assert isinstance(image.data, bytes)
+            tiles = await pool.tile(image, max_tiles=12)
+            expected = tile_image(decode_image(image.data, LIMITS), max_tiles=12)
+            assert np.array_equal(tiles.pixels, expected.pixels)
+            assert (tiles.grid, tiles.size) == (expected.grid, expected.size)
+
+    async def test_results_are_their_own(self, pool: DecodePool) -> None:
+        first = await pool.tile(GOOD, max_tiles=12)
+        kept = first.pixels.copy()
+        await pool.tile(EncodedMedia(encode(make_image(900, 500, seed=2))), max_tiles=12)
+        assert np.array_equal(first.pixels, kept)
+
+    async def test_base64_is_read_in_the_worker(self, pool: DecodePool) -> None:
+        assert isinstance(GOOD.data, bytes)
+        text = data_url(GOOD.data).partition(",")[2]
+        tiles = await pool.tile(EncodedMedia(text), max_tiles=3)
+        assert np.array_equal(tiles.pixels, (await pool.tile(GOOD, max_tiles=3)).pixels)
+        with pytest.raises(ImageUrlError):
+            await pool.tile(EncodedMedia(text[:-1] + "!"), max_tiles=3)
+
+    async def test_size(self, pool: DecodePool) -> None:
+        assert await pool.read_size(GOOD) == (900, 500)
+
+    async def test_errors_come_back_as_they_are(self, pool: DecodePool) -> None:
+        before = pids(pool)
+        with pytest.raises(ImageDecodeError, match="JPEG, PNG, WebP or GIF"):
+            await pool.tile(EncodedMedia(b"no image"), max_tiles=1)
+        with pytest.raises(ImageTooLargeError, match="times the shortest"):
+            await pool.read_size(EncodedMedia(encode(make_image(1000, 2))))
+        with pytest.raises(ImageDecodeError):
+            await pool.tile(EncodedMedia(b""), max_tiles=1)
+        assert pids(pool) == before
+
+    async def test_more_images_than_workers(self, pool: DecodePool) -> None:
+        results = await asyncio.gather(*(pool.tile(GOOD, max_tiles=n) for n in range(1, 9)))
+        assert [tiles.grid[0] * tiles.grid[1] <= n for n, tiles in enumerate(results, 1)]
+
+
+class TestDeath:
+    async def test_killed_in_the_middle_fails_that_image_only(self) -> None:
+        pool = DecodePool(SPEC, num_workers=2, timeout_s=30)
+        await pool.start()
+        slow = asyncio.create_task(pool.tile(SLOW, max_tiles=12))
+        await until_busy(pool)
+        [busy] = [worker for worker in pool._workers if worker.is_busy]
+        good = asyncio.create_task(pool.tile(GOOD, max_tiles=12))
+        os.kill(busy._process.pid, signal.SIGKILL)
+        with pytest.raises(ImageDecodeError):
+            await slow
+        assert (await good).size == (900, 500)
+        assert all([(await pool.tile(GOOD, max_tiles=1)).num_tiles == 1 for _ in range(4)])
+        assert len(pids(pool)) == 2
+        assert busy._process.pid not in pids(pool)
+        await pool.close()
+
+    @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+    async def test_killed_while_idle_fails_nothing(
+        self, pool: DecodePool, signal_number: int
+    ) -> None:
+        [pid] = pids(pool)
+        os.kill(pid, signal_number)
+        for worker in pool._workers:
+            worker._process.wait()
+        assert (await pool.tile(GOOD, max_tiles=1)).num_tiles == 1
+        assert pids(pool) != [pid]
+
+    async def test_twenty_deaths(self, pool: DecodePool) -> None:
+        for _ in range(20):
+            task = asyncio.create_task(pool.tile(SLOW, max_tiles=12))
+            await until_busy(pool)
+            os.kill(pids(pool)[0], signal.SIGSEGV)
+            with pytest.raises(ImageDecodeError):
+                await task
+        assert (await pool.tile(GOOD, max_tiles=1)).num_tiles == 1
+
+    async def test_too_slow_is_ended(self, pool: DecodePool) -> None:
+        before = pids(pool)
+        pool._timeout_s = 0.01
+        with pytest.raises(ImageDecodeError, match="too long"):
+            await pool.tile(SLOW, max_tiles=12)
+        pool._timeout_s = 30
+        assert (await pool.tile(GOOD, max_tiles=1)).num_tiles == 1
+        assert pids(pool) != before
+
+    async def test_terminal_signals_are_for_the_server(self, pool: DecodePool) -> None:
+        [pid] = pids(pool)
+        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGTERM)
+        assert (await pool.tile(GOOD, max_tiles=1)).num_tiles == 1
+        assert pids(pool) == [pid]
+        assert os.getsid(pid) != os.getsid(0)
+
+    @pytest.mark.parametrize(
+        "answer",
+        [b"", b"[]", b"no json", b"{}", b'{"error": "SystemExit", "message": ""}', b'{"error": 1}',
+         b'{"grid": [4, 4], "size": [1, 1]}', b'{"grid": [-1, -1], "size": [1, 1]}',
+         b'{"grid": [true, true], "size": [1, 1]}', b'{"grid": [1], "size": [1, 1]}',
+         b'{"grid": "11", "size": [1, 1]}', b"x" * 5000],
+    )  # fmt: skip
+    async def test_senseless_answer_ends_the_worker(
+        self, pool: DecodePool, answer: bytes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A worker that was taken over can only spoil its own image."""
+        before = pids(pool)
+        [worker] = pool._workers
+        ours, theirs = worker_process.multiprocessing.Pipe()
+        worker._pipe.close()
+        monkeypatch.setattr(worker, "_pipe", ours)
+        with theirs:
+            if answer:
+                theirs.send_bytes(answer)
+            else:
+                theirs.close()
+            with pytest.raises(ImageDecodeError):
+                await pool.tile(GOOD, max_tiles=12)
+        assert (await pool.tile(GOOD, max_tiles=1)).num_tiles == 1
+        assert pids(pool) != before
+
+
+class TestOwnership:
+    async def test_cancelled_call_leaves_nothing(self, pool: DecodePool) -> None:
+        await pool.tile(GOOD, max_tiles=12)
+        num_files, before = num_open_files(), pids(pool)
+        tasks = [asyncio.create_task(pool.tile(SLOW, max_tiles=12)) for _ in range(5)]
+        await until_busy(pool)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert (await pool.tile(GOOD, max_tiles=1)).num_tiles == 1
+        assert pids(pool) == before
+        assert num_open_files() == num_files
+
+    async def test_close_leaves_nothing(self) -> None:
+        num_files, num_threads = num_open_files(), threading.active_count()
+        segments = set(Path("/dev/shm").iterdir())
+        pool = DecodePool(SPEC, num_workers=2, timeout_s=30)
+        await pool.start()
+        started = pids(pool)
+        task = asyncio.create_task(pool.tile(SLOW, max_tiles=12))
+        await until_busy(pool)
+        queued = [asyncio.create_task(pool.tile(GOOD, max_tiles=1)) for _ in range(5)]
+        await asyncio.sleep(0)
+        await pool.close()
+        for call in (task, *queued, pool.tile(GOOD, max_tiles=1)):
+            with pytest.raises(EngineUnavailableError):
+                await call
+        assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+        await asyncio.get_running_loop().shutdown_default_executor()
+        assert num_open_files() == num_files
+        assert threading.active_count() == num_threads
+        assert set(Path("/dev/shm").iterdir()) == segments
+
+    async def test_close_without_start(self) -> None:
+        pool = DecodePool(SPEC, num_workers=1, timeout_s=1)
+        with pytest.raises(EngineUnavailableError):
+            await pool.tile(GOOD, max_tiles=1)
+        await pool.close()
+
+    async def test_worker_that_cannot_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "executable", "/bin/false")
+        pool = DecodePool(SPEC, num_workers=2, timeout_s=1)
+        with pytest.raises(StartupError):
+            await pool.start()
+        await pool.close()
+
+    def test_worker_ends_with_its_parent(self) -> None:
+        script = (
+            "import asyncio, os, signal\n"
+            "from tests.unit.media.workers.test_pool import SPEC, DecodePool, pids\n"
+            "async def main():\n"
+            "    pool = DecodePool(SPEC, num_workers=1, timeout_s=1)\n"
+            "    await pool.start()\n"
+            "    print(pids(pool)[0], flush=True)\n"
+            "    os.kill(os.getpid(), signal.SIGKILL)\n"
+            "asyncio.run(main())\n"
+        )
+        root = Path(__file__).parents[4]
+        run = subprocess.run(
+            [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False
+        )
+        status = Path(f"/proc/{int(run.stdout)}/status")
+        for _ in range(500):
+            if not status.exists() or "State:\tZ" in status.read_text():
+                return
+            threading.Event().wait(0.02)
+        pytest.fail("the worker outlived its parent")
+
+
+class TestConfinement:
+    async def test_worker_has_nothing_of_the_server(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("INTERNVL_SERVER__API_KEYS", "secret")
+        listener = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+        pool = DecodePool(SPEC, num_workers=2, timeout_s=30)
+        await pool.start()
+        await pool.tile(GOOD, max_tiles=12)
+        for pid in pids(pool):
+            process = Path(f"/proc/{pid}")
+            assert b"secret" not in (process / "environ").read_bytes()
+            files = [os.readlink(file) for file in (process / "fd").iterdir()]
+            assert len([file for file in files if file.startswith("socket:")]) == 1
+            others = {file for file in files if not file.startswith("socket:")}
+            assert others == {"/dev/null", "/memfd:tiles (deleted)"}
+            assert len(list((process / "task").iterdir())) == 1
+            assert os.getpriority(os.PRIO_PROCESS, pid) == min(
+                19, os.getpriority(os.PRIO_PROCESS, 0) + 5
+            )
+            limits = (process / "limits").read_text()
+            assert str(SPEC.max_memory_bytes) in limits
+            loaded = (process / "maps").read_text()
+            assert "pydantic_core" not in loaded
+            assert "torch" not in loaded
+        await pool.close()
+        listener.close()
+        await listener.wait_closed()
+
+    def test_worker_imports_little(self) -> None:
+        script = (
+            "import sys, internvl_server.media.workers.image_worker\n"
+            "print([m for m in sys.modules if m.split('.')[0] in ('torch', 'pydantic', 'fastapi',"
+            " 'httpx2', 'asyncio', 'transformers') or m == 'internvl_server.settings'])"
+        )
+        run = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=Path(__file__).parents[4], capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert run.stdout.strip() == "[]"
+
+    async def test_memory_is_bounded(self) -> None:
+        limits = DecodeLimits(max_pixels=10_000, max_side_px=16_000, max_aspect_ratio=200)
+        spec = WorkerSpec(limits=limits, tile_px=448, max_tiles=1, max_input_bytes=1 << 20)
+        pool = DecodePool(spec, num_workers=1, timeout_s=30)
+        await pool.start()
+        [worker] = pool._workers
+        assert worker._spec.max_memory_bytes < 1 << 30
+        assert (await pool.tile(EncodedMedia(encode(make_image(100, 100))), max_tiles=1)).grid == (
+            1,
+            1,
+        )
+        await pool.close()
+
+
+async def test_a_closed_pool_says_so_to_both_calls() -> None:
+    pool = DecodePool(SPEC, num_workers=1, timeout_s=30)
+    for work in (pool.tile(GOOD, max_tiles=1), pool.read_size(GOOD)):
+        with pytest.raises(EngineUnavailableError):
+            await work
+    await pool.start()
+    await pool.close()
+    for work in (pool.tile(GOOD, max_tiles=1), pool.read_size(GOOD)):
+        with pytest.raises(EngineUnavailableError):
+            await work

@@ -1,0 +1,122 @@
+"""`server plan` and the check at start-up, as they are called."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from internvl_server.cli import main
+from internvl_server.errors import StartupError
+from internvl_server.planner.check import check_settings, model_at
+from internvl_server.planner.memory import Deployment, make_plan
+from internvl_server.planner.models import MODELS
+from internvl_server.settings import DEMO_MODEL
+from internvl_server.settings.loading import load_settings
+
+GB = 10**9
+
+
+def run(capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    assert main(["plan", *options]) == 0
+    return capsys.readouterr().out
+
+
+def facts(capsys: pytest.CaptureFixture[str], *options: str) -> list[dict[str, Any]]:
+    found = json.loads(run(capsys, "--json", *options))
+    assert isinstance(found, list)
+    return found
+
+
+def test_all_seven_on_all_gpus(capsys: pytest.CaptureFixture[str]) -> None:
+    found = facts(capsys)
+    assert len(found) == 7 * 4
+    assert {one["model"] for one in found} == set(MODELS)
+    for one in found:
+        assert one["fits"] == (not one["problem"]) == (not one["changes"])
+
+
+def test_json_says_what_the_plan_says(capsys: pytest.CaptureFixture[str]) -> None:
+    [one] = facts(
+        capsys, "--model", "78B", "--gpus", "8x80", "--tp", "8", "--kv", "int8",
+        "--context", "16384", "--cache", "0.7", "--max-num-seqs", "32",
+    )  # fmt: skip
+    plan = make_plan(MODELS["InternVL3-78B"], Deployment(8, 16_384, 32, 8, 0.7), 80 * GB)
+    assert one["tp"] == 8
+    assert one["weight_bytes"] == plan.weight_bytes
+    assert one["kv_bytes_per_token"] == plan.kv_bytes_per_token
+    assert one["num_tokens"] == plan.num_tokens
+    assert one["num_requests"] == 32
+    assert one["estimated_working_bytes"] == plan.working_bytes
+
+
+def test_the_table_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    text = run(capsys, "--model", "1B", "--gpus", "1x24,4x24", "--tp", "4")
+    assert "tp may be 1, 2" in text
+    assert "14 heads do not divide by 4" in text
+    assert "Change one of: engine.turbomind.tp = 1." in text
+    fits = run(capsys, "--model", "8B-AWQ", "--gpus", "1x24")
+    assert fits.splitlines()[1].split()[-1] == "yes"
+    assert "938,193,024 parameters" in text
+
+
+def test_a_folder_is_planned_for(capsys: pytest.CaptureFixture[str]) -> None:
+    [one] = facts(capsys, "--model", str(DEMO_MODEL), "--gpus", "1x24")
+    assert one["fits"]
+    assert one["num_parameters"] < 10**7
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "InternVL3-3B"], "none of InternVL3-1B"),
+        (["--gpus", "many"], "COUNTxGB"),
+        (["--model", "8B", "--context", "99999"], "32,768"),
+    ],
+)
+def test_what_is_not_understood(
+    capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert main(["plan", *options]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [["--cache", "1"], ["--tp", "0"], ["--kv", "int2"]])
+def test_wrong_values_are_a_wrong_command_line(
+    capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["plan", *options])
+    assert stop.value.code == 2
+    capsys.readouterr()
+
+
+def test_a_folder_without_config(tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match=r"config\.json"):
+        model_at(str(tmp_path))
+
+
+def settings(**turbomind: Any):
+    return load_settings(
+        None,
+        {
+            "model": {"path": "OpenGVLab/InternVL3-14B-hf"},
+            "engine": {"kind": "turbomind", "turbomind": turbomind},
+        },
+    )
+
+
+def test_settings_are_checked_before_a_download() -> None:
+    assert check_settings(settings(tp=1), [80 * GB]) is not None
+    with pytest.raises(StartupError, match="InternVL3-14B does not fit"):
+        check_settings(settings(tp=1), [24 * GB])
+    plan = check_settings(settings(tp=2, quant_policy=8, cache_max_entry_count=0.5), [80 * GB] * 2)
+    assert plan is not None
+    assert (plan.deployment.kv_bits, plan.deployment.cache_share) == (8, 0.5)
+    assert plan.deployment.context == 32_768
+
+
+def test_an_unknown_repository_is_checked_when_its_config_is_known() -> None:
+    unknown = load_settings(None, {"model": {"path": "someone/internvl-finetune"}})
+    assert check_settings(unknown, [24 * GB]) is None
+    config = json.loads((DEMO_MODEL / "config.json").read_text())
+    assert check_settings(unknown, [24 * GB], config) is not None

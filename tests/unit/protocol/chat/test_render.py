@@ -1,0 +1,96 @@
+import json
+from dataclasses import replace
+
+from internvl_server.core import LogprobToken, TextDelta, TextLogprobs, ToolCallDelta, Usage
+from internvl_server.protocol.chat.render import AnswerHead, ChunkWriter, completion
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+HEAD = AnswerHead("chatcmpl-1", "m", created=1, fingerprint="fp")
+USAGE = Usage(num_prompt_tokens=10, num_completion_tokens=3, num_image_tokens=4)
+
+
+def writer(*, include_usage: bool) -> ChunkWriter:
+    return ChunkWriter(HEAD, include_usage=include_usage)
+
+
+def test_every_chunk_has_the_fields_of_the_spec() -> None:
+    write = writer(include_usage=True)
+    chunks = [
+        write.role(),
+        write.delta(TextDelta('"é\n\u2028')),
+        write.finish(TextDelta("", "stop")),
+        write.usage(USAGE),
+    ]
+    for raw in chunks:
+        ChatCompletionChunk.model_validate_json(raw, strict=True)
+    role, content, finish, usage = map(json.loads, chunks)
+    assert role["choices"][0]["delta"] == {"role": "assistant", "content": "", "refusal": None}
+    assert content["choices"][0] == {
+        "index": 0, "delta": {"content": '"é\n\u2028'}, "logprobs": None, "finish_reason": None,
+    }  # fmt: skip
+    assert finish["choices"][0]["delta"] == {}
+    assert finish["choices"][0]["finish_reason"] == "stop"
+    assert [c["usage"] for c in (role, content, finish)] == [None] * 3
+    assert usage["choices"] == []
+    assert usage["usage"]["total_tokens"] == 13
+    assert usage["usage"]["prompt_tokens_details"] == {
+        "image_tokens": 4, "text_tokens": 6, "cached_tokens": 0, "images": [],
+    }  # fmt: skip
+
+
+def test_usage_is_absent_unless_asked_for() -> None:
+    assert "usage" not in json.loads(writer(include_usage=False).delta(TextDelta("x")))
+
+
+def test_a_whole_answer_validates_strictly() -> None:
+    answer = TextDelta("hi", "length", USAGE)
+    body = completion(HEAD, [answer])
+    whole = ChatCompletion.model_validate_json(json.dumps(body), strict=True)
+    assert whole.choices[0].finish_reason == "length"
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens == 3
+
+
+def test_tool_calls_and_logprobs_validate_strictly() -> None:
+    token = LogprobToken("é", "é".encode(), -0.5)
+    half = LogprobToken("\ufffd", b"\xc3", -9999.0)
+    logprobs = (TextLogprobs(token, (token, half)),)
+    first = ToolCallDelta(0, "call_1", "f", '{"a"')
+    deltas = [
+        TextDelta("é", logprobs=logprobs),
+        TextDelta("", tool_calls=(first,), index=1),
+        TextDelta("", tool_calls=(ToolCallDelta(0, arguments=": 1}"),), index=1),
+    ]
+    write = writer(include_usage=False)
+    chunks = [ChatCompletionChunk.model_validate_json(write.delta(d), strict=True) for d in deltas]
+    assert chunks[0].choices[0].logprobs is not None
+    [entry] = chunks[0].choices[0].logprobs.content or []
+    assert (entry.token, entry.bytes, entry.logprob) == ("é", [0xC3, 0xA9], -0.5)
+    assert [t.bytes for t in entry.top_logprobs] == [[0xC3, 0xA9], [0xC3]]
+    [begin], [more] = (c.choices[0].delta.tool_calls or [] for c in chunks[1:])
+    assert chunks[1].choices[0].index == 1
+    assert begin.id == "call_1"
+    assert begin.function is not None
+    assert more.function is not None
+    assert (begin.function.name, begin.function.arguments) == ("f", '{"a"')
+    assert (more.id, more.function.name, more.function.arguments) == (None, None, ": 1}")
+
+    whole = TextDelta("", "tool_calls", USAGE, logprobs, (ToolCallDelta(0, "call_1", "f", "{}"),))
+    answer = ChatCompletion.model_validate_json(json.dumps(completion(HEAD, [whole])), strict=True)
+    assert answer.choices[0].message.content is None
+    [call] = answer.choices[0].message.tool_calls or []
+    assert (call.type, call.id, call.function.name) == ("function", "call_1", "f")
+
+
+def test_obfuscated_chunks_tell_little_of_the_texts_length() -> None:
+    write = ChunkWriter(HEAD, include_usage=False, obfuscate=True)
+    sizes = {len(write.delta(TextDelta("x" * length))) for length in range(20)}
+    assert len(sizes) <= 2
+    assert json.loads(write.delta(TextDelta("x")))["obfuscation"] is not None
+
+
+def test_log_probabilities_of_no_token_are_an_empty_list() -> None:
+    asked = replace(HEAD, has_logprobs=True)
+    body = completion(asked, [TextDelta("", "stop", USAGE)])
+    assert body["choices"][0]["logprobs"] == {"content": [], "refusal": None}
+    assert completion(HEAD, [TextDelta("", "stop", USAGE)])["choices"][0]["logprobs"] is None

@@ -1,0 +1,155 @@
+import json
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from internvl_server.core import LogprobToken, TextLogprobs
+from internvl_server.errors import InvalidRequestError
+from internvl_server.protocol.chat.request import ChatCompletionRequest
+from internvl_server.protocol.completions.render import LegacyLogprobs
+from internvl_server.protocol.completions.request import (
+    COMPLETION_FIELDS,
+    CompletionRequest,
+    parse_completion_request,
+    to_completion_params,
+)
+from internvl_server.settings import LimitSettings
+from openai.types import completion_create_params
+
+SET: dict[str, Any] = {
+    "frequency_penalty": 0.5,
+    "ignore_eos": True,
+    "include_stop_str_in_output": True,
+    "logit_bias": {"3": -5},
+    "logprobs": 2,
+    "max_tokens": 5,
+    "min_p": 0.1,
+    "min_tokens": 3,
+    "n": 2,
+    "presence_penalty": 0.5,
+    "repetition_penalty": 1.5,
+    "seed": -7,
+    "skip_special_tokens": False,
+    "stop": "x",
+    "stop_token_ids": [3],
+    "structured_outputs": {"regex": "a+"},
+    "temperature": 0.3,
+    "top_k": 4,
+    "top_p": 0.5,
+}
+# Neither sampling nor what is shown of an answer's tokens.
+ELSEWHERE = {"best_of", "echo", "model", "prompt", "stream", "stream_options"}
+
+
+def parse(**fields: Any) -> CompletionRequest:
+    body = json.dumps({"model": "m", "prompt": "p"} | fields).encode()
+    return parse_completion_request(body, LimitSettings()).body
+
+
+def test_every_parameter_of_the_installed_sdk_is_known() -> None:
+    params = completion_create_params.CompletionCreateParamsBase.__annotations__.keys()
+    known = (
+        COMPLETION_FIELDS.kept | COMPLETION_FIELDS.bookkeeping | COMPLETION_FIELDS.refused.keys()
+    )
+    assert set(params) | {"stream"} <= known
+
+
+def test_the_model_has_exactly_the_implemented_fields() -> None:
+    assert set(CompletionRequest.model_fields) == COMPLETION_FIELDS.kept == SET.keys() | ELSEWHERE
+
+
+def test_fields_of_both_endpoints_take_the_same_values() -> None:
+    ours, chats = (
+        model.model_json_schema()["properties"]
+        for model in (CompletionRequest, ChatCompletionRequest)
+    )
+    shared = ours.keys() & chats.keys() - {"logprobs"}
+    assert len(shared) >= 20
+    assert {name: ours[name] for name in shared} == {name: chats[name] for name in shared}
+
+
+@pytest.mark.parametrize("name", sorted(SET))
+def test_setting_a_field_changes_what_is_asked_for(name: str) -> None:
+    assert to_completion_params(parse(**{name: SET[name]})) != to_completion_params(parse())
+
+
+def test_defaults() -> None:
+    sampling, answer = to_completion_params(parse())
+    assert (sampling.max_tokens, sampling.temperature, sampling.num_logprobs) == (16, 1.0, None)
+    assert (answer.num_choices, answer.skip_special_tokens) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [
+        ("a", ("a",)),
+        (["a", "b"], ("a", "b")),
+        ([1, 2], ((1, 2),)),
+        ([[1, 2], [3]], ((1, 2), (3,))),
+        (["a", [1]], ("a", (1,))),
+    ],
+)
+def test_prompts(prompt: Any, prompts: Any) -> None:
+    body = json.dumps({"model": "m", "prompt": prompt}).encode()
+    assert parse_completion_request(body, LimitSettings()).prompts == prompts
+
+
+def test_answers_of_all_prompts_together_are_limited() -> None:
+    limits = LimitSettings(max_prompts=4)
+
+    def parsed(num_prompts: int, n: int) -> None:
+        body = {"model": "m", "prompt": ["a"] * num_prompts, "n": n}
+        parse_completion_request(json.dumps(body).encode(), limits)
+
+    parsed(1, 5)
+    parsed(2, 2)
+    parsed(4, 1)
+    with pytest.raises(InvalidRequestError, match="max_prompts") as caught:
+        parsed(2, 3)
+    assert caught.value.param == "n"
+    with pytest.raises(InvalidRequestError, match="max_prompts") as caught:
+        parsed(5, 1)
+    assert caught.value.param == "prompt"
+
+
+def entry(data: bytes, *top: bytes) -> TextLogprobs:
+    def token(piece: bytes, logprob: float) -> LogprobToken:
+        return LogprobToken(piece.decode("utf-8", "replace"), piece, logprob)
+
+    return TextLogprobs(token(data, -3.0), tuple(token(t, -n / 10) for n, t in enumerate(top)))
+
+
+def test_the_chosen_token_is_shown_beside_the_likeliest() -> None:
+    shown = LegacyLogprobs(2).json([entry(b"a", b"b", b"c", b"a"), entry(b"b", b"b", b"c", b"d")])
+    assert shown is not None
+    assert shown["top_logprobs"] == [
+        {"a": -3.0, "b": 0.0, "c": -0.1},
+        {"b": 0.0, "c": -0.1},
+    ]
+
+
+def test_parts_of_a_character_have_names() -> None:
+    shown = LegacyLogprobs(0).json([entry(piece) for piece in (b"a", b"\xe4\xb8", b"\x96", b"b")])
+    assert shown is not None
+    assert shown["tokens"] == ["a", "bytes:\\xe4\\xb8", "bytes:\\x96", "b"]
+    assert shown["text_offset"] == [0, 1, 1, 2]
+
+
+def test_nothing_where_there_is_nothing() -> None:
+    assert LegacyLogprobs(2).json(()) is None
+
+
+@given(text=st.text(max_size=30), data=st.data())
+def test_offsets_are_where_tokens_stand_however_they_are_cut(
+    text: str, data: st.DataObject
+) -> None:
+    encoded = text.encode("utf-8", "replace")
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(encoded)), max_size=10)) | {0, len(encoded)})
+    pieces = [encoded[a:b] for a, b in pairwise(cuts)]
+    writer = LegacyLogprobs(0)
+    offsets = [o for p in pieces for o in (writer.json([entry(p)]) or {})["text_offset"]]
+    for offset, piece, start in zip(offsets, pieces, cuts, strict=False):
+        whole = encoded[:start].decode("utf-8", "ignore")
+        assert offset == len(whole), piece

@@ -1,0 +1,384 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from internvl_server.core import Guide, ImageReference, Message, TextPart, ToolCall, ToolChoice
+from internvl_server.core.conversation import Detail
+from internvl_server.errors import InvalidRequestError, UnsupportedParameterError
+from internvl_server.protocol.responses.convert import (
+    to_answer_params,
+    to_conversation,
+    to_guide,
+    to_sampling_params,
+)
+from internvl_server.protocol.responses.request import ResponsesRequest, parse_responses_request
+from internvl_server.settings import LimitSettings
+
+URL = "data:image/png;base64,AAAA"
+TOOL = {
+    "type": "function",
+    "name": "f",
+    "parameters": {"type": "object", "properties": {}},
+    "strict": True,
+}
+
+
+def parse(**fields: Any) -> ResponsesRequest:
+    body = {"model": "m", "input": "hi"} | fields
+    return parse_responses_request(json.dumps(body).encode(), LimitSettings()).body
+
+
+def messages(*items: Any, **fields: Any) -> tuple[Message, ...]:
+    return to_conversation(parse(input=list(items), **fields)).messages
+
+
+def refusal(**fields: Any) -> InvalidRequestError:
+    def convert() -> None:
+        body = parse(**fields)
+        to_conversation(body)
+        to_sampling_params(body)
+        to_answer_params(body)
+
+    with pytest.raises(InvalidRequestError) as caught:
+        convert()
+    return caught.value
+
+
+def text(role: Any, *texts: str) -> Message:
+    return Message(role, tuple(map(TextPart, texts)))
+
+
+def call(call_id: str, arguments: str = "{}", **more: Any) -> dict[str, Any]:
+    named = {"type": "function_call", "call_id": call_id, "name": "f"}
+    return named | {"arguments": arguments} | more
+
+
+def output(call_id: str, value: Any) -> dict[str, Any]:
+    return {"type": "function_call_output", "call_id": call_id, "output": value}
+
+
+def test_a_string_is_a_message_of_the_user_and_instructions_come_first() -> None:
+    conversation = to_conversation(parse(instructions="be brief"))
+    assert conversation.messages == (text("system", "be brief"), text("user", "hi"))
+    assert to_conversation(parse(input="")).messages == (text("user", ""),)
+
+
+def test_messages_of_all_roles() -> None:
+    made = messages(
+        {"role": "developer", "content": "a"},
+        {"type": "message", "role": "system", "content": [{"type": "input_text", "text": "b"}]},
+        {"role": "user", "content": [{"type": "input_text", "text": "c"}]},
+        {
+            "type": "message", "id": "msg_1", "role": "assistant", "status": "completed",
+            "phase": None,
+            "content": [
+                {"type": "output_text", "text": "d", "annotations": [], "logprobs": None},
+                {"type": "refusal", "refusal": "no"},
+            ],
+        },
+        {"role": "user", "content": "e"},
+    )  # fmt: skip
+    assert made == (
+        text("system", "a"),
+        text("system", "b"),
+        text("user", "c"),
+        text("assistant", "d", "no"),
+        text("user", "e"),
+    )
+
+
+def test_pictures_keep_their_place_and_know_their_path() -> None:
+    parts = [
+        {"type": "input_text", "text": "a"},
+        {"type": "input_image", "image_url": URL, "detail": "high", "file_id": None},
+        {"type": "input_image", "image_url": URL, "max_tiles": 3},
+    ]
+    [message] = messages({"role": "user", "content": parts})
+    assert message.content == (
+        TextPart("a"),
+        ImageReference(URL, Detail.HIGH, None, "input[0].content[1].image_url"),
+        ImageReference(URL, Detail.AUTO, 3, "input[0].content[2].image_url"),
+    )
+
+
+def test_calls_of_one_turn_are_one_message_and_outputs_answer_them() -> None:
+    made = messages(
+        {"role": "user", "content": "go"},
+        {"role": "assistant", "content": "I look."},
+        call("1", '{"a": 1}', id="fc_1", status="completed"),
+        call("2", ""),
+        output("2", "two"),
+        output("1", [{"type": "input_text", "text": "one"}, {"type": "input_image", "image_url": URL}]),
+        call("3"),
+        output("3", "three"),
+    )  # fmt: skip
+    assert made[1] == Message(
+        "assistant",
+        (TextPart("I look."),),
+        (ToolCall("1", "f", '{"a": 1}'), ToolCall("2", "f", "{}")),
+    )
+    assert made[2] == Message("tool", (TextPart("two"),), tool_call_id="2")
+    assert made[3].tool_call_id == "1"
+    assert [type(part) for part in made[3].content] == [TextPart, ImageReference]
+    assert made[3].images[0].param == "input[5].output[1].image_url"
+    assert made[4] == Message("assistant", (), (ToolCall("3", "f", "{}"),))
+    assert len(made) == 6
+
+
+@pytest.mark.parametrize(
+    ("items", "param"),
+    [
+        ([output("1", "x")], "input[0].call_id"),
+        ([output("1", "x"), call("1")], "input[0].call_id"),
+        ([call("1", "[]")], "input[0].arguments"),
+        ([call("1", "{")], "input[0].arguments"),
+        ([call("1", '{"a": NaN}')], "input[0].arguments"),
+        ([call("")], "input[0].call_id"),
+        ([call("1") | {"name": "n" * 65}], "input[0].name"),
+        ([call("1") | {"name": 'f", "arguments": {}'}], "input[0].name"),
+        (
+            [{"role": "system", "content": [{"type": "input_image", "image_url": URL}]}],
+            "input[0].content[0]",
+        ),
+        ([{"role": "assistant", "content": [{"type": "input_image", "image_url": URL}]}],
+         "input[0].content[0]"),
+        ([{"role": "user", "content": [{"type": "output_text", "text": "x"}]}],
+         "input[0].content[0]"),
+        ([{"role": "user", "content": [{"type": "input_image"}]}],
+         "input[0].content[0].image_url"),
+        ([{"role": "user", "content": [{"type": "input_image", "image_url": URL, "detail": "x"}]}],
+         "input[0].content[0].detail"),
+        ([{"role": "user", "content": []}], "input[0].content"),
+        ([{"role": "user"}], "input[0].content"),
+        ([{"role": "user", "content": "a", "extra": 1}], "input[0].extra"),
+        ([call("1", namespace="n")], "input[0].namespace"),
+        ([{"type": ["message"]}], "input[0]"),
+        ([{"type": {}}], "input[0]"),
+        (["text"], "input[0]"),
+        ([{"type": []}], "input[0]"),
+        ([{"role": {}, "content": "x"}], "input[0]"),
+        ([], "input"),
+    ],
+)  # fmt: skip
+def test_items_that_cannot_be_used_are_named(items: list[Any], param: str) -> None:
+    assert refusal(input=items).param == param
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].type"),
+        ({"input": [{"id": "msg_1"}]}, "input[0].type"),
+        ({"input": [{"type": "reasoning", "id": "rs_1", "summary": []}]}, "input[0].type"),
+        ({"input": [{"type": "web_search_call", "id": "ws_1"}]}, "input[0].type"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]},
+            "input[0].content[0].type",
+        ),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}]},
+            "input[0].content[0].file_id",
+        ),
+        (
+            {"input": [call("1"), output("1", [{"type": "input_file", "file_url": "u"}])]},
+            "input[1].output[0].type",
+        ),
+        ({"tools": [TOOL, {"type": "mcp", "server_label": "x"}]}, "tools[1].type"),
+        ({"tools": [{"type": "custom", "name": "x"}]}, "tools[0].type"),
+        ({"tools": [TOOL], "tool_choice": {"type": "web_search_preview"}}, "tool_choice.type"),
+    ],
+)
+def test_what_needs_a_store_or_a_service_is_refused_by_name(
+    fields: dict[str, Any], param: str
+) -> None:
+    error = refusal(**fields)
+    assert isinstance(error, UnsupportedParameterError)
+    assert error.param == param
+    assert error.code is None
+
+
+def test_tools_and_the_choice_among_them() -> None:
+    other = {"type": "function", "name": "g", "description": "d", "parameters": None}
+    body = parse(tools=[TOOL, other], parallel_tool_calls=False)
+    strict, loose = to_conversation(body).tools
+    assert (strict.name, strict.is_strict, loose.description) == ("f", True, "d")
+    assert json.loads(strict.parameters) == TOOL["parameters"]
+    assert (json.loads(loose.parameters), loose.is_strict) == ({"type": "object"}, False)
+    answer = to_answer_params(body)
+    assert answer.tool_choice == ToolChoice("auto", is_parallel=False)
+    assert answer.tool_names == ("f", "g")
+    guide = to_sampling_params(body).guide
+    assert guide is not None
+    assert (guide.kind, guide.param) == ("tool_calls", "tools")
+
+
+@pytest.mark.parametrize(
+    ("wire", "expected"),
+    [
+        (None, ToolChoice("auto")),
+        ("none", ToolChoice("none")),
+        ("required", ToolChoice("required")),
+        ({"type": "function", "name": "f"}, ToolChoice("required", ("f",))),
+        (
+            {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]},
+            ToolChoice("auto", ("f",)),
+        ),
+    ],
+)
+def test_tool_choices(wire: Any, expected: ToolChoice) -> None:
+    assert to_answer_params(parse(tools=[TOOL], tool_choice=wire)).tool_choice == expected
+
+
+def test_tools_that_may_not_be_called_are_not_in_the_prompt() -> None:
+    assert to_conversation(parse(tools=[TOOL], tool_choice="none")).tools == ()
+    assert refusal(tools=[TOOL, TOOL], tool_choice="none").param == "tools[1].name"
+
+
+def test_without_tools_there_is_no_call() -> None:
+    assert to_answer_params(parse(tools=[])).tool_choice.mode == "none"
+
+
+ALLOW_G = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "g"}]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [TOOL, TOOL]}, "tools[1].name"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "g"}}, "tool_choice.name"),
+        ({"tools": [TOOL], "tool_choice": ALLOW_G}, "tool_choice.tools[0].name"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice.name"),
+        (
+            {"tools": [TOOL], "tool_choice": ALLOW_G | {"tools": ALLOW_G["tools"] * 1025}},
+            "tool_choice.tools",
+        ),
+        ({"tools": [TOOL | {"defer_loading": True}]}, "tools[0].defer_loading"),
+        ({"tools": [TOOL] * 200}, "tools"),
+        ({"text": {"verbosity": "high"}}, "text.verbosity"),
+        ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.schema"),
+        ({"include": ["reasoning.encrypted_content"] * 20_000}, "include[0]"),
+        ({"tools": [TOOL | {"allowed_callers": [0] * 20_000}]}, "tools[0].allowed_callers[0]"),
+        (
+            {"tools": [TOOL], "tool_choice": ALLOW_G | {"tools": [0] * 20_000}},
+            "tool_choice.tools[0]",
+        ),
+        ({"top_logprobs": 21}, "top_logprobs"),
+        ({"stream_options": {"include_obfuscation": True}}, "stream_options"),
+        ({"stop": ["a", ""]}, "stop"),
+        ({"stop": ["x" * 8193]}, "stop[0]"),
+        ({"service_tier": "flex"}, "service_tier"),
+        ({"metadata": {"k": "v" * 513}}, "metadata.k"),
+        ({"metadata": {str(n): "" for n in range(17)}}, "metadata"),
+        ({"metadata": dict.fromkeys(map(str, range(17)), 1)}, "metadata"),
+        ({"max_output_tokens": 0}, "max_output_tokens"),
+        ({"input": [{"role": "user", "content": "x"}] * 300}, "input"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_text", "text": ""}] * 65}]},
+            "input[0].content",
+        ),
+    ],
+)
+def test_fields_that_cannot_be_used_are_named(fields: dict[str, Any], param: str) -> None:
+    assert refusal(**fields).param == param
+
+
+def test_sampling_fields_and_their_defaults() -> None:
+    plain = to_sampling_params(parse())
+    assert (plain.temperature, plain.top_p, plain.max_tokens) == (1.0, 1.0, None)
+    assert (plain.num_logprobs, plain.guide, plain.seed, plain.stop) == (None, None, None, ())
+    made = to_sampling_params(
+        parse(
+            temperature=0, top_p=0.5, max_output_tokens=7, seed=-1, stop="x", top_k=-1, min_p=0.1,
+            repetition_penalty=1.5, presence_penalty=1, frequency_penalty=-1,
+        )
+    )  # fmt: skip
+    assert (made.temperature, made.top_p, made.max_tokens) == (0, 0.5, 7)
+    assert (made.seed, made.stop, made.top_k, made.min_p) == (-1, ("x",), 0, 0.1)
+    penalties = (made.repetition_penalty, made.presence_penalty, made.frequency_penalty)
+    assert penalties == (1.5, 1, -1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"include": ["message.output_text.logprobs"]}, 0),
+        ({"include": ["message.output_text.logprobs"], "top_logprobs": 3}, 3),
+        ({"top_logprobs": 2}, 2),
+        ({"top_logprobs": 0, "include": []}, None),
+    ],
+)
+def test_log_probabilities(fields: dict[str, Any], expected: int | None) -> None:
+    assert to_sampling_params(parse(**fields)).num_logprobs == expected
+
+
+def test_text_formats() -> None:
+    def guide(text_format: dict[str, Any]) -> Guide | None:
+        return to_sampling_params(parse(text={"format": text_format})).guide
+
+    assert guide({"type": "text"}) is None
+    anything = guide({"type": "json_object"})
+    assert anything is not None
+    assert (json.loads(anything.source), anything.param) == ({"type": "object"}, "text.format")
+    schema = {"type": "object", "properties": {"ä": {"type": "integer"}}}
+    made = guide({"type": "json_schema", "name": "n", "schema": schema, "strict": True})
+    assert made is not None
+    assert (made.kind, json.loads(made.source)) == ("json_schema", schema)
+
+
+def test_unknown_members_are_named_where_they_are_ignored() -> None:
+    item = {"role": "user", "content": [{"type": "input_text", "text": "x", "colour": 1}]}
+    body = json.dumps({"model": "m", "input": [item], "temprature": 1}).encode()
+    parsed = parse_responses_request(body, LimitSettings(), ignore_unknown=True)
+    assert parsed.ignored == ("temprature", "input[0].content[0].colour")
+
+
+NAMES = [
+    "type", "role", "content", "text", "image_url", "call_id", "name", "arguments", "output", "id",
+    "format", "schema", "parameters", "mode", "tools", "detail", "strict", "refusal",
+]  # fmt: skip
+WORDS = [
+    "message", "user", "assistant", "system", "function_call", "function_call_output", "input_text",
+    "input_image", "output_text", "refusal", "function", "allowed_tools", "json_schema", "auto",
+    "item_reference", "f", "{}", URL,
+]  # fmt: skip
+LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.sampled_from(WORDS))
+ANYTHING = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.dictionaries(st.sampled_from(NAMES), inner, max_size=6)
+    ),
+    max_leaves=24,
+)
+FIELDS = st.sampled_from(["input", "tools", "tool_choice", "text", "include", "metadata", "stop"])
+
+
+def error_of(body: bytes, *, ignore_unknown: bool) -> InvalidRequestError | None:
+    try:
+        made = parse_responses_request(body, LimitSettings(), ignore_unknown=ignore_unknown).body
+        assert to_conversation(made).messages
+        to_sampling_params(made)
+        to_answer_params(made)
+    except InvalidRequestError as error:
+        return error
+    return None
+
+
+@given(st.dictionaries(FIELDS, ANYTHING, max_size=4), st.booleans())
+def test_any_json_is_converted_or_refused_by_name(fields: dict[str, Any], ignore: bool) -> None:
+    body = json.dumps({"model": "m", "input": "hi"} | fields, allow_nan=True).encode()
+    error = error_of(body, ignore_unknown=ignore)
+    assert error is None or error.param or error.code == "invalid_json"
+
+
+def test_a_format_beside_tools_is_either_of_them() -> None:
+    body = {"tools": [TOOL], "text": {"format": {"type": "json_object"}}}
+    guide = to_guide(parse(**body))
+    assert guide is not None
+    assert (guide.kind, guide.param) == ("tool_calls", "text.format")
+    assert json.loads(guide.source)["answer"] == {"type": "object"}
+    required = to_guide(parse(**body, tool_choice="required"))
+    assert required is not None
+    assert "answer" not in json.loads(required.source)

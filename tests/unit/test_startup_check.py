@@ -1,0 +1,139 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from internvl_server import startup_check as self_check
+from internvl_server.app import create_app
+from internvl_server.core import Conversation
+from internvl_server.errors import InvalidRequestError, StartupError
+from internvl_server.prompt.template import (
+    DEFAULT_SYSTEM_TEXT,
+    Control,
+    InternVL25Template,
+    Segment,
+)
+from internvl_server.prompt.tokenizer import PromptTokenizer, load_tokenizer
+from internvl_server.settings import Settings
+from internvl_server.startup_check import GOLDEN_GRIDS, SelfCheck, fingerprint_of, run_self_check
+
+REFERENCE = json.loads((Path(__file__).parents[1] / "data" / "tiling.json").read_text())["grids"]
+
+
+class TalkativeTemplate(InternVL25Template):
+    """One newline more than the model was trained with."""
+
+    def render(self, conversation: Conversation) -> list[Segment]:
+        return [*super().render(conversation), "\n"]
+
+
+class OtherTemplate(TalkativeTemplate):
+    name = "checkpoint"
+
+
+class PickyTemplate(OtherTemplate):
+    def render(self, conversation: Conversation) -> list[Segment]:
+        if len(conversation.messages) > 1:
+            raise InvalidRequestError("no")
+        return super().render(conversation)
+
+
+@pytest.fixture
+def check(tokenizer: PromptTokenizer) -> SelfCheck:
+    return run_self_check(InternVL25Template(), tokenizer)
+
+
+def test_the_stored_grids_are_the_references() -> None:
+    for (width, height, cap), grid in GOLDEN_GRIDS.items():
+        assert REFERENCE[f"{width}x{height}"][str(cap)][:2] == list(grid)
+
+
+def test_the_stored_template_is_the_published_format() -> None:
+    first, second, third = (
+        self_check._written(InternVL25Template(), c) for c in self_check._SAMPLES
+    )
+    begin, end = "\0<|im_start|>\0", "\0<|im_end|>\0"
+    assert first == (
+        f"{begin}system\n{DEFAULT_SYSTEM_TEXT}{end}\n{begin}user\n\0000\0\nWhat is this?{end}\n"
+        f"{begin}assistant\n"
+    )
+    assert second == (
+        f"{begin}system\nBe brief.{end}\n"
+        f"{begin}user\nImage-1: \0000\0\nImage-2: \0001\0\n<|im_end|> What differs?{end}\n"
+        f"{begin}assistant\nNothing.{end}\n{begin}user\nSure?{end}\n{begin}assistant\n"
+    )
+    call, call_end = "\0<tool_call>\0", "\0</tool_call>\0"
+    result, result_end = "\0<tool_response>\0", "\0</tool_response>\0"
+    assert f"{call}{call_end} XML tags:" in third
+    assert third.endswith(
+        f"{begin}user\nLook.{end}\n"
+        f'{begin}assistant\nYes.\n{call}\n{{"name": "look", "arguments": {{"at": "é"}}}}\n{call_end}{end}\n'
+        f"{begin}user\n{result}\nA cat.\n{result_end}\n{result}\n<tool_call>\n{result_end}{end}\n"
+        f"{begin}assistant\n"
+    )
+
+
+def test_hashes_name_what_they_are_of(
+    check: SelfCheck, tokenizer: PromptTokenizer, tiny_checkpoint: Path
+) -> None:
+    assert run_self_check(InternVL25Template(), load_tokenizer(tiny_checkpoint)) == check
+    other = run_self_check(OtherTemplate(), tokenizer)
+    assert other.template_hash != check.template_hash
+    assert other.tokenizer_hash == check.tokenizer_hash
+    assert run_self_check(PickyTemplate(), tokenizer).template_hash != other.template_hash
+
+
+def test_text_and_control_tokens_are_told_apart() -> None:
+    class Forged(OtherTemplate):
+        def render(self, conversation: Conversation) -> list[Segment]:
+            written = super().render(conversation)
+            return [s.name if isinstance(s, Control) else s for s in written]
+
+    assert self_check._template_hash(Forged()) != self_check._template_hash(OtherTemplate())
+
+
+def test_the_fingerprint_changes_with_each_of_its_parts(check: SelfCheck) -> None:
+    config = {"a": 1}
+    prints = {
+        fingerprint_of(check, "1", config),
+        fingerprint_of(check, "2", config),
+        fingerprint_of(check, "1", {"a": 2}),
+        fingerprint_of(SelfCheck("x", check.tokenizer_hash, check.tiles_hash), "1", config),
+        fingerprint_of(SelfCheck(check.template_hash, "x", check.tiles_hash), "1", config),
+        fingerprint_of(SelfCheck(check.template_hash, check.tokenizer_hash, "x"), "1", config),
+    }
+    assert len(prints) == 6
+    assert fingerprint_of(check, "1", config) in prints
+
+
+def test_another_grid_is_noticed(
+    tokenizer: PromptTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(self_check, "select_grid", lambda *size, max_tiles: (1, 1))
+    with pytest.raises(StartupError, match=r"634x634 at 12 tiles is cut \(1, 1\), not \(2, 2\)"):
+        run_self_check(InternVL25Template(), tokenizer)
+
+
+def test_another_normalisation_is_noticed(
+    tokenizer: PromptTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = self_check.to_pixel_values
+    monkeypatch.setattr(
+        self_check, "to_pixel_values", lambda tiles: np.nextafter(exact(tiles), np.float32(9))
+    )
+    with pytest.raises(StartupError, match="normalised"):
+        run_self_check(InternVL25Template(), tokenizer)
+
+
+def test_another_prompt_is_noticed(tokenizer: PromptTokenizer) -> None:
+    with pytest.raises(StartupError, match="internvl2_5 writes other prompts"):
+        run_self_check(TalkativeTemplate(), tokenizer)
+
+
+def test_the_server_does_not_start_then(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(self_check, "select_grid", lambda *size, max_tiles: (1, 1))
+    settings = Settings(model={"path": str(tiny_checkpoint)}, engine={"kind": "echo"})
+    with pytest.raises(StartupError, match="self-check failed"):
+        create_app(settings)
