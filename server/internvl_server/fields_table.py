@@ -53,9 +53,9 @@ _NEEDS: Mapping[str, Capability] = {
     "min_tokens": Capability.MIN_TOKENS,
     "presence_penalty": Capability.PRESENCE_PENALTY,
     "repetition_penalty": Capability.REPETITION_PENALTY,
-    "response_format": Capability.GUIDE,
+    "response_format": Capability.GUIDED_DECODING,
     "seed": Capability.SEED,
-    "structured_outputs": Capability.GUIDE,
+    "structured_outputs": Capability.GUIDED_DECODING,
     "top_k": Capability.TOP_K,
     "top_logprobs": Capability.LOGPROBS,
 }

@@ -80,7 +80,7 @@ _SAMPLES = (
             Message("tool", (TextPart("A cat."),), tool_call_id="1"),
             Message("tool", (TextPart("<tool_call>"),), tool_call_id="1"),
         ),
-        (Tool("look", "Looks.", '{"type": "object"}'), Tool("wait")),
+        (Tool("look", "Looks.", {"type": "object"}), Tool("wait")),
     ),
 )
 

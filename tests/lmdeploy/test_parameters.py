@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from internvl_server.core import AnswerParams, Guide, SamplingParams
+from internvl_server.core import AnswerParams, Regex, SamplingParams
 from internvl_server.engine.base import Capability
 from internvl_server.engine.turbomind.sampling import generation_config
 from internvl_server.errors import EngineOverloadedError, UnsupportedParameterError
@@ -27,7 +27,7 @@ FIELDS = {
     "seed": {"random_seed"},
     "stop": "text",
     "num_logprobs": {"output_logprobs", "output_logits"},
-    "guide": "grammar",
+    "constraint": "grammar",
     "presence_penalty": "refused",
     "frequency_penalty": "refused",
     "logit_bias": "refused",
@@ -36,7 +36,7 @@ FIELDS = {
 VALUES = {
     "max_tokens": 5, "temperature": 0.5, "top_p": 0.5, "top_k": 7, "min_p": 0.25,
     "repetition_penalty": 1.5, "seed": 5, "stop": ("x",), "num_logprobs": 2,
-    "guide": Guide("regex", "[a-z]+"), "presence_penalty": 0.5, "frequency_penalty": 0.5,
+    "constraint": Regex("[a-z]+"), "presence_penalty": 0.5, "frequency_penalty": 0.5,
     "logit_bias": ((65, 1.0),), "min_tokens": 3,
 }  # fmt: skip
 
@@ -162,7 +162,7 @@ async def test_logprobs_of_plain_sampling_are_turbominds_own(make_engine, loop, 
     [
         {"temperature": 0.0}, {"temperature": 0.5}, {"top_p": 0.5}, {"top_p": 0.0}, {"top_k": 3},
         {"min_p": 0.25}, {"repetition_penalty": 1.5}, {"min_tokens": 2},
-        {"guide": Guide("regex", "[a-z]+")},
+        {"constraint": Regex("[a-z]+")},
     ],
     ids=str,
 )  # fmt: skip

@@ -5,7 +5,7 @@ import asyncio
 import lmdeploy.messages
 import pytest
 import torch
-from internvl_server.core import Guide
+from internvl_server.core import Regex
 from internvl_server.engine.turbomind import outputs as adapter
 from internvl_server.errors import (
     ContextLengthExceededError,
@@ -20,7 +20,7 @@ from PIL import Image, ImageFile
 from tests.lmdeploy.native import CANCEL, Plan
 from tests.lmdeploy.requests import END, answer, make_request
 
-GUIDE = Guide("regex", "[a-z]+")
+GUIDE = Regex("[a-z]+")
 
 
 @pytest.mark.parametrize("layout", ["hf", "authors"])
@@ -100,8 +100,8 @@ async def test_a_request_without_a_seed_gets_a_fresh_one(make_engine, loop):
             UnsupportedParameterError,
             "min_tokens",
         ),
-        (make_request(guide=GUIDE, min_tokens=1), UnsupportedParameterError, "min_tokens"),
-        (make_request(guide=GUIDE, stop=frozenset()), UnsupportedParameterError, "ignore_eos"),
+        (make_request(constraint=GUIDE, min_tokens=1), UnsupportedParameterError, "min_tokens"),
+        (make_request(constraint=GUIDE, stop=frozenset()), UnsupportedParameterError, "ignore_eos"),
         (
             make_request(max_tokens=2**40, temperature=0.0, num_logprobs=1),
             InvalidRequestError,

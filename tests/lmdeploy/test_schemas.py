@@ -7,7 +7,7 @@ import pytest
 import xgrammar
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from internvl_server.core import Guide
+from internvl_server.core import JsonSchema
 from internvl_server.engine.turbomind.guided.patterns import is_safe_pattern
 from internvl_server.engine.turbomind.guided.schema import native_schema
 from internvl_server.errors import UnsupportedParameterError
@@ -185,9 +185,9 @@ def test_patterns_that_are_not(pattern):
 
 async def test_the_client_is_told(make_engine, loop):
     engine = await make_engine()
-    guide = Guide("json_schema", '{"not": {"type": "string"}}', param="guided_json")
+    guide = JsonSchema({"not": {"type": "string"}}, param="guided_json")
     with pytest.raises(UnsupportedParameterError, match=r"guided_json .* 'not'") as caught:
-        await answer(engine, make_request(guide=guide))
+        await answer(engine, make_request(constraint=guide))
     assert caught.value.param == "guided_json"
     assert loop.calls == []
 
@@ -195,7 +195,7 @@ async def test_the_client_is_told(make_engine, loop):
 @pytest.mark.parametrize("schema", [row[0] for row in HELD_TO], ids=str)
 async def test_the_native_compiler_takes_what_is_let_through(make_engine, loop, schema):
     engine = await make_engine()
-    await answer(engine, make_request(guide=Guide("json_schema", json.dumps(schema))))
+    await answer(engine, make_request(constraint=JsonSchema(schema)))
     assert loop.calls[0].grammar is not None
 
 

@@ -1,10 +1,8 @@
 """Tool calls: the native compiler takes every shape, and the shapes allow what they should and no more."""
 
-import json
-
 import pytest
 import xgrammar
-from internvl_server.core import Guide
+from internvl_server.core import CallableTool, ToolCalls
 from internvl_server.engine.turbomind.guided.tags import structural_tag
 from internvl_server.errors import UnsupportedParameterError
 
@@ -16,15 +14,11 @@ WEATHER = {
     "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
     "required": ["city"],
 }
-TOOLS = [
-    {"name": "weather", "parameters": WEATHER},
-    {"name": "an\u00fcthing", "parameters": {"type": "object"}},
-]
+TOOLS = (CallableTool("weather", WEATHER), CallableTool("an\u00fcthing", {"type": "object"}))
 
 
 def guide(*, is_required, is_parallel, tools=TOOLS):
-    source = {"tools": tools, "is_required": is_required, "is_parallel": is_parallel}
-    return Guide("tool_calls", json.dumps(source), param="tools")
+    return ToolCalls(tools, is_required, is_parallel)
 
 
 def call(arguments, name="weather"):
@@ -85,14 +79,14 @@ def test_texts(shape, text):
 async def test_the_native_compiler_takes_it(make_engine, loop, shape):
     engine = await make_engine()
     loop.plan = lambda call: Plan([65, END])
-    assert await answer(engine, make_request(guide=SHAPES[shape])) == ([65, END], "stop")
+    assert await answer(engine, make_request(constraint=SHAPES[shape])) == ([65, END], "stop")
     assert loop.calls[0].grammar is not None
 
 
 async def test_a_schema_that_cannot_be_held_to_is_refused(make_engine, loop):
     engine = await make_engine()
-    tools = [{"name": "f", "parameters": {"type": "array", "uniqueItems": True}}]
-    request = make_request(guide=guide(is_required=False, is_parallel=True, tools=tools))
+    tools = (CallableTool("f", {"type": "array", "uniqueItems": True}),)
+    request = make_request(constraint=guide(is_required=False, is_parallel=True, tools=tools))
     with pytest.raises(UnsupportedParameterError, match="uniqueItems") as caught:
         await answer(engine, request)
     assert caught.value.param == "tools"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from internvl_server.core import Guide
+from internvl_server.core import CallableTool, JsonSchema, Regex, ToolCalls
 from internvl_server.core.vocabulary import Vocabulary
 from internvl_server.engine.base import Capability
 from internvl_server.engine.guided import matcher as guides
@@ -92,8 +92,8 @@ def everything(checkpoint, number):
         stop_token_ids=checkpoint.stop_token_ids,
         **EVERYTHING,
     )
-    guide = Guide("regex", "[a-z ]{3,40}") if number % 3 == 0 else None
-    sampling = dataclasses.replace(request.sampling, seed=100 + number, guide=guide)
+    guide = Regex("[a-z ]{3,40}") if number % 3 == 0 else None
+    sampling = dataclasses.replace(request.sampling, seed=100 + number, constraint=guide)
     return dataclasses.replace(request, sampling=sampling)
 
 
@@ -142,8 +142,8 @@ async def test_log_probabilities_equal_transformers(engine, checkpoint, referenc
 
 async def test_log_probabilities_are_the_model_s_own(engine, checkpoint, reference):
     """Not those after penalties, temperature, filters and guides; a chosen token may be unlikely."""
-    guide = Guide("regex", "[a-z]{60}")
-    request = make_request(checkpoint, max_tokens=20, guide=guide, **EVERYTHING)
+    guide = Regex("[a-z]{60}")
+    request = make_request(checkpoint, max_tokens=20, constraint=guide, **EVERYTHING)
     _, found = check_logprobs(reference, request, await deltas_of(engine, request), 3)
     assert any(entry.logprob < entry.top[-1][1] for entry in found)
 
@@ -186,7 +186,7 @@ def test_guided_answers_fit_schemas(ask, checkpoint, text_of, schema, seed):
         max_tokens=800,
         stop_token_ids=checkpoint.stop_token_ids,
         temperature=1.0,
-        guide=Guide("json_schema", json.dumps(schema)),
+        constraint=JsonSchema(schema),
     )
     ids, reason = ask(request)
     assert reason == "stop"
@@ -196,24 +196,23 @@ def test_guided_answers_fit_schemas(ask, checkpoint, text_of, schema, seed):
 
 async def test_a_fulfilled_guide_ends_the_answer(engine, checkpoint, text_of):
     """Without any stop token, and on the last token that was allowed."""
-    guide = Guide("regex", "[ab]{7}")
+    guide = Regex("[ab]{7}")
     for max_tokens in (7, 50):
-        request = make_request(checkpoint, max_tokens=max_tokens, guide=guide)
+        request = make_request(checkpoint, max_tokens=max_tokens, constraint=guide)
         ids, reason = await answer(engine, request)
         assert (len(ids), reason) == (7, "stop")
         assert set(text_of(ids)) <= {"a", "b"}
-    request = make_request(checkpoint, max_tokens=6, guide=guide)
+    request = make_request(checkpoint, max_tokens=6, constraint=guide)
     assert (await answer(engine, request))[1] == "length"
-    endless = make_request(checkpoint, max_tokens=30, guide=Guide("regex", "[ab]+"))
+    endless = make_request(checkpoint, max_tokens=30, constraint=Regex("[ab]+"))
     assert (await answer(engine, endless))[1] == "length"
 
 
 async def test_required_calls(engine, checkpoint, text_of, tiny_checkpoint):
     parameters = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"]}
-    tool = {"name": "f", "parameters": parameters | {"additionalProperties": False}}
-    spec = {"tools": [tool], "is_required": True, "is_parallel": False}
-    guide = Guide("tool_calls", json.dumps(spec), "tools")
-    ids, reason = await answer(engine, make_request(checkpoint, max_tokens=80, guide=guide))
+    tool = CallableTool("f", parameters | {"additionalProperties": False})
+    guide = ToolCalls((tool,), is_required=True, is_parallel=False)
+    ids, reason = await answer(engine, make_request(checkpoint, max_tokens=80, constraint=guide))
     text = text_of(ids).removeprefix("\n")
     assert reason == "stop"
     head, tail = "<tool_call>\n", "\n</tool_call>"
@@ -224,7 +223,7 @@ async def test_required_calls(engine, checkpoint, text_of, tiny_checkpoint):
 
 
 async def test_a_bad_guide_is_refused_and_nothing_else(engine, checkpoint):
-    bad = make_request(checkpoint, guide=Guide("json_schema", '{"not": {}}', "response_format"))
+    bad = make_request(checkpoint, constraint=JsonSchema({"not": {}}))
     beside = asyncio.ensure_future(answer(engine, make_request(checkpoint, max_tokens=40)))
     with pytest.raises(InvalidRequestError, match=r"not") as caught:
         async with engine.generate(bad):
@@ -237,7 +236,7 @@ async def test_a_bad_guide_is_refused_and_nothing_else(engine, checkpoint):
 async def test_a_guide_that_fails_under_way_fails_its_request_alone(
     engine, checkpoint, monkeypatch
 ):
-    limits = guides.GuideState.advance
+    limits = guides.GrammarMatcher.advance
     count = 0
 
     def fail(state, token_id):
@@ -247,8 +246,8 @@ async def test_a_guide_that_fails_under_way_fails_its_request_alone(
             raise EngineError("too large")
         limits(state, token_id)
 
-    monkeypatch.setattr(guides.GuideState, "advance", fail)
-    guided = make_request(checkpoint, max_tokens=40, guide=Guide("regex", "[ab]{30}"))
+    monkeypatch.setattr(guides.GrammarMatcher, "advance", fail)
+    guided = make_request(checkpoint, max_tokens=40, constraint=Regex("[ab]{30}"))
     plain = make_request(checkpoint, max_tokens=40)
     results = await asyncio.gather(
         answer(engine, guided), answer(engine, plain), return_exceptions=True
@@ -263,27 +262,27 @@ async def test_what_it_says_it_can_do(engine, checkpoint):
     bare = Vocabulary(None, frozenset(), lambda text: [])
     async with running_engine(checkpoint, tokens=bare) as without:
         lacking = frozenset(Capability) - without.info.capabilities
-        assert lacking == {Capability.GUIDE, Capability.CALL_GUIDE}
+        assert lacking == {Capability.GUIDED_DECODING, Capability.GUIDED_TOOL_CALLS}
         with pytest.raises(InvalidRequestError):
-            await answer(without, make_request(checkpoint, guide=Guide("regex", "a", "g")))
+            await answer(without, make_request(checkpoint, constraint=Regex("a", "g")))
         assert (await answer(without, make_request(checkpoint)))[1] == "length"
 
 
 async def test_leaving_or_closing_while_a_guide_is_compiled(checkpoint, monkeypatch):
     begun, release = threading.Event(), threading.Event()
-    compile_guide = guides.GuideVocabulary.compile
+    compile_guide = guides.GrammarVocabulary.compile
 
     def slowly(vocabulary, guide):
         begun.set()
         release.wait(20)
         return compile_guide(vocabulary, guide)
 
-    monkeypatch.setattr(guides.GuideVocabulary, "compile", slowly)
+    monkeypatch.setattr(guides.GrammarVocabulary, "compile", slowly)
     try:
         async with running_engine(checkpoint) as engine:
             left, waiting = (
                 asyncio.ensure_future(
-                    answer(engine, make_request(checkpoint, guide=Guide("regex", pattern)))
+                    answer(engine, make_request(checkpoint, constraint=Regex(pattern)))
                 )
                 for pattern in ("[ab]{9}", "[cd]{9}")
             )

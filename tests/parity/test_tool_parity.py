@@ -49,8 +49,14 @@ TOOLS = (
     Tool(
         "get_weather",
         'The weather "now", in °C.\nOne line <b>each</b> \\ city.',
-        '{"type": "object", "properties": {"city": {"type": "string", "enum": ["Köln", "北京"]}, '
-        '"days": {"type": "integer", "default": 1}}, "required": ["city"]}',
+        {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string", "enum": ["Köln", "北京"]},
+                "days": {"type": "integer", "default": 1},
+            },
+            "required": ["city"],
+        },
     ),
     Tool("ping"),
 )
@@ -106,7 +112,7 @@ def tool_as_transformers(tool: Tool) -> dict[str, Any]:
     function = {key: value for key, value in function.items() if value is not None}
     return {
         "type": "function",
-        "function": function | {"parameters": json.loads(tool.parameters)},
+        "function": function | {"parameters": tool.parameters},
     }
 
 

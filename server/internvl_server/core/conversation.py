@@ -1,8 +1,10 @@
 """What a client asks: messages with their parts, and the tools the model is told of."""
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 __all__ = [
     "NO_TOOLS",
@@ -99,13 +101,13 @@ class ToolCall:
 class Tool:
     """A function the model may call.
 
-    `parameters` is JSON text of its JSON schema. `is_strict` holds the arguments to it; otherwise they
+    `parameters` is its JSON schema. `is_strict` holds the arguments to it; otherwise they
     are only held to be a JSON object.
     """
 
     name: str
     description: str | None = None
-    parameters: str = '{"type": "object"}'
+    parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object"})
     is_strict: bool = False
 
 
@@ -177,5 +179,6 @@ class Conversation:
         calls = [call for m in self.messages for call in m.tool_calls]
         texts += [text for call in calls for text in (call.id, call.name, call.arguments)]
         texts += [m.tool_call_id for m in self.messages if m.tool_call_id]
-        texts += [text for t in self.tools for text in (t.name, t.description or "", t.parameters)]
+        texts += [text for t in self.tools for text in (t.name, t.description or "")]
+        texts += [json.dumps(t.parameters, ensure_ascii=False) for t in self.tools]
         return sum(map(len, texts))

@@ -3,32 +3,16 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from internvl_server.core.constraints import Constraint
 from internvl_server.core.prompt import ImageSpan, PixelValues
 
 __all__ = [
     "FinishReason",
     "GenerateRequest",
-    "Guide",
     "SamplingParams",
     "TokenDelta",
     "TokenLogprobs",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Guide:
-    """What every token of an answer must keep to.
-
-    `source` is JSON text for a `json_schema`, a pattern for a `regex`, GBNF rules for a `grammar`, and
-    for `tool_calls` JSON text of `{"tools": [{"name", "parameters"}], "is_required", "is_parallel"}`:
-    text in which each `<tool_call>` begins `{"name": …, "arguments": …}` of one of the tools and
-    `</tool_call>`; with a fourth member `answer`, a JSON schema, either calls alone or JSON that fits it.
-    `param` is the request field it came from, for errors.
-    """
-
-    kind: Literal["json_schema", "regex", "grammar", "tool_calls"]
-    source: str
-    param: str = "response_format"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +36,7 @@ class SamplingParams:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     num_logprobs: int | None = None
-    guide: Guide | None = None
+    constraint: Constraint | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()

@@ -28,9 +28,9 @@ class Capability(StrEnum):
     SEED = "seed"
     IMAGES = "image_url"
     LOGPROBS = "logprobs"
-    GUIDE = "response_format"
+    GUIDED_DECODING = "response_format"
     # Calls in an answer that need not call a tool are held to the tools, too.
-    CALL_GUIDE = "tools"
+    GUIDED_TOOL_CALLS = "tools"
     LOGIT_BIAS = "logit_bias"
     PRESENCE_PENALTY = "presence_penalty"
     FREQUENCY_PENALTY = "frequency_penalty"

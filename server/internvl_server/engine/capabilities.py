@@ -12,6 +12,11 @@ _COMMON = frozenset(map(Capability, ("top_k", "min_p", "repetition_penalty", "se
 CAPABILITIES: Mapping[str, frozenset[Capability]] = {
     "cpu": frozenset(Capability),
     "turbomind": _COMMON
-    | {Capability.LOGPROBS, Capability.GUIDE, Capability.CALL_GUIDE, Capability.MIN_TOKENS},
-    "echo": frozenset(Capability) - {Capability.CALL_GUIDE},
+    | {
+        Capability.LOGPROBS,
+        Capability.GUIDED_DECODING,
+        Capability.GUIDED_TOOL_CALLS,
+        Capability.MIN_TOKENS,
+    },
+    "echo": frozenset(Capability) - {Capability.GUIDED_TOOL_CALLS},
 }

@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from internvl_server.core import AnswerParams, GenerateRequest
+from internvl_server.core import AnswerParams, GenerateRequest, ToolCalls
 from internvl_server.output.detokenizer import DetokenizerFactory
 from internvl_server.output.logprobs import LogprobWriter
 from internvl_server.output.stop import StopMatcher, StopStrings
@@ -61,10 +61,10 @@ def _rules(
 def _call_parser(request: GenerateRequest, answer: AnswerParams) -> ToolCallParser | None:
     if answer.tool_choice.mode == "none" or not answer.tool_names:
         return None
-    guide = request.sampling.guide
+    constraint = request.sampling.constraint
     return ToolCallParser(
         answer.tool_choice,
         answer.tool_names,
         lambda: f"call_{secrets.token_hex(12)}",
-        is_guided=guide is not None and guide.kind == "tool_calls",
+        is_guided=isinstance(constraint, ToolCalls),
     )

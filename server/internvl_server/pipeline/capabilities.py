@@ -18,7 +18,10 @@ def check_capabilities(
     Raises:
         UnsupportedParameterError: Names the request field.
     """
-    if answer.tool_choice.mode == "required" and Capability.GUIDE not in info.capabilities:
+    if (
+        answer.tool_choice.mode == "required"
+        and Capability.GUIDED_DECODING not in info.capabilities
+    ):
         raise UnsupportedParameterError(
             f"The {info.backend} engine cannot be held to call a tool. Use 'tool_choice': 'auto'.",
             param="tool_choice",
@@ -30,7 +33,7 @@ def check_capabilities(
         Capability.SEED: sampling.seed is not None,
         Capability.IMAGES: conversation is not None and bool(conversation.media_parts),
         Capability.LOGPROBS: sampling.num_logprobs is not None,
-        Capability.GUIDE: sampling.guide is not None,
+        Capability.GUIDED_DECODING: sampling.constraint is not None,
         Capability.LOGIT_BIAS: bool(sampling.logit_bias),
         Capability.PRESENCE_PENALTY: sampling.presence_penalty != 0,
         Capability.FREQUENCY_PENALTY: sampling.frequency_penalty != 0,
@@ -45,7 +48,7 @@ def check_capabilities(
 
 
 def _param(capability: Capability, sampling: SamplingParams) -> str:
-    """A guide comes from one of several fields; it knows which."""
-    if capability is Capability.GUIDE and sampling.guide is not None:
-        return sampling.guide.param
+    """A constraint comes from one of several fields and knows which."""
+    if capability is Capability.GUIDED_DECODING and sampling.constraint is not None:
+        return sampling.constraint.param
     return capability.value

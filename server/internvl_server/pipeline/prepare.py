@@ -13,6 +13,7 @@ from internvl_server.core import (
     PixelValues,
     Prompt,
     SamplingParams,
+    ToolCalls,
     Usage,
 )
 from internvl_server.engine.base import Capability, Engine
@@ -197,7 +198,7 @@ class Pipeline:
         """Refuse what this server or its engine cannot do, whether the engine runs or not.
 
         Returns:
-            The parameters; without a guide for calls that may be made where the engine follows none.
+            The parameters, without a constraint that is only a hint where the engine cannot follow it.
 
         Raises:
             InvalidRequestError: Names the request field.
@@ -210,10 +211,10 @@ class Pipeline:
             )
         self._check_ids("logit_bias", [token_id for token_id, _ in sampling.logit_bias])
         self._check_ids("stop_token_ids", answer.stop_token_ids)
-        can_guide = Capability.CALL_GUIDE in self._engine.info.capabilities
-        is_help = sampling.guide is not None and sampling.guide.param == "tools"
-        if answer.tool_choice.mode == "auto" and is_help and not can_guide:
-            sampling = replace(sampling, guide=None)
+        can_guide = Capability.GUIDED_TOOL_CALLS in self._engine.info.capabilities
+        constraint = sampling.constraint
+        if isinstance(constraint, ToolCalls) and constraint.is_hint and not can_guide:
+            sampling = replace(sampling, constraint=None)
         check_capabilities(self._engine.info, sampling, answer, conversation)
         return sampling
 

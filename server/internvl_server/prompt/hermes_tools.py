@@ -64,5 +64,5 @@ def _tool_line(tool: Tool) -> str:
     function: dict[str, object] = {"name": tool.name}
     if tool.description is not None:
         function["description"] = tool.description
-    function["parameters"] = json.loads(tool.parameters)
+    function["parameters"] = tool.parameters
     return json.dumps({"type": "function", "function": function}, ensure_ascii=False)

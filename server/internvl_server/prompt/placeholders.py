@@ -62,7 +62,7 @@ class Placeholders:
         function: dict[str, Any] = {"name": self.hold_text(tool.name)}
         if tool.description is not None:
             function["description"] = self.hold_text(tool.description)
-        function["parameters"] = self._hold_value(json.loads(tool.parameters), self._plain)
+        function["parameters"] = self._hold_value(tool.parameters, self._plain)
         return {"type": "function", "function": function}
 
     def hold_call(self, call: ToolCall) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def read_input_tokens_request(
     return ParsedRequest(
         parsed.body,
         responses_convert.to_conversation(parsed.body),
-        SamplingParams(guide=responses_convert.to_guide(parsed.body)),
+        SamplingParams(constraint=responses_convert.to_constraint(parsed.body)),
         AnswerParams(tool_choice=responses_convert.to_choice(parsed.body)),
         parsed.ignored,
     )

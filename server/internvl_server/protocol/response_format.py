@@ -1,4 +1,4 @@
-"""What an answer must be: `response_format` and `structured_outputs` on the wire, and as a `Guide`."""
+"""What an answer must be: `response_format` and `structured_outputs` on the wire, and as a `Constraint`."""
 
 import json
 import re
@@ -6,11 +6,18 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field
 
-from internvl_server.core import Guide
+from internvl_server.core import Constraint, Grammar, Regex
+from internvl_server.core import JsonSchema as JsonSchemaConstraint
 from internvl_server.errors import InvalidRequestError
 from internvl_server.protocol.wire import Wire
 
-__all__ = ["ResponseFormat", "StructuredOutputs", "format_guide", "json_guide", "structured_guide"]
+__all__ = [
+    "ResponseFormat",
+    "StructuredOutputs",
+    "format_constraint",
+    "json_constraint",
+    "structured_constraint",
+]
 
 _MAX_CHOICES = 256
 
@@ -64,26 +71,26 @@ class StructuredOutputs(Wire):
     grammar: Annotated[str, Field(min_length=1)] | None = None
 
 
-def json_guide(schema: dict[str, Any] | None, param: str) -> Guide:
-    """Holds an answer to a schema; to any JSON object when there is none."""
-    source = json.dumps({"type": "object"} if schema is None else schema, ensure_ascii=False)
-    return Guide("json_schema", source, param)
+def json_constraint(schema: dict[str, Any] | None, param: str) -> JsonSchemaConstraint:
+    """Constrain an answer to a schema; to any JSON object when there is none."""
+    return JsonSchemaConstraint({"type": "object"} if schema is None else schema, param)
 
 
-def format_guide(response_format: ResponseFormat | None) -> Guide | None:
-    """The guide of a `response_format`; None for free text."""
+def format_constraint(response_format: ResponseFormat | None) -> Constraint | None:
+    """The constraint of a `response_format`; None for free text."""
     if isinstance(response_format, JsonObjectFormat):
-        return json_guide(None, "response_format")
+        return json_constraint(None, "response_format")
     if isinstance(response_format, JsonSchemaFormat):
-        return json_guide(response_format.json_schema.schema_, "response_format")
+        return json_constraint(response_format.json_schema.schema_, "response_format")
     return None
 
 
-def structured_guide(outputs: StructuredOutputs | None) -> Guide | None:
-    """The guide of `structured_outputs`.
+def structured_constraint(outputs: StructuredOutputs | None) -> Constraint | None:
+    """The constraint of `structured_outputs`.
 
     Raises:
-        InvalidRequestError: Not exactly one member is given, or `json` is text that is no schema.
+        InvalidRequestError: Not exactly one member is given, or `json` is a string that is not a JSON
+            schema.
     """
     if outputs is None:
         return None
@@ -101,12 +108,12 @@ def structured_guide(outputs: StructuredOutputs | None) -> Guide | None:
     [(name, value)] = given.items()
     param = f"structured_outputs.{name}"
     if name == "json":
-        return json_guide(_schema(value), param)
+        return json_constraint(_schema(value), param)
     if name == "json_object":
-        return json_guide(None, param)
+        return json_constraint(None, param)
     if name == "choice":
-        return Guide("regex", "|".join(f"({re.escape(choice)})" for choice in value), param)
-    return Guide("regex" if name == "regex" else "grammar", value, param)
+        return Regex("|".join(f"({re.escape(choice)})" for choice in value), param)
+    return Regex(value, param) if name == "regex" else Grammar(value, param)
 
 
 def _schema(value: Any) -> dict[str, Any]:  # noqa: ANN401  (any JSON value)

@@ -1,10 +1,11 @@
 """Wire to core: how to choose tokens, and what of the answer is shown."""
 
-from internvl_server.core import AnswerParams, Guide, SamplingParams
+from internvl_server.core import AnswerParams, Constraint, SamplingParams
 from internvl_server.errors import InvalidRequestError
 from internvl_server.protocol.chat.request import ChatCompletionRequest
-from internvl_server.protocol.response_format import format_guide, structured_guide
-from internvl_server.protocol.tools import calls_or_answer, to_tool_choice, to_tools, tool_guide
+from internvl_server.protocol.constraints import combine, tool_call_constraint
+from internvl_server.protocol.response_format import format_constraint, structured_constraint
+from internvl_server.protocol.tools import to_tool_choice, to_tools
 
 __all__ = ["to_answer_params", "to_sampling_params"]
 
@@ -25,7 +26,7 @@ def to_sampling_params(body: ChatCompletionRequest) -> SamplingParams:
         seed=body.seed,
         stop=_stops(body),
         num_logprobs=_num_logprobs(body),
-        guide=_guide(body),
+        constraint=_constraint(body),
         presence_penalty=_or(body.presence_penalty, 0.0),
         frequency_penalty=_or(body.frequency_penalty, 0.0),
         logit_bias=_logit_bias(body),
@@ -105,16 +106,19 @@ def _logit_bias(body: ChatCompletionRequest) -> tuple[tuple[int, float], ...]:
     return tuple(pairs)
 
 
-def _guide(body: ChatCompletionRequest) -> Guide | None:
-    """What the answer is held to; two things at once contradict each other."""
+def _constraint(body: ChatCompletionRequest) -> Constraint | None:
+    """What the answer must be; two formats at once contradict each other."""
     tools = to_tools(body.tools)
     choice = to_tool_choice(body.tool_choice, body.parallel_tool_calls, tools)
-    found = format_guide(body.response_format), structured_guide(body.structured_outputs)
-    formats = [guide for guide in found if guide is not None]
+    found = (
+        format_constraint(body.response_format),
+        structured_constraint(body.structured_outputs),
+    )
+    formats = [constraint for constraint in found if constraint is not None]
     if len(formats) > 1:
         raise InvalidRequestError(
             f"'{formats[1].param}' and '{formats[0].param}' both say what the answer must be. "
             "Give one of them.",
             param=formats[1].param,
         )
-    return calls_or_answer(tool_guide(tools, choice), formats[0] if formats else None)
+    return combine(tool_call_constraint(tools, choice), formats[0] if formats else None)

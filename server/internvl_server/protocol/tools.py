@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import from_json
 
-from internvl_server.core import Guide, Tool, ToolCall, ToolChoice
+from internvl_server.core import Tool, ToolCall, ToolChoice
 from internvl_server.errors import InvalidRequestError, UnsupportedParameterError
 from internvl_server.protocol.wire import Wire
 
@@ -22,7 +22,6 @@ __all__ = [
     "to_tool_calls",
     "to_tool_choice",
     "to_tools",
-    "tool_guide",
 ]
 
 MAX_ALLOWED = 1024
@@ -145,11 +144,8 @@ def to_tools(tools: Sequence[ToolDefinition] | None) -> tuple[Tool, ...]:
 
 
 def _tool(function: FunctionDefinition) -> Tool:
-    tool = Tool(function.name, function.description, is_strict=bool(function.strict))
-    if function.parameters is None:
-        return tool
-    parameters = json.dumps(function.parameters, ensure_ascii=False)
-    return Tool(tool.name, tool.description, parameters, is_strict=tool.is_strict)
+    parameters = {"type": "object"} if function.parameters is None else function.parameters
+    return Tool(function.name, function.description, parameters, is_strict=bool(function.strict))
 
 
 def to_tool_choice(
@@ -195,57 +191,6 @@ def _check_name(tool: NamedTool, known: set[str], path: str) -> None:
             f"'{path}' names the tool '{tool.function.name}', which is not among 'tools'.",
             param=f"{path}.function.name",
         )
-
-
-def tool_guide(tools: Sequence[Tool], choice: ToolChoice) -> Guide | None:
-    """What holds the calls of an answer to the tools; None when there can be no call.
-
-    Arguments are held to a tool's schema when it is strict or a call is required, else to being an
-    object: a schema that was only meant as a description must not fail a request that may need no tool.
-    """
-    if choice.mode == "none" or not tools:
-        return None
-    is_required = choice.mode == "required"
-    source = {
-        "tools": [
-            {
-                "name": tool.name,
-                "parameters": (
-                    json.loads(tool.parameters)
-                    if tool.is_strict or is_required
-                    else {"type": "object"}
-                ),
-            }
-            for tool in tools
-            if not choice.names or tool.name in choice.names
-        ],
-        "is_required": is_required,
-        "is_parallel": choice.is_parallel,
-    }
-    return Guide("tool_calls", json.dumps(source, ensure_ascii=False), "tools")
-
-
-def calls_or_answer(calls: Guide | None, answer: Guide | None) -> Guide | None:
-    """What holds an answer that is either calls of tools or in a format.
-
-    A required call leaves no room for the format.
-
-    Raises:
-        InvalidRequestError: The format is not a JSON schema, which alone can be told from calls.
-    """
-    if calls is None or answer is None:
-        return calls or answer
-    source = json.loads(calls.source)
-    if source["is_required"]:
-        return calls
-    if answer.kind != "json_schema":
-        raise InvalidRequestError(
-            f"'{answer.param}' and 'tools' both say what the answer must be. Give one of them, or set "
-            "'tool_choice' to 'none'.",
-            param=answer.param,
-        )
-    source["answer"] = json.loads(answer.source)
-    return Guide("tool_calls", json.dumps(source, ensure_ascii=False), answer.param)
 
 
 def to_tool_calls(calls: Sequence[HistoryCall] | None, path: str) -> tuple[ToolCall, ...]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from internvl_server.core import Tool, ToolChoice
 from internvl_server.output.tool_calls import ToolCallParser
 from internvl_server.prompt.tokenizer import load_tokenizer
-from internvl_server.protocol.tools import tool_guide
+from internvl_server.protocol.constraints import tool_call_constraint
 
 from tests.unit.engine.guided.helpers import SCHEMAS, fits
 from tests.unit.engine.guided.test_matcher import Words, walk
@@ -30,10 +30,10 @@ def test_random_calls_a_guide_allows_are_read_whole(
     words: Words, schema: dict[str, object], seed: int, is_parallel: bool
 ) -> None:
     choice = ToolChoice("required", is_parallel=is_parallel)
-    tools = [Tool("look", None, json.dumps(schema)), Tool("look_2", "x", json.dumps(schema))]
-    guide = tool_guide(tools, choice)
-    assert guide is not None
-    token_ids, has_ended = walk(words, guide, random.Random(seed), 500)
+    tools = [Tool("look", None, schema), Tool("look_2", "x", schema)]
+    constraint = tool_call_constraint(tools, choice)
+    assert constraint is not None
+    token_ids, has_ended = walk(words, constraint, random.Random(seed), 500)
     parser = ToolCallParser(choice, ["look", "look_2"], lambda: "id")
     text = words.bytes_of(token_ids).decode("utf-8", "replace")
     parsed = [*map(parser.push, text), parser.flush()]

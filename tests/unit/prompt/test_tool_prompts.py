@@ -46,7 +46,7 @@ def conversed(word: str, role: str = "user") -> Conversation:
             Message("assistant", (TextPart(word),), (call, call)),
             Message("tool", (TextPart(word),), tool_call_id=call.id),
         ),
-        (Tool("look", word, json.dumps(schema)), Tool("other", None)),
+        (Tool("look", word, schema), Tool("other", None)),
     )
 
 
@@ -131,7 +131,7 @@ def test_json_of_a_template_is_what_the_client_sent(word: str) -> None:
     assert json.loads(once)["function"] == {
         "name": "look",
         "description": word,
-        "parameters": json.loads(conversation.tools[0].parameters),
+        "parameters": conversation.tools[0].parameters,
     }
 
 
@@ -203,7 +203,7 @@ def test_a_word_of_schemas_is_held_where_a_control_token_is_made_of_it() -> None
         "{% for t in tools %}{{ t.function.name }}"
         "{% for name in t.function.parameters.properties %}<{{ name }}>{% endfor %}{% endfor %}"
     )
-    schema = '{"type": "object", "properties": {"title": {}, "format": {}}}'
+    schema = {"type": "object", "properties": {"title": {}, "format": {}}}
     conversation = Conversation(SAID[:1], (Tool("f", None, schema),))
     segments = CheckpointTemplate(source, re.compile("<title>")).render(conversation)
     assert shown(segments) == "f<title><format>"

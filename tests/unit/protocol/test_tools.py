@@ -2,7 +2,7 @@ import json
 from typing import Annotated, Any
 
 import pytest
-from internvl_server.core import Conversation, Guide, Message, TextPart, Tool, ToolCall, ToolChoice
+from internvl_server.core import Conversation, Message, TextPart, Tool, ToolCall, ToolChoice
 from internvl_server.errors import InvalidRequestError, UnsupportedParameterError
 from internvl_server.protocol.chat.convert import to_conversation
 from internvl_server.protocol.chat.request import parse_chat_request
@@ -13,7 +13,6 @@ from internvl_server.protocol.tools import (
     ToolList,
     to_tool_choice,
     to_tools,
-    tool_guide,
 )
 from internvl_server.protocol.wire import Wire
 from internvl_server.settings import LimitSettings, MediaSettings
@@ -53,8 +52,8 @@ def test_tools_arrive_in_order_with_all_they_say() -> None:
         tools=[function("a", description="Ä", parameters=SCHEMA, strict=True), function("b-_9")]
     )
     assert tools == (
-        Tool("a", "Ä", json.dumps(SCHEMA), is_strict=True),
-        Tool("b-_9", None, '{"type": "object"}'),
+        Tool("a", "Ä", SCHEMA, is_strict=True),
+        Tool("b-_9", None, {"type": "object"}),
     )
 
 
@@ -150,40 +149,6 @@ def test_a_call_cannot_be_asked_for_without_tools(tool_choice: Any) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         parsed(tool_choice=tool_choice)
     assert caught.value.param == "tool_choice"
-
-
-TOOLS = (Tool("a", None, json.dumps(SCHEMA)), Tool("b", None, json.dumps(SCHEMA), is_strict=True))
-
-
-def guided(choice: ToolChoice) -> dict[str, Any]:
-    guide = tool_guide(TOOLS, choice)
-    assert guide is not None
-    assert guide == Guide("tool_calls", guide.source, "tools")
-    return dict(json.loads(guide.source))
-
-
-def test_the_guide_holds_strict_tools_to_their_schema_and_others_to_an_object() -> None:
-    assert guided(ToolChoice("auto")) == {
-        "tools": [
-            {"name": "a", "parameters": {"type": "object"}},
-            {"name": "b", "parameters": SCHEMA},
-        ],
-        "is_required": False,
-        "is_parallel": True,
-    }
-
-
-def test_a_required_call_is_held_to_its_schema() -> None:
-    assert guided(ToolChoice("required", ("a",), is_parallel=False)) == {
-        "tools": [{"name": "a", "parameters": SCHEMA}],
-        "is_required": True,
-        "is_parallel": False,
-    }
-
-
-def test_there_is_no_guide_where_nothing_can_be_called() -> None:
-    assert tool_guide(TOOLS, NO_TOOLS) is None
-    assert tool_guide((), ToolChoice("auto")) is None
 
 
 def call(arguments: Any = "{}", call_id: str = "c1", **fields: Any) -> dict[str, Any]:
@@ -288,6 +253,6 @@ def test_text_that_counts_includes_calls_and_tools() -> None:
     one = conversed(assistant(call('{"a": 1}')))
     called = one.messages[1].tool_calls[0]
     assert one.num_text_chars == sum(map(len, ("hi", called.id, called.name, '{"a": 1}')))
-    tool = Tool("name", "description", "{}")
+    tool = Tool("name", "description", {})
     answered = Message("tool", (TextPart("text"),), tool_call_id="id")
     assert Conversation((answered,), (tool,)).num_text_chars == len("namedescription{}textid")

@@ -21,8 +21,8 @@ from internvl_server.engine.cpu.runner import Runner
 from internvl_server.engine.cpu.scheduler import Prefill, Scheduler, Sequence
 from internvl_server.engine.cpu.stream import Event, Stream
 from internvl_server.engine.cpu.worker import Worker
-from internvl_server.engine.guided.compiler import GuideCompiler
-from internvl_server.engine.guided.matcher import CompiledGuide, GuideVocabulary
+from internvl_server.engine.guided.compiler import GrammarCompiler
+from internvl_server.engine.guided.matcher import CompiledGrammar, GrammarVocabulary
 from internvl_server.errors import (
     EngineError,
     EngineUnavailableError,
@@ -85,7 +85,7 @@ class CpuEngine:
         self._scheduler: Scheduler
         self._loop: asyncio.AbstractEventLoop
         self._limits: RequestLimits
-        self._guides: GuideCompiler[CompiledGuide] | None = None
+        self._guides: GrammarCompiler[CompiledGrammar] | None = None
 
     @property
     def info(self) -> EngineInfo:
@@ -114,8 +114,8 @@ class CpuEngine:
             raise StartupError(f"The model could not be loaded: {err}") from err
         if self._tokens.token_bytes is not None:
             vocab_size = self._config.decoder.vocab_size
-            vocabulary = await asyncio.to_thread(GuideVocabulary, self._tokens, vocab_size)
-            self._guides = GuideCompiler(vocabulary.compile)
+            vocabulary = await asyncio.to_thread(GrammarVocabulary, self._tokens, vocab_size)
+            self._guides = GrammarCompiler(vocabulary.compile)
         self._state = "running"
 
     async def close(self) -> None:
@@ -198,16 +198,16 @@ class CpuEngine:
             raise EngineUnavailableError(f"The engine is {self._state}; try again later.")
         return self._worker
 
-    async def _compile(self, request: GenerateRequest) -> CompiledGuide | None:
-        guide = request.sampling.guide
-        if guide is None:
+    async def _compile(self, request: GenerateRequest) -> CompiledGrammar | None:
+        constraint = request.sampling.constraint
+        if constraint is None:
             return None
         if self._guides is None:
             raise UnsupportedParameterError(
                 "This checkpoint's tokenizer is not byte-level; answers cannot be held to a format.",
-                param=guide.param,
+                param=constraint.param,
             )
-        return await self._guides.compile(guide)
+        return await self._guides.compile(constraint)
 
     def _abort(self, sequence: Sequence) -> None:
         """Free a request that was left before its end."""
@@ -247,7 +247,11 @@ class CpuEngine:
 
 def _capabilities(tokens: Vocabulary) -> frozenset[Capability]:
     """Everything, but guides only where every byte of an answer is known."""
-    guides = {Capability.GUIDE, Capability.CALL_GUIDE} if tokens.token_bytes is None else set()
+    guides = (
+        {Capability.GUIDED_DECODING, Capability.GUIDED_TOOL_CALLS}
+        if tokens.token_bytes is None
+        else set()
+    )
     return CAPABILITIES["cpu"] - guides
 
 

@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from internvl_server.core import GenerateRequest
-from internvl_server.engine.guided.matcher import CompiledGuide
+from internvl_server.engine.guided.matcher import CompiledGrammar
 
 __all__ = ["Prefill", "Scheduler", "Sequence", "Step"]
 
@@ -30,7 +30,7 @@ class Sequence:
     needs_encoding: bool = False
     num_read_tokens: int = 0
     num_generated: int = 0
-    guide: CompiledGuide | None = None
+    guide: CompiledGrammar | None = None
 
     @property
     def max_generated(self) -> int:

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from internvl_server.engine.guided.matcher import GuideState
+from internvl_server.engine.guided.matcher import GrammarMatcher
 
 __all__ = ["ShortAnswer", "TokenCosts"]
 
@@ -72,7 +72,7 @@ class ShortAnswer:
 
     def __init__(
         self,
-        state: GuideState,
+        state: GrammarMatcher,
         costs: TokenCosts,
         *,
         banned: frozenset[int],

@@ -86,7 +86,7 @@ class EchoEngine:
         self._closed = asyncio.Event()
         self._state = "not started"
         self._guides = guides
-        lacking = frozenset() if guides else frozenset({Capability.GUIDE})
+        lacking = frozenset() if guides else frozenset({Capability.GUIDED_DECODING})
         capabilities = CAPABILITIES["echo"] - lacking
         self._info = EngineInfo("echo", max_model_len, max_num_seqs, capabilities)
 
@@ -169,16 +169,16 @@ class EchoEngine:
 
     async def _begin_guided(self, request: GenerateRequest) -> "ShortAnswer | None":
         """What is answered instead of the prompt's text, if the request asks for a format."""
-        guide = request.sampling.guide
-        if guide is None or not is_binding(guide):
+        constraint = request.sampling.constraint
+        if constraint is None or not is_binding(constraint):
             return None
         if self._guides is None:
             raise UnsupportedParameterError(
                 "The echo engine holds answers to a format only with internvl-server[cpu] installed and "
                 "a byte-level tokenizer.",
-                param=guide.param,
+                param=constraint.param,
             )
-        compiled = await self._guides.compile(guide)
+        compiled = await self._guides.compile(constraint)
         return self._guides.begin(compiled, request, _banned_ids(request.sampling))
 
     async def _answer(

@@ -7,12 +7,12 @@ Of an enum, of choices and of tools it is the first (`echo_narrowing.py`), of al
 import asyncio
 import contextlib
 
-from internvl_server.core import GenerateRequest, Guide
+from internvl_server.core import Constraint, GenerateRequest
 from internvl_server.core.vocabulary import Vocabulary
 from internvl_server.engine.echo.answer import ShortAnswer, TokenCosts
 from internvl_server.engine.echo.narrowing import narrowed
-from internvl_server.engine.guided.compiler import GuideCompiler
-from internvl_server.engine.guided.matcher import CompiledGuide, GuideVocabulary
+from internvl_server.engine.guided.compiler import GrammarCompiler
+from internvl_server.engine.guided.matcher import CompiledGrammar, GrammarVocabulary
 
 __all__ = ["EchoGuides"]
 
@@ -26,31 +26,31 @@ class EchoGuides:
 
     def __init__(self, tokens: Vocabulary) -> None:
         self._tokens = tokens
-        self._vocabulary: GuideVocabulary
+        self._vocabulary: GrammarVocabulary
         self._costs: TokenCosts
-        self._compiler: GuideCompiler[CompiledGuide] | None = None
+        self._compiler: GrammarCompiler[CompiledGrammar] | None = None
 
     async def start(self) -> None:
         """Read the vocabulary; takes a second for a large one."""
         token_bytes = self._tokens.token_bytes
         assert token_bytes is not None, "the vocabulary is byte-level"
         size = len(token_bytes)
-        self._vocabulary = await asyncio.to_thread(GuideVocabulary, self._tokens, size)
+        self._vocabulary = await asyncio.to_thread(GrammarVocabulary, self._tokens, size)
         self._costs = await asyncio.to_thread(TokenCosts, token_bytes)
-        self._compiler = GuideCompiler(self._compile)
+        self._compiler = GrammarCompiler(self._compile)
 
     def close(self) -> None:
         """Compile nothing more."""
         if self._compiler is not None:
             self._compiler.close()
 
-    async def compile(self, guide: Guide) -> CompiledGuide:
-        """Make a guide ready; see `GuideCompiler.compile`."""
+    async def compile(self, guide: Constraint) -> CompiledGrammar:
+        """Make a guide ready; see `GrammarCompiler.compile`."""
         assert self._compiler is not None, "started"
         return await self._compiler.compile(guide)
 
     def begin(
-        self, compiled: CompiledGuide, request: GenerateRequest, banned: frozenset[int]
+        self, compiled: CompiledGrammar, request: GenerateRequest, banned: frozenset[int]
     ) -> ShortAnswer:
         """The answer to a request; `banned` ids are in it only where the guide allows no other."""
         known = range(self._vocabulary.vocab_size)
@@ -65,7 +65,7 @@ class EchoGuides:
             min_tokens=request.sampling.min_tokens,
         )
 
-    def _compile(self, guide: Guide) -> CompiledGuide:
+    def _compile(self, guide: Constraint) -> CompiledGrammar:
         compiled = self._vocabulary.compile(guide)
         smaller = narrowed(guide)
         if smaller != guide:

@@ -1,12 +1,11 @@
-"""Guides as the echo engine reads them: what they name first is what is answered."""
+"""Constraints as the echo engine reads them: what they name first is what is answered."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from internvl_server.core import Guide
+from internvl_server.core import CallableTool, Constraint, JsonSchema, Regex, ToolCalls
 
 __all__ = ["is_binding", "narrowed"]
 
@@ -17,42 +16,38 @@ _VALUES = frozenset({"const", "default", "enum", "examples"})
 _BY_NAME = frozenset({"$defs", "definitions", "patternProperties", "properties"})
 
 
-def is_binding(guide: Guide) -> bool:
+def is_binding(constraint: Constraint) -> bool:
     """Whether the answer must be of a form; tools that may be called leave any text."""
-    if guide.kind != "tool_calls":
-        return True
-    spec = json.loads(guide.source)
-    return spec["is_required"] or "answer" in spec
+    return not (isinstance(constraint, ToolCalls) and constraint.is_hint)
 
 
-def narrowed(guide: Guide) -> Guide:
-    """The guide with only the first of its choices, of the values of each enum and of its tools.
+def narrowed(constraint: Constraint) -> Constraint:
+    """The constraint with only the first of its choices, of the values of each enum and of its tools.
 
-    What it allows, the guide allows too; that may be nothing.
+    What it allows, the original allows too; that may be nothing.
     """
-    if guide.kind == "json_schema":
-        return replace(guide, source=json.dumps(_schema(json.loads(guide.source))))
-    if guide.kind == "tool_calls":
-        spec = json.loads(guide.source)
-        if "answer" in spec:
-            return Guide("json_schema", json.dumps(_schema(spec["answer"])), guide.param)
-        return replace(guide, source=json.dumps(_calls(spec)))
-    first = _FIRST_CHOICE.match(guide.source) if guide.kind == "regex" else None
-    return replace(guide, source=first.group()) if first else guide
+    if isinstance(constraint, JsonSchema):
+        return replace(constraint, schema=_schema(constraint.schema))
+    if isinstance(constraint, ToolCalls):
+        return _calls(constraint)
+    if isinstance(constraint, Regex) and (first := _FIRST_CHOICE.match(constraint.pattern)):
+        return replace(constraint, pattern=first.group())
+    return constraint
 
 
-def _calls(spec: Mapping[str, Any]) -> dict[str, Any]:
-    tool = dict(spec["tools"][0])
-    if tool.get("parameters"):
-        tool["parameters"] = _schema(tool["parameters"])
-    return {**spec, "tools": [tool], "is_parallel": False}
+def _calls(calls: ToolCalls) -> Constraint:
+    if calls.answer is not None:
+        return JsonSchema(_schema(calls.answer), calls.param)
+    first = calls.tools[0]
+    tool = CallableTool(first.name, _schema(first.parameters))
+    return replace(calls, tools=(tool,), is_parallel=False)
 
 
 def _schema(node: Any) -> Any:  # noqa: ANN401  (any JSON value)
     """A schema with the first value of each enum in it."""
     if isinstance(node, list):
         return [_schema(item) for item in node]
-    if not isinstance(node, dict):
+    if not isinstance(node, Mapping):
         return node
     return {key: _keyword(key, value) for key, value in node.items()}
 

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-from internvl_server.core import Guide
+from internvl_server.core import Constraint, Grammar, JsonSchema, Regex
 from internvl_server.errors import (
     EngineOverloadedError,
     EngineUnavailableError,
     InvalidRequestError,
 )
 
-__all__ = ["GuideCompiler", "check_guide"]
+__all__ = ["GrammarCompiler", "check_guide"]
 
 _Grammar = TypeVar("_Grammar")
 
@@ -33,7 +33,7 @@ _TIMEOUT_S = 5.0
 _MAX_CACHED = 32
 
 
-class GuideCompiler(Generic[_Grammar]):
+class GrammarCompiler(Generic[_Grammar]):
     """Compiles guides on threads of its own, at most two at a time, and keeps those used last.
 
     One that takes too long is given up, but its thread works on: while both are taken that way, requests
@@ -46,16 +46,16 @@ class GuideCompiler(Generic[_Grammar]):
     """
 
     def __init__(
-        self, compile_guide: Callable[[Guide], _Grammar], timeout_s: float = _TIMEOUT_S
+        self, compile_constraint: Callable[[Constraint], _Grammar], timeout_s: float = _TIMEOUT_S
     ) -> None:
-        self._compile = compile_guide
+        self._compile = compile_constraint
         self._timeout_s = timeout_s
         self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="guide")
         self._is_closed = False
         self._slots = asyncio.Semaphore(_NUM_THREADS)
-        self._cached: OrderedDict[tuple[str, str], _Grammar] = OrderedDict()
+        self._cached: OrderedDict[tuple[type[Constraint], str], _Grammar] = OrderedDict()
 
-    async def compile(self, guide: Guide) -> _Grammar:
+    async def compile(self, guide: Constraint) -> _Grammar:
         """The guide's grammar.
 
         Raises:
@@ -63,7 +63,7 @@ class GuideCompiler(Generic[_Grammar]):
             EngineOverloadedError: Both threads are busy.
             EngineUnavailableError: `close` came first.
         """
-        key = (guide.kind, guide.source)
+        key = type(guide), _text(guide)
         grammar = self._cached.pop(key, None)
         if grammar is None:
             check_guide(guide)
@@ -73,7 +73,7 @@ class GuideCompiler(Generic[_Grammar]):
             self._cached.popitem(last=False)
         return grammar
 
-    async def _compile_anew(self, guide: Guide) -> _Grammar:
+    async def _compile_anew(self, guide: Constraint) -> _Grammar:
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._slots.acquire()
@@ -109,35 +109,40 @@ class GuideCompiler(Generic[_Grammar]):
             work.exception()  # seen, or asyncio would report it when nobody waited
 
 
-def check_guide(guide: Guide) -> None:
+def check_guide(guide: Constraint) -> None:
     """Refuse a guide that would take too much time or memory to compile, without compiling it.
 
     Raises:
         InvalidRequestError: Says what is too large.
     """
-    if len(guide.source) > _MAX_CHARS:
-        raise _refusal(
-            guide, f"has {len(guide.source)} characters; at most {_MAX_CHARS} are allowed."
-        )
+    text = _text(guide)
+    if len(text) > _MAX_CHARS:
+        raise _refusal(guide, f"has {len(text)} characters; at most {_MAX_CHARS} are allowed.")
     depth = deepest = 0
-    for character in guide.source:
+    for character in text:
         depth += (character in "{[(") - (character in "}])")
         deepest = max(deepest, depth)
     if deepest > _MAX_DEPTH:
         raise _refusal(guide, f"is nested {deepest} deep; at most {_MAX_DEPTH} is allowed.")
-    is_json = guide.kind in ("json_schema", "tool_calls")
-    num_states = _json_states(_parsed(guide)) if is_json else _states(guide.source)
+    is_text = isinstance(guide, Regex | Grammar)
+    num_states = _states(text) if is_text else _json_states(json.loads(text))
     if num_states > _MAX_STATES:
         raise _refusal(
             guide, f"repeats so much that it has over {_MAX_STATES} states. Lower its bounds."
         )
 
 
-def _parsed(guide: Guide) -> object:
-    try:
-        return json.loads(guide.source)
-    except (ValueError, RecursionError):
-        raise _refusal(guide, "is not valid JSON.") from None
+def _text(guide: Constraint) -> str:
+    """What tells one constraint from another, as text."""
+    if isinstance(guide, Regex):
+        return guide.pattern
+    if isinstance(guide, Grammar):
+        return guide.gbnf
+    if isinstance(guide, JsonSchema):
+        return json.dumps(guide.schema, ensure_ascii=False)
+    tools = [[tool.name, tool.parameters] for tool in guide.tools]
+    spec = [tools, guide.is_required, guide.is_parallel, guide.answer]
+    return json.dumps(spec, ensure_ascii=False)
 
 
 def _json_states(node: object) -> int:
@@ -189,7 +194,7 @@ def _atoms(pattern: str) -> Iterator[re.Match[str]]:
         yield match
 
 
-def _refusal(guide: Guide, what: str) -> InvalidRequestError:
+def _refusal(guide: Constraint, what: str) -> InvalidRequestError:
     return InvalidRequestError(f"The {guide.param} {what}", param=guide.param)
 
 

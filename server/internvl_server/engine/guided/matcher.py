@@ -11,12 +11,12 @@ import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
 
-from internvl_server.core import Guide
+from internvl_server.core import Constraint
 from internvl_server.core.vocabulary import Vocabulary
 from internvl_server.engine.guided.grammars import grammar_of
 from internvl_server.errors import EngineError
 
-__all__ = ["CompiledGuide", "GuideState", "GuideVocabulary"]
+__all__ = ["CompiledGrammar", "GrammarMatcher", "GrammarVocabulary"]
 
 # A state takes one or two kilobytes; a request that would need more fails alone.
 _MAX_LEXER_STATES = 50_000
@@ -24,7 +24,7 @@ _MAX_LEXER_STATES = 50_000
 _MAX_TRIED = 4
 
 
-class GuideVocabulary:
+class GrammarVocabulary:
     """The tokens of a model, ready to be matched with grammars. Takes a second for a large vocabulary.
 
     Args:
@@ -41,7 +41,7 @@ class GuideVocabulary:
             eos_token=vocab_size,
         )
 
-    def compile(self, guide: Guide) -> "CompiledGuide":
+    def compile(self, guide: Constraint) -> "CompiledGrammar":
         """Make a guide ready for answers. CPU-bound; frees the interpreter lock.
 
         Raises:
@@ -58,14 +58,14 @@ class GuideVocabulary:
         if matcher.is_error():
             raise ValueError(_reason(matcher.get_error()))
         _check_beginning(matcher, first_ids[:_MAX_TRIED].tolist())
-        return CompiledGuide(self, matcher)
+        return CompiledGrammar(self, matcher)
 
     def textless(self, token_ids: Iterable[int]) -> list[int]:
         """Those of the ids that stand for no text, in order."""
         return [i for i in sorted(token_ids) if not self._has_text[i]]
 
 
-class CompiledGuide:
+class CompiledGrammar:
     """A guide, which any number of answers may be held to; only the engine's thread starts them.
 
     Args:
@@ -73,18 +73,18 @@ class CompiledGuide:
         matcher: At the start of an answer.
     """
 
-    def __init__(self, vocabulary: GuideVocabulary, matcher: LLMatcher) -> None:
+    def __init__(self, vocabulary: GrammarVocabulary, matcher: LLMatcher) -> None:
         self._vocabulary = vocabulary
         self._matcher = matcher
 
-    def start(self, stop_token_ids: Iterable[int]) -> "GuideState":
+    def start(self, stop_token_ids: Iterable[int]) -> "GrammarMatcher":
         """The beginning of one answer, which ends with one of these ids of the vocabulary."""
         vocabulary = self._vocabulary
         end_ids = vocabulary.textless(stop_token_ids)
-        return GuideState(self._matcher.deep_copy(), end_ids, vocabulary.vocab_size)
+        return GrammarMatcher(self._matcher.deep_copy(), end_ids, vocabulary.vocab_size)
 
 
-class GuideState:
+class GrammarMatcher:
     """Where one answer is in its guide.
 
     Args:

@@ -16,7 +16,7 @@ from internvl_server.checkpoint.files import Checkpoint
 from internvl_server.core import GenerateRequest
 from internvl_server.engine.base import EngineHealth, EngineInfo, TokenStream
 from internvl_server.engine.capabilities import CAPABILITIES
-from internvl_server.engine.guided.compiler import GuideCompiler
+from internvl_server.engine.guided.compiler import GrammarCompiler
 from internvl_server.engine.stream import Stream
 from internvl_server.engine.turbomind.jobs import JobPool, Work
 from internvl_server.engine.turbomind.limits import MAX_LOGITS_BYTES, RequestLimits, check_request
@@ -73,7 +73,7 @@ class TurbomindEngine:
         self._state = "not started"
         self._runtime: Runtime | None = None
         self._jobs: JobPool | None = None
-        self._guides: GuideCompiler[object]
+        self._guides: GrammarCompiler[object]
 
     @property
     def info(self) -> EngineInfo:
@@ -94,7 +94,7 @@ class TurbomindEngine:
             self._state = f"part of the one on node 0, as node {self._settings.node_rank}"
             return
         self._jobs = JobPool(self._info.max_num_seqs, runtime.new_handle)
-        self._guides = GuideCompiler(runtime.compile_guide)
+        self._guides = GrammarCompiler(runtime.compile_constraint)
         self._state = "running"
         watch = partial(self._watch, runtime, self._jobs)
         threading.Thread(target=watch, name="turbomind-watch", daemon=True).start()
@@ -134,8 +134,8 @@ class TurbomindEngine:
     ) -> Callable[[], Awaitable[None]]:
         runtime, _ = self._parts()
         check_request(request, self._limits)
-        guide = request.sampling.guide
-        grammar = None if guide is None else await self._guides.compile(guide)
+        constraint = request.sampling.constraint
+        grammar = None if constraint is None else await self._guides.compile(constraint)
         images = None
         if request.images:
             images = await asyncio.to_thread(runtime.multimodal, request)

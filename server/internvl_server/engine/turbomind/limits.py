@@ -78,10 +78,10 @@ def _check_sampling(sampling: SamplingParams) -> None:
             "limit.",
             param="top_k",
         )
-    if sampling.min_tokens and sampling.guide is not None:
+    if sampling.min_tokens and sampling.constraint is not None:
         # Where only the end is left, holding it back leaves nothing to choose from.
         raise UnsupportedParameterError(
-            f"The turbomind engine does not take min_tokens together with {sampling.guide.param}. Leave "
+            f"The turbomind engine does not take min_tokens together with {sampling.constraint.param}. Leave "
             "one of them out.",
             param="min_tokens",
         )
@@ -89,7 +89,7 @@ def _check_sampling(sampling: SamplingParams) -> None:
 
 def _check_ends(request: GenerateRequest, limits: RequestLimits) -> None:
     """Stop ids are written to and read from native memory without a check."""
-    ids, guide = request.stop_token_ids, request.sampling.guide
+    ids, constraint = request.stop_token_ids, request.sampling.constraint
     if len(ids) > _MAX_STOP_TOKENS:
         raise InvalidRequestError(
             f"The turbomind engine takes at most {_MAX_STOP_TOKENS} stop tokens, the model's own "
@@ -105,11 +105,11 @@ def _check_ends(request: GenerateRequest, limits: RequestLimits) -> None:
             "The turbomind engine cannot hold the stop token 0 back. Leave min_tokens out.",
             param="min_tokens",
         )
-    if guide is not None and not limits.stop_token_ids <= ids:
+    if constraint is not None and not limits.stop_token_ids <= ids:
         # After the token that ends what a guide describes, nothing is guided any more.
         raise UnsupportedParameterError(
-            f"With {guide.param} an answer of the turbomind engine ends with the model's own stop token. "
-            "Leave ignore_eos out.",
+            f"With {constraint.param} an answer of the turbomind engine ends with the model's own stop "
+            "token. Leave ignore_eos out.",
             param="ignore_eos",
         )
 

@@ -18,7 +18,7 @@ def needs_logits(sampling: SamplingParams) -> bool:
     is_plain = (
         (sampling.temperature, sampling.top_p, sampling.repetition_penalty) == (1.0, 1.0, 1.0)
         and (sampling.top_k, sampling.min_p, sampling.min_tokens) == (0, 0.0, 0)
-        and sampling.guide is None
+        and sampling.constraint is None
     )
     return sampling.num_logprobs is not None and not is_plain
 

@@ -22,7 +22,7 @@ from lmdeploy.turbomind import TurboMind, _turbomind
 from lmdeploy.turbomind.tokenizer_info import TokenizerInfo
 
 from internvl_server.checkpoint.files import Checkpoint
-from internvl_server.core import GenerateRequest, Guide
+from internvl_server.core import Constraint, GenerateRequest, JsonSchema, Regex
 from internvl_server.engine.turbomind.checkpoint import check_needs_no_code, register_authors_config
 from internvl_server.engine.turbomind.guided.tags import schema_of, structural_tag
 from internvl_server.engine.turbomind.outputs import Output, OutputReader
@@ -95,7 +95,7 @@ class Runtime:
             )
         return images
 
-    def compile_guide(self, guide: Guide) -> object:
+    def compile_constraint(self, constraint: Constraint) -> object:
         """Make the grammar an answer is held to. CPU-bound; releases the interpreter lock.
 
         Raises:
@@ -103,12 +103,12 @@ class Runtime:
             RuntimeError, ValueError: It is malformed, or the compiler does not know what it uses.
         """
         compiler = self._compiler = self._compiler or self._new_compiler()
-        if guide.kind == "json_schema":
-            schema = schema_of(guide, json.loads(guide.source))
+        if isinstance(constraint, JsonSchema):
+            schema = schema_of(constraint.schema, constraint.param)
             return compiler.compile_json_schema(json.dumps(schema, ensure_ascii=False))
-        if guide.kind == "regex":
-            return compiler.compile_regex(guide.source)
-        return compiler.compile_structural_tag(structural_tag(guide))
+        if isinstance(constraint, Regex):
+            return compiler.compile_regex(constraint.pattern)
+        return compiler.compile_structural_tag(structural_tag(constraint))
 
     def close(self) -> None:
         """Free the model. Handles must be gone."""

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 
 from internvl_server.core import (
     AnswerParams,
+    Constraint,
     Content,
     Conversation,
     Detail,
-    Guide,
     ImageReference,
     Message,
     Part,
@@ -17,7 +17,8 @@ from internvl_server.core import (
     ToolChoice,
 )
 from internvl_server.errors import InvalidRequestError
-from internvl_server.protocol.response_format import json_guide
+from internvl_server.protocol.constraints import combine, tool_call_constraint
+from internvl_server.protocol.response_format import json_constraint
 from internvl_server.protocol.responses.items import (
     AssistantItem,
     FunctionCallItem,
@@ -31,9 +32,15 @@ from internvl_server.protocol.responses.items import (
 from internvl_server.protocol.responses.request import PromptFields, ResponsesRequest
 from internvl_server.protocol.responses.text_format import JsonObjectText, JsonSchemaText
 from internvl_server.protocol.responses.tools import to_tool_choice, to_tools
-from internvl_server.protocol.tools import calls_or_answer, to_arguments, tool_guide
+from internvl_server.protocol.tools import to_arguments
 
-__all__ = ["to_answer_params", "to_choice", "to_conversation", "to_guide", "to_sampling_params"]
+__all__ = [
+    "to_answer_params",
+    "to_choice",
+    "to_constraint",
+    "to_conversation",
+    "to_sampling_params",
+]
 
 
 def to_conversation(body: PromptFields) -> Conversation:
@@ -151,7 +158,7 @@ def to_sampling_params(body: ResponsesRequest) -> SamplingParams:
         seed=body.seed,
         stop=_stops(body),
         num_logprobs=_num_logprobs(body),
-        guide=to_guide(body),
+        constraint=to_constraint(body),
         presence_penalty=_or(body.presence_penalty, 0.0),
         frequency_penalty=_or(body.frequency_penalty, 0.0),
     )
@@ -194,15 +201,16 @@ def _num_logprobs(body: ResponsesRequest) -> int | None:
     return (body.top_logprobs or 0) if body.include or body.top_logprobs else None
 
 
-def to_guide(body: PromptFields) -> Guide | None:
-    """What the answer is held to: its format, calls of tools, or either of them."""
-    return calls_or_answer(tool_guide(to_tools(body.tools), to_choice(body)), _format_guide(body))
+def to_constraint(body: PromptFields) -> Constraint | None:
+    """What the answer must be: its format, calls of tools, or either of them."""
+    calls = tool_call_constraint(to_tools(body.tools), to_choice(body))
+    return combine(calls, _format_constraint(body))
 
 
-def _format_guide(body: PromptFields) -> Guide | None:
+def _format_constraint(body: PromptFields) -> Constraint | None:
     text_format = body.text.format if body.text else None
     if isinstance(text_format, JsonObjectText):
-        return json_guide(None, "text.format")
+        return json_constraint(None, "text.format")
     if isinstance(text_format, JsonSchemaText):
-        return json_guide(text_format.schema_, "text.format")
+        return json_constraint(text_format.schema_, "text.format")
     return None

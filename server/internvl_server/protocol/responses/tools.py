@@ -1,6 +1,5 @@
 """Wire to core for `/v1/responses`: tools, and the choice among them."""
 
-import json
 from collections.abc import Sequence
 
 from internvl_server.core import Tool
@@ -35,12 +34,7 @@ def to_tools(tools: Sequence[FunctionTool] | None) -> tuple[Tool, ...]:
 
 def _tool(tool: FunctionTool) -> Tool:
     schema = {"type": "object"} if tool.parameters is None else tool.parameters
-    return Tool(
-        tool.name,
-        tool.description,
-        json.dumps(schema, ensure_ascii=False),
-        is_strict=bool(tool.strict),
-    )
+    return Tool(tool.name, tool.description, schema, is_strict=bool(tool.strict))
 
 
 def to_tool_choice(

@@ -84,7 +84,7 @@ async def test_log_probabilities(num_logprobs, tops):
     assert found[1] == (TokenLogprobs(0.0, tops),)
     async with engine.generate(make_request()) as deltas:
         assert {delta.logprobs async for delta in deltas} == {None}
-    assert Capability.GUIDE not in engine.info.capabilities
+    assert Capability.GUIDED_DECODING not in engine.info.capabilities
 
 
 async def test_the_context_length_cuts_off():

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from internvl_server.core import GenerateRequest, Guide, SamplingParams
+from internvl_server.core import (
+    CallableTool,
+    GenerateRequest,
+    Grammar,
+    JsonSchema,
+    Regex,
+    SamplingParams,
+    ToolCalls,
+)
 from internvl_server.core.vocabulary import Vocabulary
 from internvl_server.engine.base import Capability
 from internvl_server.engine.capabilities import CAPABILITIES
@@ -44,7 +52,7 @@ async def engine():
 
 def make_request(guide, *, max_tokens=1000, stop=(END,), **sampling):
     prompt = tuple(DEMO.encode_text("hello"))
-    params = SamplingParams(guide=guide, **sampling)
+    params = SamplingParams(constraint=guide, **sampling)
     return GenerateRequest("r", prompt, max_tokens, params, frozenset(stop))
 
 
@@ -68,7 +76,7 @@ async def text(engine, guide, **sampling):
 
 
 def schema_guide(schema):
-    return Guide("json_schema", json.dumps(schema))
+    return JsonSchema(schema)
 
 
 def record(required=None, **properties):
@@ -104,7 +112,7 @@ SUM = {
     ("schema", "expected"),
     [
         ({"type": "object"}, {}),
-        (True, 0),
+        ({}, 0),
         (record([], a=STRING), {}),
         (record(s=STRING, i=INTEGER, b={"type": "boolean"}, l={"type": "array", "items": STRING}),
          {"s": "", "i": 0, "b": False, "l": []}),
@@ -151,28 +159,28 @@ async def test_formats_of_strings(engine, name):
 
 
 @pytest.mark.parametrize(
-    ("kind", "source", "expected"),
+    ("guide", "expected"),
     [
-        ("regex", "(red)|(blue)", "red"),
-        ("regex", r"\d{3}-[A-Z]{2}", "012-AB"),
-        ("regex", r"\{[a-z]*\}", "{}"),
-        ("regex", "[a-z]*", ""),
-        ("grammar", 'root ::= "yes" | "yes please"', "yes"),
-        ("grammar", 'root ::= item ("," item)*\nitem ::= "(" root ")" | [0-9]+', "0"),
-        ("grammar", 'root ::= "}" root | "x"', "x"),
-        ("grammar", 'root ::= "(" root ")" root | "[" root root "]" | "q"', "q"),
+        (Regex("(red)|(blue)"), "red"),
+        (Regex(r"\d{3}-[A-Z]{2}"), "012-AB"),
+        (Regex(r"\{[a-z]*\}"), "{}"),
+        (Regex("[a-z]*"), ""),
+        (Grammar('root ::= "yes" | "yes please"'), "yes"),
+        (Grammar('root ::= item ("," item)*\nitem ::= "(" root ")" | [0-9]+'), "0"),
+        (Grammar('root ::= "}" root | "x"'), "x"),
+        (Grammar('root ::= "(" root ")" root | "[" root root "]" | "q"'), "q"),
     ],
 )
-async def test_patterns_and_rules(engine, kind, source, expected):
-    assert await text(engine, Guide(kind, source)) == expected
+async def test_patterns_and_rules(engine, guide, expected):
+    assert await text(engine, guide) == expected
 
 
 @pytest.mark.parametrize("pattern", ["[^~]*~", "[a-z]*X", '"*y', r"(ab|cd)+\."])
 async def test_repetitions_end(engine, pattern):
-    token_ids, reason = await answer(engine, make_request(Guide("regex", pattern)))
+    token_ids, reason = await answer(engine, make_request(Regex(pattern)))
     assert reason == "stop"
     assert len(token_ids) < 500
-    assert re.fullmatch(pattern, await text(engine, Guide("regex", pattern)))
+    assert re.fullmatch(pattern, await text(engine, Regex(pattern)))
 
 
 async def test_the_text_does_not_depend_on_the_vocabulary(engine, tokenizer):
@@ -201,13 +209,12 @@ async def test_answers_fit_their_schema(engine, schema):
     assert fits(json.loads(await text(engine, schema_guide(schema))), schema)
 
 
-WEATHER = {"name": "weather", "parameters": record(["city"], city=STRING, unit={"enum": ["C"]})}
-CLOCK = {"name": "clock", "parameters": {"type": "object"}}
+WEATHER = CallableTool("weather", record(["city"], city=STRING, unit={"enum": ["C"]}))
+CLOCK = CallableTool("clock", {"type": "object"})
 
 
 def tool_guide(*tools, is_required=True):
-    spec = {"tools": tools, "is_required": is_required, "is_parallel": True}
-    return Guide("tool_calls", json.dumps(spec), "tools")
+    return ToolCalls(tools, is_required)
 
 
 def call(name, arguments):
@@ -222,18 +229,18 @@ async def test_a_required_call_is_one_of_the_first_tool(engine):
 
 async def test_tools_that_may_be_called_change_nothing(engine):
     assert await text(engine, tool_guide(CLOCK, is_required=False)) == "hello"
-    assert Capability.CALL_GUIDE not in engine.info.capabilities
+    assert Capability.GUIDED_TOOL_CALLS not in engine.info.capabilities
 
 
 @pytest.mark.parametrize(
     "guide",
     [
-        Guide("json_schema", '{"not": {}}', "text.format"),
-        Guide("regex", "(", "text.format"),
-        Guide("regex", "((a{99}){99}){99}", "text.format"),
-        Guide("grammar", "root ::= x", "text.format"),
+        JsonSchema({"not": {}}, "text.format"),
+        Regex("(", "text.format"),
+        Regex("((a{99}){99}){99}", "text.format"),
+        Grammar("root ::= x", "text.format"),
     ],
-    ids=lambda guide: guide.source,
+    ids=str,
 )
 async def test_a_bad_guide_is_refused_before_the_request_is_accepted(engine, guide):
     with pytest.raises(InvalidRequestError) as caught:
@@ -247,7 +254,7 @@ async def test_a_bad_guide_is_refused_before_the_request_is_accepted(engine, gui
 
 
 async def test_the_end_is_a_stop_token_only_where_text_could_follow(engine):
-    more, nothing = Guide("regex", "ab?"), Guide("regex", "a")
+    more, nothing = Regex("ab?"), Regex("a")
     [a] = DEMO.encode_text("a")
     assert await answer(engine, make_request(more)) == ([a, END], "stop")
     assert await answer(engine, make_request(nothing)) == ([a], "stop")
@@ -256,7 +263,7 @@ async def test_the_end_is_a_stop_token_only_where_text_could_follow(engine):
     other = DEMO.control_id("<|endoftext|>")
     both = make_request(more, stop=(END, other), logit_bias=((other, -100.0),))
     assert await answer(engine, both) == ([a, END], "stop")
-    assert await answer(engine, make_request(Guide("regex", "b?"), stop=())) == ([], "stop")
+    assert await answer(engine, make_request(Regex("b?"), stop=())) == ([], "stop")
 
 
 async def test_max_tokens_and_the_context_cut(engine):
@@ -267,7 +274,7 @@ async def test_max_tokens_and_the_context_cut(engine):
     exact = make_request(schema_guide(record(name=STRING)), max_tokens=len(whole))
     assert await answer(engine, exact) == (whole, "stop")
     [a] = DEMO.encode_text("a")
-    assert await answer(engine, make_request(Guide("regex", "ab?"), max_tokens=1)) == (
+    assert await answer(engine, make_request(Regex("ab?"), max_tokens=1)) == (
         [a],
         "length",
     )
@@ -275,7 +282,7 @@ async def test_max_tokens_and_the_context_cut(engine):
 
 async def test_a_stop_token_with_text_is_said_only_where_nothing_else_may_be(engine):
     a, b, x = (DEMO.encode_text(letter)[0] for letter in "abx")
-    either, both = Guide("regex", "[ab]x"), Guide("regex", "abx")
+    either, both = Regex("[ab]x"), Regex("abx")
     assert await answer(engine, make_request(either, stop=(END, a))) == ([b, x], "stop")
     assert await answer(engine, make_request(both, stop=(END, b))) == ([a, b], "stop")
     # A banned token is said where the guide asks for it, and ends nothing.
@@ -286,12 +293,12 @@ async def test_a_stop_token_with_text_is_said_only_where_nothing_else_may_be(eng
 
 
 async def test_min_tokens_gives_way_to_the_guide(engine):
-    token_ids, _ = await answer(engine, make_request(Guide("regex", "a{1,9}"), min_tokens=4))
+    token_ids, _ = await answer(engine, make_request(Regex("a{1,9}"), min_tokens=4))
     text = b"".join(DEMO.bytes_of(i) for i in token_ids if i != END)
     assert token_ids[-1] == END
     assert len(token_ids) == 5
     assert re.fullmatch(b"a{4,9}", text)
-    assert (await answer(engine, make_request(Guide("regex", "a"), min_tokens=4)))[1] == "stop"
+    assert (await answer(engine, make_request(Regex("a"), min_tokens=4)))[1] == "stop"
 
 
 async def test_log_probabilities(engine):
@@ -312,19 +319,19 @@ async def test_leaving_early_is_an_abort(engine):
 async def test_nothing_is_taken_once_it_is_closed(engine):
     await engine.close()
     with pytest.raises(EngineUnavailableError):
-        await answer(engine, make_request(Guide("regex", "a")))
+        await answer(engine, make_request(Regex("a")))
 
 
 # Where guides cannot be followed.
 
 
 async def test_without_guides_it_says_so():
-    assert Capability.GUIDE in CAPABILITIES["echo"]
+    assert Capability.GUIDED_DECODING in CAPABILITIES["echo"]
     engine = EchoEngine(EchoSettings(), max_num_seqs=1, max_model_len=64)
     await engine.start()
-    assert engine.info.capabilities == CAPABILITIES["echo"] - {Capability.GUIDE}
+    assert engine.info.capabilities == CAPABILITIES["echo"] - {Capability.GUIDED_DECODING}
     with pytest.raises(UnsupportedParameterError) as caught:
-        await answer(engine, make_request(Guide("regex", "a", "structured_outputs.regex")))
+        await answer(engine, make_request(Regex("a", "structured_outputs.regex")))
     assert caught.value.param == "structured_outputs.regex"
     assert await answer(engine, make_request(tool_guide(CLOCK, is_required=False))) == (
         [*DEMO.encode_text("hello"), END], "stop"

@@ -1,16 +1,8 @@
 """What the echo engine makes of a guide: the first of what it names, and nothing the guide forbids."""
 
-import json
-
 import pytest
-from internvl_server.core import Guide
+from internvl_server.core import CallableTool, JsonSchema, Regex, ToolCalls
 from internvl_server.engine.echo.narrowing import is_binding, narrowed
-
-
-def narrowed_json(kind, source):
-    guide = narrowed(Guide(kind, json.dumps(source), "p"))
-    assert (guide.kind, guide.param) == (kind, "p")
-    return json.loads(guide.source)
 
 
 @pytest.mark.parametrize(
@@ -23,11 +15,10 @@ def narrowed_json(kind, source):
         ({"enum": [{"enum": [1, 2]}, 3]}, {"enum": [{"enum": [1, 2]}]}),
         ({"properties": {"const": {"enum": [1, 2]}}}, {"properties": {"const": {"enum": [1]}}}),
         ({"properties": {"enum": {"type": "null"}}}, {"properties": {"enum": {"type": "null"}}}),
-        (True, True),
     ],
 )
 def test_enums(schema, expected):
-    assert narrowed_json("json_schema", schema) == expected
+    assert narrowed(JsonSchema(schema, "p")) == JsonSchema(expected, "p")
 
 
 @pytest.mark.parametrize(
@@ -44,20 +35,17 @@ def test_enums(schema, expected):
     ],
 )
 def test_choices(pattern, first):
-    guide = Guide("regex", pattern)
-    assert narrowed(guide).source == (first or pattern)
+    assert narrowed(Regex(pattern)) == Regex(first or pattern)
 
 
 def test_calls():
-    tools = [{"name": "a", "parameters": {"enum": [{}, 1]}}, {"name": "b", "parameters": {}}]
-    spec = {"tools": tools, "is_required": True, "is_parallel": True}
-    first = {"name": "a", "parameters": {"enum": [{}]}}
-    assert narrowed_json("tool_calls", spec) == spec | {"tools": [first], "is_parallel": False}
+    calls = ToolCalls((CallableTool("a", {"enum": [{}, 1]}), CallableTool("b", {})), True)
+    first = CallableTool("a", {"enum": [{}]})
+    assert narrowed(calls) == ToolCalls((first,), True, False)
 
 
 def test_only_tools_that_may_be_called_bind_nothing():
-    spec = {"tools": [{"name": "a"}], "is_parallel": True}
+    tools = (CallableTool("a", {}),)
     for is_required in (True, False):
-        source = json.dumps(spec | {"is_required": is_required})
-        assert is_binding(Guide("tool_calls", source)) is is_required
-    assert is_binding(Guide("regex", "a"))
+        assert is_binding(ToolCalls(tools, is_required)) is is_required
+    assert is_binding(Regex("a"))

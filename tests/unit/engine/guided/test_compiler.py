@@ -4,8 +4,8 @@ import asyncio
 import threading
 
 import pytest
-from internvl_server.core import Guide
-from internvl_server.engine.guided.compiler import GuideCompiler, check_guide
+from internvl_server.core import Grammar, JsonSchema, Regex
+from internvl_server.engine.guided.compiler import GrammarCompiler, check_guide
 from internvl_server.errors import (
     EngineOverloadedError,
     EngineUnavailableError,
@@ -21,80 +21,82 @@ def compiled():
 @pytest.fixture
 def compiler(compiled):
     def compile_guide(guide):
-        if "bad" in guide.source:
+        if "bad" in str(guide):
             raise ValueError("the reason\nand more")
         compiled.append(guide)
         return object()
 
-    compiler = GuideCompiler(compile_guide)
+    compiler = GrammarCompiler(compile_guide)
     yield compiler
     compiler.close()
 
 
 @pytest.mark.parametrize(
-    ("kind", "source"),
+    "guide",
     [
-        ("regex", "(" * 40 + ")" * 40),
-        ("regex", "x" * 65_537),
-        ("regex", "((a{1,99}){99}){99}"),
-        ("regex", "((a{99}){99}){99}[b"),
-        ("regex", "[b((a{99}){99}){99}"),
-        ("json_schema", '{"type":'),
-        ("json_schema", '{"type":"string","pattern":"(a{999}){999}"}'),
-        ("json_schema", '{"items":{"items":{"type":"string"},"maxItems":999},"maxItems":999}'),
+        Regex("(" * 40 + ")" * 40, "the.field"),
+        Regex("x" * 65_537, "the.field"),
+        Regex("((a{1,99}){99}){99}", "the.field"),
+        Regex("((a{99}){99}){99}[b", "the.field"),
+        Regex("[b((a{99}){99}){99}", "the.field"),
+        JsonSchema({"type": "string", "pattern": "(a{999}){999}"}, "the.field"),
+        JsonSchema(
+            {"items": {"items": {"type": "string"}, "maxItems": 999}, "maxItems": 999}, "the.field"
+        ),
     ],
+    ids=lambda guide: str(guide)[:40],
 )
-def test_guides_that_are_refused_uncompiled(kind, source):
+def test_guides_that_are_refused_uncompiled(guide):
     with pytest.raises(InvalidRequestError) as caught:
-        check_guide(Guide(kind, source, "the.field"))
+        check_guide(guide)
     assert caught.value.param == "the.field"
     assert "the.field" in caught.value.message
 
 
 @pytest.mark.parametrize(
-    ("kind", "source"),
+    "guide",
     [
-        ("regex", r"\{\d{3}\}[{}()]+(ab|c){2,5}"),
-        ("json_schema", '{"properties":{"a":{},"b":{"type":"string","maxLength":4000}}}'),
-        ("grammar", 'root ::= "{" [0-9]{1,9} "}"'),
+        Regex(r"\{\d{3}\}[{}()]+(ab|c){2,5}"),
+        JsonSchema({"properties": {"a": {}, "b": {"type": "string", "maxLength": 4000}}}),
+        Grammar('root ::= "{" [0-9]{1,9} "}"'),
         # Each of these classes is open to the end: looking for it anew would take minutes.
-        ("regex", "[)" * 20_000),
-        ("regex", "[)" * 20_000 + "\\"),
+        Regex("[)" * 20_000),
+        Regex("[)" * 20_000 + "\\"),
     ],
 )
-def test_guides_that_pass(kind, source):
-    check_guide(Guide(kind, source))
+def test_guides_that_pass(guide):
+    check_guide(guide)
 
 
 async def test_what_was_compiled_is_kept(compiler, compiled):
-    one = await compiler.compile(Guide("regex", "a"))
-    assert await compiler.compile(Guide("regex", "a", "elsewhere")) is one
-    assert await compiler.compile(Guide("grammar", "a")) is not one
+    one = await compiler.compile(Regex("a"))
+    assert await compiler.compile(Regex("a", "elsewhere")) is one
+    assert await compiler.compile(Grammar("a")) is not one
     assert len(compiled) == 2
 
 
 async def test_the_one_used_longest_ago_is_forgotten(compiler, compiled):
-    first = await compiler.compile(Guide("regex", "0"))
+    first = await compiler.compile(Regex("0"))
     for number in range(1, 40):
-        await compiler.compile(Guide("regex", str(number)))
-        assert await compiler.compile(Guide("regex", "0")) is first
+        await compiler.compile(Regex(str(number)))
+        assert await compiler.compile(Regex("0")) is first
     assert len(compiled) == 40
-    await compiler.compile(Guide("regex", "1"))
+    await compiler.compile(Regex("1"))
     assert len(compiled) == 41
 
 
 async def test_what_cannot_be_compiled_is_a_400_that_names_the_field(compiler):
     for _ in range(2):
         with pytest.raises(InvalidRequestError) as caught:
-            await compiler.compile(Guide("regex", "bad", "structured_outputs.regex"))
+            await compiler.compile(Regex("bad", "structured_outputs.regex"))
         assert caught.value.param == "structured_outputs.regex"
         assert caught.value.message == "The structured_outputs.regex cannot be used: the reason"
 
 
 async def test_after_closing_only_what_has_begun_is_compiled():
     release = threading.Event()
-    compiler = GuideCompiler(lambda guide: release.wait(20))
-    tasks = [asyncio.ensure_future(compiler.compile(Guide("regex", str(n)))) for n in range(3)]
+    compiler = GrammarCompiler(lambda guide: release.wait(20))
+    tasks = [asyncio.ensure_future(compiler.compile(Regex(str(n)))) for n in range(3)]
     await asyncio.sleep(0)
     compiler.close()
     release.set()
@@ -102,21 +104,21 @@ async def test_after_closing_only_what_has_begun_is_compiled():
     assert results[:2] == [True, True]
     assert isinstance(results[2], EngineUnavailableError)
     with pytest.raises(EngineUnavailableError):
-        await compiler.compile(Guide("regex", "c"))
+        await compiler.compile(Regex("c"))
 
 
 async def test_one_that_takes_too_long_is_given_up():
     release = threading.Event()
-    compiler = GuideCompiler(lambda guide: release.wait(20), timeout_s=0.1)
+    compiler = GrammarCompiler(lambda guide: release.wait(20), timeout_s=0.1)
     try:
         for _ in range(2):
             with pytest.raises(InvalidRequestError, match="takes more than"):
-                await compiler.compile(Guide("regex", "a"))
+                await compiler.compile(Regex("a"))
         with pytest.raises(EngineOverloadedError):
-            await compiler.compile(Guide("regex", "a"))
+            await compiler.compile(Regex("a"))
         release.set()
         await asyncio.sleep(0.1)
-        assert await compiler.compile(Guide("regex", "a"))
+        assert await compiler.compile(Regex("a"))
     finally:
         release.set()
         compiler.close()

@@ -9,10 +9,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from internvl_server.core import Guide, SamplingParams
+from internvl_server.core import (
+    CallableTool,
+    Constraint,
+    Grammar,
+    JsonSchema,
+    Regex,
+    SamplingParams,
+    ToolCalls,
+)
 from internvl_server.core.vocabulary import Vocabulary
 from internvl_server.engine.cpu.sampling.sampler import Sampler
-from internvl_server.engine.guided.matcher import GuideVocabulary
+from internvl_server.engine.guided.matcher import GrammarVocabulary
 from internvl_server.prompt.tokenizer import PromptTokenizer, load_tokenizer
 
 from tests.unit.engine.guided.helpers import SCHEMAS, fits
@@ -31,12 +39,12 @@ class Words:
             tokenizer.all_token_bytes, tokenizer.special_ids, tokenizer.encode_answer
         )
         self.size = tokenizer.vocab_size + NUM_PADDING
-        self.vocabulary = GuideVocabulary(table, self.size)
+        self.vocabulary = GrammarVocabulary(table, self.size)
 
     def bytes_of(self, token_ids) -> bytes:
         return b"".join(map(self.tokenizer.bytes_of, token_ids))
 
-    def read(self, guide: Guide, text: str, stops=None):
+    def read(self, guide: Constraint, text: str, stops=None):
         """Where a guide is after a text; None when it does not allow it."""
         state = self.vocabulary.compile(guide).start([self.end] if stops is None else stops)
         for token_id in self.tokenizer.encode_answer(text):
@@ -45,7 +53,7 @@ class Words:
             state.advance(token_id)
         return state
 
-    def accepts(self, guide: Guide, text: str) -> bool:
+    def accepts(self, guide: Constraint, text: str) -> bool:
         state = self.read(guide, text)
         return state is not None and not state.forbidden[self.end]
 
@@ -69,13 +77,13 @@ def words(request) -> Words:
     return request.getfixturevalue(request.param)
 
 
-def json_guide(schema) -> Guide:
-    return Guide("json_schema", json.dumps(schema))
+def json_guide(schema) -> JsonSchema:
+    return JsonSchema(schema)
 
 
 JSON_TEXTS = [
     ({"type": "object"}, ['{"a": 1, "b": [1, {"c": null}]}', "{}"], ["[]", "1", '{"a":1}', "{ }"]),
-    (True, ['{"a": []}', "3", '"x"'], ["x"]),
+    ({}, ['{"a": []}', "3", '"x"'], ["x"]),
     ({"type": "string", "pattern": "ab"}, ['"xaby"'], ['"xy"']),
     ({"type": "string", "pattern": "^ab$"}, ['"ab"'], ['"xab"']),
     ({"maxLength": 2}, ['"ab"', "12345"], ['"abc"']),
@@ -104,7 +112,7 @@ UNSUPPORTED = [
     {"type": "nonsense"}, {"$ref": "#/nowhere"}, {"$ref": "https://example.org/schema"},
     {"type": "string", "pattern": "(?=a)b"}, {"properties": {"a": 3}}, {"enum": []},
     {"oneOf": [{"type": "string"}, {"maxLength": 3}]}, {"minLength": 5, "maxLength": 2, "type": "string"},
-    {"lenient": True, "x-guidance": {"lenient": True}, "not": {}}, False, [], 3,
+    {"lenient": True, "x-guidance": {"lenient": True}, "not": {}},
 ]  # fmt: skip
 
 
@@ -118,8 +126,8 @@ def test_a_schema_that_cannot_be_kept_is_refused(demo, schema):
 
 @pytest.mark.parametrize(
     "guide",
-    [Guide("regex", "[^\\s\\S]"), Guide("grammar", "root ::= root"), json_guide({"$ref": "#"})],
-    ids=lambda guide: guide.source,
+    [Regex("[^\\s\\S]"), Grammar("root ::= root"), json_guide({"$ref": "#"})],
+    ids=str,
 )
 def test_a_guide_that_allows_nothing_is_refused(demo, guide):
     with pytest.raises(ValueError, match="allows no text"):
@@ -132,7 +140,7 @@ MANY = {
 }
 
 
-@pytest.mark.parametrize("guide", [Guide("regex", "(a?){1000}a{1000}"), json_guide(MANY)])
+@pytest.mark.parametrize("guide", [Regex("(a?){1000}a{1000}"), json_guide(MANY)])
 def test_a_guide_that_is_too_large_for_its_first_token_is_refused(demo, guide):
     with pytest.raises(ValueError, match=r"expressions|items"):
         demo.vocabulary.compile(guide)
@@ -142,7 +150,7 @@ def test_the_keyword_is_named(demo):
     with pytest.raises(ValueError, match="uniqueItems"):
         demo.vocabulary.compile(json_guide({"type": "array", "uniqueItems": True}))
     with pytest.raises(ValueError, match="look-around"):
-        demo.vocabulary.compile(Guide("regex", "(?=a)b"))
+        demo.vocabulary.compile(Regex("(?=a)b"))
 
 
 @pytest.mark.parametrize(
@@ -158,7 +166,7 @@ def test_the_keyword_is_named(demo):
     ],
 )
 def test_regex(words, pattern, good, bad):
-    guide = Guide("regex", pattern)
+    guide = Regex(pattern)
     assert [text for text in good if not words.accepts(guide, text)] == []
     assert [text for text in bad if words.accepts(guide, text)] == []
 
@@ -181,49 +189,48 @@ LIST = 'root ::= item ("," item)*  # a comment\nitem ::= "(" root ")" | [0-9]+'
     ],
 )
 def test_gbnf(words, rules, good, bad):
-    guide = Guide("grammar", rules)
+    guide = Grammar(rules)
     assert [text for text in good if not words.accepts(guide, text)] == []
     assert [text for text in bad if words.accepts(guide, text)] == []
 
 
 @pytest.mark.parametrize(
-    ("kind", "source"),
+    "guide",
     [
-        ("grammar", 'root ::= "a"\nroot ::= "b"'), ("grammar", 'root := "a"'), ("grammar", 'x ::= "a"'),
-        ("grammar", "root ::= x"), ("grammar", 'root ::= ""'), ("grammar", 'root ::= "a'),
-        ("grammar", 'root ::= "\\'), ("grammar", 'start: "a"'), ("grammar", ""),
-        ("grammar", "root ::= root"), ("grammar", "root ::= " + "a" * 2000),
-        ("grammar", "".join(f"r{i} ::= r{i + 1} r{i + 1}\n" for i in range(30)) + 'r30 ::= "a"\nroot ::= r0'),
-        ("grammar", "".join(f"r{i} ::= r{i + 1}{{99}}\n" for i in range(8)) + 'r8 ::= "a"\nroot ::= r0'),
-        ("grammar", "root ::= r1\n" + "".join(f'r{i} ::= "a"\n' for i in range(600))),
-        ("regex", "("), ("regex", "a^b"), ("regex", r"\bfoo"), ("regex", "a{5,2}"), ("regex", r"(a)\1"),
-        ("regex", "^$"), ("regex", "[]"),
+        Grammar('root ::= "a"\nroot ::= "b"'), Grammar('root := "a"'), Grammar('x ::= "a"'),
+        Grammar("root ::= x"), Grammar('root ::= ""'), Grammar('root ::= "a'),
+        Grammar('root ::= "\\'), Grammar('start: "a"'), Grammar(""),
+        Grammar("root ::= root"), Grammar("root ::= " + "a" * 2000),
+        Grammar("".join(f"r{i} ::= r{i + 1} r{i + 1}\n" for i in range(30)) + 'r30 ::= "a"\nroot ::= r0'),
+        Grammar("".join(f"r{i} ::= r{i + 1}{{99}}\n" for i in range(8)) + 'r8 ::= "a"\nroot ::= r0'),
+        Grammar("root ::= r1\n" + "".join(f'r{i} ::= "a"\n' for i in range(600))),
+        Regex("("), Regex("a^b"), Regex(r"\bfoo"), Regex("a{5,2}"), Regex(r"(a)\1"),
+        Regex("^$"), Regex("[]"),
     ],
 )  # fmt: skip
-def test_a_malformed_guide_is_refused(demo, kind, source):
+def test_a_malformed_guide_is_refused(demo, guide):
     with pytest.raises(Exception, match=r"."):
-        demo.vocabulary.compile(Guide(kind, source))
+        demo.vocabulary.compile(guide)
 
 
-WEATHER = {
-    "name": "get_weather",
-    "parameters": {
+WEATHER = CallableTool(
+    "get_weather",
+    {
         "type": "object",
         "properties": {"city": {"type": "string"}},
         "required": ["city"],
         "additionalProperties": False,
     },
-}
-TOOLS = [WEATHER, {"name": "now", "parameters": {}}, {"name": "stop"}]
+)
+TOOLS = (WEATHER, CallableTool("now", {}), CallableTool("stop", {}))
 
 
 def call(name: str, arguments: str) -> str:
     return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
 
 
-def tool_guide(is_required: bool, is_parallel: bool, tools=TOOLS) -> Guide:
-    spec = {"tools": tools, "is_required": is_required, "is_parallel": is_parallel}
-    return Guide("tool_calls", json.dumps(spec), "tools")
+def tool_guide(is_required: bool, is_parallel: bool, tools=TOOLS) -> ToolCalls:
+    return ToolCalls(tools, is_required, is_parallel)
 
 
 ONE = call("get_weather", '{"city": "Paris <tool_call>"}')
@@ -259,8 +266,7 @@ def test_free_text_with_calls(words):
 def test_calls_or_an_answer_in_a_format(words):
     schema = {"type": "object", "properties": {"a": {"const": 1}}, "additionalProperties": False}
     for is_parallel in (True, False):
-        spec = json.loads(tool_guide(False, is_parallel).source) | {"answer": schema}
-        guide = Guide("tool_calls", json.dumps(spec), "response_format")
+        guide = ToolCalls(TOOLS, is_parallel=is_parallel, answer=schema)
         for text in (ONE, "{}", '{"a": 1}'):
             assert words.accepts(guide, text), text
         assert words.accepts(guide, TWO) == is_parallel
@@ -292,7 +298,7 @@ def test_tools_with_references_and_without_a_type(words):
         "properties": {"a": {"$ref": "#/$defs/n"}},
         "required": ["a"],
     }
-    guide = tool_guide(True, False, [{"name": "t", "parameters": parameters}])
+    guide = tool_guide(True, False, (CallableTool("t", parameters),))
     assert words.accepts(guide, call("t", '{"a": 1}'))
     assert not words.accepts(guide, call("t", "1"))
     assert not words.accepts(guide, call("t", '{"a": "x"}'))
@@ -301,7 +307,7 @@ def test_tools_with_references_and_without_a_type(words):
 @pytest.mark.parametrize("parameters", [{"type": "string"}, {"not": {}}, {"properties": 3}])
 def test_tools_that_cannot_be_kept_are_refused(demo, parameters):
     with pytest.raises(ValueError, match=r"object|not|properties"):
-        demo.vocabulary.compile(tool_guide(True, True, [{"name": "t", "parameters": parameters}]))
+        demo.vocabulary.compile(tool_guide(True, True, (CallableTool("t", parameters),)))
 
 
 def test_the_token_the_model_was_trained_on_is_offered(tiny):
@@ -311,7 +317,7 @@ def test_the_token_the_model_was_trained_on_is_offered(tiny):
 
 def test_only_the_request_says_what_ends_it(words):
     other = words.tokenizer.control_id("<|endoftext|>")
-    guide = Guide("regex", "ab*")
+    guide = Regex("ab*")
     state = words.read(guide, "ab", stops=[other])
     assert not state.forbidden[other]
     assert state.forbidden[words.end]
@@ -319,7 +325,7 @@ def test_only_the_request_says_what_ends_it(words):
     state = words.read(guide, "a", stops=[letter])
     assert state.forbidden[[words.end, other]].all()
     assert not state.forbidden[letter]
-    assert words.read(Guide("regex", "xb"), "", stops=[letter]).forbidden[letter]
+    assert words.read(Regex("xb"), "", stops=[letter]).forbidden[letter]
 
 
 def test_special_and_unknown_tokens_are_never_allowed(words):
@@ -333,7 +339,7 @@ def test_special_and_unknown_tokens_are_never_allowed(words):
 def test_min_tokens_gives_way_to_the_guide(tiny):
     import torch
 
-    guide = tiny.vocabulary.compile(Guide("regex", "a|ab"))
+    guide = tiny.vocabulary.compile(Regex("a|ab"))
     params = SamplingParams(temperature=0.0, min_tokens=10)
     sampler = Sampler(params, [], [tiny.end], guide.start([tiny.end]))
     logits = torch.zeros(tiny.size)
@@ -343,7 +349,7 @@ def test_min_tokens_gives_way_to_the_guide(tiny):
     assert sampler.is_complete
 
 
-def walk(words: Words, guide: Guide, rng: random.Random, most: int):
+def walk(words: Words, guide: Constraint, rng: random.Random, most: int):
     """Draws among the allowed tokens until the end, as a model that knows nothing does."""
     state = words.vocabulary.compile(guide).start([words.end])
     token_ids: list[int] = []
@@ -379,6 +385,6 @@ def test_random_answers_fit_their_schema(demo, schema, seed):
     seed=st.integers(0, 2**32),
 )
 def test_random_answers_match_their_pattern(demo, pattern, seed):
-    token_ids, has_ended = walk(demo, Guide("regex", pattern), random.Random(seed), 60)
+    token_ids, has_ended = walk(demo, Regex(pattern), random.Random(seed), 60)
     assert has_ended
     assert re.fullmatch(pattern, demo.bytes_of(token_ids).decode())

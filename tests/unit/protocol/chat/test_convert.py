@@ -2,7 +2,16 @@ import json
 from typing import Any
 
 import pytest
-from internvl_server.core import AnswerParams, Detail, Guide, ImageReference, TextPart
+from internvl_server.core import (
+    AnswerParams,
+    Constraint,
+    Detail,
+    Grammar,
+    ImageReference,
+    JsonSchema,
+    Regex,
+    TextPart,
+)
 from internvl_server.errors import InvalidRequestError
 from internvl_server.protocol.chat.convert import to_conversation
 from internvl_server.protocol.chat.request import ChatCompletionRequest, parse_chat_request
@@ -182,12 +191,12 @@ def test_each_answer_field_arrives() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "guide"),
+    ("fields", "constraint"),
     [
         ({"response_format": {"type": "text"}}, None),
         (
             {"response_format": {"type": "json_object"}},
-            Guide("json_schema", '{"type": "object"}', "response_format"),
+            JsonSchema({"type": "object"}, "response_format"),
         ),
         (
             {
@@ -196,32 +205,32 @@ def test_each_answer_field_arrives() -> None:
                     "json_schema": {"name": "n", "strict": True, "schema": {"type": "string"}},
                 }
             },
-            Guide("json_schema", '{"type": "string"}', "response_format"),
+            JsonSchema({"type": "string"}, "response_format"),
         ),
         (
             {"structured_outputs": {"choice": ["a.b", "c"]}},
-            Guide("regex", "(a\\.b)|(c)", "structured_outputs.choice"),
+            Regex("(a\\.b)|(c)", "structured_outputs.choice"),
         ),
         (
             {"structured_outputs": {"regex": "[a-z]+"}},
-            Guide("regex", "[a-z]+", "structured_outputs.regex"),
+            Regex("[a-z]+", "structured_outputs.regex"),
         ),
         (
             {"structured_outputs": {"grammar": 'root ::= "a"'}},
-            Guide("grammar", 'root ::= "a"', "structured_outputs.grammar"),
+            Grammar('root ::= "a"', "structured_outputs.grammar"),
         ),
         (
             {"structured_outputs": {"json": '{"type": "null"}'}},
-            Guide("json_schema", '{"type": "null"}', "structured_outputs.json"),
+            JsonSchema({"type": "null"}, "structured_outputs.json"),
         ),
         (
             {"structured_outputs": {"json_object": True}},
-            Guide("json_schema", '{"type": "object"}', "structured_outputs.json_object"),
+            JsonSchema({"type": "object"}, "structured_outputs.json_object"),
         ),
     ],
 )
-def test_what_an_answer_must_be(fields: dict[str, Any], guide: Guide | None) -> None:
-    assert to_sampling_params(parsed(**fields)).guide == guide
+def test_what_an_answer_must_be(fields: dict[str, Any], constraint: Constraint | None) -> None:
+    assert to_sampling_params(parsed(**fields)).constraint == constraint
 
 
 def test_unknown_members_are_named_by_path_where_they_are_ignored() -> None:

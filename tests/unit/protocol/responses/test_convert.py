@@ -4,13 +4,21 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from internvl_server.core import Guide, ImageReference, Message, TextPart, ToolCall, ToolChoice
+from internvl_server.core import (
+    ImageReference,
+    JsonSchema,
+    Message,
+    TextPart,
+    ToolCall,
+    ToolCalls,
+    ToolChoice,
+)
 from internvl_server.core.conversation import Detail
 from internvl_server.errors import InvalidRequestError, UnsupportedParameterError
 from internvl_server.protocol.responses.convert import (
     to_answer_params,
+    to_constraint,
     to_conversation,
-    to_guide,
     to_sampling_params,
 )
 from internvl_server.protocol.responses.request import ResponsesRequest, parse_responses_request
@@ -204,14 +212,14 @@ def test_tools_and_the_choice_among_them() -> None:
     body = parse(tools=[TOOL, other], parallel_tool_calls=False)
     strict, loose = to_conversation(body).tools
     assert (strict.name, strict.is_strict, loose.description) == ("f", True, "d")
-    assert json.loads(strict.parameters) == TOOL["parameters"]
-    assert (json.loads(loose.parameters), loose.is_strict) == ({"type": "object"}, False)
+    assert strict.parameters == TOOL["parameters"]
+    assert (loose.parameters, loose.is_strict) == ({"type": "object"}, False)
     answer = to_answer_params(body)
     assert answer.tool_choice == ToolChoice("auto", is_parallel=False)
     assert answer.tool_names == ("f", "g")
-    guide = to_sampling_params(body).guide
-    assert guide is not None
-    assert (guide.kind, guide.param) == ("tool_calls", "tools")
+    constraint = to_sampling_params(body).constraint
+    assert isinstance(constraint, ToolCalls)
+    assert constraint.param == "tools"
 
 
 @pytest.mark.parametrize(
@@ -288,7 +296,7 @@ def test_fields_that_cannot_be_used_are_named(fields: dict[str, Any], param: str
 def test_sampling_fields_and_their_defaults() -> None:
     plain = to_sampling_params(parse())
     assert (plain.temperature, plain.top_p, plain.max_tokens) == (1.0, 1.0, None)
-    assert (plain.num_logprobs, plain.guide, plain.seed, plain.stop) == (None, None, None, ())
+    assert (plain.num_logprobs, plain.constraint, plain.seed, plain.stop) == (None, None, None, ())
     made = to_sampling_params(
         parse(
             temperature=0, top_p=0.5, max_output_tokens=7, seed=-1, stop="x", top_k=-1, min_p=0.1,
@@ -315,17 +323,14 @@ def test_log_probabilities(fields: dict[str, Any], expected: int | None) -> None
 
 
 def test_text_formats() -> None:
-    def guide(text_format: dict[str, Any]) -> Guide | None:
-        return to_sampling_params(parse(text={"format": text_format})).guide
+    def constraint(text_format: dict[str, Any]) -> object:
+        return to_sampling_params(parse(text={"format": text_format})).constraint
 
-    assert guide({"type": "text"}) is None
-    anything = guide({"type": "json_object"})
-    assert anything is not None
-    assert (json.loads(anything.source), anything.param) == ({"type": "object"}, "text.format")
+    assert constraint({"type": "text"}) is None
+    assert constraint({"type": "json_object"}) == JsonSchema({"type": "object"}, "text.format")
     schema = {"type": "object", "properties": {"ä": {"type": "integer"}}}
-    made = guide({"type": "json_schema", "name": "n", "schema": schema, "strict": True})
-    assert made is not None
-    assert (made.kind, json.loads(made.source)) == ("json_schema", schema)
+    made = constraint({"type": "json_schema", "name": "n", "schema": schema, "strict": True})
+    assert made == JsonSchema(schema, "text.format")
 
 
 def test_unknown_members_are_named_where_they_are_ignored() -> None:
@@ -375,10 +380,9 @@ def test_any_json_is_converted_or_refused_by_name(fields: dict[str, Any], ignore
 
 def test_a_format_beside_tools_is_either_of_them() -> None:
     body = {"tools": [TOOL], "text": {"format": {"type": "json_object"}}}
-    guide = to_guide(parse(**body))
-    assert guide is not None
-    assert (guide.kind, guide.param) == ("tool_calls", "text.format")
-    assert json.loads(guide.source)["answer"] == {"type": "object"}
-    required = to_guide(parse(**body, tool_choice="required"))
-    assert required is not None
-    assert "answer" not in json.loads(required.source)
+    either = to_constraint(parse(**body))
+    assert isinstance(either, ToolCalls)
+    assert (either.answer, either.param) == ({"type": "object"}, "text.format")
+    required = to_constraint(parse(**body, tool_choice="required"))
+    assert isinstance(required, ToolCalls)
+    assert required.answer is None

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from internvl_server.core import SamplingParams
 from internvl_server.engine.cpu.sampling.penalties import Penalties
-from internvl_server.engine.guided.matcher import GuideState
+from internvl_server.engine.guided.matcher import GrammarMatcher
 
 __all__ = ["Sampler", "filter_logits"]
 
@@ -44,7 +44,7 @@ class Sampler:
         params: SamplingParams,
         prompt_token_ids: Iterable[int] = (),
         stop_token_ids: Iterable[int] = (),
-        guide: GuideState | None = None,
+        guide: GrammarMatcher | None = None,
     ) -> None:
         self._params = params
         self._penalties = Penalties.of(params, prompt_token_ids)

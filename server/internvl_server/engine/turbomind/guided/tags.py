@@ -1,9 +1,10 @@
-"""What guides are in the words of TurboMind's grammar compiler: xgrammar's structural tags."""
+"""Structural tags of xgrammar, TurboMind's grammar compiler, for grammars and tool calls."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
-from internvl_server.core import Guide
+from internvl_server.core import Grammar, ToolCalls
 from internvl_server.engine.turbomind.guided.schema import native_schema
 from internvl_server.errors import UnsupportedParameterError
 
@@ -12,43 +13,48 @@ __all__ = ["schema_of", "structural_tag"]
 _BEGIN, _END = "<tool_call>", "</tool_call>"
 
 
-def structural_tag(guide: Guide) -> str:
-    """JSON text of the structural tag of a `grammar` or of `tool_calls`.
+def structural_tag(constraint: Grammar | ToolCalls) -> str:
+    """JSON text of the structural tag of a constraint.
 
     Raises:
-        UnsupportedParameterError: The schema of a tool uses what answers would not be held to.
+        UnsupportedParameterError: The schema of a tool uses a keyword that the compiler would not enforce,
+            or the constraint allows an answer in place of calls.
     """
-    if guide.kind == "grammar":
-        return _tag({"type": "grammar", "grammar": guide.source})
-    calls = json.loads(guide.source)
-    if "answer" in calls:
+    if isinstance(constraint, Grammar):
+        return _tag({"type": "grammar", "grammar": constraint.gbnf})
+    if constraint.answer is not None:
         raise UnsupportedParameterError(
-            f"The turbomind engine cannot hold an answer to '{guide.param}' where tools may be called "
-            "instead. Leave one of them out.",
-            param=guide.param,
+            f"The turbomind engine cannot hold an answer to '{constraint.param}' where tools may be "
+            "called instead. Leave one of them out.",
+            param=constraint.param,
         )
-    tags = [_call(tool["name"], schema_of(guide, tool["parameters"])) for tool in calls["tools"]]
-    is_one = not calls["is_parallel"]
-    if calls["is_required"]:
-        # Nothing but calls, a newline between them.
+    if constraint.is_required:
+        # Nothing but calls, separated by a newline.
         shape = {"type": "tags_with_separator", "separator": "\n", "at_least_one": True}
     else:
-        # Any text in which what begins a call is a call; after the only one nothing.
+        # Any text; each trigger must begin a call. After a single call nothing may follow.
         shape = {"type": "triggered_tags", "triggers": [_BEGIN], "at_least_one": False}
-    return _tag(shape | {"tags": tags, "stop_after_first": is_one})
+    tags = [
+        _call(tool.name, schema_of(tool.parameters, constraint.param)) for tool in constraint.tools
+    ]
+    return _tag(shape | {"tags": tags, "stop_after_first": not constraint.is_parallel})
 
 
-def schema_of(guide: Guide, schema: object) -> object:
-    """A schema of the guide, as an answer is held to all of it.
+def schema_of(schema: Mapping[str, Any], param: str) -> object:
+    """Rewrite a schema so that the compiler enforces all of it.
+
+    Args:
+        schema: A JSON schema.
+        param: The request field it came from, for errors.
 
     Raises:
-        UnsupportedParameterError: Names the keyword, and the field the guide came from.
+        UnsupportedParameterError: Names the field and the keyword that cannot be enforced.
     """
     try:
         return native_schema(schema)
     except ValueError as err:
         raise UnsupportedParameterError(
-            f"The {guide.param} cannot be used: {err}.", param=guide.param
+            f"The {param} cannot be used: {err}.", param=param
         ) from None
 
 
@@ -62,5 +68,5 @@ def _call(name: str, parameters: object) -> dict[str, object]:
     }
 
 
-def _tag(shape: dict[str, Any]) -> str:
+def _tag(shape: Mapping[str, Any]) -> str:
     return json.dumps({"type": "structural_tag", "format": shape}, ensure_ascii=False)
