@@ -15,7 +15,7 @@ from internvl_server.api.services import Services
 from internvl_server.app import create_app
 from internvl_server.errors import StartupError
 from internvl_server.settings import ServerSettings, Settings
-from internvl_server.telemetry.logs import configure_logs
+from internvl_server.telemetry.logging import configure_logs
 
 __all__ = ["serve"]
 

@@ -18,7 +18,7 @@ from internvl_server.batch.lines import BatchError, BatchLine, read_lines
 from internvl_server.batch.output import OutputFile, open_output
 from internvl_server.batch.runner import MAX_RETRIES, BatchRunner, RetryRules
 from internvl_server.settings import Settings
-from internvl_server.telemetry.logs import configure_logs
+from internvl_server.telemetry.logging import configure_logs
 
 __all__ = ["add_batch_options", "run_batch"]
 
