@@ -72,7 +72,7 @@ class Pipeline:
         """Do all that can refuse the request and hand it to the engine.
 
         Args:
-            request_id: Key of the request across stages.
+            request_id: Names the request in log lines.
             conversation: What to answer.
             sampling: How.
             answer: How often, and what of it is shown.
@@ -99,7 +99,7 @@ class Pipeline:
         """As `prepare`, for a prompt that is no conversation.
 
         Args:
-            request_id: Key of the request across stages.
+            request_id: Names the request in log lines.
             raw: Literal text, in which nothing is a control token, or the ids of tokens.
             sampling: How.
             answer: How often, and what of it is shown.

@@ -23,7 +23,7 @@ async def prepare_prompts(
 
     Args:
         pipeline: Prepares each.
-        request_id: Key of the request across stages.
+        request_id: Names the request in log lines.
         prompts: Literal text or token ids, at least one.
         sampling: How, for all of them.
         answer: How often each, and what is shown.

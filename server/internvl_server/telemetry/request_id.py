@@ -1,4 +1,4 @@
-"""The id of the request being served, for every log line written on its behalf."""
+"""The id of the request being served: in `x-request-id`, in its log lines and in the ids of its answer."""
 
 import re
 import secrets
@@ -12,10 +12,10 @@ _VALID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 def new_request_id() -> str:
-    """A fresh id nobody can guess."""
+    """A fresh id that cannot be guessed."""
     return secrets.token_hex(12)
 
 
 def is_valid_request_id(value: str) -> bool:
-    """Whether a caller's id may be echoed; it is never used as a key."""
+    """Whether an id from a client may be used. Two requests may have the same one: it is never a key."""
     return _VALID.fullmatch(value) is not None

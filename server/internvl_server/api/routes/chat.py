@@ -17,7 +17,7 @@ from internvl_server.pipeline import Generation
 from internvl_server.protocol.chat.render import AnswerHead, ChunkWriter, completion
 from internvl_server.protocol.chat.request import ChatCompletionRequest, StreamOptions
 from internvl_server.protocol.reading import read_chat_request
-from internvl_server.telemetry.request_id import new_request_id
+from internvl_server.telemetry.request_id import current_request_id
 
 __all__ = ["router"]
 
@@ -31,7 +31,7 @@ router = APIRouter()
 )
 async def create_chat_completion(request: Request, services: ServicesDep) -> Response:
     """Answer a conversation, streaming or not."""
-    completion_id = f"chatcmpl-{new_request_id()}"
+    completion_id = f"chatcmpl-{current_request_id.get()}"
     async with AsyncExitStack() as owner:
         owner.enter_context(services.gate.admit())
         accepted = await _accept(completion_id, request, services, owner)

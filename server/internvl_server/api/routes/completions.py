@@ -25,7 +25,7 @@ from internvl_server.protocol.completions.request import (
     to_completion_params,
 )
 from internvl_server.settings import LimitSettings
-from internvl_server.telemetry.request_id import new_request_id
+from internvl_server.telemetry.request_id import current_request_id
 
 __all__ = ["router"]
 
@@ -75,7 +75,7 @@ async def _accept(request: Request, services: Services, owner: AsyncExitStack) -
     parsed, (sampling, answer) = await read_request(request, services.settings, _read)
     body = parsed.body
     services.check_model(body.model)
-    completion_id = f"cmpl-{new_request_id()}"
+    completion_id = f"cmpl-{current_request_id.get()}"
     work = prepare_prompts(
         services.pipeline, completion_id, parsed.prompts, sampling, answer, owner
     )

@@ -29,7 +29,7 @@ from internvl_server.protocol.responses.request import (
     ObfuscationOptions,
     ResponsesRequest,
 )
-from internvl_server.telemetry.request_id import new_request_id
+from internvl_server.telemetry.request_id import current_request_id
 
 __all__ = ["router"]
 
@@ -41,7 +41,7 @@ router = APIRouter()
 )
 async def create_response(request: Request, services: ServicesDep) -> Response:
     """Answer input items, streaming or not."""
-    response_id = f"resp_{new_request_id()}"
+    response_id = f"resp_{current_request_id.get()}"
     async with AsyncExitStack() as owner:
         owner.enter_context(services.gate.admit())
         accepted = await _accept(response_id, request, services, owner)
