@@ -30,8 +30,15 @@ ServerError
 ├── EngineError                      the engine failed while working
 └── StartupError                     settings or checkpoint cannot be served
 
-`api/errors.py` alone turns these into statuses; `cli.py` turns `StartupError` into an exit.
+`api/errors.py` maps these to HTTP statuses; `cli.py` turns `StartupError` into an exit.
+
+Stages after parsing serve several API dialects, which name the same field differently. They refer to
+a field by its `Field`; `protocol/dialects.py` replaces it by the name the client's dialect uses.
 """
+
+from collections.abc import Callable
+from enum import Enum
+from typing import TypeAlias
 
 __all__ = [
     "AuthenticationError",
@@ -39,6 +46,7 @@ __all__ = [
     "EngineError",
     "EngineOverloadedError",
     "EngineUnavailableError",
+    "Field",
     "ImageBlockedError",
     "ImageDecodeError",
     "ImageError",
@@ -66,21 +74,65 @@ __all__ = [
 ]
 
 
+class Field(Enum):
+    """A request field that API dialects name differently. The value is the name in most of them."""
+
+    PROMPT = "prompt"
+    MAX_TOKENS = "max_tokens"
+    LOGPROBS = "logprobs"
+    TOOLS = "tools"
+    TOOL_CHOICE = "tool_choice"
+
+
+Text: TypeAlias = str | Field
+"""Literal text, or a field whose name depends on the dialect."""
+
+
 class ServerError(Exception):
     """The root of the tree.
 
     Args:
-        message: For the client: what was wrong, what is allowed, what to do. Never a path, an address
-            or a traceback.
-        param: JSON path of the offending field, e.g. `messages[2].content[0].image_url`.
+        message: For the client: what was wrong, what is allowed, what to do, in one or more pieces that
+            are joined; a `Field` is shown as its quoted name. Never a path, an address or a traceback.
+        param: The offending field: a `Field`, the client's own JSON path, such as
+            `messages[2].content[0].image_url`, or a field followed by steps below it.
         code: Overrides the code of the class in the error table.
     """
 
-    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
+    def __init__(
+        self,
+        *message: Text,
+        param: Text | tuple[Text, ...] | None = None,
+        code: str | None = None,
+    ) -> None:
+        super().__init__(*message)
         self.param = param
         self.code = code
+
+    @property
+    def message(self) -> str:
+        """The message with the usual names of fields."""
+        return self.message_for(lambda field: field.value)
+
+    def message_for(self, name_of: Callable[[Field], str]) -> str:
+        """The message in a dialect.
+
+        Args:
+            name_of: The dialect's name of a field.
+        """
+        return "".join(
+            f"'{name_of(piece)}'" if isinstance(piece, Field) else piece for piece in self.args
+        )
+
+    def param_for(self, name_of: Callable[[Field], str]) -> str | None:
+        """The JSON path of the offending field in a dialect; None when no field is at fault."""
+        if self.param is None:
+            return None
+        steps = self.param if isinstance(self.param, tuple) else (self.param,)
+        return "".join(name_of(step) if isinstance(step, Field) else step for step in steps)
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class InvalidRequestError(ServerError):

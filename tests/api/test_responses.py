@@ -301,3 +301,17 @@ def test_a_client_that_leaves_ends_its_request(
     server.wait_idle()
     assert server.engine.num_aborted == 1
     assert server.gate.num_in_flight == 0
+
+
+def test_errors_of_later_stages_speak_this_dialect(echo_server: LiveServer) -> None:
+    error = post(echo_server, ASK | {"max_output_tokens": 10**6}).json()["error"]
+    assert "The prompt has " in error["message"]
+    assert "lower 'max_output_tokens'" in error["message"]
+    assert "messages" not in error["message"]
+
+
+def test_a_clients_words_are_not_renamed(echo_server: LiveServer) -> None:
+    tool = {"type": "function", "name": "max_tokens", "parameters": {}}
+    fields = {"tools": [tool], "tool_choice": {"type": "function", "name": "messages"}}
+    error = post(echo_server, ASK | fields).json()["error"]
+    assert "'messages'" in error["message"]

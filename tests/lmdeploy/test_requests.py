@@ -12,6 +12,7 @@ from internvl_server.errors import (
     EngineError,
     EngineOverloadedError,
     EngineUnavailableError,
+    Field,
     InvalidRequestError,
     UnsupportedParameterError,
 )
@@ -87,9 +88,9 @@ async def test_a_request_without_a_seed_gets_a_fresh_one(make_engine, loop):
 @pytest.mark.parametrize(
     ("request_", "error", "param"),
     [
-        (make_request(tuple(range(300)) * 7), ContextLengthExceededError, "messages"),
-        (make_request(()), InvalidRequestError, "max_tokens"),
-        (make_request(max_tokens=0), InvalidRequestError, "max_tokens"),
+        (make_request(tuple(range(300)) * 7), ContextLengthExceededError, Field.PROMPT),
+        (make_request(()), InvalidRequestError, Field.MAX_TOKENS),
+        (make_request(max_tokens=0), InvalidRequestError, Field.MAX_TOKENS),
         (make_request((351,)), InvalidRequestError, None),
         (make_request(top_k=1025), InvalidRequestError, "top_k"),
         (make_request(stop=frozenset({END, 351})), InvalidRequestError, "stop_token_ids"),
@@ -105,7 +106,7 @@ async def test_a_request_without_a_seed_gets_a_fresh_one(make_engine, loop):
         (
             make_request(max_tokens=2**40, temperature=0.0, num_logprobs=1),
             InvalidRequestError,
-            "logprobs",
+            Field.LOGPROBS,
         ),
     ],
 )

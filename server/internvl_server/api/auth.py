@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from internvl_server.api.errors import error_response
+from internvl_server.api.errors import dialect_of, error_response
 from internvl_server.errors import AuthenticationError
 
 __all__ = ["AuthMiddleware"]
@@ -35,7 +35,8 @@ class AuthMiddleware:
             await self._app(scope, receive, send)
             return
         refusal = error_response(
-            AuthenticationError("Give a valid key in the header 'Authorization: Bearer …'.")
+            AuthenticationError("Give a valid key in the header 'Authorization: Bearer …'."),
+            dialect_of(scope),
         )
         await refusal(scope, receive, send)
 

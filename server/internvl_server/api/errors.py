@@ -1,6 +1,6 @@
-"""The only table from our errors to HTTP, and the envelope every error wears.
+"""Maps errors to HTTP statuses and to the error envelope of the client's API dialect.
 
-A row holds for a class and all below it that have none of their own.
+A row of the table applies to a class and to its subclasses without a row.
 """
 
 import json
@@ -15,17 +15,19 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
-from starlette.types import ExceptionHandler
+from starlette.types import ExceptionHandler, Scope
 
 from internvl_server import errors
 from internvl_server.api.disconnect import ClientGoneError
 from internvl_server.errors import ServerError
+from internvl_server.protocol.dialects import CHAT, COMPLETIONS, RESPONSES, Dialect, ErrorBody
 
 __all__ = [
     "ERROR_TABLE",
     "INTERNAL_ROW",
     "Row",
     "client_facing_error",
+    "dialect_of",
     "envelope",
     "error_frame",
     "error_response",
@@ -34,6 +36,22 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
+
+_DIALECTS: Mapping[str, Dialect] = {
+    "/v1/completions": COMPLETIONS,
+    "/v1/responses": RESPONSES,
+    "/v1/responses/input_tokens": RESPONSES,
+}
+
+
+def dialect_of(scope: Scope) -> Dialect:
+    """The dialect to answer a request in.
+
+    A route may choose it as `request.state.dialect`; otherwise it depends on the path, and is chat's for
+    paths that do not exist.
+    """
+    chosen: Dialect | None = scope.get("state", {}).get("dialect")
+    return chosen or _DIALECTS.get(scope["path"], CHAT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,32 +108,31 @@ def _row(error: ServerError) -> Row:
     return INTERNAL_ROW
 
 
-def envelope(error: ServerError) -> dict[str, Any]:
-    """The body of every error, on any route and in any stream."""
+def envelope(error: ServerError, dialect: Dialect) -> dict[str, Any]:
+    """The JSON body of an error, on any route and in any stream."""
     row = _row(error)
-    return {
-        "error": {
-            "message": error.message,
-            "type": row.type,
-            "param": error.param,
-            "code": error.code or row.code,
-        }
-    }
+    body = ErrorBody(
+        message=error.message_for(dialect.name_of),
+        type=row.type,
+        code=error.code or row.code,
+        param=error.param_for(dialect.name_of),
+    )
+    return dialect.envelope(body)
 
 
-def error_response(error: ServerError) -> JSONResponse:
-    """An error as an answer. Permanent ones tell the SDK not to retry, passing ones when to."""
+def error_response(error: ServerError, dialect: Dialect = CHAT) -> JSONResponse:
+    """An error as an answer. Its headers tell the SDK whether to retry, and when."""
     row = _row(error)
     headers = {"x-should-retry": "true" if row.retry_after_s else "false"}
     if row.retry_after_s:
         headers["Retry-After"] = str(row.retry_after_s)
     if isinstance(error, errors.AuthenticationError):
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(envelope(error), status_code=row.status, headers=headers)
+    return JSONResponse(envelope(error, dialect), status_code=row.status, headers=headers)
 
 
 def client_facing_error(error: Exception) -> ServerError:
-    """What the client of a stream that has begun is told of an error; logs it."""
+    """Log an error raised mid-stream and return the one to send to the client."""
     if isinstance(error, ServerError):
         _log.warning("stream failed: %s", error.message)
         return error
@@ -123,15 +140,15 @@ def client_facing_error(error: Exception) -> ServerError:
     return _INTERNAL
 
 
-def error_frame(error: Exception) -> bytes:
-    """An error as the last event of a stream that has begun; logs it."""
-    told = envelope(client_facing_error(error))
-    data = json.dumps(told, ensure_ascii=False, separators=(",", ":"))
+def error_frame(error: Exception, dialect: Dialect) -> bytes:
+    """Log an error raised mid-stream and write it as the last event of the stream."""
+    body = envelope(client_facing_error(error), dialect)
+    data = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
     return b"data: " + data.encode() + b"\n\n"
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Give every error of ours and of the framework the same envelope."""
+    """Answer the server's and the framework's errors in the client's dialect."""
     handlers: dict[type[Exception], ExceptionHandler] = {
         ServerError: _on_server_error,
         StarletteHTTPException: _on_http_exception,
@@ -143,9 +160,9 @@ def install_error_handlers(app: FastAPI) -> None:
         app.add_exception_handler(cls, handler)
 
 
-async def _on_server_error(_: Request, error: Exception) -> JSONResponse:
+async def _on_server_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServerError), error
-    response = error_response(error)
+    response = error_response(error, dialect_of(request.scope))
     if response.status_code >= 500:  # noqa: PLR2004
         _log.error("request failed: %s", error.message, exc_info=error)
     return response
@@ -154,23 +171,24 @@ async def _on_server_error(_: Request, error: Exception) -> JSONResponse:
 async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     """The framework's own refusals: an unknown path, a wrong method."""
     assert isinstance(error, StarletteHTTPException), error
-    ours: ServerError
+    known: ServerError
+    dialect = dialect_of(request.scope)
     path = request.scope["path"][:128]
     if error.status_code == 405:  # noqa: PLR2004
         allowed = ", ".join(_allowed_methods(request))
-        ours = errors.MethodNotAllowedError(
+        known = errors.MethodNotAllowedError(
             f"{request.method} is not allowed on {path}; allowed: {allowed}."
         )
-        response = error_response(ours)
+        response = error_response(known, dialect)
         response.headers["Allow"] = allowed
         return response
     if error.status_code == 404:  # noqa: PLR2004
-        ours = errors.RouteNotFoundError(
+        known = errors.RouteNotFoundError(
             f"There is no {path} here. Chat is at POST /v1/chat/completions."
         )
     else:
-        ours = errors.InvalidRequestError("The request could not be read.")
-    return error_response(ours)
+        known = errors.InvalidRequestError("The request could not be read.")
+    return error_response(known, dialect)
 
 
 def _allowed_methods(request: Request) -> list[str]:
@@ -184,19 +202,20 @@ def _allowed_methods(request: Request) -> list[str]:
     return sorted(found)
 
 
-async def _on_validation_error(_: Request, error: Exception) -> JSONResponse:
+async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError), error
     where = ".".join(str(step) for step in error.errors()[0]["loc"][1:])
-    return error_response(errors.InvalidRequestError(f"Invalid value for '{where}'.", param=where))
+    invalid = errors.InvalidRequestError(f"Invalid value for '{where}'.", param=where)
+    return error_response(invalid, dialect_of(request.scope))
 
 
 async def _on_client_gone(_: Request, error: Exception) -> Response:
-    """Nobody reads this; the status is for the access log."""
+    """The client is gone; the status is only for the access log."""
     del error
     return Response(status_code=499)
 
 
-def unexpected_response(error: Exception) -> JSONResponse:
-    """The answer to a defect of ours, which is logged with its traceback."""
+def unexpected_response(error: Exception, dialect: Dialect) -> JSONResponse:
+    """Log a defect of the server with its traceback and return the answer to it."""
     _log.error("request failed unexpectedly", exc_info=error)
-    return JSONResponse(envelope(_INTERNAL), status_code=500, headers={"x-should-retry": "false"})
+    return error_response(_INTERNAL, dialect)

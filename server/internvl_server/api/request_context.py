@@ -6,7 +6,7 @@ import time
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from internvl_server.api.errors import unexpected_response
+from internvl_server.api.errors import dialect_of, unexpected_response
 from internvl_server.telemetry.request_id import (
     current_request_id,
     is_valid_request_id,
@@ -47,7 +47,8 @@ class RequestContextMiddleware:
         except Exception as error:
             if status:  # the answer has begun: only the connection can tell that it is not whole
                 raise
-            await unexpected_response(error)(scope, receive, send_with_id)
+            response = unexpected_response(error, dialect_of(scope))
+            await response(scope, receive, send_with_id)
         finally:
             took_ms = (time.monotonic() - started) * 1000
             level = logging.DEBUG if scope["path"] in ("/health", "/ready") else logging.INFO

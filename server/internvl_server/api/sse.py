@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from internvl_server.api.errors import error_frame
 from internvl_server.pipeline import Generation
 from internvl_server.protocol.chat.render import ChunkWriter
+from internvl_server.protocol.dialects import CHAT, Dialect
 from internvl_server.settings import ServerSettings
 
 __all__ = ["EventStream", "chat_frames", "data_frames"]
@@ -61,7 +62,8 @@ async def chat_frames(
     generation: Generation, writer: ChunkWriter, *, include_usage: bool
 ) -> AsyncIterator[bytes]:
     """The frames of one chat completion."""
-    async for frame in data_frames(_chat_chunks(generation, writer, include_usage=include_usage)):
+    chunks = _chat_chunks(generation, writer, include_usage=include_usage)
+    async for frame in data_frames(chunks, CHAT):
         yield frame
 
 
@@ -79,13 +81,13 @@ async def _chat_chunks(
             yield writer.usage(delta.usage)
 
 
-async def data_frames(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def data_frames(chunks: AsyncIterator[bytes], dialect: Dialect) -> AsyncIterator[bytes]:
     """Each chunk as an event. A failure is the last frame; then there is no `[DONE]`."""
     try:
         async for chunk in chunks:
             yield _frame(chunk)
     except Exception as error:  # noqa: BLE001  (the edge: whatever it is, the client must be told)
-        yield error_frame(error)
+        yield error_frame(error, dialect)
         return
     yield b"data: [DONE]\n\n"
 

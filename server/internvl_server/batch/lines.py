@@ -10,6 +10,7 @@ from pydantic_core import from_json
 
 from internvl_server.api.errors import envelope
 from internvl_server.errors import InvalidRequestError, UnsupportedParameterError
+from internvl_server.protocol.dialects import CHAT
 
 __all__ = ["OUTPUT_START", "BatchError", "BatchLine", "answer_line", "failure_line", "read_lines"]
 
@@ -118,7 +119,7 @@ def failure_line(custom_id: str, failure: InvalidRequestError | str) -> str:
             wrong on the way, written as `error`, which a later run takes as not done.
     """
     if isinstance(failure, InvalidRequestError):
-        response = {"status_code": 400, "request_id": "", "body": envelope(failure)}
+        response = {"status_code": 400, "request_id": "", "body": envelope(failure, CHAT)}
         return _output_line(custom_id, response, None)
     return _output_line(custom_id, None, {"code": "not_executed", "message": failure})
 

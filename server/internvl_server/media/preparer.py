@@ -14,7 +14,7 @@ from internvl_server.core import (
     MediaPart,
     VideoReference,
 )
-from internvl_server.errors import ContextLengthExceededError, InvalidRequestError
+from internvl_server.errors import ContextLengthExceededError, Field, InvalidRequestError
 from internvl_server.media.decoding.image import DecodeLimits
 from internvl_server.media.encoded import EncodedMedia
 from internvl_server.media.sources.data_url import max_base64_chars
@@ -154,7 +154,7 @@ class MediaPreparer:
             if num > most:
                 raise InvalidRequestError(
                     f"The request has {num} {noun}; at most {most} are allowed (media.{name}).",
-                    param="messages",
+                    param=Field.PROMPT,
                 )
         num_frames = num_pictures - num_images
         if max_image_tokens is None:
@@ -165,7 +165,7 @@ class MediaPreparer:
                 f"The request has {num_pictures} images and frames, which take at least "
                 f"{num_pictures * self._num_tokens_per_tile} tokens; {max(max_image_tokens, 0)} are "
                 "left of the model's context. Send fewer images or less text.",
-                param="messages",
+                param=Field.PROMPT,
             )
         return min(settings.max_tiles_per_request, room) - num_frames
 

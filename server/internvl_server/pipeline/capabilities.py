@@ -2,7 +2,7 @@
 
 from internvl_server.core import AnswerParams, Conversation, SamplingParams
 from internvl_server.engine.base import Capability, EngineInfo
-from internvl_server.errors import UnsupportedParameterError
+from internvl_server.errors import Field, UnsupportedParameterError
 
 __all__ = ["check_capabilities"]
 
@@ -23,8 +23,10 @@ def check_capabilities(
         and Capability.GUIDED_DECODING not in info.capabilities
     ):
         raise UnsupportedParameterError(
-            f"The {info.backend} engine cannot be held to call a tool. Use 'tool_choice': 'auto'.",
-            param="tool_choice",
+            f"The {info.backend} engine cannot be forced to call a tool. Set ",
+            Field.TOOL_CHOICE,
+            " to 'auto'.",
+            param=Field.TOOL_CHOICE,
         )
     asked = {
         Capability.TOP_K: sampling.top_k > 0,
@@ -41,14 +43,18 @@ def check_capabilities(
     }
     for capability, is_asked in asked.items():
         if is_asked and capability not in info.capabilities:
-            name = _param(capability, sampling)
+            param = _param(capability, sampling)
             raise UnsupportedParameterError(
-                f"'{name}' is not supported by the {info.backend} engine. Leave it out.", param=name
+                param if isinstance(param, Field) else f"'{param}'",
+                f" is not supported by the {info.backend} engine. Leave it out.",
+                param=param,
             )
 
 
-def _param(capability: Capability, sampling: SamplingParams) -> str:
+def _param(capability: Capability, sampling: SamplingParams) -> str | Field:
     """A constraint comes from one of several fields and knows which."""
+    if capability is Capability.LOGPROBS:
+        return Field.LOGPROBS
     if capability is Capability.GUIDED_DECODING and sampling.constraint is not None:
         return sampling.constraint.param
     return capability.value

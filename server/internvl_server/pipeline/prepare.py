@@ -111,9 +111,6 @@ class Pipeline:
             prompt = await asyncio.to_thread(self._builder.build_raw, raw)
         else:
             prompt = self._builder.build_raw(raw)
-        self._builder.resolve_max_tokens(
-            prompt, sampling.max_tokens, self._limits.default_max_tokens, param="prompt"
-        )
         return await self._start(request_id, prompt, sampling, answer, owner)
 
     async def _start(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 from internvl_server.core import AnswerParams, SamplingParams
-from internvl_server.errors import InvalidRequestError
+from internvl_server.errors import Field, InvalidRequestError
 from internvl_server.pipeline.generation import Generation
 from internvl_server.pipeline.prepare import Pipeline
 
@@ -40,8 +40,8 @@ async def prepare_prompts(
                 await pipeline.prepare_raw(f"{request_id}.{index}", prompt, sampling, answer, owner)
             )
         except InvalidRequestError as error:
-            if error.param in ("prompt", "messages") and len(prompts) > 1:
-                error.param = f"prompt[{index}]"
+            if error.param is Field.PROMPT and len(prompts) > 1:
+                error.param = (Field.PROMPT, f"[{index}]")
             raise
     joined = Generation.joined(generations)
     owner.push_async_callback(joined.aclose)

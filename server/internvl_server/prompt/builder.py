@@ -5,7 +5,12 @@ from dataclasses import dataclass, replace
 
 from internvl_server.checkpoint.files import Checkpoint
 from internvl_server.core import Conversation, ImageSpan, ImageTiles, Prompt
-from internvl_server.errors import ContextLengthExceededError, InvalidRequestError, StartupError
+from internvl_server.errors import (
+    ContextLengthExceededError,
+    Field,
+    InvalidRequestError,
+    StartupError,
+)
 from internvl_server.prompt.chat_template import load_checkpoint_template
 from internvl_server.prompt.segments import Control, ImagePlaceholder, Segment
 from internvl_server.prompt.template import InternVL25Template, Template
@@ -65,15 +70,15 @@ class PromptBuilder:
         Raises:
             ContextLengthExceededError: It cannot fit, whatever its tokens are.
         """
-        self._check_num_chars(conversation.num_text_chars, "messages")
+        self._check_num_chars(conversation.num_text_chars)
 
-    def _check_num_chars(self, num_chars: int, param: str) -> None:
+    def _check_num_chars(self, num_chars: int) -> None:
         limit = _MAX_CHARS_PER_TOKEN * self.max_model_len
         if num_chars > limit:
             raise ContextLengthExceededError(
-                f"This model's maximum context length is {self.max_model_len} tokens. Your {param} "
-                f"has {num_chars} characters; more than {limit} cannot fit. Shorten it.",
-                param=param,
+                f"This model's maximum context length is {self.max_model_len} tokens. The prompt has "
+                f"{num_chars} characters; more than {limit} cannot fit. Shorten it.",
+                param=Field.PROMPT,
             )
 
     def skeleton(self, conversation: Conversation) -> PromptSkeleton:
@@ -132,20 +137,20 @@ class PromptBuilder:
             ContextLengthExceededError: The text cannot fit, whatever its tokens are.
         """
         if isinstance(raw, str):
-            self._check_num_chars(len(raw), "prompt")
+            self._check_num_chars(len(raw))
             return Prompt(tuple(self._tokenizer.encode_text(raw)))
         if len(raw) >= self.max_model_len:
             raise ContextLengthExceededError(
-                f"This model's maximum context length is {self.max_model_len} tokens. Your prompt has "
+                f"This model's maximum context length is {self.max_model_len} tokens. The prompt has "
                 f"{len(raw)} tokens. Shorten it.",
-                param="prompt",
+                param=Field.PROMPT,
             )
         for index, token_id in enumerate(raw):
             if not 0 <= token_id < self._tokenizer.vocab_size or token_id == self._image_token_id:
                 raise InvalidRequestError(
-                    f"'prompt' has the token {token_id} at place {index}, which no text has. Ids are "
+                    f"The prompt has the token {token_id} at index {index}, which no text has. Ids are "
                     f"0 to {self._tokenizer.vocab_size - 1} without the image token.",
-                    param="prompt",
+                    param=Field.PROMPT,
                 )
         return Prompt(tuple(raw))
 
@@ -158,23 +163,20 @@ class PromptBuilder:
         answer = min(default, self.max_model_len // 4) if wanted is None else wanted
         return self.max_model_len - skeleton.num_tokens - answer
 
-    def resolve_max_tokens(
-        self, prompt: Prompt, wanted: int | None, default: int, *, param: str = "messages"
-    ) -> int:
+    def resolve_max_tokens(self, prompt: Prompt, wanted: int | None, default: int) -> int:
         """How many tokens the answer may have.
 
         Args:
             prompt: What is already in the context.
             wanted: The request's own limit, honoured or refused.
             default: Used, and cut to the room left, when the request names none.
-            param: The request field the prompt came from.
 
         Raises:
             ContextLengthExceededError: The prompt, or the prompt and `wanted`, do not fit.
         """
         promised = self.promise(prompt.num_tokens, wanted, default)
         if promised is None:
-            raise ContextLengthExceededError(self._too_long(prompt, wanted, param), param=param)
+            raise self._too_long(prompt, wanted)
         return promised
 
     def promise(self, num_prompt_tokens: int, wanted: int | None, default: int) -> int | None:
@@ -191,14 +193,16 @@ class PromptBuilder:
             return segment.name
         return [self._tokenizer.control_id(segment.name)]
 
-    def _too_long(self, prompt: Prompt, wanted: int | None, param: str) -> str:
+    def _too_long(self, prompt: Prompt, wanted: int | None) -> ContextLengthExceededError:
         num_image_tokens = sum(span.num_image_tokens for span in prompt.images)
         asked = f" and you asked for {wanted} tokens of answer" if wanted is not None else ""
         image_note = f" ({num_image_tokens} of them for images)" if num_image_tokens else ""
-        return (
-            f"This model's maximum context length is {self.max_model_len} tokens. Your {param} "
-            f"{'have' if param == 'messages' else 'has'} {prompt.num_tokens} tokens{image_note}{asked}. "
-            f"Shorten the {param}, lower `max_tokens`, or look at images less closely (`detail`)."
+        return ContextLengthExceededError(
+            f"This model's maximum context length is {self.max_model_len} tokens. The prompt has "
+            f"{prompt.num_tokens} tokens{image_note}{asked}. Shorten the prompt, lower ",
+            Field.MAX_TOKENS,
+            ", or request less image detail ('detail').",
+            param=Field.PROMPT,
         )
 
 

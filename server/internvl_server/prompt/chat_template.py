@@ -15,7 +15,12 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from internvl_server.core import Conversation, Message
-from internvl_server.errors import InvalidRequestError, StartupError, UnsupportedParameterError
+from internvl_server.errors import (
+    Field,
+    InvalidRequestError,
+    StartupError,
+    UnsupportedParameterError,
+)
 from internvl_server.prompt.placeholders import Placeholders, to_json
 from internvl_server.prompt.segments import Control, Segment
 from internvl_server.prompt.template import ImageNumbering, content_segments
@@ -73,7 +78,7 @@ class CheckpointTemplate:
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as err:
             raise InvalidRequestError(
                 "The model's chat template does not accept this order of messages.",
-                param="messages",
+                param=Field.PROMPT,
             ) from err
 
     def _segments(self, text: str, held: Placeholders) -> Iterator[Segment]:
@@ -130,13 +135,13 @@ def _message(message: Message, images: ImageNumbering, held: Placeholders) -> di
 def _check_shown(text: str, held: Placeholders, conversation: Conversation) -> None:
     """Refuse tools and calls that the template leaves out: the model would not know of them."""
     if not held.shows_all(text, [tool.name for tool in conversation.tools]):
-        _refuse("tools", "tools")
+        _refuse("tools", Field.TOOLS)
     calls = [call for message in conversation.messages for call in message.tool_calls]
     if not held.shows_all(text, [call.name for call in calls]):
-        _refuse("tool calls", "messages")
+        _refuse("tool calls", Field.PROMPT)
 
 
-def _refuse(what: str, param: str) -> NoReturn:
+def _refuse(what: str, param: str | Field) -> NoReturn:
     raise UnsupportedParameterError(
         f"The chat template of this model's checkpoint does not show {what}.", param=param
     )

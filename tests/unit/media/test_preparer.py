@@ -8,6 +8,7 @@ import pytest
 from internvl_server.core import Detail
 from internvl_server.errors import (
     ContextLengthExceededError,
+    Field,
     ImageDecodeError,
     ImageFetchError,
     ImageTooLargeError,
@@ -102,7 +103,7 @@ class TestBudget:
         for tokens in (2 * 256 - 1, 0, -5):
             with pytest.raises(ContextLengthExceededError) as error:
                 await preparer.prepare([reference(WIDE)] * 2, max_image_tokens=tokens)
-            assert error.value.param == "messages"
+            assert error.value.param is Field.PROMPT
 
     async def test_request_has_a_budget(self, settings: MediaSettings) -> None:
         preparer = MediaPreparer(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from internvl_server.checkpoint.files import load_checkpoint
 from internvl_server.core import Conversation, Message, TextPart, Tool, ToolCall
-from internvl_server.errors import UnsupportedParameterError
+from internvl_server.errors import Field, UnsupportedParameterError
 from internvl_server.prompt.builder import PromptBuilder
 from internvl_server.prompt.chat_template import CheckpointTemplate
 from internvl_server.prompt.segments import Control, Segment
@@ -138,12 +138,12 @@ def test_json_of_a_template_is_what_the_client_sent(word: str) -> None:
 @pytest.mark.parametrize(
     ("source", "param"),
     [
-        ("{% for m in messages %}{{ m.content }}{{ m.tool_calls }}{% endfor %}", "tools"),
-        ("{{ tools | tojson }}{{ messages[0].content }}", "messages"),
+        ("{% for m in messages %}{{ m.content }}{{ m.tool_calls }}{% endfor %}", Field.TOOLS),
+        ("{{ tools | tojson }}{{ messages[0].content }}", Field.PROMPT),
     ],
 )
 def test_a_template_that_leaves_tools_or_calls_out_is_not_used_for_them(
-    source: str, param: str
+    source: str, param: Field
 ) -> None:
     conversation = conversed("x")
     template = CheckpointTemplate(source, CONTROL)

@@ -24,6 +24,7 @@ from internvl_server.protocol.completions.request import (
     parse_completion_request,
     to_completion_params,
 )
+from internvl_server.protocol.dialects import COMPLETIONS
 from internvl_server.settings import LimitSettings
 from internvl_server.telemetry.request_id import current_request_id
 
@@ -112,7 +113,8 @@ def _stream(accepted: _RunningRequest, services: Services, owner: AsyncExitStack
         include_usage=bool(options.include_usage),
         obfuscate=bool(options.include_obfuscation),
     )
-    frames = data_frames(_chunks(accepted, writer, include_usage=bool(options.include_usage)))
+    chunks = _chunks(accepted, writer, include_usage=bool(options.include_usage))
+    frames = data_frames(chunks, COMPLETIONS)
     response = EventStream(frames, owner=owner, settings=services.settings.server)
     response.headers.update(accepted.headers)
     return response

@@ -1,8 +1,8 @@
 """POST /v1/responses and /v1/responses/input_tokens."""
 
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
@@ -14,11 +14,9 @@ from internvl_server.api.errors import client_facing_error
 from internvl_server.api.openapi import json_body
 from internvl_server.api.services import Services, ServicesDep
 from internvl_server.api.sse import EventStream
-from internvl_server.errors import ServerError
 from internvl_server.pipeline import Generation
 from internvl_server.protocol.reading import read_input_tokens_request, read_responses_request
 from internvl_server.protocol.responses.events import ResponseWriter
-from internvl_server.protocol.responses.fields import in_own_names
 from internvl_server.protocol.responses.render import (
     ResponseHead,
     echoed_parameters,
@@ -67,10 +65,9 @@ async def count_response_input(request: Request, services: ServicesDep) -> JSONR
         asked = await read_request(request, services.settings, read_input_tokens_request)
         if asked.body.model is not None:
             services.check_model(asked.body.model)
-        with _own_names():
-            services.pipeline.check(asked.sampling, asked.answer, asked.conversation)
-            work = services.prompt_counter.measure(asked.conversation, None)
-            measured = await run_until_disconnect(request, work)
+        services.pipeline.check(asked.sampling, asked.answer, asked.conversation)
+        work = services.prompt_counter.measure(asked.conversation, None)
+        measured = await run_until_disconnect(request, work)
         answer = input_tokens_json(measured.usage)
         return JSONResponse(answer, headers=ignored_header(asked.ignored))
 
@@ -86,8 +83,7 @@ async def _accept(
         response_id, asked.conversation, asked.sampling, asked.answer, owner
     )
     options = body.stream_options or ObfuscationOptions()
-    with _own_names():
-        generation = await run_until_disconnect(request, work)
+    generation = await run_until_disconnect(request, work)
     # Only now: what is repeated of a request that was accepted is no longer than its prompt may be.
     head = ResponseHead(
         id=response_id,
@@ -101,15 +97,6 @@ async def _accept(
         headers=ignored_header(asked.ignored),
         is_stream=bool(body.stream),
     )
-
-
-@contextmanager
-def _own_names() -> Iterator[None]:
-    """Errors of the stages name chat's fields; here they have other names."""
-    try:
-        yield
-    except ServerError as error:
-        raise in_own_names(error) from error.__cause__
 
 
 def _stream(accepted: _RunningRequest, services: Services, owner: AsyncExitStack) -> Response:

@@ -11,6 +11,7 @@ from internvl_server.api.disconnect import run_until_disconnect
 from internvl_server.api.openapi import json_body
 from internvl_server.api.services import Services, ServicesDep
 from internvl_server.protocol.chat.request import ChatCompletionRequest
+from internvl_server.protocol.dialects import CHAT, COMPLETIONS
 from internvl_server.protocol.reading import read_chat_request
 from internvl_server.protocol.tokenize import (
     DetokenizeRequest,
@@ -37,6 +38,7 @@ async def tokenize(request: Request, services: ServicesDep) -> JSONResponse:
         parser = partial(parse_tokenize_request, media=services.settings.media)
         parsed = await read_request(request, services.settings, parser)
         _check_model(parsed.options.model, services)
+        request.state.dialect = COMPLETIONS if parsed.conversation is None else CHAT
         tokens = await run_until_disconnect(request, _tokens(parsed, services))
         token_strs = None
         if parsed.options.return_token_strs:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from internvl_server.core import GenerateRequest
-from internvl_server.errors import ContextLengthExceededError, InvalidRequestError
+from internvl_server.errors import ContextLengthExceededError, Field, InvalidRequestError
 
 __all__ = ["RequestLimits", "check_request"]
 
@@ -27,13 +27,16 @@ def check_request(request: GenerateRequest, limits: RequestLimits) -> None:
     num_prompt_tokens = len(request.prompt_token_ids)
     if not num_prompt_tokens or request.max_tokens < 1:
         raise InvalidRequestError(
-            "A request needs a prompt and a max_tokens of at least 1.", param="max_tokens"
+            "A request needs a prompt and ",
+            Field.MAX_TOKENS,
+            " of at least 1.",
+            param=Field.MAX_TOKENS,
         )
     if num_prompt_tokens >= limits.max_model_len:
         raise ContextLengthExceededError(
             f"The prompt has {num_prompt_tokens} tokens; with at least one of the answer it must "
             f"fit the model's {limits.max_model_len}.",
-            param="messages",
+            param=Field.PROMPT,
         )
     if not 0 <= min(request.prompt_token_ids) <= max(request.prompt_token_ids) < limits.vocab_size:
         raise InvalidRequestError("The prompt has token ids that the model does not know.")

@@ -32,6 +32,7 @@ from internvl_server.errors import (
     ContextLengthExceededError,
     EngineError,
     EngineUnavailableError,
+    Field,
     InvalidRequestError,
     UnsupportedParameterError,
 )
@@ -158,13 +159,15 @@ class EchoEngine:
         if self._state != "running":
             raise EngineUnavailableError(f"The engine is {self._state}; try again later.")
         if request.max_tokens < 1:
-            raise InvalidRequestError("max_tokens must be at least 1.", param="max_tokens")
+            raise InvalidRequestError(
+                Field.MAX_TOKENS, " must be at least 1.", param=Field.MAX_TOKENS
+            )
         num_prompt_tokens = len(request.prompt_token_ids)
         if num_prompt_tokens >= self._info.max_model_len:
             raise ContextLengthExceededError(
                 f"The prompt has {num_prompt_tokens} tokens; with at least one of the answer it "
                 f"must fit the model's {self._info.max_model_len}.",
-                param="messages",
+                param=Field.PROMPT,
             )
 
     async def _begin_guided(self, request: GenerateRequest) -> "ShortAnswer | None":

@@ -73,7 +73,7 @@ class Job:
         self._is_over = True
         is_retriable = isinstance(error, EngineOverloadedError | EngineUnavailableError)
         if is_retriable and self._last_id is not None:
-            error = EngineError(error.message)
+            error = EngineError(*error.args)
         self._stream.fail(error)
 
     def end(self) -> None:

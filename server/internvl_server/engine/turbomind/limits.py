@@ -9,6 +9,7 @@ from internvl_server.core import GenerateRequest, SamplingParams
 from internvl_server.engine.turbomind.logits import logits_bytes
 from internvl_server.errors import (
     ContextLengthExceededError,
+    Field,
     InvalidRequestError,
     UnsupportedParameterError,
 )
@@ -55,13 +56,16 @@ def check_request(request: GenerateRequest, limits: RequestLimits) -> None:
     ids = request.prompt_token_ids
     if not ids or request.max_tokens < 1:
         raise InvalidRequestError(
-            "A request needs a prompt and a max_tokens of at least 1.", param="max_tokens"
+            "A request needs a prompt and ",
+            Field.MAX_TOKENS,
+            " of at least 1.",
+            param=Field.MAX_TOKENS,
         )
     if len(ids) >= limits.max_model_len:
         raise ContextLengthExceededError(
             f"The prompt has {len(ids)} tokens; with at least one of the answer it must fit the "
             f"model's {limits.max_model_len}.",
-            param="messages",
+            param=Field.PROMPT,
         )
     if not 0 <= min(ids) <= max(ids) < limits.vocab_size:
         raise InvalidRequestError("The prompt has token ids that the model does not know.")
@@ -119,8 +123,12 @@ def _check_logits(request: GenerateRequest, limits: RequestLimits) -> None:
     if num_bytes > MAX_LOGITS_BYTES:
         raise InvalidRequestError(
             f"The log probabilities of {request.max_tokens} tokens need more memory than the turbomind "
-            "engine has for them. Lower max_tokens, or leave logprobs out.",
-            param="logprobs",
+            "engine has for them. Lower ",
+            Field.MAX_TOKENS,
+            ", or leave ",
+            Field.LOGPROBS,
+            " out.",
+            param=Field.LOGPROBS,
         )
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from internvl_server.errors import ServerError
 from internvl_server.protocol.fields import FieldTable
 
 __all__ = [
@@ -13,7 +12,6 @@ __all__ = [
     "RESPONSES_FIELDS",
     "RESPONSES_IMPLEMENTED",
     "RESPONSES_REFUSED",
-    "in_own_names",
 ]
 
 # OpenAI's own. Labels for the caller's records are among them: the answer repeats them.
@@ -76,14 +74,6 @@ RESPONSES_REFUSED: Mapping[str, tuple[Any, ...]] = {
     "truncation": ("disabled",),
 }
 
-# Chat's names, which errors of later stages use, and those of the same things here.
-_OWN_NAMES: Mapping[str, str] = {
-    "logprobs": "include",
-    "max_tokens": "max_output_tokens",
-    "messages": "input",
-    "response_format": "text.format",
-}
-
 _NOT_STORED = "Nothing is stored here; send the whole conversation in 'input'."
 _INSTEAD: Mapping[str, str] = {
     "background": "Every response is answered on its own connection; leave it out.",
@@ -118,13 +108,3 @@ COUNT_FIELDS = FieldTable(
     },
     _INSTEAD,
 )
-
-
-def in_own_names(error: ServerError) -> ServerError:
-    """An error of a later stage, which names chat's fields, with the names they have here."""
-    message = error.message
-    for name, own in _OWN_NAMES.items():
-        message = message.replace(f"'{name}'", f"'{own}'").replace(f"`{name}`", f"`{own}`")
-    error.message = message
-    error.param = _OWN_NAMES.get(error.param or "", error.param)
-    return error

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 from internvl_server.core import Usage
 from internvl_server.errors import ServerError
+from internvl_server.protocol.dialects import RESPONSES
 from internvl_server.protocol.responses.request import ResponsesRequest
 from internvl_server.protocol.responses.text_format import FunctionTool, TextConfig
 
@@ -124,7 +125,7 @@ def input_tokens_json(usage: Usage) -> dict[str, Any]:
 
 def _error_json(error: ServerError) -> dict[str, Any]:
     """Of a response that began: whatever went wrong then is the server's."""
-    return {"code": "server_error", "message": error.message}
+    return {"code": "server_error", "message": error.message_for(RESPONSES.name_of)}
 
 
 def _text_json(text: TextConfig) -> dict[str, Any]:

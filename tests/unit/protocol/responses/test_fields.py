@@ -1,7 +1,7 @@
 from typing import Any, get_args, get_type_hints
 
 import pytest
-from internvl_server.errors import InvalidRequestError, UnsupportedParameterError
+from internvl_server.errors import UnsupportedParameterError
 from internvl_server.protocol.fields import known_fields
 from internvl_server.protocol.responses.fields import (
     COUNT_FIELDS,
@@ -10,7 +10,6 @@ from internvl_server.protocol.responses.fields import (
     RESPONSES_FIELDS,
     RESPONSES_IMPLEMENTED,
     RESPONSES_REFUSED,
-    in_own_names,
 )
 from internvl_server.protocol.responses.request import InputTokensRequest, ResponsesRequest
 from internvl_server.protocol.responses.unsupported import HOSTED_ITEMS, HOSTED_TOOLS
@@ -83,10 +82,3 @@ def test_every_item_of_the_installed_sdk_is_implemented_or_refused_by_name() -> 
 
 def test_every_tool_of_the_installed_sdk_is_implemented_or_refused_by_name() -> None:
     assert types_of(tool_param.ToolParam) == HOSTED_TOOLS | {"function"}
-
-
-def test_errors_of_later_stages_get_this_endpoints_names() -> None:
-    error = in_own_names(InvalidRequestError("Lower `max_tokens` of 'messages'.", param="messages"))
-    assert (error.message, error.param) == ("Lower `max_output_tokens` of 'input'.", "input")
-    other = in_own_names(InvalidRequestError("x", param="input[0].content"))
-    assert other.param == "input[0].content"
