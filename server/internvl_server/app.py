@@ -10,7 +10,7 @@ from functools import partial
 from fastapi import FastAPI
 
 from internvl_server import __version__
-from internvl_server.api.admission import AdmissionGate
+from internvl_server.api.admission import AdmissionGate, GateState
 from internvl_server.api.auth import AuthMiddleware
 from internvl_server.api.errors import install_error_handlers
 from internvl_server.api.openapi import install_openapi
@@ -134,7 +134,7 @@ def _lifespan(
             starting = asyncio.create_task(_start(services.engine, media, on_fatal))
             running.callback(starting.cancel)
             yield
-            services.gate.is_draining = True
+            services.gate.state = GateState.DRAINING
 
     return lifespan
 

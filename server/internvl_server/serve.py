@@ -11,6 +11,7 @@ from types import FrameType
 
 import uvicorn
 
+from internvl_server.api.admission import GateState
 from internvl_server.api.services import Services
 from internvl_server.app import create_app
 from internvl_server.errors import StartupError
@@ -80,7 +81,7 @@ class DrainingServer(uvicorn.Server):
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
             return
-        self._gate.is_unready = True
+        self._gate.state = GateState.UNREADY
         wait_s = 0.0 if sig == signal.SIGINT else self._pre_drain_s
         self._leave_at = min(self._leave_at, time.monotonic() + wait_s)
         if not wait_s:
@@ -93,7 +94,7 @@ class DrainingServer(uvicorn.Server):
         return await super().on_tick(counter)
 
     def _drain(self) -> None:
-        self._gate.is_draining = True
+        self._gate.state = GateState.DRAINING
         self.should_exit = True
         _log.info("stopping: %d requests in flight", self._gate.num_in_flight)
 

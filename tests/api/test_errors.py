@@ -6,6 +6,7 @@ from typing import Any
 import httpx2
 import openai
 import pytest
+from internvl_server.api.admission import GateState
 
 from tests.live_server import LiveServer
 
@@ -142,7 +143,7 @@ def test_more_than_the_limit_is_refused_at_once(start_server: Callable[..., Live
 
 def test_a_draining_server_says_so(start_server: Callable[..., LiveServer]) -> None:
     server = start_server()
-    server.gate.is_draining = True
+    server.gate.state = GateState.DRAINING
     assert_envelope(server.get("/ready"), 503, "engine_unavailable")
     assert_envelope(server.post(HELLO), 503, "engine_unavailable")
     assert server.get("/health").status_code == 200

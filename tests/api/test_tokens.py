@@ -9,6 +9,7 @@ import httpx2
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from internvl_server.api.admission import GateState
 from internvl_server.prompt.tokenizer import PromptTokenizer
 from PIL import ExifTags, Image
 
@@ -166,7 +167,7 @@ def test_the_edge_is_that_of_chat(start_server: Callable[..., LiveServer], path:
         send(server, path, body | {"model": "x"}, **key), 404, "model_not_found", "model"
     )
     assert_envelope(send(server, path, {"x": "y" * 1000}, **key), 413, "request_too_large")
-    server.gate.is_draining = True
+    server.gate.state = GateState.DRAINING
     assert_envelope(send(server, path, body, **key), 503, "engine_unavailable")
 
 

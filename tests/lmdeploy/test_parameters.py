@@ -207,7 +207,7 @@ async def test_logits_of_all_requests_fit_their_memory(make_engine, loop, monkey
             pass
     loop.plan = lambda call: Plan([65, END])
     async with asyncio.timeout(10):
-        while engine._logits._num_bytes:
+        while engine._logits_budget.in_use:
             await asyncio.sleep(0.005)
     assert await answer(engine, request) == ([65, END], "stop")
 
@@ -218,7 +218,7 @@ async def test_a_failed_request_gives_its_memory_back(make_engine, loop):
     with contextlib.suppress(Exception):
         await answer(engine, make_request(temperature=0.0, num_logprobs=1))
     await asyncio.sleep(0.01)
-    assert engine._logits._num_bytes == 0
+    assert engine._logits_budget.in_use == 0
 
 
 def test_choices_have_seeds_of_their_own():

@@ -1,45 +1,52 @@
 """How many requests are accepted at once. Refusing early and cheaply keeps the accepted ones fast."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from enum import Enum, auto
 
+from internvl_server.concurrency.budget import Budget, Permit
 from internvl_server.errors import EngineOverloadedError, EngineUnavailableError
 
-__all__ = ["AdmissionGate"]
+__all__ = ["AdmissionGate", "GateState"]
+
+
+class GateState(Enum):
+    """What the server does with new requests."""
+
+    OPEN = auto()
+    UNREADY = auto()
+    """`/ready` says no, so that load balancers look elsewhere; requests that still arrive are served."""
+    DRAINING = auto()
+    """New requests are refused; those in flight are finished."""
 
 
 class AdmissionGate:
     """Counts requests in flight, from before their body is read until their last byte is sent.
-
-    `is_unready` is set by the first signal to stop: `/ready` says no, so that balancers look elsewhere, but
-    who still comes is served. `is_draining` ends that: nobody new is admitted.
 
     Args:
         max_in_flight: Most requests at the same time.
     """
 
     def __init__(self, max_in_flight: int) -> None:
-        self._max_in_flight = max_in_flight
-        self.num_in_flight = 0
-        self.is_unready = False
-        self.is_draining = False
+        self._budget = Budget(max_in_flight, _overloaded)
+        self.state = GateState.OPEN
 
-    @contextmanager
-    def admit(self) -> Iterator[None]:
-        """Hold a place while the context lasts.
+    @property
+    def num_in_flight(self) -> int:
+        """Requests that hold a permit."""
+        return self._budget.in_use
+
+    def admit(self) -> Permit:
+        """Admit a request, until its permit is released.
 
         Raises:
-            EngineOverloadedError: All places are taken.
+            EngineOverloadedError: Too many requests are in flight.
             EngineUnavailableError: The server is shutting down.
         """
-        if self.is_draining:
+        if self.state is GateState.DRAINING:
             raise EngineUnavailableError("The server is shutting down. Try another replica.")
-        if self.num_in_flight >= self._max_in_flight:
-            raise EngineOverloadedError(
-                f"The server is busy with {self.num_in_flight} requests. Try again shortly."
-            )
-        self.num_in_flight += 1
-        try:
-            yield
-        finally:
-            self.num_in_flight -= 1
+        return self._budget.reserve()
+
+
+def _overloaded(num_in_flight: int) -> EngineOverloadedError:
+    return EngineOverloadedError(
+        f"Too many requests are in flight ({num_in_flight}). Retry shortly."
+    )

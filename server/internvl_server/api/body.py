@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from fastapi import Request
 
+from internvl_server.concurrency.offload import MAX_JSON_BYTES, offload
 from internvl_server.errors import (
     RequestTimeoutError,
     RequestTooLargeError,
@@ -22,9 +23,6 @@ IGNORED_HEADER = "x-ignored-fields"
 # Clients and proxies refuse answers with larger heads.
 _MAX_IGNORED_SHOWN = 64
 _MAX_IGNORED_CHARS = 4096
-
-# Bodies up to this size parse in well under a millisecond: not worth a thread.
-_MAX_BYTES_ON_LOOP = 65_536
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -45,7 +43,7 @@ async def read_request(request: Request, settings: Settings, parser: BodyParser[
     data = await read_json_body(request, settings.limits)
     ignore_unknown = settings.server.unknown_fields == "ignore"
     parse = partial(parser, data, settings.limits, ignore_unknown=ignore_unknown)
-    return parse() if len(data) <= _MAX_BYTES_ON_LOOP else await asyncio.to_thread(parse)
+    return await offload(parse, size=len(data), limit=MAX_JSON_BYTES)
 
 
 def ignored_header(paths: Sequence[str]) -> dict[str, str]:

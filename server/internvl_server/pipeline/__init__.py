@@ -10,7 +10,6 @@ from internvl_server.pipeline.generation import Choice, Generation
 from internvl_server.pipeline.measure import Measurement, PromptCounter
 from internvl_server.pipeline.prepare import Pipeline
 from internvl_server.pipeline.prompts import prepare_prompts
-from internvl_server.pipeline.tile_gate import TileGate
 
 __all__ = [
     "Choice",
@@ -19,7 +18,6 @@ __all__ = [
     "Pipeline",
     "PipelineVocabulary",
     "PromptCounter",
-    "TileGate",
     "check_capabilities",
     "prepare_prompts",
 ]

@@ -1,13 +1,12 @@
 """What a request would take of the context, without an engine: counts, and the tokens themselves."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from internvl_server.core import Conversation, ImageMeasure, ImageUsage, Usage
 from internvl_server.errors import InvalidRequestError
 from internvl_server.media.preparer import MediaPreparer
-from internvl_server.pipeline.tokenization import MAX_CHARS_ON_LOOP, tokenize_conversation
+from internvl_server.pipeline.tokenization import tokenize_conversation, tokenize_raw
 from internvl_server.prompt.builder import PromptBuilder, PromptSkeleton
 from internvl_server.prompt.tokenizer import PromptTokenizer
 from internvl_server.settings import LimitSettings
@@ -94,9 +93,7 @@ class PromptCounter:
         Raises:
             ContextLengthExceededError: The text is too long to be looked at.
         """
-        if len(text) <= MAX_CHARS_ON_LOOP:
-            return self._builder.build_raw(text).token_ids
-        return (await asyncio.to_thread(self._builder.build_raw, text)).token_ids
+        return (await tokenize_raw(self._builder, text)).token_ids
 
     def with_special_tokens(self, token_ids: Sequence[int]) -> tuple[int, ...]:
         """With those the checkpoint's own tokenizer puts around a text; prompts served here have none."""

@@ -1,10 +1,12 @@
 """Everything between a validated request and an engine that works on it."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 
+from internvl_server.concurrency.budget import Budget
+from internvl_server.concurrency.offload import offload
 from internvl_server.core import (
     AnswerParams,
     Conversation,
@@ -17,15 +19,18 @@ from internvl_server.core import (
     Usage,
 )
 from internvl_server.engine.base import Capability, Engine
-from internvl_server.errors import EngineUnavailableError, InvalidRequestError
+from internvl_server.errors import (
+    EngineOverloadedError,
+    EngineUnavailableError,
+    InvalidRequestError,
+)
 from internvl_server.media.pixels import to_pixel_values
 from internvl_server.media.preparer import MediaPreparer
 from internvl_server.output.text import AnswerText
 from internvl_server.pipeline.answers import PipelineVocabulary, text_factory
 from internvl_server.pipeline.capabilities import check_capabilities
 from internvl_server.pipeline.generation import Choice, Generation
-from internvl_server.pipeline.tile_gate import TileGate
-from internvl_server.pipeline.tokenization import MAX_CHARS_ON_LOOP, tokenize_conversation
+from internvl_server.pipeline.tokenization import tokenize_conversation, tokenize_raw
 from internvl_server.prompt.builder import PromptBuilder
 from internvl_server.settings import LimitSettings
 
@@ -59,7 +64,9 @@ class Pipeline:
         self._engine = engine
         self._vocabulary = vocabulary
         self._limits = limits
-        self._tile_gate = TileGate(limits.max_tiles_in_flight)
+        self._tile_budget = Budget(
+            limits.max_tiles_in_flight, _too_many_tiles, admits_oversized=True
+        )
 
     async def prepare(
         self,
@@ -107,10 +114,7 @@ class Pipeline:
         """
         self._refuse_when_not_ready()
         sampling = self.check(sampling, answer, None)
-        if isinstance(raw, str) and len(raw) > MAX_CHARS_ON_LOOP:
-            prompt = await asyncio.to_thread(self._builder.build_raw, raw)
-        else:
-            prompt = self._builder.build_raw(raw)
+        prompt = await tokenize_raw(self._builder, raw)
         return await self._start(request_id, prompt, sampling, answer, owner)
 
     async def _start(
@@ -180,8 +184,8 @@ class Pipeline:
         if not prompt.tiles:
             return None
         num_tiles = sum(tiles.num_tiles for tiles in prompt.tiles)
-        owner.enter_context(self._tile_gate.hold(num_tiles * num_choices))
-        return await asyncio.to_thread(to_pixel_values, prompt.tiles)
+        owner.enter_context(self._tile_budget.reserve(num_tiles * num_choices))
+        return await offload(partial(to_pixel_values, prompt.tiles))
 
     def _refuse_when_not_ready(self) -> None:
         """Before pictures are fetched and decoded for nothing."""
@@ -223,6 +227,12 @@ class Pipeline:
                     f"{self._vocabulary.size - 1}.",
                     param=param,
                 )
+
+
+def _too_many_tiles(num_tiles: int) -> EngineOverloadedError:
+    return EngineOverloadedError(
+        f"Too many image tiles are in flight ({num_tiles}). Retry shortly."
+    )
 
 
 def _next_seed(seed: int | None, index: int) -> int | None:

@@ -1,20 +1,24 @@
-"""Tokenising a conversation's text: on the event loop when it is short, in a thread when it is long."""
+"""Tokenizes prompts, in a thread if they are long."""
 
-import asyncio
+from collections.abc import Sequence
+from functools import partial
 
-from internvl_server.core import Conversation
+from internvl_server.concurrency.offload import MAX_TEXT_CHARS, MAX_TOKEN_IDS, offload
+from internvl_server.core import Conversation, Prompt
 from internvl_server.prompt.builder import PromptBuilder, PromptSkeleton
 
-__all__ = ["MAX_CHARS_ON_LOOP", "tokenize_conversation"]
-
-# Texts up to this length tokenise in well under a millisecond: not worth a thread.
-MAX_CHARS_ON_LOOP = 8192
+__all__ = ["tokenize_conversation", "tokenize_raw"]
 
 
 async def tokenize_conversation(
     builder: PromptBuilder, conversation: Conversation
 ) -> PromptSkeleton:
     """The conversation's skeleton."""
-    if conversation.num_text_chars <= MAX_CHARS_ON_LOOP:
-        return builder.skeleton(conversation)
-    return await asyncio.to_thread(builder.skeleton, conversation)
+    render = partial(builder.skeleton, conversation)
+    return await offload(render, size=conversation.num_text_chars, limit=MAX_TEXT_CHARS)
+
+
+async def tokenize_raw(builder: PromptBuilder, raw: str | Sequence[int]) -> Prompt:
+    """The prompt of literal text or of token ids; raises like `PromptBuilder.build_raw`."""
+    limit = MAX_TEXT_CHARS if isinstance(raw, str) else MAX_TOKEN_IDS
+    return await offload(partial(builder.build_raw, raw), size=len(raw), limit=limit)

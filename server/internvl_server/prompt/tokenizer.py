@@ -80,8 +80,12 @@ class PromptTokenizer:
             raise StartupError(f"The checkpoint's tokenizer has no token {name}.") from None
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of literal text; never one of an added token. Thread-safe, releases the GIL."""
-        return list(self._text_only.encode(text, add_special_tokens=False).ids)
+        """Ids of literal text; never one of an added token. Thread-safe.
+
+        `encode_batch_fast` releases the interpreter lock, which `encode` does not.
+        """
+        [encoding] = self._text_only.encode_batch_fast([text], add_special_tokens=False)
+        return list(encoding.ids)
 
     def encode_answer(self, text: str) -> list[int]:
         """Ids of text as a model writes it: added tokens that are not special are one id each."""

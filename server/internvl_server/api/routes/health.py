@@ -3,6 +3,7 @@
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
+from internvl_server.api.admission import GateState
 from internvl_server.api.errors import error_response
 from internvl_server.api.services import ServicesDep
 from internvl_server.errors import EngineUnavailableError
@@ -23,7 +24,7 @@ async def health() -> dict[str, str]:
 @router.head("/ready", include_in_schema=False)
 async def ready(services: ServicesDep) -> JSONResponse:
     """Ready: send requests here. 503 while loading, draining, or when the engine stands still."""
-    if services.gate.is_unready or services.gate.is_draining:
+    if services.gate.state is not GateState.OPEN:
         return error_response(EngineUnavailableError("The server is shutting down."))
     engine = services.engine.health()
     if not engine.is_ready:

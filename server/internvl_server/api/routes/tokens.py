@@ -1,6 +1,5 @@
 """POST /tokenize, /detokenize and /v1/chat/completions/input_tokens: counts without an engine."""
 
-import asyncio
 from functools import partial
 
 from fastapi import APIRouter, Request
@@ -10,6 +9,7 @@ from internvl_server.api.body import ignored_header, read_request
 from internvl_server.api.disconnect import run_until_disconnect
 from internvl_server.api.openapi import json_body
 from internvl_server.api.services import Services, ServicesDep
+from internvl_server.concurrency.offload import MAX_TOKEN_IDS, offload
 from internvl_server.protocol.chat.request import ChatCompletionRequest
 from internvl_server.protocol.dialects import CHAT, COMPLETIONS
 from internvl_server.protocol.reading import read_chat_request
@@ -27,9 +27,6 @@ __all__ = ["router"]
 
 router = APIRouter()
 
-# Lists up to this length turn into text in well under a millisecond: not worth a thread.
-_MAX_TOKENS_ON_LOOP = 4096
-
 
 @router.post("/tokenize", openapi_extra=json_body(TokenizeRequest))
 async def tokenize(request: Request, services: ServicesDep) -> JSONResponse:
@@ -42,7 +39,8 @@ async def tokenize(request: Request, services: ServicesDep) -> JSONResponse:
         tokens = await run_until_disconnect(request, _tokens(parsed, services))
         token_strs = None
         if parsed.options.return_token_strs:
-            token_strs = await asyncio.to_thread(services.prompt_counter.token_strs, tokens)
+            to_strs = partial(services.prompt_counter.token_strs, tokens)
+            token_strs = await offload(to_strs, size=len(tokens), limit=MAX_TOKEN_IDS)
         answer = tokens_json(tokens, token_strs, max_model_len=services.engine.info.max_model_len)
         return JSONResponse(answer, headers=ignored_header(parsed.ignored))
 
@@ -66,10 +64,8 @@ async def detokenize(request: Request, services: ServicesDep) -> JSONResponse:
         parsed = await read_request(request, services.settings, parser)
         _check_model(parsed.body.model, services)
         tokens = parsed.body.tokens
-        if len(tokens) <= _MAX_TOKENS_ON_LOOP:
-            text = services.prompt_counter.text_of(tokens)
-        else:
-            text = await asyncio.to_thread(services.prompt_counter.text_of, tokens)
+        to_text = partial(services.prompt_counter.text_of, tokens)
+        text = await offload(to_text, size=len(tokens), limit=MAX_TOKEN_IDS)
         return JSONResponse({"prompt": text}, headers=ignored_header(parsed.ignored))
 
 

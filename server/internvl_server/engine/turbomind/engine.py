@@ -20,7 +20,7 @@ from internvl_server.engine.guided.compiler import GrammarCompiler
 from internvl_server.engine.stream import Stream
 from internvl_server.engine.turbomind.jobs import JobPool, Work
 from internvl_server.engine.turbomind.limits import MAX_LOGITS_BYTES, RequestLimits, check_request
-from internvl_server.engine.turbomind.logits import LogitsGate, logits_bytes
+from internvl_server.engine.turbomind.logits import logits_budget, logits_bytes
 from internvl_server.engine.turbomind.machine import check_machine
 from internvl_server.errors import EngineUnavailableError, StartupError
 from internvl_server.settings import TurbomindSettings
@@ -69,7 +69,7 @@ class TurbomindEngine:
         self._settings = settings
         self._info = EngineInfo("turbomind", max_model_len, max_num_seqs, CAPABILITIES["turbomind"])
         self._limits = RequestLimits.of(checkpoint, max_model_len=max_model_len)
-        self._logits = LogitsGate(MAX_LOGITS_BYTES)
+        self._logits_budget = logits_budget(MAX_LOGITS_BYTES)
         self._state = "not started"
         self._runtime: Runtime | None = None
         self._jobs: JobPool | None = None
@@ -140,10 +140,9 @@ class TurbomindEngine:
         if request.images:
             images = await asyncio.to_thread(runtime.multimodal, request)
         _, jobs = self._parts()  # it may have been closed meanwhile
-        num_bytes = logits_bytes(request, self._limits.vocab_size)
-        self._logits.take(num_bytes)
+        permit = self._logits_budget.reserve(logits_bytes(request, self._limits.vocab_size))
         job = jobs.submit(stream, Work(replace(request, pixel_values=None), images, grammar))
-        job.task.add_done_callback(lambda _: self._logits.give_back(num_bytes))
+        job.task.add_done_callback(lambda _: permit.release())
         return partial(jobs.abort, job)
 
     def _parts(self) -> tuple["Runtime", JobPool]:

@@ -5,10 +5,11 @@ what these have left. They are the model's where none of these does anything. Ot
 logits themselves, a row of the whole vocabulary for each token of the answer.
 """
 
+from internvl_server.concurrency.budget import Budget
 from internvl_server.core import GenerateRequest, SamplingParams
 from internvl_server.errors import EngineOverloadedError
 
-__all__ = ["LogitsGate", "logits_bytes", "needs_logits"]
+__all__ = ["logits_budget", "logits_bytes", "needs_logits"]
 
 _BYTES_PER_LOGIT = 2  # of the model's 16 bit type
 
@@ -30,30 +31,12 @@ def logits_bytes(request: GenerateRequest, vocab_size: int) -> int:
     return (request.max_tokens + 1) * vocab_size * _BYTES_PER_LOGIT
 
 
-class LogitsGate:
-    """Bounds the memory that logits take while requests wait and run.
+def logits_budget(max_bytes: int) -> Budget:
+    """Bounds the bytes that the logits of all requests take while these wait and run."""
+    return Budget(max_bytes, _no_memory)
 
-    Args:
-        max_bytes: Most bytes of all requests together.
-    """
 
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._num_bytes = 0
-
-    def take(self, num_bytes: int) -> None:
-        """Count a request's memory, until `give_back`.
-
-        Raises:
-            EngineOverloadedError: There is too much in use.
-        """
-        if num_bytes and self._num_bytes + num_bytes > self._max_bytes:
-            raise EngineOverloadedError(
-                "The engine has no memory for more log probabilities now. Try again shortly, or set "
-                "max_tokens lower."
-            )
-        self._num_bytes += num_bytes
-
-    def give_back(self, num_bytes: int) -> None:
-        """The request is over."""
-        self._num_bytes -= num_bytes
+def _no_memory(_: int) -> EngineOverloadedError:
+    return EngineOverloadedError(
+        "The engine has no memory for more log probabilities now. Retry shortly, or set max_tokens lower."
+    )

@@ -1,0 +1,81 @@
+"""Bounds what all requests together may hold of one resource: requests, tiles, bytes."""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+__all__ = ["Budget", "Permit"]
+
+
+class Budget:
+    """An amount that can be reserved and released. For use on one event loop; never waits.
+
+    Args:
+        limit: The most that may be reserved at once.
+        refusal: Makes the error to raise when a reservation does not fit, from the amount in use.
+        admits_oversized: Whether a reservation over the limit is granted while nothing else is reserved.
+    """
+
+    def __init__(
+        self, limit: int, refusal: Callable[[int], Exception], *, admits_oversized: bool = False
+    ) -> None:
+        self._limit = limit
+        self._refusal = refusal
+        self._admits_oversized = admits_oversized
+        self.in_use = 0
+
+    def reserve(self, amount: int = 1) -> "Permit":
+        """Reserve an amount until the permit is released. Zero always fits.
+
+        Raises:
+            Exception: The one that `refusal` makes: the amount does not fit now.
+        """
+        permit = Permit(self)
+        permit.resize(amount)
+        return permit
+
+    def exchange(self, old: int, new: int) -> None:
+        """Replace a reserved amount by another; permits call it.
+
+        Raises:
+            Exception: As `reserve`; nothing has changed then.
+        """
+        others = self.in_use - old
+        is_exempt = self._admits_oversized and not others
+        if new > old and others + new > self._limit and not is_exempt:
+            raise self._refusal(self.in_use)
+        self.in_use = others + new
+
+
+class Permit:
+    """What one owner has reserved of a budget. As a context manager it is released at the end."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self.amount = 0
+
+    def resize(self, amount: int) -> None:
+        """Change the reserved amount.
+
+        Raises:
+            Exception: As `Budget.reserve`, when a larger amount does not fit; the old one stays reserved.
+        """
+        self._budget.exchange(self.amount, amount)
+        self.amount = amount
+
+    def release(self) -> None:
+        """Give the whole amount back. Idempotent."""
+        self.resize(0)
+
+    def __enter__(self) -> Self:
+        """The permit itself."""
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Release it."""
+        self.release()
