@@ -224,15 +224,15 @@ def test_a_model_that_cannot_be_served_is_said(batch: Batch) -> None:
 
 
 @pytest.mark.model
-def test_the_readmes_command(tmp_path: Path) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = re.search(r"^python -m internvl_server batch .*", readme, re.MULTILINE)
+def test_the_command_of_the_documentation(tmp_path: Path) -> None:
+    page = (ROOT / "server/docs/batch.md").read_text(encoding="utf-8")
+    found = re.search(r"^internvl-server (batch .*)", page, re.MULTILINE)
     assert found is not None
-    *options, output = shlex.split(found.group())[1:]
+    *options, output = shlex.split(found.group(1))
     assert output == "answers.jsonl"
     answers = tmp_path / output
     done = subprocess.run(
-        [sys.executable, *options, str(answers)],
+        [sys.executable, "-m", "internvl_server", *options, str(answers)],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -8,14 +8,10 @@ from pathlib import Path
 
 from internvl_server import errors
 from internvl_server.api.errors import ERROR_TABLE
-from internvl_server.api.errors_table import SPECIAL_CODES, errors_table
-from internvl_server.fields_table import fields_table
-from internvl_server.protocol.responses.fields import RESPONSES_FIELDS
-from internvl_server.settings.table import settings_table
+from internvl_server.api.errors_table import SPECIAL_CODES
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "server" / "internvl_server").rglob("*.py"))
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def functions() -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -71,24 +67,6 @@ def test_the_error_tree_is_drawn_in_full() -> None:
     assert errors.__doc__
     for name in errors.__all__:
         assert name in errors.__doc__, name
-
-
-def test_the_readme_has_every_setting() -> None:
-    assert settings_table() in README, "run: python -m internvl_server settings"
-
-
-def test_the_readme_has_the_table_of_fields() -> None:
-    assert fields_table() in README, "run: scripts/update-readme"
-
-
-def test_the_readme_has_every_field_of_responses() -> None:
-    section = README.split("## Responses\n")[1].split("\n## ")[0]
-    fields = RESPONSES_FIELDS.kept | RESPONSES_FIELDS.bookkeeping | RESPONSES_FIELDS.refused.keys()
-    assert [f for f in sorted(fields - {"model"}) if f"`{f}`" not in section] == []
-
-
-def test_the_readme_has_the_table_of_errors() -> None:
-    assert errors_table() in README, "run: scripts/update-readme"
 
 
 def test_every_code_that_is_raised_is_in_the_table() -> None:

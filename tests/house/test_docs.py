@@ -1,0 +1,98 @@
+"""The documentation: its tables are current, its links lead somewhere, and its commands are ones that work.
+
+`scripts/run_examples.py` runs the curl and Python examples against a server; CI calls it.
+"""
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from internvl_server.cli import main
+from internvl_server.protocol.responses.fields import RESPONSES_FIELDS
+
+from scripts.run_examples import PAGES, blocks
+from scripts.update_docs import updated
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+PAGE_IDS = [page.name for page in PAGES]
+MAX_README_BYTES = 12_288
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The command lines of a page's shell blocks, curl examples left out."""
+    texts = [text for kind, text in blocks(page) if kind in ("bash", "console")]
+    lines = [line for text in texts if not text.startswith("curl") for line in text.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.strip()]
+
+
+COMMANDS = [(page, words) for page in PAGES for words in commands(page)]
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_bytes()) <= MAX_README_BYTES
+
+
+@pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)
+def test_tables_are_current(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert updated(text) == text, "run scripts/update_docs.py"
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "server" / "README.md"], ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [page.name for page in PAGES[1:] if f"server/docs/{page.name}" not in readme] == []
+
+
+def test_the_page_of_responses_names_every_field() -> None:
+    text = (ROOT / "server/docs/responses.md").read_text(encoding="utf-8")
+    fields = RESPONSES_FIELDS.kept | RESPONSES_FIELDS.bookkeeping | RESPONSES_FIELDS.refused.keys()
+    assert [f for f in sorted(fields - {"model"}) if f"`{f}`" not in text] == []
+
+
+@pytest.mark.parametrize(("page", "words"), COMMANDS, ids=[" ".join(w) for _, w in COMMANDS])
+def test_commands_work(page: Path, words: list[str]) -> None:
+    while "=" in words[0]:
+        words = words[1:]
+    match words:
+        case ["docker", "compose", *options]:
+            check_compose(options)
+        case ["docker", "build", "--target", target, *_]:
+            assert f" AS {target}\n" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
+        case ["pip", "install", requirement]:
+            check_requirement(requirement)
+        case ["internvl-server", *arguments]:
+            check_command_line(arguments)
+        case [program, *arguments] if program.startswith(("scripts/", ".venv/")):
+            paths = [word for word in (program, *arguments) if word.startswith("scripts/")]
+            assert all((ROOT / path).exists() for path in paths)
+        case _:
+            pytest.fail(f"{page.name}: no check for {words}")
+
+
+def check_compose(options: list[str]) -> None:
+    profile = options[1] if options[0] == "--profile" else None
+    [_, *services] = options[2:] if profile else options
+    assert all(profile in COMPOSE["services"][name]["profiles"] for name in services)
+    assert profile is None or services
+
+
+def check_requirement(requirement: str) -> None:
+    extra = re.fullmatch(r"\.\[(\w+)\]", requirement)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert extra
+    assert extra[1] in project["optional-dependencies"]
+
+
+def check_command_line(arguments: list[str]) -> None:
+    if arguments[0] == "plan":
+        assert main(arguments) == 0
