@@ -159,7 +159,7 @@ async def test_pillows_limits_are_ours(make_engine):
 
 
 async def test_health_follows_the_scheduler(make_engine, loop, monkeypatch):
-    monkeypatch.setattr("internvl_server.engine.turbomind.engine._STALL_S", 0.3)
+    monkeypatch.setattr("internvl_server.engine.health._STALL_S", 0.3)
     monkeypatch.setattr("internvl_server.engine.turbomind.engine._SAMPLE_S", 0.02)
     engine = await make_engine()
     assert engine.health().is_ready
@@ -180,7 +180,7 @@ async def test_health_follows_the_scheduler(make_engine, loop, monkeypatch):
 
 
 async def test_health_without_ticks_follows_the_tokens(make_engine, loop, monkeypatch):
-    monkeypatch.setattr("internvl_server.engine.turbomind.engine._STALL_S", 0.3)
+    monkeypatch.setattr("internvl_server.engine.health._STALL_S", 0.3)
     loop.has_metrics = False
     engine = await make_engine()
     loop.plan = lambda call: Plan([65], None)

@@ -1,25 +1,29 @@
-"""What the reader of one TurboMind request holds: its tokens so far, and the way to abort it."""
+"""The reader's side of one request: its tokens so far, and the way to abort it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 from internvl_server.core import FinishReason, TokenDelta, TokenLogprobs
 from internvl_server.errors import ServerError
 
-__all__ = ["Stream"]
+__all__ = ["Abort", "Stream"]
 
-Abort = Callable[[], Awaitable[None]]
+Abort: TypeAlias = Callable[[], Awaitable[None]]
 
 
 class Stream:
-    """A context manager that is its own iterator of deltas.
+    """A context manager that is its own iterator of deltas; see `Engine.generate`.
 
-    A reader who is slower than the engine gets several tokens in one delta.
+    A reader slower than the engine gets several tokens in one delta. Iteration ends after a delta with a
+    `finish_reason`, or with the error passed to `fail`; never silently.
+
+    Not thread-safe: an engine with its own thread hands its tokens over with `call_soon_threadsafe`, once a
+    step for all streams.
 
     Args:
-        enter: Accepts the request, or refuses it by raising; returns what aborts it.
+        enter: Accepts the request, or refuses it by raising; returns the function that aborts it.
     """
 
     def __init__(self, enter: Callable[[Self], Awaitable[Abort]]) -> None:
@@ -36,7 +40,7 @@ class Stream:
     async def __aenter__(self) -> Self:
         """Accept the request and queue it."""
         assert self._enter is not None, "a stream is entered once"
-        # Dropped before the call: it holds the request, whose pixels must not outlive their hand-over.
+        # Dropped before the call, because it holds the request, whose pixels are freed once encoded.
         enter, self._enter = self._enter, None
         self._abort = await enter(self)
         return self
@@ -47,12 +51,12 @@ class Stream:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Abort the request; nothing is left to abort of one that has ended. Never waits."""
+        """Abort the request unless it has ended. Does not wait for the engine to confirm it."""
         if self._abort is not None:
             await self._abort()
 
     def put(self, new: TokenDelta) -> None:
-        """Take over new tokens; the last call has a reason."""
+        """Add new tokens; the last call has a `finish_reason`."""
         self._token_ids += new.token_ids
         self._logprobs += new.logprobs or ()
         self._finish_reason = new.finish_reason
@@ -60,7 +64,7 @@ class Stream:
         self._news.set()
 
     def fail(self, error: ServerError) -> None:
-        """End the stream with an error, after the tokens it already has. The first error stays."""
+        """End the stream with an error, raised after the tokens it already has. The first error counts."""
         self._error = self._error or error
         self._news.set()
 

@@ -2,27 +2,27 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable
 from functools import partial
 
 import torch
 
 from internvl_server.checkpoint.files import Checkpoint
-from internvl_server.core import GenerateRequest, SamplingParams
+from internvl_server.core import GenerateRequest, SamplingParams, TokenDelta
 from internvl_server.core.vocabulary import Vocabulary
 from internvl_server.engine.base import Capability, EngineHealth, EngineInfo, TokenStream
 from internvl_server.engine.capabilities import CAPABILITIES
-from internvl_server.engine.cpu.limits import RequestLimits, check_request
+from internvl_server.engine.checks import RequestLimits, check_request
 from internvl_server.engine.cpu.model.config import parse_model_config
 from internvl_server.engine.cpu.model.kv_cache import kv_bytes_per_token
 from internvl_server.engine.cpu.model.weights import load_model
 from internvl_server.engine.cpu.runner import Runner
 from internvl_server.engine.cpu.scheduler import Prefill, Scheduler, Sequence
-from internvl_server.engine.cpu.stream import Event, Stream
-from internvl_server.engine.cpu.worker import Worker
+from internvl_server.engine.cpu.worker import Event, Worker
 from internvl_server.engine.guided.compiler import GrammarCompiler
 from internvl_server.engine.guided.matcher import CompiledGrammar, GrammarVocabulary
+from internvl_server.engine.health import health_of
+from internvl_server.engine.stream import Abort, Stream
 from internvl_server.errors import (
     EngineError,
     EngineUnavailableError,
@@ -33,9 +33,6 @@ from internvl_server.settings import CpuSettings
 
 __all__ = ["CpuEngine"]
 
-# A step is one token of each request and one chunk of a prompt; one that takes longer than this is
-# taken for a hang by `health`.
-_STALL_S = 30.0
 # Below this size one thread is faster than several: a step is shorter than waking the others.
 _MAX_SINGLE_THREAD_PARAMETERS = 50_000_000
 
@@ -132,19 +129,13 @@ class CpuEngine:
     def health(self) -> EngineHealth:
         """Ready while the thread lives and, when there is work, has finished a step lately."""
         worker = self._worker
-        if worker is None or self._state != "running":
-            return EngineHealth(is_ready=False, reason=f"The engine is {self._state}.")
-        counts = worker.num_running, worker.num_waiting
-        silence_s = time.monotonic() - worker.last_progress
-        if any(counts) and silence_s > _STALL_S:
-            return EngineHealth(
-                is_ready=False,
-                reason=f"No step has finished for {silence_s:.0f} s.",
-                num_running=counts[0],
-                num_waiting=counts[1],
-            )
-        return EngineHealth(
-            is_ready=True, reason="ok", num_running=counts[0], num_waiting=counts[1]
+        if worker is None:
+            return health_of(self._state)
+        return health_of(
+            self._state,
+            num_running=worker.num_running,
+            num_waiting=worker.num_waiting,
+            last_progress=worker.last_progress,
         )
 
     def generate(self, request: GenerateRequest) -> TokenStream:
@@ -156,7 +147,7 @@ class CpuEngine:
         self._limits = RequestLimits(
             max_model_len=self._info.max_model_len,
             vocab_size=self._config.decoder.vocab_size,
-            tile_shape=(3, self._checkpoint.tile_px, self._checkpoint.tile_px),
+            tile_px=self._checkpoint.tile_px,
             num_tokens_per_tile=self._config.vision.num_patches // 4,
         )
         self._scheduler = Scheduler(
@@ -177,7 +168,7 @@ class CpuEngine:
         _warm_up(runner)
         return runner
 
-    async def _submit(self, request: GenerateRequest, stream: Stream) -> Callable[[], None]:
+    async def _submit(self, request: GenerateRequest, stream: Stream) -> Abort:
         self._running_worker()
         check_request(request, self._limits)
         guide = await self._compile(request)
@@ -209,7 +200,7 @@ class CpuEngine:
             )
         return await self._guides.compile(constraint)
 
-    def _abort(self, sequence: Sequence) -> None:
+    async def _abort(self, sequence: Sequence) -> None:
         """Free a request that was left before its end."""
         if self._streams.pop(sequence, None) is not None and self._worker is not None:
             self._worker.abort(sequence)
@@ -225,9 +216,14 @@ class CpuEngine:
             stream = self._streams.get(event.sequence)
             if stream is None:
                 continue
-            if event.error is not None or event.finish_reason is not None:
+            if isinstance(event.outcome, TokenDelta):
+                stream.put(event.outcome)
+                has_ended = event.outcome.finish_reason is not None
+            else:
+                stream.fail(event.outcome)
+                has_ended = True
+            if has_ended:
                 del self._streams[event.sequence]
-            stream.put(event)
 
     def _crash(self) -> None:
         self._state = "down after an unexpected error"
@@ -238,11 +234,10 @@ class CpuEngine:
         running = frozenset(self._scheduler.running)
         is_closed = self._state == "closed"
         why = "was shut down" if is_closed else "ended unexpectedly"
-        errors: list[Event] = []
-        for sequence in self._streams:
+        streams, self._streams = self._streams, {}
+        for sequence, stream in streams.items():
             kind = EngineUnavailableError if is_closed and sequence not in running else EngineError
-            errors.append(Event(sequence, error=kind(f"The engine {why}.")))
-        self._deliver(errors)
+            stream.fail(kind(f"The engine {why}."))
 
 
 def _capabilities(tokens: Vocabulary) -> frozenset[Capability]:

@@ -5,23 +5,31 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
 import torch
 
-from internvl_server.core import FinishReason
+from internvl_server.core import FinishReason, TokenDelta
 from internvl_server.engine.cpu.runner import Choice, Runner
 from internvl_server.engine.cpu.scheduler import Scheduler, Sequence, Step
-from internvl_server.engine.cpu.stream import Event
 from internvl_server.errors import EngineError
 
-__all__ = ["Worker"]
+__all__ = ["Event", "Worker"]
 
 logger = logging.getLogger(__name__)
 
 _Command: TypeAlias = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A new token of a sequence, or the error that ended it."""
+
+    sequence: Sequence
+    outcome: TokenDelta | EngineError
 
 
 class Worker:
@@ -174,7 +182,8 @@ class Worker:
             reason = "length"
         if reason is not None:
             self._drop(sequence)
-        return Event(sequence, choice.token_id, reason, choice.logprobs)
+        logprobs = None if choice.logprobs is None else (choice.logprobs,)
+        return Event(sequence, TokenDelta((choice.token_id,), reason, logprobs))
 
     def _fail(self, sequence: Sequence, cause: Exception) -> Event:
         self._drop(sequence)
@@ -182,4 +191,4 @@ class Worker:
         reason = "ran out of memory" if is_memory else "failed"
         error = EngineError(f"The engine {reason} while computing this request.")
         error.__cause__ = cause
-        return Event(sequence, error=error)
+        return Event(sequence, error)

@@ -27,13 +27,12 @@ from internvl_server.core import (
 )
 from internvl_server.engine.base import Capability, EngineHealth, EngineInfo
 from internvl_server.engine.capabilities import CAPABILITIES
+from internvl_server.engine.checks import RequestLimits, check_request
 from internvl_server.engine.echo.narrowing import is_binding
+from internvl_server.engine.health import health_of
 from internvl_server.errors import (
-    ContextLengthExceededError,
     EngineError,
     EngineUnavailableError,
-    Field,
-    InvalidRequestError,
     UnsupportedParameterError,
 )
 from internvl_server.settings import EchoSettings
@@ -131,13 +130,7 @@ class EchoEngine:
 
     def health(self) -> EngineHealth:
         """Ready between `start` and `close`."""
-        is_ready = self._state == "running"
-        return EngineHealth(
-            is_ready=is_ready,
-            reason="ok" if is_ready else f"The engine is {self._state}.",
-            num_running=self.num_running,
-            num_waiting=self.num_waiting,
-        )
+        return health_of(self._state, num_running=self.num_running, num_waiting=self.num_waiting)
 
     @contextlib.asynccontextmanager
     async def generate(self, request: GenerateRequest) -> AsyncIterator[AsyncIterator[TokenDelta]]:
@@ -158,17 +151,7 @@ class EchoEngine:
         """Refuse what cannot be answered, for the reasons any engine has."""
         if self._state != "running":
             raise EngineUnavailableError(f"The engine is {self._state}; try again later.")
-        if request.max_tokens < 1:
-            raise InvalidRequestError(
-                Field.MAX_TOKENS, " must be at least 1.", param=Field.MAX_TOKENS
-            )
-        num_prompt_tokens = len(request.prompt_token_ids)
-        if num_prompt_tokens >= self._info.max_model_len:
-            raise ContextLengthExceededError(
-                f"The prompt has {num_prompt_tokens} tokens; with at least one of the answer it "
-                f"must fit the model's {self._info.max_model_len}.",
-                param=Field.PROMPT,
-            )
+        check_request(request, RequestLimits(self._info.max_model_len))
 
     async def _begin_guided(self, request: GenerateRequest) -> "ShortAnswer | None":
         """What is answered instead of the prompt's text, if the request asks for a format."""

@@ -1,9 +1,10 @@
 """The asyncio side of TurboMind: takes or refuses requests, and knows how the engine is."""
 
 import asyncio
+import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,10 +17,12 @@ from internvl_server.checkpoint.files import Checkpoint
 from internvl_server.core import GenerateRequest
 from internvl_server.engine.base import EngineHealth, EngineInfo, TokenStream
 from internvl_server.engine.capabilities import CAPABILITIES
+from internvl_server.engine.checks import RequestLimits, check_request
 from internvl_server.engine.guided.compiler import GrammarCompiler
-from internvl_server.engine.stream import Stream
+from internvl_server.engine.health import health_of
+from internvl_server.engine.stream import Abort, Stream
 from internvl_server.engine.turbomind.jobs import JobPool, Work
-from internvl_server.engine.turbomind.limits import MAX_LOGITS_BYTES, RequestLimits, check_request
+from internvl_server.engine.turbomind.limits import MAX_LOGITS_BYTES, check_turbomind_limits
 from internvl_server.engine.turbomind.logits import logits_budget, logits_bytes
 from internvl_server.engine.turbomind.machine import check_machine
 from internvl_server.errors import EngineUnavailableError, StartupError
@@ -30,8 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["TurbomindEngine"]
 
-# A tick of the scheduler is one forward pass; none for so long is taken for a hang by `health`.
-_STALL_S = 30.0
 _SAMPLE_S = 1.0
 # Native requests that are told to end usually do within a pass.
 _CLOSE_S = 10.0
@@ -68,7 +69,7 @@ class TurbomindEngine:
         self._checkpoint = checkpoint
         self._settings = settings
         self._info = EngineInfo("turbomind", max_model_len, max_num_seqs, CAPABILITIES["turbomind"])
-        self._limits = RequestLimits.of(checkpoint, max_model_len=max_model_len)
+        self._limits = _limits_of(checkpoint, max_model_len)
         self._logits_budget = logits_budget(MAX_LOGITS_BYTES)
         self._state = "not started"
         self._runtime: Runtime | None = None
@@ -112,28 +113,23 @@ class TurbomindEngine:
 
     def health(self) -> EngineHealth:
         """Ready while TurboMind runs and, when there is work, its scheduler has ticked lately."""
-        if self._state != "running" or self._jobs is None:
-            return EngineHealth(is_ready=False, reason=f"The engine is {self._state}.")
-        num_running, num_waiting = self._jobs.num_running, self._jobs.num_waiting
-        silence_s = time.monotonic() - self._jobs.last_progress
-        if num_running and silence_s > _STALL_S:
-            reason = f"The engine has made no progress for {silence_s:.0f} s."
-            return EngineHealth(
-                is_ready=False, reason=reason, num_running=num_running, num_waiting=num_waiting
-            )
-        return EngineHealth(
-            is_ready=True, reason="ok", num_running=num_running, num_waiting=num_waiting
+        if self._jobs is None:
+            return health_of(self._state)
+        return health_of(
+            self._state,
+            num_running=self._jobs.num_running,
+            num_waiting=self._jobs.num_waiting,
+            last_progress=self._jobs.last_progress,
         )
 
     def generate(self, request: GenerateRequest) -> TokenStream:
         """Queue a request; see `Engine.generate`. A guide is compiled before the request is accepted."""
         return Stream(partial(self._accept, request))
 
-    async def _accept(
-        self, request: GenerateRequest, stream: Stream
-    ) -> Callable[[], Awaitable[None]]:
+    async def _accept(self, request: GenerateRequest, stream: Stream) -> Abort:
         runtime, _ = self._parts()
         check_request(request, self._limits)
+        check_turbomind_limits(request, self._limits, self._checkpoint.stop_token_ids)
         constraint = request.sampling.constraint
         grammar = None if constraint is None else await self._guides.compile(constraint)
         images = None
@@ -182,6 +178,16 @@ class TurbomindEngine:
             if tick is not None and tick != last:
                 last, jobs.last_progress = tick, time.monotonic()
             time.sleep(_SAMPLE_S)
+
+
+def _limits_of(checkpoint: Checkpoint, max_model_len: int) -> RequestLimits:
+    text = checkpoint.config.get("llm_config") or checkpoint.config.get("text_config") or {}
+    return RequestLimits(
+        max_model_len=max_model_len,
+        vocab_size=int(text.get("vocab_size", sys.maxsize)),
+        tile_px=checkpoint.tile_px,
+        num_tokens_per_tile=checkpoint.num_tokens_per_tile,
+    )
 
 
 async def _in_thread(function: Callable[[], T]) -> T:

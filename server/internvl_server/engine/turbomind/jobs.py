@@ -114,6 +114,8 @@ class JobPool:
 
     def submit(self, stream: Stream, work: Work) -> Job:
         """Queue a request."""
+        if not self._jobs:
+            self.last_progress = time.monotonic()  # the idle time before it is no stall
         job = Job(stream, work.request)
         job.task = asyncio.create_task(self._run(job, work))
         self._jobs.add(job)
@@ -143,8 +145,6 @@ class JobPool:
 
     async def _run(self, job: Job, work: Work) -> None:
         async with self._slots:
-            if not self.num_running:
-                self.last_progress = time.monotonic()  # after a pause the clock starts anew
             handle = job.handle = self._handles.pop()
             try:
                 await self._drive(job, handle, work)

@@ -1,9 +1,11 @@
-"""Log probabilities that TurboMind does not hand out: taken from rows of logits, in a bounded memory.
+"""Log probabilities computed from rows of logits, in bounded memory.
 
-Its own are of what it draws from: after the penalty, the temperature, the filters and the guide, and only of
-what these have left. They are the model's where none of these does anything. Otherwise it is asked for the
-logits themselves, a row of the whole vocabulary for each token of the answer.
+TurboMind reports the distribution it draws from: after penalty, temperature, filters and grammar, and only
+for the tokens they keep. That is the model's distribution only if none of them is in use. Otherwise it is
+asked for the logits themselves, one row of the whole vocabulary for each token of the answer.
 """
+
+from dataclasses import fields
 
 from internvl_server.concurrency.budget import Budget
 from internvl_server.core import GenerateRequest, SamplingParams
@@ -14,14 +16,18 @@ __all__ = ["logits_budget", "logits_bytes", "needs_logits"]
 _BYTES_PER_LOGIT = 2  # of the model's 16 bit type
 
 
+# Parameters that leave TurboMind's distribution the model's own. Any other one, a new one included, counts as
+# changing it unless it has its default value.
+_HARMLESS = frozenset({"max_tokens", "seed", "stop", "num_logprobs"})
+
+
 def needs_logits(sampling: SamplingParams) -> bool:
-    """Whether the log probabilities asked for have to be taken from logits."""
-    is_plain = (
-        (sampling.temperature, sampling.top_p, sampling.repetition_penalty) == (1.0, 1.0, 1.0)
-        and (sampling.top_k, sampling.min_p, sampling.min_tokens) == (0, 0.0, 0)
-        and sampling.constraint is None
+    """Whether the log probabilities asked for must be computed from logits."""
+    return sampling.num_logprobs is not None and any(
+        getattr(sampling, field.name) != field.default
+        for field in fields(SamplingParams)
+        if field.name not in _HARMLESS
     )
-    return sampling.num_logprobs is not None and not is_plain
 
 
 def logits_bytes(request: GenerateRequest, vocab_size: int) -> int:

@@ -1,0 +1,34 @@
+"""How an engine judges its own health: by the time since it last made progress."""
+
+import time
+
+from internvl_server.engine.base import EngineHealth
+
+__all__ = ["health_of"]
+
+# A step of an engine takes well under a second; one that takes longer than this has hung.
+_STALL_S = 30.0
+
+
+def health_of(
+    state: str, *, num_running: int = 0, num_waiting: int = 0, last_progress: float | None = None
+) -> EngineHealth:
+    """Ready while the state is "running" and the engine, if it has work, has made progress lately.
+
+    Args:
+        state: Completes the sentence "The engine is …".
+        num_running: Requests being computed.
+        num_waiting: Requests accepted but not yet computed.
+        last_progress: When the last step ended, or when work arrived after a pause, by
+            `time.monotonic`. None for an engine that cannot hang.
+    """
+    reason = "ok"
+    if state != "running":
+        reason = f"The engine is {state}."
+    elif last_progress is not None and (num_running or num_waiting):
+        silence_s = time.monotonic() - last_progress
+        if silence_s > _STALL_S:
+            reason = f"The engine has made no progress for {silence_s:.0f} s."
+    return EngineHealth(
+        is_ready=reason == "ok", reason=reason, num_running=num_running, num_waiting=num_waiting
+    )
