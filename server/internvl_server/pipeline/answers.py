@@ -1,6 +1,5 @@
 """What turns the tokens of a request's choices into text: one `AnswerText` each."""
 
-import asyncio
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,14 +7,11 @@ from dataclasses import dataclass
 from internvl_server.core import AnswerParams, GenerateRequest, ToolCalls
 from internvl_server.output.detokenizer import DetokenizerFactory
 from internvl_server.output.logprobs import LogprobWriter
-from internvl_server.output.stop import StopMatcher, StopStrings
+from internvl_server.output.stop import StopMatcher
 from internvl_server.output.text import AnswerRules, AnswerText
 from internvl_server.output.tool_calls import ToolCallParser
 
 __all__ = ["PipelineVocabulary", "text_factory"]
-
-# Automata of stop strings up to this length are made in well under a millisecond: not worth a thread.
-_MAX_CHARS_ON_LOOP = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +26,15 @@ class PipelineVocabulary:
     new_detokenizer: DetokenizerFactory
 
 
-async def text_factory(
+def text_factory(
     request: GenerateRequest, answer: AnswerParams, vocabulary: PipelineVocabulary
 ) -> Callable[[], AnswerText]:
-    """Makes a choice's `AnswerText`, called once for each. Long stop strings are prepared in a thread."""
-    stops = request.sampling.stop
-    is_short = sum(map(len, stops)) <= _MAX_CHARS_ON_LOOP
-    prepared = StopStrings(stops) if is_short else await asyncio.to_thread(StopStrings, stops)
+    """Makes a choice's `AnswerText`, called once for each."""
     rules = _rules(request, vocabulary, show_end=answer.include_stop)
     return lambda: AnswerText(
         rules,
         vocabulary.new_detokenizer(answer.skip_special_tokens),
-        StopMatcher(prepared, is_shown=answer.include_stop),
+        StopMatcher(request.sampling.stop, is_shown=answer.include_stop),
         _call_parser(request, answer),
     )
 

@@ -139,7 +139,7 @@ class Pipeline:
         # From here on only counts: the tiles are large and an answer may take minutes.
         usage = _prompt_usage(prompt)
         del prompt
-        new_text = await text_factory(request, answer, self._vocabulary)
+        new_text = text_factory(request, answer, self._vocabulary)
         choices = [
             await self._choose(request, index, new_text, owner)
             for index in range(answer.num_choices)

@@ -1,7 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from internvl_server.output.stop import StopMatcher, StopStrings
+from internvl_server.output.stop import StopMatcher
 
 SMALL = st.text(alphabet="ab\n", max_size=12)
 STOPS = st.lists(st.text(alphabet="ab\n", min_size=1, max_size=4), max_size=4)
@@ -63,15 +63,33 @@ def test_nothing_follows_a_stop() -> None:
     assert matcher.is_stopped
 
 
-@given(stops=STOPS, texts=st.lists(SMALL))
-def test_matchers_of_the_same_strings_do_not_see_each_others_text(
-    stops: list[str], texts: list[str]
+@given(
+    num=st.integers(1, 400),
+    piece_sizes=st.lists(st.integers(1, 300), min_size=1),
+    between=st.sampled_from(["", "c", "b", "ab"]),
+)
+def test_a_long_repetitive_stop_is_found_after_it_broke_off(
+    num: int, piece_sizes: list[int], between: str
 ) -> None:
-    prepared = StopStrings(stops)
-    for text in texts:
-        matcher = StopMatcher(prepared)
-        shown = matcher.push(text)
-        assert (shown + matcher.flush(), matcher.is_stopped) == expected(stops, text)
+    stops = ["a" * num + "!", "a" * (num // 2) + "b!"]
+    text = "a" * num + between + "a" * num + "!" + "a"
+    pieces = []
+    rest = text
+    while rest:
+        size = piece_sizes[len(pieces) % len(piece_sizes)]
+        pieces.append(rest[:size])
+        rest = rest[size:]
+    assert run(stops, pieces) == expected(stops, text)
+
+
+def test_held_text_is_shorter_than_the_longest_stop_and_released_later() -> None:
+    matcher = StopMatcher(["a" * 500 + "!"])
+    text = "a" * 500 + "b" * 30
+    shown = 0
+    for num_pushed, char in enumerate(text, start=1):
+        shown += len(matcher.push(char))
+        assert num_pushed - shown <= 500
+    assert shown == len(text)
 
 
 @pytest.mark.parametrize("length", [1, 100, 10_000])
