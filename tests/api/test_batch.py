@@ -123,7 +123,7 @@ def test_wrong_files_and_options_change_nothing(
 
     batch.write(request_line("a"), request_line("b"), request_line("a"))
     assert "line 3 has the custom_id of an earlier one: 'a'" in refused(*batch.engine)
-    assert "not for --url" in refused("--url", "http://127.0.0.1:1/v1", *batch.engine)
+    assert "combined with --url" in refused("--url", "http://127.0.0.1:1/v1", *batch.engine)
     assert not batch.output.exists()
     batch.write(request_line("a"))
     assert "another file" in refused(target=batch.input)

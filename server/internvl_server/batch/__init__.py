@@ -1,1 +1,1 @@
-"""`server batch`: a file of requests in, a file of answers out, in OpenAI's batch format."""
+"""`internvl-server batch`: a file of requests in, a file of answers out, in OpenAI's batch format."""

@@ -1,46 +1,45 @@
-"""`server batch`: its options, its progress bar, and what it returns."""
+"""The `batch` command: its options, its progress bar and its exit code."""
 
 import argparse
 import asyncio
 import signal
 import sys
-from collections.abc import Coroutine, Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
-from internvl_server.batch.client import BatchClient, app_client, remote_client
-from internvl_server.batch.journal import Journal
-from internvl_server.batch.ledger import Ledger
+from internvl_server.batch.client import app_client, remote_client
 from internvl_server.batch.lines import BatchError, BatchLine, read_lines
-from internvl_server.batch.output import OutputFile, open_output
-from internvl_server.batch.runner import MAX_RETRIES, BatchRunner, RetryRules
+from internvl_server.batch.results import ResultFile, open_results
+from internvl_server.batch.runner import MAX_RETRIES, BatchRunner
 from internvl_server.settings import Settings
 from internvl_server.telemetry.logging import configure_logs
 
 __all__ = ["add_batch_options", "run_batch"]
 
-# Of a line, besides its body.
+# For the members of a line besides its body.
 _MAX_HEAD_BYTES = 65_536
 
 
 def add_batch_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `batch`, but for those that name settings."""
+    """Declare the options of `batch` other than those of settings."""
     parser.add_argument("input", type=Path, help="JSON lines of custom_id, method, url and body")
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, help="answers; taken up where it ends"
+        "-o", "--output", type=Path, required=True, help="answers; continued if the file exists"
     )
     parser.add_argument(
         "--url", help="ask the server at this address, http://HOST:PORT/v1, instead of running one"
     )
     parser.add_argument(
-        "--concurrency", type=_positive, default=16, help="requests at a time (%(default)s)"
+        "--concurrency", type=_at_least(1), default=16, help="requests at a time (%(default)s)"
     )
     parser.add_argument(
         "--max-retries",
-        type=_not_negative,
+        type=_at_least(0),
         default=MAX_RETRIES,
         help="times a request refused with 429 or 503 is sent again (%(default)s)",
     )
@@ -50,8 +49,8 @@ def run_batch(settings: Settings, options: argparse.Namespace) -> int:
     """Work through the file.
 
     Returns:
-        0 when every line of it has succeeded, now or in an earlier run; 1 when any has not; 128 and the
-        signal's number when stopped by one.
+        0 when every line has succeeded, now or in an earlier run; 1 when one has not; 128 plus the number
+        of the signal when one stopped the run.
 
     Raises:
         BatchError: The files or options cannot be used.
@@ -59,89 +58,90 @@ def run_batch(settings: Settings, options: argparse.Namespace) -> int:
         StartupError: The server cannot start.
     """
     if options.url is not None and (options.model is not None or options.engine is not None):
-        raise BatchError("--model and --engine are for a server of its own, not for --url")
+        raise BatchError("--model and --engine cannot be combined with --url")
     max_line_bytes = settings.limits.max_body_bytes + _MAX_HEAD_BYTES
-    with Ledger() as ledger, options.input.open("rb") as file:
+    with options.input.open("rb") as file:
         if options.output.exists() and options.output.samefile(options.input):
             raise BatchError("the output must be another file than the input")
-        for line in read_lines(file, max_line_bytes):
-            if not ledger.add(line.custom_id):
-                raise BatchError(
-                    f"line {line.number} has the custom_id of an earlier one: {line.custom_id[:64]!r}"
-                )
+        ids = _read_ids(file, max_line_bytes)
         file.seek(0)
         lines = read_lines(file, max_line_bytes)
-        with open_output(options.output, ledger) as output:
-            return _run(settings, options, lines, ledger, output)
+        with open_results(options.output) as results:
+            return _run(settings, options, ids, lines, results)
+
+
+def _read_ids(file: BinaryIO, max_line_bytes: int) -> set[str]:
+    ids: set[str] = set()
+    for line in read_lines(file, max_line_bytes):
+        if line.custom_id in ids:
+            raise BatchError(
+                f"line {line.number} has the custom_id of an earlier one: {line.custom_id[:64]!r}"
+            )
+        ids.add(line.custom_id)
+    return ids
 
 
 def _run(
     settings: Settings,
     options: argparse.Namespace,
+    ids: set[str],
     lines: Iterator[BatchLine],
-    ledger: Ledger,
-    output: OutputFile,
+    results: ResultFile,
 ) -> int:
-    # Access lines would run over the progress bar.
+    # Access lines would overwrite the progress bar.
     configure_logs("warning" if settings.log.level == "info" else settings.log.level)
-    num_left, num_done, num_failed = ledger.counts()
-    num_before = num_done + num_failed
+    remaining = ids - results.outcomes.keys()
+    num_before = len(ids) - len(remaining)
+    todo = (line for line in lines if line.custom_id in remaining)
     stopped_by = None
     with tqdm(
-        total=num_left + num_before,
-        initial=num_before,
-        unit="request",
-        disable=not sys.stderr.isatty(),
+        total=len(ids), initial=num_before, unit="request", disable=not sys.stderr.isatty()
     ) as bar:
-        if num_left:
-            work = _work(settings, options, lines, Journal(ledger, output, bar))
-            stopped_by = _until_stopped(work)
-    num_left, num_done, num_failed = ledger.counts()
-    _say(
-        f"{num_done} succeeded, {num_failed} failed, {num_left} left; {num_before} were done before"
+        if remaining:
+            try:
+                stopped_by = asyncio.run(
+                    _send(settings, options, todo, partial(_record, results, bar, count(1)))
+                )
+            except KeyboardInterrupt:  # before the first request, while the model is loaded
+                stopped_by = signal.SIGINT
+    outcomes = [results.outcomes[custom_id] for custom_id in ids & results.outcomes.keys()]
+    num_succeeded = sum(outcomes)
+    print(  # noqa: T201 - the summary of the command
+        f"internvl-server: {num_succeeded} succeeded, {len(outcomes) - num_succeeded} failed, "
+        f"{len(ids) - len(outcomes)} left; {num_before} were done before",
+        file=sys.stderr,
     )
-    return int(num_left + num_failed > 0) if stopped_by is None else 128 + stopped_by
+    return int(num_succeeded < len(ids)) if stopped_by is None else 128 + stopped_by
 
 
-def _until_stopped(work: Coroutine[Any, Any, signal.Signals | None]) -> signal.Signals | None:
-    try:
-        return asyncio.run(work)
-    except KeyboardInterrupt:  # before the first request: while the model is loaded
-        return signal.SIGINT
+def _record(
+    results: ResultFile, bar: "tqdm[Any]", failures: Iterator[int], result: dict[str, Any]
+) -> None:
+    if not results.write(result):
+        bar.set_postfix(failed=next(failures), refresh=False)
+    bar.update()
 
 
-async def _work(
-    settings: Settings, options: argparse.Namespace, lines: Iterator[BatchLine], journal: Journal
+async def _send(
+    settings: Settings,
+    options: argparse.Namespace,
+    lines: Iterator[BatchLine],
+    write: Callable[[dict[str, Any]], None],
 ) -> signal.Signals | None:
-    """Do what is to do; the signal that stopped it, if any."""
-    async with _client(settings, options.url) as client:
+    """Send all lines; returns the signal that stopped the run, if any."""
+    client = app_client(settings) if options.url is None else remote_client(options.url, settings)
+    async with client as connected:
         runner = BatchRunner(
-            client,
-            journal,
-            concurrency=options.concurrency,
-            rules=RetryRules(max_retries=options.max_retries),
+            connected, write, concurrency=options.concurrency, max_retries=options.max_retries
         )
         await runner.run(lines)
         return runner.stopped_by
 
 
-def _client(settings: Settings, url: str | None) -> AbstractAsyncContextManager[BatchClient]:
-    return app_client(settings) if url is None else remote_client(url, settings)
+def _at_least(minimum: int) -> Callable[[str], int]:
+    def integer(text: str) -> int:
+        if int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"it must be at least {minimum}")
+        return int(text)
 
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError("it must be at least 1")
-    return value
-
-
-def _not_negative(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError("it must be at least 0")
-    return value
-
-
-def _say(message: str) -> None:
-    print(f"internvl-server: {message}", file=sys.stderr)  # noqa: T201  (its purpose)
+    return integer

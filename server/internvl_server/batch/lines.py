@@ -1,29 +1,23 @@
-"""One line of a batch file: what it asks for, and what is written about it."""
+"""The input file of a batch: one request per line."""
 
 import json
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
 from pydantic_core import from_json
 
-from internvl_server.api.errors import envelope
 from internvl_server.errors import InvalidRequestError, UnsupportedParameterError
-from internvl_server.protocol.dialects import CHAT
 
-__all__ = ["OUTPUT_START", "BatchError", "BatchLine", "answer_line", "failure_line", "read_lines"]
+__all__ = ["BatchError", "BatchLine", "read_lines"]
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
-
-# What every line of an output file begins with.
-OUTPUT_START = '{"id":"batch_req_'
 
 _MAX_SHOWN_CHARS = 64
 
 
 class BatchError(Exception):
-    """The files or options of a batch cannot be used; nothing was sent."""
+    """The files or options of a batch cannot be used; no request was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +30,14 @@ class BatchLine:
 
     @property
     def url(self) -> str:
-        """The endpoint's path."""
+        """The path of the endpoint."""
         return str(self.fields["url"])
 
     def body(self) -> bytes:
-        """The request's body as JSON.
+        """The body of the request as JSON.
 
         Raises:
-            InvalidRequestError: The line asks for what a batch cannot do.
+            InvalidRequestError: The line asks for something that a batch does not support.
         """
         self._check()
         return json.dumps(self.fields["body"], ensure_ascii=False, separators=(",", ":")).encode()
@@ -71,10 +65,10 @@ class BatchLine:
 
 
 def read_lines(file: IO[bytes], max_line_bytes: int) -> Iterator[BatchLine]:
-    """The requests of a file, one at a time; empty lines are passed over.
+    """Read the requests of a file one at a time, without its empty lines.
 
     Raises:
-        BatchError: A line is too long, no JSON object, or has no `custom_id`; says which.
+        BatchError: A line is too long, is not a JSON object, or has no `custom_id`; names the line.
     """
     number = 0
     while data := file.readline(max_line_bytes + 1):
@@ -84,10 +78,10 @@ def read_lines(file: IO[bytes], max_line_bytes: int) -> Iterator[BatchLine]:
                 f"line {number} is longer than {max_line_bytes} bytes (limits.max_body_bytes)"
             )
         if data.strip():
-            yield _line(number, data)
+            yield _parse(number, data)
 
 
-def _line(number: int, data: bytes) -> BatchLine:
+def _parse(number: int, data: bytes) -> BatchLine:
     try:
         fields = from_json(data, allow_inf_nan=False)
     except ValueError as err:
@@ -98,39 +92,3 @@ def _line(number: int, data: bytes) -> BatchLine:
     if not isinstance(custom_id, str) or not custom_id:
         raise BatchError(f"line {number} has no custom_id")
     return BatchLine(number, custom_id, fields)
-
-
-def answer_line(custom_id: str, status: int, request_id: str, body: bytes) -> str:
-    """What is written about a request that was answered, well or not."""
-    try:
-        content = from_json(body)
-    except ValueError:  # a proxy's page, say
-        content = body.decode("utf-8", "replace")
-    response = {"status_code": status, "request_id": request_id, "body": content}
-    return _output_line(custom_id, response, None)
-
-
-def failure_line(custom_id: str, failure: InvalidRequestError | str) -> str:
-    """What is written about a request that was not sent, or not executed.
-
-    Args:
-        custom_id: The line's.
-        failure: Why the line itself cannot be served, written as a server would answer; or what went
-            wrong on the way, written as `error`, which a later run takes as not done.
-    """
-    if isinstance(failure, InvalidRequestError):
-        response = {"status_code": 400, "request_id": "", "body": envelope(failure, CHAT)}
-        return _output_line(custom_id, response, None)
-    return _output_line(custom_id, None, {"code": "not_executed", "message": failure})
-
-
-def _output_line(
-    custom_id: str, response: dict[str, Any] | None, error: dict[str, str] | None
-) -> str:
-    line = {
-        "id": f"batch_req_{uuid.uuid4().hex}",
-        "custom_id": custom_id,
-        "response": response,
-        "error": error,
-    }
-    return json.dumps(line, ensure_ascii=False, separators=(",", ":"))

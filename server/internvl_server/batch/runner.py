@@ -1,131 +1,140 @@
-"""Works through a batch: several requests at a time, again after a refusal that passes, until a signal."""
+"""Sends the requests of a batch, several at a time, and repeats those that the server was too busy for."""
 
 import asyncio
 import logging
 import random
 import signal
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from typing import Any
 
-from internvl_server.batch.client import BatchClient, Reply
-from internvl_server.batch.journal import Journal
-from internvl_server.batch.lines import BatchLine, answer_line, failure_line
+import httpx2
+
+from internvl_server.batch.lines import BatchLine
+from internvl_server.batch.results import answer, not_executed, refusal
 from internvl_server.errors import InvalidRequestError
 
-__all__ = ["MAX_RETRIES", "BatchRunner", "RetryRules"]
+__all__ = ["MAX_RETRIES", "BatchRunner", "backoff_s"]
 
 _log = logging.getLogger(__name__)
 
 MAX_RETRIES = 10
+FIRST_WAIT_S = 0.5
+MAX_WAIT_S = 30.0
 
-_PASSING = frozenset({429, 503})
-_FIRST_FAILURE = 400
+_RETRIED = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-@dataclass(frozen=True, slots=True)
-class RetryRules:
-    """How often a request that was not executed is sent again, and how long to wait before.
+def backoff_s(attempt: int, retry_after_s: int) -> float:
+    """Seconds to wait after an attempt, counted from 0.
 
-    The n-th wait is `first_wait_s` times 2 to the n, at most `max_wait_s`, at least what the server asked
-    for; and up to half as much again, so that requests refused together do not come back together.
+    Grows exponentially to `MAX_WAIT_S`, is at least what the server asked for, and has up to half of that
+    added at random, so that requests that were refused together spread out.
     """
-
-    max_retries: int = MAX_RETRIES
-    first_wait_s: float = 0.5
-    max_wait_s: float = 30.0
-
-    def wait_s(self, attempt: int, asked_s: float) -> float:
-        """Seconds before the attempt after this one, which is counted from 0."""
-        wait_s: float = max(min(self.first_wait_s * 2**attempt, self.max_wait_s), asked_s)
-        return wait_s * random.uniform(1, 1.5)  # noqa: S311 - no secret
+    wait_s: float = max(min(FIRST_WAIT_S * 2**attempt, MAX_WAIT_S), retry_after_s)
+    return wait_s * random.uniform(1, 1.5)  # noqa: S311 - not a secret
 
 
 class BatchRunner:
-    """Sends lines and writes what comes back, in the order it comes.
+    """Runs a batch until its end or a signal; `stopped_by` is that signal.
 
     Args:
-        client: Asks the server.
-        journal: Takes note of the lines.
+        client: Sends requests to the server.
+        write: Receives each result, in the order in which requests finish.
         concurrency: Most requests at the same time.
-        rules: Of sending again.
+        max_retries: How often a request is repeated while the server is too busy or cannot be reached.
     """
 
     def __init__(
-        self, client: BatchClient, journal: Journal, *, concurrency: int, rules: RetryRules
+        self,
+        client: httpx2.AsyncClient,
+        write: Callable[[dict[str, Any]], None],
+        *,
+        concurrency: int,
+        max_retries: int,
     ) -> None:
         self._client = client
-        self._journal = journal
+        self._write = write
         self._slots = asyncio.Semaphore(concurrency)
-        self._rules = rules
+        self._max_retries = max_retries
         self.stopped_by: signal.Signals | None = None
 
     async def run(self, lines: Iterator[BatchLine]) -> None:
-        """Until all lines are done or a signal came.
+        """Send all lines.
 
-        The first SIGINT or SIGTERM lets the requests that run finish, a second one aborts them: those are
-        not written and will be done by the next run.
+        After the first SIGINT or SIGTERM no request is started and those in flight finish. The second
+        aborts them: they have no result and are sent again by the next run.
+
+        Raises:
+            BatchError, OSError: A line cannot be read or a result cannot be written.
         """
         loop = asyncio.get_running_loop()
-        work = asyncio.ensure_future(self._work(lines))
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stop, number, work)
+        task = asyncio.ensure_future(self._run(lines))
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self._stop, number, task)
         try:
-            await work
+            await task
         except asyncio.CancelledError:
             if self.stopped_by is None:
                 raise
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in _SIGNALS:
                 loop.remove_signal_handler(number)
 
-    def _stop(self, number: signal.Signals, work: "asyncio.Future[None]") -> None:
+    def _stop(self, number: signal.Signals, task: "asyncio.Future[None]") -> None:
         if self.stopped_by is not None:
-            work.cancel()
+            task.cancel()
             return
         self.stopped_by = number
-        _log.warning("stopping: requests that run are finished; a second signal aborts them")
+        _log.warning("stopping: requests in flight are finished; a second signal aborts them")
 
-    async def _work(self, lines: Iterator[BatchLine]) -> None:
+    async def _run(self, lines: Iterator[BatchLine]) -> None:
         async with asyncio.TaskGroup() as group:
-            # In a thread: a line can be as large as the pictures in it.
+            # In a thread, because a line can be as large as the images in it.
             while line := await asyncio.to_thread(next, lines, None):
-                if self._journal.is_settled(line.custom_id):
-                    continue
                 await self._slots.acquire()
                 if self.stopped_by is not None:
                     return
-                group.create_task(self._one(line))
+                group.create_task(self._run_one(line))
 
-    async def _one(self, line: BatchLine) -> None:
+    async def _run_one(self, line: BatchLine) -> None:
         try:
-            text, is_success = await self._result(line)
+            result = await self._result(line)
         finally:
             self._slots.release()
-        self._journal.note(line.custom_id, text, is_success=is_success)
+        self._write(result)
 
-    async def _result(self, line: BatchLine) -> tuple[str, bool]:
+    async def _result(self, line: BatchLine) -> dict[str, Any]:
         try:
             body = await asyncio.to_thread(line.body)
+            return answer(line.custom_id, await self._send(line.url, body))
         except InvalidRequestError as error:
-            return failure_line(line.custom_id, error), False
-        reply = await self._ask(line, body)
-        if isinstance(reply, str):
-            return failure_line(line.custom_id, reply), False
-        text = answer_line(line.custom_id, reply.status, reply.request_id, reply.body)
-        return text, reply.status < _FIRST_FAILURE
+            return refusal(line.custom_id, error)
+        except ConnectionError as error:
+            return not_executed(line.custom_id, str(error))
 
-    async def _ask(self, line: BatchLine, body: bytes) -> Reply | str:
-        """The answer; or why there is none, when the tries are used up or the batch is being stopped."""
-        for attempt in range(self._rules.max_retries + 1):
-            asked_s = 0.0
+    async def _send(self, url: str, body: bytes) -> httpx2.Response:
+        """Send a request until the server executes it.
+
+        Raises:
+            ConnectionError: All attempts failed, or one failed after a signal.
+        """
+        attempt = 0
+        while True:
+            retry_after_s = 0
             try:
-                reply = await self._client.ask(line.url, body)
-                if reply.status not in _PASSING:
-                    return reply
-                failure, asked_s = f"refused with status {reply.status}", reply.retry_after_s
-            except ConnectionError as err:
-                failure = str(err)
-            if self.stopped_by is not None or attempt == self._rules.max_retries:
-                break
-            await asyncio.sleep(self._rules.wait_s(attempt, asked_s))
-        return f"{failure}, {attempt + 1} times"
+                response = await self._client.post(url, content=body)
+                if response.status_code not in _RETRIED:
+                    return response
+                failure = f"refused with status {response.status_code}"
+                retry_after = response.headers.get("retry-after", "")
+                retry_after_s = int(retry_after) if retry_after.isdecimal() else 0
+            except httpx2.HTTPError as err:
+                failure = f"no answer ({type(err).__name__})"
+            if self.stopped_by is not None or attempt == self._max_retries:
+                raise ConnectionError(f"{failure}, {attempt + 1} times")
+            await asyncio.sleep(backoff_s(attempt, retry_after_s))
+            attempt += 1

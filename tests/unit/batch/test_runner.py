@@ -1,23 +1,25 @@
 import asyncio
-import json
 import os
 import signal
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from internvl_server.batch.client import Reply
+from internvl_server.batch import runner as runner_module
 from internvl_server.batch.lines import BatchLine
-from internvl_server.batch.runner import BatchRunner, RetryRules
+from internvl_server.batch.runner import BatchRunner, backoff_s
 
-QUICK = RetryRules(max_retries=3, first_wait_s=0.001, max_wait_s=0.002)
-OK = Reply(200, "r", 0.0, b"{}")
-BUSY = Reply(429, "r", 0.0, b"{}")
-DOWN = Reply(503, "r", 0.001, b"{}")
-LOST = ConnectionError("no answer (ReadError)")
+OK, BUSY, DOWN = 200, 429, 503
+LOST = httpx2.ReadError("lost")
+
+
+@pytest.fixture(autouse=True)
+def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner_module, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(runner_module, "MAX_WAIT_S", 0.002)
 
 
 def lines(num_lines: int) -> list[BatchLine]:
@@ -26,16 +28,17 @@ def lines(num_lines: int) -> list[BatchLine]:
 
 
 class FakeClient:
-    """Answers each request with the next of what a test gives it; then with success."""
+    """Answers each request with the next status or error a test gives it; then with success."""
 
-    def __init__(self, *replies: Reply | Exception) -> None:
+    def __init__(self, *replies: int | Exception) -> None:
         self.replies = list(replies)
-        self.num_asked = self.num_running = self.most_running = 0
+        self.num_posts = self.num_running = self.most_running = 0
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def ask(self, url: str, body: bytes) -> Reply:
-        self.num_asked += 1
+    async def post(self, url: str, *, content: bytes) -> httpx2.Response:
+        assert (url, content) == ("/v1/chat/completions", b"{}")
+        self.num_posts += 1
         self.num_running += 1
         self.most_running = max(self.most_running, self.num_running)
         try:
@@ -46,77 +49,69 @@ class FakeClient:
         reply = self.replies.pop(0) if self.replies else OK
         if isinstance(reply, Exception):
             raise reply
-        return reply
+        headers = {"retry-after": "0"} if reply == DOWN else {}
+        return httpx2.Response(reply, headers=headers, content=b"{}")
 
 
-class FakeJournal:
-    def __init__(self, *settled: str) -> None:
-        self.settled = set(settled)
-        self.notes: list[dict[str, Any]] = []
-        self.successes = Counter[bool]()
-
-    def is_settled(self, custom_id: str) -> bool:
-        return custom_id in self.settled
-
-    def note(self, custom_id: str, text: str, *, is_success: bool) -> None:
-        self.notes.append(json.loads(text))
-        assert self.notes[-1]["custom_id"] == custom_id
-        self.successes[is_success] += 1
+def new_runner(
+    client: FakeClient, results: list[dict[str, Any]], concurrency: int = 3
+) -> BatchRunner:
+    return BatchRunner(client, results.append, concurrency=concurrency, max_retries=3)  # type: ignore[arg-type]
 
 
 async def run(
-    client: FakeClient, todo: list[BatchLine], *settled: str, concurrency: int = 4
-) -> FakeJournal:
-    journal = FakeJournal(*settled)
-    runner = BatchRunner(client, journal, concurrency=concurrency, rules=QUICK)  # type: ignore[arg-type]
-    await runner.run(iter(todo))
-    return journal
+    client: FakeClient, todo: list[BatchLine], concurrency: int = 4
+) -> list[dict[str, Any]]:
+    results: list[dict[str, Any]] = []
+    await new_runner(client, results, concurrency).run(iter(todo))
+    return results
 
 
-async def test_every_line_that_is_to_do_is_done_once() -> None:
-    journal = await run(FakeClient(), lines(20), "3", "7")
-    done = sorted(int(note["custom_id"]) for note in journal.notes)
-    assert done == [n for n in range(20) if n not in (3, 7)]
-    assert journal.successes == {True: 18}
+def statuses(results: list[dict[str, Any]]) -> list[int]:
+    return [result["response"]["status_code"] for result in results]
+
+
+async def test_every_line_is_sent_once() -> None:
+    client = FakeClient()
+    results = await run(client, lines(20))
+    assert sorted(int(result["custom_id"]) for result in results) == list(range(20))
+    assert statuses(results) == [200] * 20
+    assert client.num_posts == 20
 
 
 @pytest.mark.parametrize("passing", [[BUSY], [DOWN, BUSY], [LOST, DOWN, BUSY]])
-async def test_passing_refusals_are_sent_again(passing: list[Any]) -> None:
+async def test_a_passing_failure_is_retried(passing: list[Any]) -> None:
     client = FakeClient(*passing)
-    journal = await run(client, lines(1))
-    assert client.num_asked == len(passing) + 1
-    assert journal.notes[0]["response"]["status_code"] == 200
+    assert statuses(await run(client, lines(1))) == [200]
+    assert client.num_posts == len(passing) + 1
 
 
 @pytest.mark.parametrize("reply", [BUSY, DOWN, LOST])
-async def test_after_all_tries_the_line_is_not_executed(reply: Any) -> None:
+async def test_after_all_retries_the_line_is_not_executed(reply: Any) -> None:
     client = FakeClient(*[reply] * 4)
-    journal = await run(client, lines(1))
-    assert client.num_asked == 4
-    assert journal.notes[0]["response"] is None
-    assert journal.notes[0]["error"]["code"] == "not_executed"
-    assert journal.notes[0]["error"]["message"].endswith("4 times")
-    assert journal.successes == {False: 1}
+    [result] = await run(client, lines(1))
+    assert client.num_posts == 4
+    assert result["response"] is None
+    assert result["error"]["code"] == "not_executed"
+    assert result["error"]["message"].endswith("4 times")
 
 
 @pytest.mark.parametrize("status", [400, 404, 413, 500, 502])
-async def test_other_refusals_are_final(status: int) -> None:
-    client = FakeClient(Reply(status, "r", 0.0, b"{}"))
-    journal = await run(client, lines(1))
-    assert client.num_asked == 1
-    assert journal.notes[0]["response"]["status_code"] == status
-    assert journal.successes == {False: 1}
+async def test_other_errors_are_final(status: int) -> None:
+    client = FakeClient(status)
+    assert statuses(await run(client, lines(1))) == [status]
+    assert client.num_posts == 1
 
 
 async def test_a_line_that_cannot_be_sent_is_written_and_frees_its_slot() -> None:
     bad = [BatchLine(1, f"{n}", {"custom_id": f"{n}", "method": "GET"}) for n in range(5)]
     client = FakeClient()
-    journal = await run(client, [*bad, *lines(1)], concurrency=1)
-    assert client.num_asked == 1
-    assert journal.successes == {False: 5, True: 1}
+    results = await run(client, [*bad, *lines(1)], concurrency=1)
+    assert client.num_posts == 1
+    assert statuses(results) == [400] * 5 + [200]
 
 
-async def test_no_more_than_the_limit_run_or_are_read() -> None:
+async def test_no_more_lines_than_the_limit_run_or_are_read() -> None:
     client = FakeClient()
     client.gate.clear()
     num_read = 0
@@ -127,9 +122,8 @@ async def test_no_more_than_the_limit_run_or_are_read() -> None:
             num_read += 1
             yield line
 
-    journal = FakeJournal()
-    runner = BatchRunner(client, journal, concurrency=3, rules=QUICK)  # type: ignore[arg-type]
-    work = asyncio.create_task(runner.run(counted()))
+    results: list[dict[str, Any]] = []
+    work = asyncio.create_task(new_runner(client, results).run(counted()))
     while client.num_running < 3:
         await asyncio.sleep(0.001)
     for _ in range(20):
@@ -138,13 +132,25 @@ async def test_no_more_than_the_limit_run_or_are_read() -> None:
     client.gate.set()
     await work
     assert client.most_running == 3
-    assert len(journal.notes) == 50
+    assert len(results) == 50
 
 
-async def start_and_stop(client: FakeClient, num_signals: int) -> tuple[BatchRunner, FakeJournal]:
+async def test_a_result_that_cannot_be_written_ends_the_run() -> None:
+    def write(_: dict[str, Any]) -> None:
+        raise OSError("disk full")
+
+    client: Any = FakeClient()
+    runner = BatchRunner(client, write, concurrency=2, max_retries=0)
+    with pytest.raises(OSError, match="disk full"):
+        await runner.run(iter(lines(9)))
+
+
+async def start_and_stop(
+    client: FakeClient, num_signals: int
+) -> tuple[BatchRunner, list[dict[str, Any]]]:
     client.gate.clear()
-    journal = FakeJournal()
-    runner = BatchRunner(client, journal, concurrency=3, rules=QUICK)  # type: ignore[arg-type]
+    results: list[dict[str, Any]] = []
+    runner = new_runner(client, results)
     work = asyncio.create_task(runner.run(iter(lines(50))))
     while client.num_running < 3:
         await asyncio.sleep(0.001)
@@ -153,33 +159,33 @@ async def start_and_stop(client: FakeClient, num_signals: int) -> tuple[BatchRun
         await asyncio.sleep(0.01)
     client.gate.set()
     await work
-    return runner, journal
+    return runner, results
 
 
-async def test_a_signal_lets_what_runs_finish() -> None:
-    runner, journal = await start_and_stop(FakeClient(), 1)
+async def test_after_a_signal_the_requests_in_flight_finish() -> None:
+    runner, results = await start_and_stop(FakeClient(), 1)
     assert runner.stopped_by == signal.SIGINT
-    assert len(journal.notes) == 3
+    assert len(results) == 3
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-async def test_a_second_signal_aborts_it() -> None:
+async def test_a_second_signal_aborts_them() -> None:
     client = FakeClient()
-    runner, journal = await start_and_stop(client, 2)
+    runner, results = await start_and_stop(client, 2)
     assert runner.stopped_by == signal.SIGINT
-    assert journal.notes == []
+    assert results == []
     assert client.num_running == 0
 
 
-async def test_nothing_is_sent_again_after_a_signal() -> None:
+async def test_nothing_is_retried_after_a_signal() -> None:
     client = FakeClient(*[BUSY] * 3)
-    _, journal = await start_and_stop(client, 1)
-    assert client.num_asked == 3
-    assert [note["response"] for note in journal.notes] == [None] * 3
+    _, results = await start_and_stop(client, 1)
+    assert client.num_posts == 3
+    assert [result["response"] for result in results] == [None] * 3
 
 
-@given(attempt=st.integers(0, 40), asked_s=st.floats(0, 120))
-def test_waits(attempt: int, asked_s: float) -> None:
-    rules = RetryRules()
-    least = max(min(0.5 * 2**attempt, 30), asked_s)
-    assert least <= rules.wait_s(attempt, asked_s) <= 1.5 * least
+@given(attempt=st.integers(0, 40), retry_after_s=st.integers(0, 120))
+def test_the_wait_grows_and_heeds_the_server(attempt: int, retry_after_s: int) -> None:
+    first_s, max_s = runner_module.FIRST_WAIT_S, runner_module.MAX_WAIT_S
+    least = max(min(first_s * 2**attempt, max_s), retry_after_s)
+    assert least <= backoff_s(attempt, retry_after_s) <= 1.5 * least
