@@ -7,6 +7,7 @@ With `--check` nothing is written; the exit code is 1 if a table is out of date.
 
 import contextlib
 import io
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -15,9 +16,32 @@ from pathlib import Path
 from internvl_server.api.errors_table import errors_table
 from internvl_server.cli import main as run_command
 from internvl_server.fields_table import fields_table
-from internvl_server.settings.table import settings_table
+from internvl_server.settings import Settings
+from pydantic import BaseModel
 
 DOCS = Path(__file__).resolve().parents[1] / "server" / "docs"
+
+
+def settings_table() -> str:
+    """Every setting as a row: key, default and effect."""
+    rows = ["| Setting | Default | Effect |", "| --- | --- | --- |"]
+    for section, info in Settings.model_fields.items():
+        assert isinstance(info.annotation, type), info
+        rows += _section_rows(info.annotation, section)
+    return "\n".join(rows)
+
+
+def _section_rows(section: type[BaseModel], prefix: str) -> list[str]:
+    rows: list[str] = []
+    for name, info in section.model_fields.items():
+        key = f"{prefix}.{name}"
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            rows += _section_rows(info.annotation, key)
+            continue
+        default = "the bundled demo model" if key == "model.path" else json.dumps(info.default)
+        effect = " ".join((info.description or "").split())
+        rows.append(f"| `{key}` | {default} | {effect} |")
+    return rows
 
 
 def plan_table() -> str:

@@ -1,4 +1,4 @@
-"""Every refusal and failure as the table the README shows and `python -m internvl_server errors` prints."""
+"""Every refusal and failure as the table the README shows."""
 
 import inspect
 from collections.abc import Mapping

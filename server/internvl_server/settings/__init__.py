@@ -1,8 +1,10 @@
 """Every setting, with its unit and effect.
 
-Order: command line > environment (`INTERNVL_MEDIA__MAX_IMAGE_BYTES`) > TOML file > default. An unknown
-key is an error. Loaded once, in `cli.py`; every object gets the section it needs.
+Precedence: command line, environment (`INTERNVL_MEDIA__MAX_IMAGE_BYTES`), TOML file, default. An unknown
+key is an error. `cli.py` loads the settings once; every object receives the section it needs.
 """
+
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from internvl_server.settings.engine import (
     CpuSettings,
@@ -14,7 +16,6 @@ from internvl_server.settings.limits import LimitSettings
 from internvl_server.settings.log import LogSettings
 from internvl_server.settings.media import MediaSettings
 from internvl_server.settings.model import DEMO_MODEL, ModelSettings
-from internvl_server.settings.root import ENV_PREFIX, Settings
 from internvl_server.settings.server import ServerSettings
 
 __all__ = [
@@ -31,3 +32,24 @@ __all__ = [
     "Settings",
     "TurbomindSettings",
 ]
+
+ENV_PREFIX = "INTERNVL_"
+
+
+class Settings(BaseSettings):
+    """All sections. Build it with `load_settings`, or directly in a test."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+    )
+
+    server: ServerSettings = ServerSettings()
+    model: ModelSettings = ModelSettings()
+    engine: EngineSettings = EngineSettings()
+    media: MediaSettings = MediaSettings()
+    limits: LimitSettings = LimitSettings()
+    log: LogSettings = LogSettings()

@@ -1,4 +1,4 @@
-"""The limits of one request and of all requests together."""
+"""The `limits` section: limits of one request and of all requests together."""
 
 from typing import Annotated
 
@@ -10,25 +10,26 @@ __all__ = ["LimitSettings"]
 
 
 class LimitSettings(Section):
-    """What one request, and all of them together, may ask for."""
+    """Limits of one request, and of all requests together."""
 
     max_body_bytes: PositiveInt = 32 << 20
-    """Largest request body."""
+    """Maximum size of a request body in bytes."""
     body_timeout_s: PositiveFloat = 30.0
-    """Seconds a client may take to send its body."""
+    """Seconds within which a client must have sent its body."""
     max_in_flight: PositiveInt = 128
-    """Requests accepted at the same time, waiting ones included; more get 429 at once."""
+    """Maximum number of accepted requests, including those that wait. Further requests get 429 at once."""
     max_tiles_in_flight: PositiveInt = 1024
-    """Tiles of all requests in flight, counted for each choice, 2.4 MB of memory each; more get 429."""
+    """Maximum number of image tiles of all accepted requests, counted once per choice. A tile takes 2.4 MB of
+    memory. Further requests get 429."""
     max_messages: PositiveInt = 256
-    """Most messages of one conversation."""
+    """Maximum number of messages of one conversation."""
     max_parts: PositiveInt = 64
-    """Most content parts of one message."""
+    """Maximum number of content parts of one message."""
     max_tools: PositiveInt = 128
-    """Most tools of one request, and most tool calls of one message."""
+    """Maximum number of tools of one request, and of tool calls of one message."""
     max_choices: Annotated[int, Field(gt=0, le=128)] = 16
-    """Most answers of one request (`n`)."""
+    """Maximum number of choices of one request (`n`)."""
     max_prompts: PositiveInt = 64
-    """Most prompts, times `n` if there are several, of one request of `/v1/completions`."""
+    """Maximum number of prompts of one request of `/v1/completions`; several prompts count `n` times."""
     default_max_tokens: PositiveInt = 1024
-    """Most tokens of an answer whose request names no limit."""
+    """Maximum number of generated tokens of a request that sets no limit."""

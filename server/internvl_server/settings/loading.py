@@ -1,4 +1,4 @@
-"""Settings from the command line, the environment and a TOML file. Alone reads the last two."""
+"""Loads settings. The only module that reads the environment and configuration files."""
 
 import os
 from pathlib import Path
@@ -12,22 +12,44 @@ from pydantic_settings import (
 
 from internvl_server.settings import ENV_PREFIX, Settings
 
-__all__ = ["load_settings"]
+__all__ = ["find_config", "load_settings"]
 
 # Read by the scripts, not by the server.
 _OTHER_VARIABLES = frozenset({"INTERNVL_TORCH_INDEX", "INTERNVL_LMDEPLOY_ENV"})
+
+_PACKAGE = Path(__file__).parents[1]
+# A wheel has a copy of the folder that lies at the top of a checkout.
+_CONFIG_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parents[1] / "configs")
+
+
+def find_config(name: str) -> Path:
+    """Find a configuration file by its path, or by the bare name of one of those shipped.
+
+    Raises:
+        ValueError: There is no such file; lists the names of those shipped.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    shipped = {path.stem: path for folder in _CONFIG_FOLDERS for path in folder.glob("*.toml")}
+    if name not in shipped:
+        raise ValueError(
+            f"--config: there is no file {name}. Shipped with this server are the configurations "
+            f"{', '.join(sorted(shipped)) or 'none'}."
+        )
+    return shipped[name]
 
 
 def load_settings(config: Path | None, overrides: dict[str, Any]) -> Settings:
     """Merge command line, environment, TOML file and defaults.
 
     Args:
-        config: TOML file with one table a section, or None.
-        overrides: Nested values from the command line; they win.
+        config: TOML file with one table per section, or None.
+        overrides: Nested values from the command line. They take precedence over all other sources.
 
     Raises:
-        ValidationError: A value or key is wrong (pydantic's, lists every problem).
-        ValueError: An environment variable of ours names no section.
+        ValidationError: A value or key is wrong (raised by pydantic; lists every problem).
+        ValueError: An environment variable with the prefix of this server names no section, or the file is
+            not TOML.
         OSError: The file cannot be read.
     """
     _check_environment()
@@ -49,12 +71,12 @@ def load_settings(config: Path | None, overrides: dict[str, Any]) -> Settings:
 
 
 def _check_environment() -> None:
-    """Refuse names that look like settings and are none: a misspelt key must not go unnoticed."""
+    """Refuse variables that look like settings but are not: a misspelt key must not go unnoticed."""
     sections = tuple(f"{ENV_PREFIX}{section}__".upper() for section in Settings.model_fields)
     for name in os.environ:
-        is_ours = name.upper().startswith(ENV_PREFIX) and name not in _OTHER_VARIABLES
-        if is_ours and not name.upper().startswith(sections):
+        has_prefix = name.upper().startswith(ENV_PREFIX) and name not in _OTHER_VARIABLES
+        if has_prefix and not name.upper().startswith(sections):
             raise ValueError(
-                f"environment: {name} names no setting; write INTERNVL_SECTION__KEY, "
+                f"environment: {name} is not a setting; write INTERNVL_SECTION__KEY, "
                 "e.g. INTERNVL_SERVER__PORT"
             )

@@ -1,14 +1,20 @@
-"""The settings of the log."""
+"""The `log` section."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator
 
 from internvl_server.settings.section import Section
 
 __all__ = ["LogSettings"]
 
 
-class LogSettings(Section):
-    """What is logged. Prompts, images and keys never are."""
+def _lower(level: object) -> object:
+    return level.lower() if isinstance(level, str) else level
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
+
+class LogSettings(Section):
+    """What is logged. Prompts, images and API keys never are."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
     """Least severe level that is written."""

@@ -1,4 +1,4 @@
-"""What all sections of the settings are made of."""
+"""The base class of all sections, and the number types they use."""
 
 from typing import Annotated
 
@@ -11,6 +11,6 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 
 
 class Section(BaseModel):
-    """What all sections share: frozen, unknown keys refused, docstrings are the help texts."""
+    """A frozen table of settings that refuses unknown keys. Docstrings of fields are help texts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

@@ -1,4 +1,4 @@
-"""The settings of the socket and who may use it."""
+"""The `server` section: the socket, and who may use it."""
 
 from typing import Annotated, Literal
 
@@ -9,34 +9,42 @@ from internvl_server.settings.section import PositiveFloat, PositiveInt, Section
 __all__ = ["ServerSettings"]
 
 
-def _not_blank(key: SecretStr) -> SecretStr:
-    if not key.get_secret_value().strip():
-        raise ValueError("a key must not be empty")
+def _check_key(key: SecretStr) -> SecretStr:
+    """Refuse a key that no client could send: a header holds visible ASCII characters and inner spaces."""
+    value = key.get_secret_value()
+    if not value.strip():
+        raise ValueError("an API key must not be empty")
+    if not (value.isascii() and value.isprintable()):
+        raise ValueError(
+            "an API key must consist of printable ASCII characters: it is sent in an HTTP header"
+        )
+    if value != value.strip():
+        raise ValueError("an API key must not begin or end with a space")
     return key
 
 
 class ServerSettings(Section):
-    """The socket and who may use it."""
+    """The socket, and who may use it."""
 
     host: str = "127.0.0.1"
-    """Address to listen on. Anything but loopback needs `api_keys`, or `allow_anonymous = true`."""
+    """Address to listen on. Any address but a loopback one needs `api_keys` or `allow_anonymous`."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    """TCP port; 0 picks a free one and prints it."""
-    api_keys: tuple[Annotated[SecretStr, AfterValidator(_not_blank)], ...] = ()
-    """Accepted bearer keys; empty means no key is asked for."""
+    """TCP port; 0 picks a free one, which the log names."""
+    api_keys: tuple[Annotated[SecretStr, AfterValidator(_check_key)], ...] = ()
+    """Accepted bearer keys; empty means that no key is required."""
     allow_anonymous: bool = False
-    """Listen on a non-loopback address without keys, e.g. behind an authenticating proxy."""
+    """Listen on a non-loopback address without keys, e.g. behind a proxy that authenticates."""
     keep_alive_s: PositiveInt = 75
-    """Seconds an idle connection stays open; keep it longer than the load balancer's own."""
+    """Seconds an idle connection stays open; should exceed the idle timeout of the load balancer."""
     unknown_fields: Literal["refuse", "ignore"] = "refuse"
-    """`refuse`: a field that is neither OpenAI's nor this server's gets 400, as OpenAI does. `ignore`: it
-    is ignored and named in the header `x-ignored-fields`."""
+    """`refuse` answers 400 to a field that neither OpenAI nor this server defines, as OpenAI does. `ignore`
+    accepts it and names it in the header `x-ignored-fields`."""
     sse_keep_alive_s: PositiveFloat = 15.0
     """Seconds between keep-alive comments on a stream that has nothing else to send."""
     send_timeout_s: PositiveFloat = 30.0
-    """Seconds a client may leave a stream unread, buffers full, before it is cut."""
+    """Seconds a client may leave a stream unread, with full buffers, before its connection is closed."""
     pre_drain_s: Annotated[float, Field(ge=0)] = 0.0
-    """Seconds after SIGTERM in which `/ready` says 503 and requests are still served: as long as the
-    balancer takes to notice, e.g. 10 for three checks two seconds apart."""
+    """Seconds after SIGTERM in which `/ready` answers 503 and requests are still served. Set it to the time
+    the load balancer needs to notice, e.g. 10 for three checks at intervals of two seconds."""
     drain_s: PositiveInt = 90
-    """Seconds running requests get to finish after SIGTERM before they are aborted."""
+    """Seconds running requests may take to finish after SIGTERM before they are aborted."""
