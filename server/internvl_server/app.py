@@ -1,4 +1,4 @@
-"""The composition root: wires finished objects into an app and owns their lives."""
+"""The composition root: builds the objects, wires them into an app and manages their lifecycle."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ from internvl_server.api.services import Services
 from internvl_server.checkpoint.files import load_checkpoint
 from internvl_server.core.vocabulary import Vocabulary
 from internvl_server.engine.base import Engine
-from internvl_server.engine.loader import check_backend, load_engine
+from internvl_server.engine.loader import check_backend, choose_engine, load_engine, unused_settings
 from internvl_server.errors import StartupError
 from internvl_server.media.preparer import MediaPreparer
 from internvl_server.output.detokenizer import (
@@ -46,19 +46,22 @@ def create_app(
     *,
     on_fatal: Callable[[StartupError], None] | None = None,
 ) -> FastAPI:
-    """Wire everything for one checkpoint. Reads its small files; loads no weight.
+    """Build the app that serves one checkpoint. Reads the checkpoint's small files, but no weights.
 
     Args:
-        settings: All of them.
-        engine: Used instead of the one the settings name.
+        settings: All sections.
+        engine: Used instead of the engine the settings name.
         on_fatal: Called when the engine cannot start after the socket has opened.
 
     Raises:
         StartupError: The checkpoint cannot be served.
     """
-    gpu_bytes = check_backend(settings.engine) if engine is None else ()
+    gpu_bytes: tuple[int, ...] = ()
+    if engine is None:
+        settings = _with_engine(settings)
+        gpu_bytes = check_backend(settings.engine)
     if gpu_bytes:
-        check_settings(settings, gpu_bytes)  # before a download, where the model is a known one
+        check_settings(settings, gpu_bytes)  # before a download, if the model is a known one
     checkpoint = load_checkpoint(settings.model)
     if gpu_bytes:
         check_settings(settings, gpu_bytes, checkpoint.config)
@@ -112,6 +115,15 @@ def create_app(
     return app
 
 
+def _with_engine(settings: Settings) -> Settings:
+    """Choose the engine, and log which one and why."""
+    engine, reason = choose_engine(settings)
+    _log.info("%s", reason)
+    if unused := sorted(unused_settings(engine)):
+        _log.warning("the %s engine does not use %s", engine.kind, ", ".join(unused))
+    return settings.model_copy(update={"engine": engine})
+
+
 def _install(app: FastAPI, settings: Settings) -> None:
     install_error_handlers(app)
     install_openapi(app)
@@ -130,7 +142,7 @@ def _lifespan(
         async with AsyncExitStack() as running:
             running.push_async_callback(services.engine.close)
             running.push_async_callback(media.close)
-            # In the background: the socket opens at once, /health answers while weights load.
+            # In the background, so that the socket opens at once and /health answers while weights load.
             starting = asyncio.create_task(_start(services.engine, media, on_fatal))
             running.callback(starting.cancel)
             yield
@@ -144,15 +156,25 @@ async def _start(
 ) -> None:
     started = time.monotonic()
     try:
-        await asyncio.gather(engine.start(), media.start())
-    except Exception as err:  # noqa: BLE001  (whatever it is, the process must not wait for ever)
-        known = isinstance(err, StartupError)
-        error = err if isinstance(err, StartupError) else StartupError(f"Starting failed: {err!r}")
-        _log.critical("cannot start: %s", error.message, exc_info=None if known else err)
+        async with asyncio.TaskGroup() as group:  # a failure of one stops the other
+            group.create_task(engine.start())
+            group.create_task(media.start())
+    except* Exception as group_error:  # noqa: BLE001 - the process must not wait for ever
+        error = _startup_error(group_error.exceptions[0])
         if on_fatal is not None:
             on_fatal(error)
-        return
-    _log.info("ready after %.1f s", time.monotonic() - started)
+    else:
+        _log.info("ready after %.1f s", time.monotonic() - started)
+
+
+def _startup_error(cause: Exception) -> StartupError:
+    """Log the reason the server cannot start, with a traceback unless it is a `StartupError`."""
+    if isinstance(cause, StartupError):
+        _log.critical("cannot start: %s", cause.message)
+        return cause
+    error = StartupError(f"Starting failed: {cause!r}")
+    _log.critical("cannot start: %s", error.message, exc_info=cause)
+    return error
 
 
 def _vocabulary(tokenizer: PromptTokenizer) -> Vocabulary:

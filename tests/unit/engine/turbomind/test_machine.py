@@ -6,7 +6,7 @@ import time
 
 import pytest
 from internvl_server.cli import main
-from internvl_server.engine.turbomind import machine as lmdeploy_gpu
+from internvl_server.engine.turbomind import machine as machine_module
 from internvl_server.engine.turbomind.machine import check_machine
 from internvl_server.errors import StartupError
 from internvl_server.settings import TurbomindSettings
@@ -49,7 +49,7 @@ def machine(monkeypatch):
             return version
 
         monkeypatch.setattr(ctypes, "CDLL", load)
-        monkeypatch.setattr(lmdeploy_gpu.importlib.metadata, "version", find)
+        monkeypatch.setattr(machine_module.importlib.metadata, "version", find)
 
     return have
 
@@ -58,8 +58,8 @@ def machine(monkeypatch):
     ("driver", "version", "says"),
     [
         (None, None, "no NVIDIA driver"),
-        (Driver(0, 100), None, "shows none"),
-        (Driver(0), None, "shows none"),
+        (Driver(0, 100), None, "shows no GPU"),
+        (Driver(0), None, "shows no GPU"),
         (Driver(1), None, r"internvl-server\[turbomind\]"),
         (Driver(1), "0.17.0", "0.17.0 is installed"),
         (Driver(1), "0.18.0", "asks for 2 GPUs"),
