@@ -1,160 +1,138 @@
-"""The command line: `serve` and its sister commands. The only place that loads settings.
+"""The command line: `serve`, `batch` and `plan`. The only module that loads settings.
 
-Exit codes: 0 done, 1 could not start or failed, 2 wrong command line or settings; a batch that was stopped
-by a signal: 128 and its number.
+Exit codes: 0 done, 1 could not start or failed, 2 wrong command line or settings; for a batch that a signal
+stopped, 128 plus the number of the signal.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
-from pydantic_settings import SettingsError
+from pydantic_core import ErrorDetails
 
 from internvl_server import __version__
-from internvl_server.api.errors_table import errors_table
 from internvl_server.batch.command import add_batch_options, run_batch
 from internvl_server.batch.lines import BatchError
 from internvl_server.errors import StartupError
-from internvl_server.fields_table import fields_table
 from internvl_server.planner.command import add_plan_options, plan_text
 from internvl_server.serve import serve
 from internvl_server.settings import Settings
-from internvl_server.settings.loading import load_settings
-from internvl_server.settings.table import settings_table
+from internvl_server.settings.loading import find_config, load_settings
+from internvl_server.settings.options import OptionsFormatter, SettingsOptions
 
 __all__ = ["main"]
 
-# Short options of `serve` and the settings they stand for.
-_SHORTHANDS = {
-    "host": "server.host",
-    "port": "server.port",
-    "model": "model.path",
-    "engine": "engine.kind",
-}
+_EPILOG = """\
+Every setting may also be given in the environment (INTERNVL_SECTION__KEY, e.g. INTERNVL_SERVER__PORT=8080;
+lists as JSON) or in a TOML file (--config). The command line takes precedence over the environment, the
+environment over the file."""
 
-_TABLES = {"settings": settings_table, "fields": fields_table, "errors": errors_table}
+
+class UsageError(Exception):
+    """The command line, the settings or an input file cannot be used."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the process's exit code."""
+    """Run one command and return the exit code of the process."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
-    if options.command in _TABLES:
-        print(_TABLES[options.command]())  # noqa: T201  (its purpose)
-        return 0
+    options.arguments = arguments
     try:
         return _COMMANDS[options.command](options)
+    except UsageError as err:
+        _print_error(str(err))
+        return 2
     except StartupError as err:
-        _complain(err.message)
+        _print_error(err.message)
         return 1
+
+
+def _serve(options: argparse.Namespace) -> int:
+    if options.MODEL is not None:
+        if hasattr(options, "model.path"):
+            raise UsageError("Name the model either as MODEL or with --model, not with both.")
+        setattr(options, "model.path", options.MODEL)
+    return serve(_load(options))
+
+
+def _batch(options: argparse.Namespace) -> int:
+    settings = _load(options)
+    try:
+        return run_batch(settings, options)
+    except (BatchError, OSError) as err:
+        raise UsageError(str(err)) from err
 
 
 def _plan(options: argparse.Namespace) -> int:
     try:
-        print(plan_text(options))  # noqa: T201  (its purpose)
+        print(plan_text(options))
     except (OSError, ValueError) as err:
-        _complain(str(err))
-        return 2
+        raise UsageError(str(err)) from err
     return 0
 
 
-def _serve(options: argparse.Namespace) -> int:
-    try:
-        settings = _load(options)
-    except (ValidationError, SettingsError, OSError, ValueError) as err:
-        _complain(_explain(err))
-        return 2
-    return serve(settings)
-
-
-def _batch(options: argparse.Namespace) -> int:
-    try:
-        settings = _load(options)
-    except (ValidationError, SettingsError, OSError, ValueError) as err:
-        _complain(_explain(err))
-        return 2
-    try:
-        return run_batch(settings, options)
-    except (BatchError, OSError) as err:
-        _complain(str(err))
-        return 2
-
-
-_COMMANDS = {"plan": _plan, "serve": _serve, "batch": _batch}
+_COMMANDS = {"serve": _serve, "batch": _batch, "plan": _plan}
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="internvl-server", description="Serve InternVL3.")
+    parser = argparse.ArgumentParser(
+        prog="internvl-server", description="An OpenAI-compatible server for InternVL3."
+    )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("serve", help="serve a model over HTTP")
-    _add_settings_options(run)
-    run.add_argument("--host", help="address to listen on (server.host)")
-    run.add_argument("--port", help="TCP port, 0 for a free one (server.port)")
+    serving = commands.add_parser(
+        "serve",
+        help="serve a model over HTTP",
+        usage="internvl-server serve [MODEL] [options]",
+        epilog=_EPILOG,
+        formatter_class=OptionsFormatter,
+        allow_abbrev=False,
+    )
+    serving.add_argument(
+        "MODEL", nargs="?", help="checkpoint folder or hub repository; the same as --model"
+    )
+    serving.set_defaults(settings_options=SettingsOptions(serving))
     batch = commands.add_parser(
-        "batch", help="answer a file of requests (OpenAI's batch format) without a socket"
+        "batch",
+        help="answer a file of requests in OpenAI's batch format, without a socket",
+        usage="internvl-server batch INPUT -o OUTPUT [options]",
+        epilog=_EPILOG,
+        formatter_class=OptionsFormatter,
+        allow_abbrev=False,
     )
     add_batch_options(batch)
-    _add_settings_options(batch)
-    commands.add_parser("settings", help="print every setting with its default and effect")
-    commands.add_parser("errors", help="print every error: status, type, code, whether to retry")
-    commands.add_parser("fields", help="print every field of a chat request, and who honours it")
+    batch.set_defaults(settings_options=SettingsOptions(batch))
     add_plan_options(commands.add_parser("plan", help="print which GPUs a model fits, and how"))
     return parser
 
 
-def _add_settings_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, help="TOML file with settings")
-    parser.add_argument("--model", help="checkpoint folder or hub name (model.path)")
-    parser.add_argument("--engine", help="cpu, turbomind or echo (engine.kind)")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="any setting, e.g. --set media.max_images=4; may be repeated",
-    )
-
-
 def _load(options: argparse.Namespace) -> Settings:
-    overrides: dict[str, Any] = {}
-    for option, key in _SHORTHANDS.items():
-        value = getattr(options, option, None)
-        if value is not None:
-            _put(overrides, key, value)
-    for assignment in options.set:
-        key, equals, value = assignment.partition("=")
-        if not equals or "." not in key:
-            raise ValueError(f"--set {assignment!r}: write SECTION.KEY=VALUE")
-        _put(overrides, key, value)
-    if options.config is not None and not options.config.is_file():
-        raise ValueError(f"--config: there is no file {options.config}")
-    return load_settings(options.config, overrides)
+    """Load the settings named by the options, the environment and the file.
+
+    Raises:
+        UsageError: They cannot be used; names the option or the setting.
+    """
+    settings_options: SettingsOptions = options.settings_options
+    try:
+        overrides = settings_options.overrides(options)
+        config = None if options.config is None else find_config(options.config)
+        return load_settings(config, overrides)
+    except ValidationError as err:
+        problems = [
+            f"  {settings_options.describe(problem['loc'], options.arguments)}: {_reason(problem)}"
+            for problem in err.errors(include_url=False)
+        ]
+        raise UsageError("\n".join(["The settings cannot be used:", *problems])) from err
+    except (OSError, ValueError) as err:
+        raise UsageError(str(err)) from err
 
 
-def _put(overrides: dict[str, Any], key: str, value: str) -> None:
-    *sections, name = key.split(".")
-    table = overrides
-    for section in sections:
-        table = table.setdefault(section, {})
-        if not isinstance(table, dict):
-            raise ValueError(f"--set {key}: {section} is a setting, not a section")  # noqa: TRY004
-    # Lists are written as JSON, as in the environment.
-    table[name] = json.loads(value) if value.startswith("[") else value
+def _reason(problem: ErrorDetails) -> str:
+    if problem["type"] == "extra_forbidden":
+        return "there is no such setting"
+    return problem["msg"].removeprefix("Value error, ")
 
 
-def _explain(error: Exception) -> str:
-    if not isinstance(error, ValidationError):
-        return str(error)
-    lines = [
-        f"  {'.'.join(str(step) for step in problem['loc'])}: {problem['msg']}"
-        for problem in error.errors(include_url=False)
-    ]
-    return "Settings cannot be used:\n" + "\n".join(lines)
-
-
-def _complain(message: str) -> None:
-    print(f"internvl-server: {message}", file=sys.stderr)  # noqa: T201  (its purpose)
+def _print_error(message: str) -> None:
+    print(f"internvl-server: {message}", file=sys.stderr)

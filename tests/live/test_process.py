@@ -73,12 +73,12 @@ def test_a_leaving_server_serves_on_until_balancers_have_noticed(tiny_checkpoint
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--port", "x"], "server.port"),
-        (["--set", "engine.max_num_seqs=0"], "engine.max_num_seqs"),
-        (["--set", "media.nope=1"], "media.nope"),
+        (["--port", "x"], "--port (server.port)"),
+        (["--set", "engine.max_num_seqs=0"], "--set engine.max_num_seqs:"),
+        (["--set", "media.nope=1"], "--set media.nope: there is no such setting"),
         (["--set", "nope"], "SECTION.KEY=VALUE"),
         (["--config", "missing.toml"], "missing.toml"),
-        (["--engine", "gpu"], "engine.kind"),
+        (["--engine", "gpu"], "--engine (engine.kind)"),
         (["--set", 'server.api_keys=[""]'], "server.api_keys"),
         (["--port", "8", "--set", "server.port.x=1"], "server.port"),
     ],

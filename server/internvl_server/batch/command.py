@@ -57,7 +57,8 @@ def run_batch(settings: Settings, options: argparse.Namespace) -> int:
         OSError: A file cannot be read or written.
         StartupError: The server cannot start.
     """
-    if options.url is not None and (options.model is not None or options.engine is not None):
+    own_server = ("model.path", "engine.kind")  # the settings of --model and --engine
+    if options.url is not None and any(hasattr(options, key) for key in own_server):
         raise BatchError("--model and --engine cannot be combined with --url")
     max_line_bytes = settings.limits.max_body_bytes + _MAX_HEAD_BYTES
     with options.input.open("rb") as file:
