@@ -28,6 +28,13 @@ __all__ = ["decode_frames"]
 
 # Decoders by FFmpeg's names; the three of AV1 are one of the build's choice.
 CODECS = ("h264", "hevc", "vp8", "vp9", "libdav1d", "libaom-av1", "av1", "mpeg4", "gif")
+# Neither the protocols nor the data references of a file may lead FFmpeg to another file.
+FFMPEG_OPTIONS = {
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,gif",
+    "codec_whitelist": ",".join(CODECS),
+    "protocol_whitelist": "none",
+    "enable_drefs": "0",
+}
 MAX_FRAMES_IN_FILE = 1_000_000
 MAX_DECODED_FRAMES = 50_000
 QUARTER_TURN = 90
@@ -147,13 +154,7 @@ def _opened(
     data: bytes, container_format: str, limits: VideoLimits
 ) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The container and its picture stream, judged by the header."""
-    options = {
-        "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,gif",
-        "codec_whitelist": ",".join(CODECS),
-        "protocol_whitelist": "none",
-        "enable_drefs": "0",
-        "max_pixels": str(limits.max_pixels),
-    }
+    options = FFMPEG_OPTIONS | {"max_pixels": str(limits.max_pixels)}
     with av.open(io.BytesIO(data), "r", format=container_format, options=options) as container:
         stream = _picture_stream(container)
         context = stream.codec_context

@@ -86,10 +86,6 @@ class TestFrames:
         assert len(reds(video(num_frames=40, gop=250, b_frames=0), 8)) == 8
 
 
-def with_external_reference(data: bytes) -> bytes:
-    return patched(data, b"dref", 8 + 8, struct.pack(">I", 0))
-
-
 def with_frame_duration(data: bytes) -> bytes:
     return patched(data, b"stts", 12, struct.pack(">I", 0x0FFFFFFF))
 
@@ -112,7 +108,6 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "concat": lambda: b"ffconcat version 1.0\nfile '/etc/passwd'\n",
     "picture": lambda: encode(make_image(), "PNG"),
     "audio only": audio_only,
-    "external reference": lambda: with_external_reference(video()),
     "header of MP4 alone": lambda: video()[:40],
     "header of WebM alone": lambda: video("webm-vp9")[:60],
     "no samples": lambda: patched(
