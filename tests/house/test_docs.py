@@ -3,10 +3,12 @@
 `scripts/run_examples.py` runs the curl and Python examples against a server; CI calls it.
 """
 
+import contextlib
 import re
 import shlex
 import tomllib
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import yaml
@@ -60,7 +62,8 @@ def test_the_page_of_responses_names_every_field() -> None:
 
 
 @pytest.mark.parametrize(("page", "words"), COMMANDS, ids=[" ".join(w) for _, w in COMMANDS])
-def test_commands_work(page: Path, words: list[str]) -> None:
+def test_commands_work(page: Path, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
     while "=" in words[0]:
         words = words[1:]
     match words:
@@ -94,5 +97,13 @@ def check_requirement(requirement: str) -> None:
 
 
 def check_command_line(arguments: list[str]) -> None:
-    if arguments[0] == "plan":
+    """The command line is understood; nothing is started."""
+    with contextlib.ExitStack() as stack:
+        started = [
+            stack.enter_context(patch(f"internvl_server.cli.{name}", return_value=0))
+            for name in ("serve", "run_batch")
+        ]
+        if "--help" in arguments:
+            stack.enter_context(pytest.raises(SystemExit, match="0"))
         assert main(arguments) == 0
+        assert any(command.called for command in started) or arguments[0] == "plan"
