@@ -1,19 +1,34 @@
-"""An answer's text, as it comes, to text and tool calls: the `<tool_call>` blocks of Qwen2.5's format.
+"""Finds tool calls in an answer's text as it comes: the `<tool_call>` blocks of Qwen2.5's format.
 
-What is passed on cannot be taken back, so a call's arguments are passed on only while they are the
-beginning of valid JSON, and text only when it cannot become a tag.
+What is passed on cannot be taken back. So a block is passed on when it has ended and is known to be a call,
+or is text. Only where the engine is guided is a block known to be valid from its beginning: its arguments
+are passed on as they come.
 """
 
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from internvl_server.core import ToolCallDelta, ToolChoice
-from internvl_server.output.call_reader import CLOSE_TAG, CallReader
-from internvl_server.output.json_scanner import WHITESPACE
+from internvl_server.output.call_json import (
+    WHITESPACE,
+    ArgumentsReader,
+    Call,
+    UnfinishedStringError,
+    read_call,
+)
 
 __all__ = ["ParsedText", "ToolCallParser"]
 
 _OPEN_TAG = "<tool_call>"
+_CLOSE_TAG = "</tool_call>"
+# How a guided call begins, and the least that can become such a beginning.
+_HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*"(?P<name>[\w-]{1,64})"\s*,\s*"arguments"\s*:\s*(?=\{)')
+_SHORTEST_HEAD = '{"name":"'
+_NOT_A_CALL = re.compile(r"\s*(?:[^\s{]|\{\s*[^\s\"])")
+
+_State: TypeAlias = Literal["text", "block", "arguments"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +42,15 @@ class ParsedText:
 class ToolCallParser:
     """Finds the calls in one answer.
 
-    Whitespace around calls is dropped; between two texts it stays. A block that is no call of a known
-    tool is text, as it was written. A call whose beginning was passed on before it broke off stays and
-    `has_cut_call` tells of it, so that an answer given as a whole can leave it out.
+    Whitespace around calls is dropped; between two texts it stays. A block that is not a call of a known
+    tool is text, as it was written. `has_cut_call` says that the last call's beginning was passed on and
+    its end never came, so that an answer given as a whole can leave it out.
 
     Args:
         choice: Which tools may be called, and whether more than once.
         tool_names: The tools there are.
         new_id: Makes the id of a call.
-        is_guided: Whether the engine holds the answer to the format. If so, arguments are passed on as
-            they come. If not, each call is passed on when it has ended and is known to be valid.
+        is_guided: Whether the engine holds the answer to the format.
     """
 
     def __init__(
@@ -51,11 +65,16 @@ class ToolCallParser:
         self._names = frozenset(tool_names) & frozenset(choice.names or tool_names)
         self._new_id = new_id
         self._is_guided = is_guided
-        self._gap: list[str] = []  # whitespace that may come before a call
-        self._held = ""  # what may become a tag
-        self._block: CallReader | None = None
-        self._has_begun = False  # the block's call has
-        self._is_broken = False  # the block's call has begun and what follows is no JSON
+        self._readers = {
+            "text": self._read_text,
+            "block": self._read_block,
+            "arguments": self._read_arguments,
+        }
+        self._state: _State = "text"
+        self._buffer = ""  # what has not been read
+        self._num_searched = 0  # characters of a block in which no closing tag begins
+        self._arguments = ArgumentsReader()
+        self._gap = ""  # whitespace that may come before a call
         self._has_text = False
         self._num_ended = 0
         self._text: list[str] = []
@@ -70,35 +89,24 @@ class ToolCallParser:
 
     def push(self, text: str) -> ParsedText:
         """Take more of the answer's text. It is ignored once the answer is complete."""
-        rest = text
-        while rest and not self.is_complete:
-            if self._is_broken:
-                rest = self._skip(rest)
-            elif self._block is None:
-                rest = self._read_text(rest)
-            else:
-                rest = self._read_block(self._block, rest)
+        self._buffer += text
+        self._read()
         return self._taken()
 
     def flush(self) -> ParsedText:
         """What is left when no text will follow.
 
-        The unfinished beginning of a call: as text when the answer was free, nothing when it was guided,
-        because then only its length can have cut it.
+        A call without its closing tag is a call. The beginning of one is text when the answer was free,
+        and dropped when it was guided, because then only the answer's length can have cut it.
         """
-        block, self._block = self._block, None
-        if self._is_broken or self.is_complete:
-            return self._taken()
-        if block is not None and block.is_closed:
-            self._end(block)
-        elif block is not None and self._has_begun:
-            self._pass_on(block)
-            self.has_cut_call |= not block.is_whole
-        elif block is not None and not self._is_guided:
-            self._say(_OPEN_TAG + block.raw)
-        elif block is None and (self._held or not self.num_calls):
-            self._say(self._held)
-        self._gap, self._held = [], ""
+        while self._state == "block" and not self.is_complete:
+            self._finish_block()
+            self._read()
+        self.has_cut_call = self._state == "arguments" and not self._arguments.is_whole
+        is_text = self._state == "text" and not self.is_complete
+        if is_text and (self._buffer or not self.num_calls):
+            self._say(self._buffer)
+        self._buffer = ""
         return self._taken()
 
     def _taken(self) -> ParsedText:
@@ -106,87 +114,107 @@ class ToolCallParser:
         self._text, self._calls = [], []
         return parsed
 
-    def _read_text(self, rest: str) -> str:
-        """Pass text on up to a tag; what is to be read after the tag."""
-        text = self._held + rest
-        start = text.find(_OPEN_TAG)
-        end = start if start >= 0 else len(text) - _num_of_tag(text)
-        self._say_but_end(text[:end])
-        if start < 0:
-            self._held = text[end:]
-            return ""
-        self._held, self._block, self._has_begun = "", CallReader(self._names), False
-        return text[start + len(_OPEN_TAG) :]
+    def _read(self) -> None:
+        while not self.is_complete and self._readers[self._state]():
+            pass
 
-    def _read_block(self, block: CallReader, rest: str) -> str:
-        """Take a block's characters; what is to be read after it."""
-        for index, char in enumerate(rest):
-            step = block.push(char)
-            if step == "ended":
-                self._end(block)
-                return rest[index + 1 :]
-            if step == "invalid":
-                self._break(block)
-                return rest[index:]
-        self._pass_on(block)
-        return ""
+    def _read_text(self) -> bool:
+        """Pass text on up to an opening tag. Returns, as all readers do, whether there is more to read."""
+        before, tag, after = self._buffer.partition(_OPEN_TAG)
+        num_held = 0 if tag else _num_of_tag(before, _OPEN_TAG)
+        end = len(before) - num_held
+        self._say_but_end(before[:end])
+        if not tag:
+            self._buffer = before[end:]
+            return False
+        self._state, self._buffer, self._num_searched = "block", after, 0
+        return True
 
-    def _end(self, block: CallReader) -> None:
-        self._pass_on(block, has_ended=True)
-        self._gap, self._block = [], None
+    def _read_block(self) -> bool:
+        """Begin a guided call, or wait for the end of the block."""
+        head = _HEAD.match(self._buffer) if self._is_guided else None
+        if head is not None and head["name"] in self._names:
+            self._arguments = ArgumentsReader()
+            self._begin_call(Call(head["name"], self._arguments.push(self._buffer[head.end() :])))
+            self._state, self._buffer = "arguments", ""
+            return True
+        if _NOT_A_CALL.match(self._buffer):
+            return self._refuse_block()
+        end = self._buffer.find(_CLOSE_TAG, self._num_searched)
+        if end < 0:
+            self._num_searched = max(0, len(self._buffer) - len(_CLOSE_TAG) + 1)
+            return False
+        try:
+            call = read_call(self._buffer[:end], self._names)
+        except UnfinishedStringError:  # the tag is part of it
+            self._num_searched = end + 1
+            return True
+        return self._refuse_block() if call is None else self._take_block(call, end)
+
+    def _finish_block(self) -> None:
+        """Decide about a block that the answer's end cut off."""
+        end = len(self._buffer) - _num_of_tag(self._buffer, _CLOSE_TAG)
+        try:
+            call = read_call(self._buffer[:end], self._names)
+        except UnfinishedStringError:
+            call = None
+        if call is not None:
+            self._take_block(call, end)
+        elif self._is_guided and _may_become_head(self._buffer):
+            self._state, self._buffer, self._gap = "text", "", ""
+        else:
+            self._refuse_block()
+
+    def _take_block(self, call: Call, end: int) -> bool:
+        self._begin_call(call)
+        return self._end_call(self._buffer[end + len(_CLOSE_TAG) :])
+
+    def _refuse_block(self) -> bool:
+        """The tag is text; what follows it is read again, because another tag may be in it."""
+        self._say(_OPEN_TAG)
+        self._state = "text"
+        return True
+
+    def _read_arguments(self) -> bool:
+        """Pass the arguments of a guided call on as they come; drop what follows them in the block."""
+        if arguments := self._arguments.push(self._buffer):
+            self._calls.append(ToolCallDelta(self.num_calls - 1, arguments=arguments))
+        self._buffer = ""
+        _, tag, after = self._arguments.rest.partition(_CLOSE_TAG)
+        return bool(self._arguments.is_whole and tag) and self._end_call(after)
+
+    def _begin_call(self, call: Call) -> None:
+        self._calls.append(ToolCallDelta(self.num_calls, self._new_id(), *call))
+        self.num_calls += 1
+
+    def _end_call(self, after: str) -> bool:
+        self._state, self._buffer, self._gap = "text", after, ""
         self._num_ended += 1
-
-    def _break(self, block: CallReader) -> None:
-        """The block is no call: text then, unless its beginning was passed on."""
-        self._pass_on(block)
-        if self._has_begun:
-            self.has_cut_call |= not block.is_whole
-            self._gap, self._is_broken = [], True
-            return
-        written = _OPEN_TAG + block.raw
-        end = len(written) - _num_of_tag(written)
-        self._say_but_end(written[:end])
-        self._held, self._block = written[end:], None
-
-    def _skip(self, rest: str) -> str:
-        """Drop the rest of a broken block; what is to be read after it."""
-        text = self._held + rest
-        start = text.find(CLOSE_TAG)
-        if start < 0:
-            self._held = text[1 - len(CLOSE_TAG) :]
-            return ""
-        self._held, self._block, self._is_broken = "", None, False
-        self._num_ended += 1
-        return text[start + len(CLOSE_TAG) :]
-
-    def _pass_on(self, block: CallReader, *, has_ended: bool = False) -> None:
-        if self._has_begun:
-            if arguments := block.take():
-                self._calls.append(ToolCallDelta(self.num_calls - 1, arguments=arguments))
-        elif block.is_ready and (has_ended or self._is_guided):
-            self._has_begun = True
-            self.num_calls += 1
-            delta = ToolCallDelta(self.num_calls - 1, self._new_id(), block.name, block.take())
-            self._calls.append(delta)
+        return True
 
     def _say_but_end(self, text: str) -> None:
         """Pass text on but for whitespace at its end."""
         certain = text.rstrip(WHITESPACE)
         if certain:
             self._say(certain)
-        self._gap.append(text[len(certain) :])
+        self._gap += text[len(certain) :]
 
     def _say(self, text: str) -> None:
         """Pass on text after the whitespace before it, which is dropped where only calls came before."""
-        text = "".join(self._gap) + text
-        self._gap = []
+        text, self._gap = self._gap + text, ""
         if self.num_calls and not self._has_text:
             text = text.lstrip(WHITESPACE)
         self._has_text |= bool(text)
         self._text.append(text)
 
 
-def _num_of_tag(text: str) -> int:
+def _may_become_head(text: str) -> bool:
+    """Whether the text may be the beginning of a guided call."""
+    written = "".join(text.split())
+    return written.startswith(_SHORTEST_HEAD) or _SHORTEST_HEAD.startswith(written)
+
+
+def _num_of_tag(text: str, tag: str) -> int:
     """Characters at the end that may be the beginning of a tag."""
-    most = min(len(_OPEN_TAG) - 1, len(text))
-    return next((n for n in range(most, 0, -1) if text.endswith(_OPEN_TAG[:n])), 0)
+    most = min(len(tag) - 1, len(text))
+    return next((n for n in range(most, 0, -1) if text.endswith(tag[:n])), 0)

@@ -141,21 +141,88 @@ def test_a_block_that_is_no_call_is_text_as_it_was_written(
     assert [(name, json.loads(arguments)) for name, arguments in got_calls] == [after[1]]
 
 
-@given(text=st.text(alphabet='<tool_call>/{}":,name rgumnsf01\\ ', max_size=80), data=st.data())
-def test_any_text_gives_the_same_however_it_comes_and_only_valid_calls(
-    text: str, data: st.DataObject
+@given(
+    text=st.text(alphabet='<tool_call>/{}":,name rgumnsf01\\ ', max_size=80),
+    data=st.data(),
+    is_guided=st.booleans(),
+)
+def test_any_text_gives_the_same_however_it_comes(
+    text: str, data: st.DataObject, is_guided: bool
 ) -> None:
     text = data.draw(st.sampled_from(["", '<tool_call>{"name": "f", "arguments": {'])) + text
+    parser = new_parser(is_guided=is_guided)
+    answer = parsed(cut(text, data), parser)
+    assert answer == parsed([text], new_parser(is_guided=is_guided))
+    if not is_guided:
+        assert all(isinstance(json.loads(arguments), dict) for _, arguments in answer[1])
+        assert not parser.has_cut_call
+        if not answer[1]:
+            assert answer[0] == text
+
+
+@given(
+    arguments=st.dictionaries(st.text(), VALUES, max_size=3),
+    is_ascii=st.booleans(),
+    data=st.data(),
+)
+def test_what_has_come_of_guided_arguments_is_passed_on(
+    arguments: dict[str, Any], is_ascii: bool, data: st.DataObject
+) -> None:
+    written = json.dumps(arguments, ensure_ascii=is_ascii)
+    end = data.draw(st.integers(1, len(written)))
+    parser = new_parser()
+    head = '<tool_call>\n{"name": "f", "arguments": '
+    passed = "".join(d.arguments for d in parser.push(head + written[:end]).tool_calls)
+    assert written.startswith(passed)
+    assert 0 <= end - len(passed) < len(r"\ud83d\ude00")
+    more = parser.push(written[end:] + "}\n</tool_call>").tool_calls
+    assert passed + "".join(d.arguments for d in more) == written
+
+
+@pytest.mark.parametrize("is_guided", [True, False])
+@pytest.mark.parametrize(
+    ("written", "passed"),
+    [
+        (r"\ud83d\ude00", r"\ud83d\ude00"),
+        (r"\ud83d", r"\ufffd"),
+        (r"\ude00x", r"\ufffdx"),
+        (r"\ud83d\ud83d\ude00", r"\ufffd\ud83d\ude00"),
+        (r"\ud83d\n", r"\ufffd\n"),
+        (r"\ud83d\u00e9", r"\ufffd\u00e9"),
+        (r"\ud83d\\ude00", r"\ufffd\\ude00"),
+        (r"\\ud83d", r"\\ud83d"),
+        (r"\ud83dé", r"\ufffdé"),
+    ],
+)
+def test_half_a_surrogate_pair_becomes_a_replacement_character(
+    written: str, passed: str, is_guided: bool
+) -> None:
+    text = f'<tool_call>{{"name": "f", "arguments": {{"a": "{written}"}}}}</tool_call>'
+    expected = ("", [("f", f'{{"a": "{passed}"}}')])
+    for end in range(len(text)):
+        pieces = [text[:end], text[end:]]
+        assert parsed(pieces, new_parser(is_guided=is_guided)) == expected
+    assert parsed(text, new_parser(is_guided=is_guided)) == expected
+
+
+def test_half_a_surrogate_pair_in_arguments_that_are_a_string_is_replaced_too() -> None:
+    for written in (r'"{\"a\": \"\ud83d\"}"', r'"{\"a\": \"\\ud83d\"}"'):
+        text = f'<tool_call>{{"name": "f", "arguments": {written}}}</tool_call>'
+        [(_, arguments)] = parsed([text], new_parser(is_guided=False))[1]
+        assert json.loads(arguments) == {"a": "\ufffd"}
+
+
+def test_numbers_are_passed_on_as_they_were_written() -> None:
+    arguments = '{"a": [1.10, 1e400, -0.0, ' + "9" * 5000 + "]}"
+    text = f'<tool_call>{{"name": "f", "arguments": {arguments}}}</tool_call>'
     for is_guided in (True, False):
-        parser = new_parser(is_guided=is_guided)
-        answer = parsed(cut(text, data), parser)
-        assert answer == parsed([text], new_parser(is_guided=is_guided))
-        whole = answer[1][:-1] if parser.has_cut_call else answer[1]
-        assert all(isinstance(json.loads(arguments), dict) for _, arguments in whole)
-        if not is_guided:
-            assert not parser.has_cut_call
-            if not answer[1]:
-                assert answer[0] == text
+        assert parsed([text], new_parser(is_guided=is_guided)) == ("", [("f", arguments)])
+
+
+@pytest.mark.parametrize("body", ["[" * 100_000, '{"a":' * 100_000])
+def test_deep_nesting_is_text_where_the_engine_is_not_guided(body: str) -> None:
+    text = f'<tool_call>{{"name": "f", "arguments": {{"a": {body}}}}}</tool_call>'
+    assert parsed([text], new_parser(is_guided=False)) == (text, [])
 
 
 def test_arguments_are_passed_on_as_they_come() -> None:
@@ -245,11 +312,17 @@ def test_a_call_cut_before_its_beginning_is_text_unless_guided(is_guided: bool, 
     assert not parser.has_cut_call
 
 
-def test_a_call_that_breaks_after_its_beginning_ends_there() -> None:
-    parser = new_parser()
-    text = '<tool_call>{"name": "f", "arguments": {"a": 1 oops}}</tool_call>' + block("f", {})
-    assert parsed([text], parser) == ("", [("f", '{"a": 1 '), ("f", "{}")])
-    assert parser.has_cut_call
+def test_a_block_with_an_open_string_is_text_and_hides_no_call() -> None:
+    text = '<tool_call>{"name: 1}</tool_call> '
+    assert parsed([text + block("f", {})], new_parser(is_guided=False)) == (
+        text.rstrip(),
+        [("f", "{}")],
+    )
+
+
+def test_a_tag_in_a_guided_answer_that_is_no_call_is_text() -> None:
+    text = '{"answer": "write <tool_call> {and a name"}'
+    assert parsed([text]) == (text, [])
 
 
 def test_a_tag_right_after_an_unclosed_block_is_seen() -> None:
