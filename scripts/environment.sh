@@ -1,8 +1,9 @@
-# Sourced by the scripts beside it: makes .venv on first use and after a change of pyproject.toml.
+# Sourced by the other scripts: creates .venv on first use and updates it when the dependencies change.
 # Needs nothing but Python 3.11 to 3.13 with venv. Call: ensure_environment EXTRAS (e.g. cpu,test)
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv="$root/.venv"
+constraints="$root/scripts/constraints"
 
 find_python() {
     local name
@@ -18,31 +19,37 @@ find_python() {
 }
 
 # Plain `torch` is a CUDA build of several GB on Linux; without an NVIDIA GPU a CPU build does the same.
+# Its dependencies come with the next install. Call: install_torch ENVIRONMENT
 install_torch() {
-    local pip=("$venv/bin/python" -m pip install --quiet)
+    local pip=("$1/bin/python" -m pip install --quiet --no-deps --constraint "$constraints/cpu.txt")
     if [ -n "${INTERNVL_TORCH_INDEX:-}" ]; then
-        "${pip[@]}" --index-url "$INTERNVL_TORCH_INDEX" 'torch>=2.9,<3'
+        "${pip[@]}" --index-url "$INTERNVL_TORCH_INDEX" torch
         return
     fi
     if [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then
-        # A CPU build that lies where pip looks first; its needs come with the next install.
-        if "${pip[@]}" --no-index --no-deps torch==2.13.0 2>/dev/null; then return; fi
+        # A CPU build in one of pip's local folders (`find-links`).
+        if "${pip[@]}" --no-index torch 2>/dev/null; then return; fi
     fi
-    echo "Installing torch from pip's own index; on Linux that is a download of several GB." >&2
-    "${pip[@]}" 'torch>=2.9,<3'
+    echo "Installing torch from pip's default index; on Linux that is a download of several GB." >&2
+    "${pip[@]}" torch
 }
 
 ensure_environment() {
     local extras="$1" python stamp
     stamp="$venv/.installed-$extras"
-    if [ "$stamp" -nt "$root/pyproject.toml" ]; then return; fi
+    if [ "$stamp" -nt "$root/pyproject.toml" ] && [ "$stamp" -nt "$constraints/cpu.txt" ]; then return; fi
     if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
         python=$(find_python) || exit 1
-        rm -rf "$venv" # what an interrupted first run may have left
+        rm -rf "$venv" # an interrupted first run may have left a part of one
         "$python" -m venv "$venv"
     fi
     echo "Installing internvl-server[$extras] into .venv ..." >&2
-    "$venv/bin/python" -c 'import torch' 2>/dev/null || install_torch
-    "$venv/bin/python" -m pip install --quiet --editable "$root[$extras]"
+    "$venv/bin/python" -c 'import torch' 2>/dev/null || install_torch "$venv"
+    "$venv/bin/python" -m pip install --quiet --constraint "$constraints/cpu.txt" --editable "$root[$extras]"
     touch "$stamp"
+}
+
+# A TCP port that is free now.
+free_port() {
+    "$venv/bin/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 }

@@ -1,0 +1,99 @@
+"""The versions in scripts/constraints are complete and agree with pyproject.toml and with each other."""
+
+import re
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, distribution
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+CONSTRAINTS = ROOT / "scripts/constraints"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+ENVIRONMENTS = {"cpu": {"cpu", "test"}, "turbomind": {"turbomind", "test"}}
+# LMDeploy needs an older torch than the CPU engine, and that an older setuptools.
+MAY_DIFFER = {"torch", "setuptools"}
+# A CUDA build of torch, which .venv has where there is no CPU build, names the versions of these itself.
+CUDA = re.compile(r"cuda-|nvidia-|triton$")
+
+
+def pins(environment: str) -> dict[str, str]:
+    lines = (CONSTRAINTS / f"{environment}.txt").read_text(encoding="utf-8").splitlines()
+    return {
+        canonicalize_name(name): version for name, _, version in (x.partition("==") for x in lines)
+    }
+
+
+def own_requirements(extras: set[str]) -> Iterator[Requirement]:
+    """What pyproject.toml asks for, with the extras that other extras include."""
+    lists = [PROJECT["dependencies"], *(PROJECT["optional-dependencies"][x] for x in extras)]
+    for requirement in (Requirement(line) for lines in lists for line in lines):
+        if requirement.name == PROJECT["name"]:
+            yield from own_requirements(requirement.extras)
+        else:
+            yield requirement
+
+
+def all_requirements(environment: str) -> Iterator[Requirement]:
+    """The project's requirements, and those of the pinned packages as far as these are installed here."""
+    pinned = pins(environment)
+    waiting, seen = list(own_requirements(ENVIRONMENTS[environment])), set()
+    while waiting:
+        requirement = waiting.pop()
+        yield requirement
+        if (key := (requirement.name, frozenset(requirement.extras))) not in seen:
+            seen.add(key)
+            waiting += needs_of(requirement, pinned.get(canonicalize_name(requirement.name)))
+
+
+def needs_of(package: Requirement, pinned: str | None) -> Iterator[Requirement]:
+    try:
+        installed = distribution(package.name)
+    except PackageNotFoundError:
+        return
+    if installed.version.partition("+")[0] != pinned:
+        return
+    for requirement in map(Requirement, installed.requires or []):
+        marker = requirement.marker
+        if not marker or any(marker.evaluate({"extra": x}) for x in package.extras or {""}):
+            yield requirement
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_constraints_are_names_and_versions(environment: str) -> None:
+    """No address, hash, local version or comment."""
+    for line in (CONSTRAINTS / f"{environment}.txt").read_text(encoding="utf-8").splitlines():
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9a-z.]*", line), line
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_every_dependency_is_pinned(environment: str) -> None:
+    pinned = pins(environment)
+    for requirement in all_requirements(environment):
+        name = canonicalize_name(requirement.name)
+        if environment == "cpu" and CUDA.match(name):
+            continue
+        assert name in pinned, f"{name} has no version: run scripts/lock"
+        assert pinned[name] in requirement.specifier, f"{requirement}, but {pinned[name]} is pinned"
+
+
+def test_both_environments_have_the_same_versions() -> None:
+    cpu, turbomind = pins("cpu"), pins("turbomind")
+    assert {x for x in cpu.keys() & turbomind.keys() if cpu[x] != turbomind[x]} <= MAY_DIFFER
+
+
+@pytest.mark.parametrize("name", ["openai", "lmdeploy"])
+def test_what_the_tests_compare_with_is_pinned_in_the_project_too(name: str) -> None:
+    [requirement] = [x for x in own_requirements({"test", "turbomind"}) if x.name == name]
+    [exact] = requirement.specifier
+    assert exact.operator == "=="
+
+
+@pytest.mark.parametrize("name", [path.name for path in (ROOT / "configs").glob("*.*")])
+def test_the_package_contains_the_configs(name: str) -> None:
+    installed = files("internvl_server") / "configs" / name
+    assert installed.read_bytes() == (ROOT / "configs" / name).read_bytes()
