@@ -1,10 +1,10 @@
-# Two images of the server, both without root:
+# Two images of the server; neither runs as root:
 #
 #   docker build --target cpu -t internvl-server:cpu .                the CPU engine and the demo model
 #   docker build --target turbomind -t internvl-server:turbomind .    LMDeploy TurboMind for NVIDIA GPUs
 #
 # They listen on every address of the container and therefore refuse to start without an API key or
-# INTERNVL_SERVER__ALLOW_ANONYMOUS=true. Set the latter only where nobody but you reaches the port:
+# INTERNVL_SERVER__ALLOW_ANONYMOUS=true. Set the latter only where no one else can reach the port:
 #
 #   docker run --rm -p 127.0.0.1:8000:8000 -e INTERNVL_SERVER__ALLOW_ANONYMOUS=true internvl-server:cpu
 #
@@ -14,8 +14,11 @@
 #     -p 127.0.0.1:8000:8000 -e INTERNVL_SERVER__API_KEYS='["a-long-random-key"]' \
 #     internvl-server:turbomind --config configs/internvl3-38b.toml
 #
-# The base image is pinned by its exact tag. For a pin by content, look its digest up once
-# (docker buildx imagetools inspect python:3.11.14-slim-bookworm) and give it as PYTHON_IMAGE=…@sha256:….
+# The dependencies have the versions of scripts/constraints, and their layers depend on that folder and pyproject.toml
+# only: a change of code installs nothing again. Needs BuildKit, Docker's builder since version 23.
+#
+# The base image is pinned by its exact tag. To pin it by content, look up its digest once
+# (docker buildx imagetools inspect python:3.11.14-slim-bookworm) and pass it as PYTHON_IMAGE=…@sha256:….
 ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS base
@@ -23,15 +26,14 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
-    PIP_NO_CACHE_DIR=1 \
     PIP_ROOT_USER_ACTION=ignore
 WORKDIR /app
 
-# What both images do when they run. The layer of dependencies comes from a builder stage.
+# What both images have in common at run time. Their virtual environments come from the build stages.
 FROM base AS runtime
 RUN useradd --system --no-create-home --home-dir /models --uid 10001 internvl \
     && install --directory --owner=internvl --mode=0755 /models
-# Hub downloads and their locks go to the volume; nothing else is written.
+# Downloads from the Hugging Face Hub and their locks go to the volume; nothing else is written.
 ENV HOME=/models \
     HF_HOME=/models \
     INTERNVL_SERVER__HOST=0.0.0.0
@@ -39,34 +41,44 @@ COPY configs configs
 USER 10001
 VOLUME /models
 EXPOSE 8000
-# Running requests are finished (server.drain_s, 90 s); give `docker stop` more than that: --time 120.
+# Running requests are finished (server.drain_s, 90 s); give `docker stop` more time than that: --time 120.
 STOPSIGNAL SIGTERM
 # Loading weights may take minutes: failures count only after the start period.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10m --retries=3 \
     CMD ["python", "-c", "import sys, urllib.request as r; sys.exit(r.urlopen('http://127.0.0.1:8000/ready', timeout=4).status != 200)"]
 ENTRYPOINT ["internvl-server", "serve"]
 
-FROM base AS build-cpu
-# Plain pip brings a CUDA build of several GB. Name the index of PyTorch's CPU builds here for a small image.
-ARG TORCH_INDEX_URL=
-# The linter takes the variable for a package without a version.
-# hadolint ignore=DL3013
+# The project's metadata around an empty package: enough to install its dependencies.
+FROM base AS metadata
+WORKDIR /src
+COPY pyproject.toml ./
+COPY scripts/constraints scripts/constraints
 RUN python -m venv /opt/venv \
-    && pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} torch==2.13.0
-COPY pyproject.toml README.md LICENSE ./
-COPY server server
-# The package is this folder.
-# hadolint ignore=DL3013
-RUN pip install ".[cpu]"
+    && mkdir -p server/internvl_server \
+    && touch README.md LICENSE \
+    && echo '__version__ = "0"' >server/internvl_server/__init__.py
 
-FROM base AS build-turbomind
-# CUDA's libraries come as packages of lmdeploy; of the host only the NVIDIA driver is needed.
-COPY pyproject.toml README.md LICENSE ./
+FROM metadata AS build-cpu
+# pip's default index has a CUDA build of several GB. For a small image, pass the index of PyTorch's CPU builds.
+ARG TORCH_INDEX_URL=
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --no-deps --constraint scripts/constraints/cpu.txt ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} torch \
+    && pip install --constraint scripts/constraints/cpu.txt ".[cpu]"
+COPY README.md LICENSE ./
+COPY configs configs
 COPY server server
-# The package is this folder, which pins lmdeploy.
-# hadolint ignore=DL3013
-RUN python -m venv /opt/venv \
-    && pip install ".[turbomind]"
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --no-deps .
+
+FROM metadata AS build-turbomind
+# CUDA's libraries are dependencies of lmdeploy; the host provides only the NVIDIA driver.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --constraint scripts/constraints/turbomind.txt ".[turbomind]"
+COPY README.md LICENSE ./
+COPY configs configs
+COPY server server
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --no-deps .
 
 FROM runtime AS turbomind
 COPY --from=build-turbomind /opt/venv /opt/venv
@@ -75,5 +87,5 @@ ENV NVIDIA_VISIBLE_DEVICES=all \
 CMD ["--config", "configs/internvl3-2b.toml"]
 
 FROM runtime AS cpu
-# Serves the demo model, which is part of the package, unless told otherwise: --model /models/…
+# Serves the demo model, which is part of the package, unless given another one: --model /models/…
 COPY --from=build-cpu /opt/venv /opt/venv
