@@ -176,7 +176,7 @@ async def try_server(folder: Path, tp: int, reference: dict[str, str]) -> list[R
 
 def transformers_texts(folder: Path) -> dict[str, str]:
     """Greedy text by transformers; empty with the reason printed where it cannot be had."""
-    if load_checkpoint(ModelSettings(path=str(folder))).layout != "hf":
+    if load_checkpoint(ModelSettings(path=str(folder))).config.layout != "hf":
         print("The authors' layout has no class in transformers: no comparison with it.")
         return {}
     command = [sys.executable, "-m", "scripts.gpu_smoke.reference", str(folder), str(MAX_TOKENS)]
@@ -189,9 +189,8 @@ def transformers_texts(folder: Path) -> dict[str, str]:
 
 def largest_tp(folder: Path, num_gpus: int) -> int:
     """The most GPUs that divide the heads of the text model."""
-    config = load_checkpoint(ModelSettings(path=str(folder))).config
-    text = config.get("llm_config") or config["text_config"]
-    return max(n for n in range(1, num_gpus + 1) if text["num_attention_heads"] % n == 0)
+    text = load_checkpoint(ModelSettings(path=str(folder))).config.text
+    return max(n for n in range(1, num_gpus + 1) if text.num_attention_heads % n == 0)
 
 
 def make_random(folder: Path) -> Path:

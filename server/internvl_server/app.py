@@ -99,7 +99,7 @@ def create_app(
         ),
         gate=AdmissionGate(settings.limits.max_in_flight),
         self_check=check,
-        fingerprint=fingerprint_of(check, __version__, checkpoint.config),
+        fingerprint=fingerprint_of(check, __version__, checkpoint.config_hash),
         created=int(time.time()),
     )
     app = FastAPI(

@@ -8,7 +8,6 @@ checked, and of the tokenizer, are shown by `/version` and make up the `system_f
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -120,16 +119,16 @@ def run_self_check(template: Template, tokenizer: PromptTokenizer) -> SelfCheck:
     )
 
 
-def fingerprint_of(check: SelfCheck, version: str, config: Mapping[str, Any]) -> str:
+def fingerprint_of(check: SelfCheck, version: str, config_hash: str) -> str:
     """The `system_fingerprint`: changes when something that shapes answers does.
 
     Args:
         check: What was found at start.
         version: The server's.
-        config: The checkpoint's config.json.
+        config_hash: Hash of the checkpoint's config.json.
     """
     hashes = (check.template_hash, check.tokenizer_hash, check.tiles_hash)
-    return "fp_" + _sha256(version, *hashes, repr(sorted(config.items())))[:12]
+    return "fp_" + _sha256(version, *hashes, config_hash)[:12]
 
 
 def _pixels_hash() -> str:

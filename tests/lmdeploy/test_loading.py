@@ -1,5 +1,6 @@
 """Which checkpoints load, what LMDeploy is told, and what is said when it cannot load one."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -56,7 +57,7 @@ async def test_tensor_parallel_is_what_was_asked_for(make_engine, loop):
 async def test_the_9b_text_model_loads_in_the_authors_layout(loop, copied):
     """InternLM3's config has no class in transformers; only a tokenizer that is code stands in the way."""
     folder = copied("authors")
-    config = load_checkpoint(ModelSettings(path=str(folder))).config
+    config = json.loads((folder / "config.json").read_text())
     text = config["llm_config"] | {
         "model_type": "internlm3", "architectures": ["InternLM3ForCausalLM"], "head_dim": 16,
         "auto_map": {"AutoConfig": "configuration_internlm3.InternLM3Config"}, "bias": False,

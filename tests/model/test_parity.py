@@ -9,7 +9,6 @@ import warnings
 import pytest
 import torch
 from internvl_server.core import GenerateRequest, ImageSpan
-from internvl_server.engine.cpu.model.config import parse_model_config
 from internvl_server.engine.cpu.model.decoder import Segment
 from internvl_server.engine.cpu.model.kv_cache import KvCache
 from internvl_server.engine.cpu.model.weights import load_model
@@ -144,8 +143,7 @@ def test_prefill_logits_equal_transformers(folders, reference, prompt):
     ids, pixels = reference_inputs(request)
     expected = reference(**ids, **pixels).logits[0]
 
-    config = parse_model_config(checkpoint, max_model_len=512)
-    model = load_model(checkpoint, config, torch.float32, max_model_len=512)
+    model = load_model(checkpoint, torch.float32, max_model_len=512)
     x = model.decoder.embed(ids["input_ids"][0])
     if request.pixel_values is not None:
         encoding = model.vision.encode(pixels["pixel_values"])
@@ -154,7 +152,7 @@ def test_prefill_logits_equal_transformers(folders, reference, prompt):
                 next(encoding)
         except StopIteration as end:
             x[ids["input_ids"][0] == checkpoint.image_token_id] = end.value
-    segment = Segment(KvCache(config.decoder, len(x), torch.float32), 0, len(x))
+    segment = Segment(KvCache(checkpoint.config.text, len(x), torch.float32), 0, len(x))
     actual = model.decoder(x, [segment], torch.arange(len(x)))
 
     assert expected.abs().max() > 1

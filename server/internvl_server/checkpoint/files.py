@@ -1,88 +1,100 @@
-"""What a checkpoint folder says about its model: read once, before any weight is loaded.
+"""Finds a checkpoint folder, downloading it if necessary, and reads its small files; loads no weight."""
 
-Knows both layouts: the authors' (`InternVLChatModel`) and transformers' (`-hf`,
-`InternVLForConditionalGeneration`).
-"""
-
+import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any
 
+from internvl_server.checkpoint.config import CheckpointConfig, parse_config
 from internvl_server.errors import StartupError
 from internvl_server.settings import ModelSettings
 
-__all__ = ["Checkpoint", "Layout", "load_checkpoint"]
+__all__ = ["Checkpoint", "load_checkpoint", "read_config"]
 
-Layout: TypeAlias = Literal["authors", "hf"]
-
-_LAYOUTS: Mapping[str, Layout] = {
-    "InternVLChatModel": "authors",
-    "InternVLForConditionalGeneration": "hf",
-}
-_IMAGE_TOKEN = "<IMG_CONTEXT>"  # noqa: S105  (a token's text, no secret)
+_IMAGE_TOKEN = "<IMG_CONTEXT>"  # noqa: S105  (the text of a token, not a secret)
+_TURN_ENDS = ("<|im_end|>", "<|endoftext|>")
+_DEFAULT_MAX_TILES = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint folder and what every stage needs to know of it.
+    """A checkpoint folder and what its files say.
 
-    `tile_px` is a tile's side in pixels, `num_tokens_per_tile` the image tokens one tile stands for,
-    `max_tiles` the tiles per image it was trained for (without thumbnail), `max_model_len` its context
-    in tokens. `config` is its whole config.json.
+    `config` is its config.json and `config_hash` the SHA-256 of that file, in hex. `max_tiles` is the number
+    of tiles per image it was trained for, without thumbnail; `max_model_len` the served context in tokens;
+    `stop_token_ids` end an answer. `needs_code` is true if its tokenizer exists only as Python code.
     """
 
     path: Path
-    layout: Layout
-    config: Mapping[str, Any]
+    config: CheckpointConfig
+    config_hash: str
     served_name: str
     template: str
-    tile_px: int
-    num_tokens_per_tile: int
     max_tiles: int
     max_model_len: int
     image_token_id: int
     stop_token_ids: frozenset[int]
+    needs_code: bool
+
+    @property
+    def tile_px(self) -> int:
+        """Side of a tile in pixels."""
+        return self.config.tile_px
+
+    @property
+    def num_tokens_per_tile(self) -> int:
+        """Image tokens that stand for one tile in the prompt."""
+        return self.config.num_tokens_per_tile
 
 
 def load_checkpoint(settings: ModelSettings) -> Checkpoint:
-    """Find the checkpoint, downloading its files when `path` names a hub repository, and read its config.
+    """Find the checkpoint, downloading its files when `path` names a hub repository, and read its configs.
 
     Raises:
         StartupError: There is no such checkpoint, or it is not an InternVL one.
     """
     path = _resolve(settings)
-    config = _read_json(path / "config.json")
+    name = settings.path.rstrip("/").rsplit("/", 1)[-1]
+    config = read_config(path, name)
+    tokenizer = _read_json(path / "tokenizer_config.json")
     try:
-        return _from_config(settings, path, config)
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as err:
+        added = _added_tokens(path, tokenizer)
+        return Checkpoint(
+            path=path,
+            config=config,
+            config_hash=hashlib.sha256((path / "config.json").read_bytes()).hexdigest(),
+            served_name=settings.served_name or config.served_name or name,
+            template=settings.template or config.template or "internvl2_5",
+            max_tiles=config.max_tiles or _max_patches(path),
+            max_model_len=_context(
+                settings.max_model_len, trained=config.text.max_position_embeddings
+            ),
+            image_token_id=_image_token_id(config, added),
+            stop_token_ids=_stop_token_ids(path, config, added),
+            needs_code="AutoTokenizer" in (tokenizer.get("auto_map") or {}),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as err:
         raise StartupError(
-            f"The checkpoint's config files are not those of an InternVL model: {err!r}."
+            f"A tokenizer, generation or preprocessor file of {name} is not one of an InternVL model: "
+            f"{err!r}."
         ) from err
 
 
-def _from_config(settings: ModelSettings, path: Path, config: Mapping[str, Any]) -> Checkpoint:
-    layout = _layout_of(config)
-    text_config = config.get("llm_config") or config.get("text_config") or {}
-    image_px = config.get("force_image_size") or config["vision_config"]["image_size"]
-    tile_px = _first(image_px)
-    patch_px = _first(config["vision_config"]["patch_size"])
-    per_side = tile_px // patch_px * float(config.get("downsample_ratio", 0.5))
-    own_len = int(text_config.get("max_position_embeddings", 8192))
-    return Checkpoint(
-        path=path,
-        layout=layout,
-        config=config,
-        served_name=_served_name(settings, config),
-        template=settings.template or str(config.get("template") or "internvl2_5"),
-        tile_px=tile_px,
-        num_tokens_per_tile=int(per_side * per_side),
-        max_tiles=_max_tiles(path, config),
-        max_model_len=_context(settings.max_model_len, own_len),
-        image_token_id=_image_token_id(path, config),
-        stop_token_ids=_stop_token_ids(path, text_config),
-    )
+def read_config(folder: Path, name: str) -> CheckpointConfig:
+    """Read the config.json of a checkpoint folder.
+
+    Args:
+        folder: The checkpoint's.
+        name: The checkpoint's name, for messages.
+
+    Raises:
+        StartupError: It is missing, not JSON, or not that of an InternVL model.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise StartupError(f"The checkpoint folder has no {path.name}.")
+    return parse_config(_read_json(path), name)
 
 
 def _resolve(settings: ModelSettings) -> Path:
@@ -111,84 +123,61 @@ def _download(settings: ModelSettings) -> Path:
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as err:
         raise StartupError(
-            f"model.path: {settings.path!r} is no folder here and could not be had from the hub "
-            f"({type(err).__name__}). Download it beforehand and give its folder."
+            f"model.path: there is no folder {settings.path!r}, and it could not be downloaded from the "
+            f"hub ({type(err).__name__}). Download it beforehand and give its folder."
         ) from err
     return Path(folder)
 
 
-def _served_name(settings: ModelSettings, config: Mapping[str, Any]) -> str:
-    own = str(config.get("served_name") or "")
-    return settings.served_name or own or settings.path.rstrip("/").rsplit("/", 1)[-1]
-
-
 def _read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty if there is no such file."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as err:
-        raise StartupError(f"The checkpoint folder has no {path.name}.") from err
-    except ValueError as err:
-        raise StartupError(f"{path.name} of the checkpoint is not valid JSON.") from err
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as err:
+        raise StartupError(f"{path.name} of the checkpoint is not readable JSON.") from err
     if not isinstance(value, dict):
         raise StartupError(f"{path.name} of the checkpoint is not a JSON object.")
     return value
 
 
-def _layout_of(config: Mapping[str, Any]) -> Layout:
-    architectures = config.get("architectures") or []
-    for architecture in architectures:
-        if architecture in _LAYOUTS:
-            return _LAYOUTS[architecture]
-    raise StartupError(
-        f"config.json names the architecture {architectures}; served are {sorted(_LAYOUTS)}."
-    )
+def _max_patches(path: Path) -> int:
+    """Transformers' name for the number of tiles, in its own file."""
+    preprocessor = _read_json(path / "preprocessor_config.json")
+    return int(preprocessor.get("max_patches", _DEFAULT_MAX_TILES))
 
 
-def _first(value: int | list[int]) -> int:
-    """A size is a number in the authors' layout and a [height, width] pair in the other."""
-    return value[0] if isinstance(value, list) else value
-
-
-def _max_tiles(path: Path, config: Mapping[str, Any]) -> int:
-    if "max_dynamic_patch" in config:
-        return int(config["max_dynamic_patch"])
-    preprocessor = path / "preprocessor_config.json"
-    if preprocessor.exists():
-        return int(_read_json(preprocessor).get("max_patches", 12))
-    return 12
-
-
-def _context(wanted: int, own: int) -> int:
-    if wanted > own:
+def _context(requested: int, *, trained: int) -> int:
+    if requested > trained:
         raise StartupError(
-            f"model.max_model_len is {wanted}, but the checkpoint was made for {own} tokens."
+            f"model.max_model_len is {requested}, but the checkpoint was trained for {trained} tokens."
         )
-    return wanted or own
+    return requested or trained
 
 
-def _image_token_id(path: Path, config: Mapping[str, Any]) -> int:
-    if "image_token_id" in config:
-        return int(config["image_token_id"])
-    return _added_tokens(path)[_IMAGE_TOKEN]
+def _image_token_id(config: CheckpointConfig, added_tokens: dict[str, int]) -> int:
+    if config.image_token_id is not None:
+        return config.image_token_id
+    if _IMAGE_TOKEN not in added_tokens:
+        raise StartupError(f"The checkpoint's tokenizer has no token {_IMAGE_TOKEN}.")
+    return added_tokens[_IMAGE_TOKEN]
 
 
-def _added_tokens(path: Path) -> dict[str, int]:
-    """Text and id of every added token, from whichever tokenizer file the checkpoint has."""
-    tokenizer = path / "tokenizer.json"
-    if tokenizer.exists():
-        added = _read_json(tokenizer).get("added_tokens", [])
+def _added_tokens(path: Path, tokenizer_config: dict[str, Any]) -> dict[str, int]:
+    """Text and id of every added token, from the tokenizer file that the checkpoint has."""
+    if (path / "tokenizer.json").exists():
+        added = _read_json(path / "tokenizer.json").get("added_tokens", [])
         return {token["content"]: int(token["id"]) for token in added}
-    table = _read_json(path / "tokenizer_config.json").get("added_tokens_decoder", {})
+    table = tokenizer_config.get("added_tokens_decoder", {})
     return {token["content"]: int(token_id) for token_id, token in table.items()}
 
 
-def _stop_token_ids(path: Path, text_config: Mapping[str, Any]) -> frozenset[int]:
-    """Ids that end an answer: the template's turn end, and what the checkpoint's configs name."""
-    added = _added_tokens(path)
-    ids = {added[name] for name in ("<|im_end|>", "<|endoftext|>") if name in added}
-    generation = path / "generation_config.json"
-    sources = [text_config] + ([_read_json(generation)] if generation.exists() else [])
-    for source in sources:
-        eos = source.get("eos_token_id")
-        ids.update(eos if isinstance(eos, list) else [] if eos is None else [cast("int", eos)])
-    return frozenset(ids)
+def _stop_token_ids(
+    path: Path, config: CheckpointConfig, added_tokens: dict[str, int]
+) -> frozenset[int]:
+    """Ids that end an answer: the template's turn end, and those the checkpoint's configs name."""
+    eos = _read_json(path / "generation_config.json").get("eos_token_id")
+    named = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    ends = [added_tokens[text] for text in _TURN_ENDS if text in added_tokens]
+    return frozenset([*ends, *config.text.eos_token_ids, *map(int, named)])

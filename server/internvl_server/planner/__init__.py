@@ -1,1 +1,1 @@
-"""Whether a model fits given GPUs, computed from its config alone."""
+"""Computes from a model's config alone whether it fits given GPUs."""

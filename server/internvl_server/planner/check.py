@@ -1,16 +1,15 @@
-"""Finds plans that fit, says what to change where none does, and checks settings at start-up.
+"""Finds plans that fit, suggests changes where none does, and checks settings at start-up.
 
-The check fails with numbers and a way out before anything is downloaded or loaded.
+The check fails before anything is downloaded or loaded, with the numbers and what to change.
 """
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
 
-from internvl_server.checkpoint.architecture import Architecture, read_architecture
+from internvl_server.checkpoint.config import CheckpointConfig
+from internvl_server.checkpoint.files import read_config
 from internvl_server.errors import StartupError
 from internvl_server.planner.memory import (
     GIB,
@@ -24,71 +23,79 @@ from internvl_server.planner.memory import (
 from internvl_server.planner.models import awq, find_model
 from internvl_server.settings import Settings
 
-__all__ = ["advise", "best_plan", "check_fits", "check_settings", "deployment_of", "model_at"]
+__all__ = [
+    "best_plan",
+    "check_fits",
+    "check_settings",
+    "deployment_of",
+    "model_at",
+    "suggest_changes",
+]
 
 _BITS = {0: 16, 4: 4, 8: 8}  # engine.turbomind.quant_policy to bits of a key or value
+_QUANTIZED_BITS = {"awq": 4, "gptq": 4, "compressed-tensors": 4, "fp8": 8}  # by method
 _SHARES = (0.8, 0.7, 0.6, 0.5, 0.4)
 _CONTEXTS = (16_384, 8192, 4096)
-_WANTED_TOKENS = 65_536  # a cache two whole contexts of InternVL3 fit into
+_ENOUGH_TOKENS = 65_536  # a cache for two whole contexts of InternVL3
 
 
 def check_settings(
-    settings: Settings, gpu_bytes: Sequence[int], config: Mapping[str, Any] | None = None
+    settings: Settings, gpu_bytes: Sequence[int], config: CheckpointConfig | None = None
 ) -> MemoryPlan | None:
-    """Check settings for the turbomind engine against the GPUs at hand.
+    """Check the settings of the turbomind engine against the GPUs of this machine.
 
     Args:
-        settings: All of them; `engine.turbomind` is looked at whatever `engine.kind` is.
-        gpu_bytes: Memory of each GPU the engine may use on this machine.
-        config: The checkpoint's config.json, when it is known already.
+        settings: All settings; `engine.turbomind` counts whatever `engine.kind` is.
+        gpu_bytes: Memory of each GPU that the engine may use on this machine.
+        config: The checkpoint's config if it has been read already.
 
     Returns:
-        The plan, or None when nothing is known of the checkpoint before it is downloaded.
+        The plan; None if the checkpoint's sizes are unknown until it is downloaded.
 
     Raises:
-        StartupError: It does not fit; says why, and what to change.
+        StartupError: The model does not fit; the message says why and what to change.
     """
-    path = settings.model.path
-    model = read_architecture(path, config) if config is not None else model_at(path)
+    model = config or model_at(settings.model.path)
     if model is None:
         return None
+    _check_quantization(model)
     num_nodes = settings.engine.turbomind.nnodes
     return check_fits(
         model, deployment_of(settings, model), GpuSet.of(gpu_bytes), num_nodes=num_nodes
     )
 
 
-def deployment_of(settings: Settings, model: Architecture) -> Deployment:
-    """The settings in the terms of a plan."""
-    needs = settings.engine.turbomind
+def deployment_of(settings: Settings, model: CheckpointConfig) -> Deployment:
+    """Convert the settings to the terms of a plan."""
+    turbomind = settings.engine.turbomind
     return Deployment(
-        tp=needs.tp,
-        context=settings.model.max_model_len or model.text.context,
+        tp=turbomind.tp,
+        context=settings.model.max_model_len or model.text.max_position_embeddings,
         max_num_seqs=settings.engine.max_num_seqs,
-        kv_bits=_BITS[needs.quant_policy],
-        cache_share=needs.cache_max_entry_count,
-        max_prefill_tokens=needs.max_prefill_token_num,
+        kv_bits=_BITS[turbomind.quant_policy],
+        cache_share=turbomind.cache_max_entry_count,
+        max_prefill_tokens=turbomind.max_prefill_token_num,
     )
 
 
 def check_fits(
-    model: Architecture, deployment: Deployment, gpus: GpuSet, *, num_nodes: int = 1
+    model: CheckpointConfig, deployment: Deployment, gpus: GpuSet, *, num_nodes: int = 1
 ) -> MemoryPlan:
-    """The plan, when the model fits.
+    """Make the plan for a model that must fit.
 
     Args:
-        model: What is to be loaded.
-        deployment: How; `tp` counts the GPUs of all nodes.
-        gpus: Those of this node.
+        model: The model to load.
+        deployment: How to run it; `tp` counts the GPUs of all nodes.
+        gpus: The GPUs of this node.
         num_nodes: Machines that share the model.
 
     Raises:
-        StartupError: It cannot be split so, there are too few GPUs, or their memory is too small.
+        StartupError: The model cannot be split this way, or there are too few or too small GPUs.
     """
     tp = deployment.tp
     if problem := tp_problem(model, tp):
         raise StartupError(
-            f"engine.turbomind.tp is {tp}, but {model.name} cannot be split so: {problem}. "
+            f"engine.turbomind.tp is {tp}, but {model.name} cannot be split that way: {problem}. "
             f"Possible are {_listed(valid_tps(model))}."
         )
     if tp % num_nodes or tp // num_nodes > gpus.count:
@@ -101,54 +108,70 @@ def check_fits(
         here = GpuSet(gpus.label, gpus.count * num_nodes, gpus.num_bytes)
         raise StartupError(
             f"{model.name} does not fit {tp} GPU(s) of {gpus.num_bytes / GIB:.1f} GiB: {plan.problem}. "
-            f"Change one of: {'; '.join(advise(model, deployment, here))}."
+            f"Change one of: {'; '.join(suggest_changes(model, deployment, here))}."
         )
     return plan
 
 
-def model_at(path: str) -> Architecture | None:
-    """The sizes of a checkpoint folder, or of one of the seven models by name; None when unknown.
+def model_at(path: str) -> CheckpointConfig | None:
+    """The config of a checkpoint folder, or of a published model by its name; None for an unknown name.
 
     Raises:
-        StartupError: The folder's config.json cannot be read.
+        StartupError: The folder's config.json cannot be read, or its quantization is not supported.
     """
-    config = Path(path) / "config.json"
     if not Path(path).is_dir():
         return find_model(path)
-    try:
-        content = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
-        raise StartupError("The checkpoint folder has no readable config.json.") from err
-    return read_architecture(Path(path).resolve().name, content)
+    model = read_config(Path(path), Path(path).resolve().name)
+    _check_quantization(model)
+    return model
+
+
+def _check_quantization(model: CheckpointConfig) -> None:
+    """Refuse weights whose memory is not known here."""
+    found = model.quantization
+    if found.method is not None and _QUANTIZED_BITS.get(found.method) != found.bits:
+        raise StartupError(
+            f"config.json of {model.name} has the quantization {found.method!r} with {found.bits} bits; "
+            "the planner supports AWQ, GPTQ and compressed-tensors with 4 bits, and FP8."
+        )
 
 
 def _listed(values: list[int]) -> str:
     return ", ".join(map(str, values))
 
 
-def best_plan(model: Architecture, wish: Deployment, gpus: GpuSet) -> MemoryPlan | None:
-    """The plan on the fewest GPUs that fits with room for a few requests, else the roomiest that fits.
+def best_plan(model: CheckpointConfig, requested: Deployment, gpus: GpuSet) -> MemoryPlan | None:
+    """The plan with the fewest GPUs whose cache is large enough, or else the plan with the largest cache.
 
-    Fewest, because several servers with one GPU each answer more than one server over all of them.
-    `wish.tp` is not looked at; `wish.cache_share` is the largest share tried.
+    Several servers with one GPU each have a higher throughput than one server over all of them.
+
+    Args:
+        model: The model to load.
+        requested: How to run it; `tp` is ignored, `cache_share` is the largest share tried.
+        gpus: The GPUs of this machine.
+
+    Returns:
+        None if no plan fits.
     """
     fitting = [
         plan
         for tp in valid_tps(model, gpus.count)
-        if (plan := _with_fitting_share(model, replace(wish, tp=tp), gpus))
+        if (plan := _with_fitting_share(model, replace(requested, tp=tp), gpus))
     ]
-    roomy = [plan for plan in fitting if plan.num_tokens >= _WANTED_TOKENS]
+    roomy = [plan for plan in fitting if plan.num_tokens >= _ENOUGH_TOKENS]
     return next(iter(roomy), max(fitting, key=lambda plan: plan.num_tokens, default=None))
 
 
-def advise(model: Architecture, deployment: Deployment, gpus: GpuSet) -> list[str]:
-    """Changes that make a deployment fit, the mildest first; what remains when none does."""
-    changes = list(_changes(model, deployment, gpus)) or list(_together(model, deployment, gpus))
+def suggest_changes(model: CheckpointConfig, deployment: Deployment, gpus: GpuSet) -> list[str]:
+    """Changes that make a deployment fit, the smallest first; never empty."""
+    changes = list(_single_changes(model, deployment, gpus)) or list(
+        _combined_change(model, deployment, gpus)
+    )
     return changes or [f"more or larger GPUs: no setting makes {model.name} fit on {gpus.label} GB"]
 
 
-def _changes(model: Architecture, deployment: Deployment, gpus: GpuSet) -> Iterator[str]:
-    """One change at a time; smaller weights and a quantized cache may come with more GPUs."""
+def _single_changes(model: CheckpointConfig, deployment: Deployment, gpus: GpuSet) -> Iterator[str]:
+    """Changes that suffice alone; smaller weights may come with another number of GPUs."""
     tps = valid_tps(model, gpus.count)
     if deployment.tp in tps:
         yield from _same_gpus(model, deployment, gpus)
@@ -156,27 +179,30 @@ def _changes(model: Architecture, deployment: Deployment, gpus: GpuSet) -> Itera
         if tp != deployment.tp and _with_fitting_share(model, replace(deployment, tp=tp), gpus):
             yield f"engine.turbomind.tp = {tp}"
             break
-    if deployment.tp in tps and not model.weight_group:
+    if deployment.tp in tps and model.quantization.method is None:
         plan = best_plan(awq(model), deployment, gpus)
         if plan is not None:
             yield f"the 4-bit weights of {plan.model.name} (tp = {plan.deployment.tp})"
 
 
-def _together(model: Architecture, deployment: Deployment, gpus: GpuSet) -> Iterator[str]:
-    """The mildest combination of small weights, quantized cache and short context."""
+def _combined_change(
+    model: CheckpointConfig, deployment: Deployment, gpus: GpuSet
+) -> Iterator[str]:
+    """The smallest combination of smaller weights, a quantized cache and a shorter context."""
     contexts = [size for size in _CONTEXTS if size < deployment.context]
-    models = [model] if model.weight_group else [model, awq(model)]
-    for context, bits, one in product([deployment.context, *contexts], (16, 8, 4), models):
-        plan = best_plan(one, replace(deployment, kv_bits=bits, context=context), gpus)
+    models = [model] if model.quantization.method else [model, awq(model)]
+    for context, bits, candidate in product([deployment.context, *contexts], (16, 8, 4), models):
+        plan = best_plan(candidate, replace(deployment, kv_bits=bits, context=context), gpus)
         if plan is not None:
             yield (
-                f"{one.name} with tp = {plan.deployment.tp}, a {bits}-bit KV cache and "
+                f"{candidate.name} with tp = {plan.deployment.tp}, a {bits}-bit KV cache and "
                 f"model.max_model_len = {context}"
             )
             return
 
 
-def _same_gpus(model: Architecture, deployment: Deployment, gpus: GpuSet) -> Iterator[str]:
+def _same_gpus(model: CheckpointConfig, deployment: Deployment, gpus: GpuSet) -> Iterator[str]:
+    """A smaller cache, or else a quantized cache and a shorter context."""
     if plan := _with_fitting_share(model, deployment, gpus):
         yield f"engine.turbomind.cache_max_entry_count = {plan.deployment.cache_share}"
         return
@@ -195,11 +221,11 @@ def _same_gpus(model: Architecture, deployment: Deployment, gpus: GpuSet) -> Ite
 
 
 def _with_fitting_share(
-    model: Architecture, deployment: Deployment, gpus: GpuSet
+    model: CheckpointConfig, deployment: Deployment, gpus: GpuSet
 ) -> MemoryPlan | None:
-    """The plan with the largest share of cache, at most the wished one, that fits."""
-    wished = deployment.cache_share
-    for share in (wished, *(share for share in _SHARES if share < wished)):
+    """The plan with the largest cache that fits; at most the share that the deployment asks for."""
+    requested = deployment.cache_share
+    for share in (requested, *(share for share in _SHARES if share < requested)):
         plan = make_plan(model, replace(deployment, cache_share=share), gpus.num_bytes)
         if not plan.problem:
             return plan

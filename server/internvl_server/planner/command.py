@@ -1,9 +1,9 @@
-"""`server plan`: its options, and what it prints."""
+"""The `plan` command: its options and its output."""
 
 import argparse
 import json
 
-from internvl_server.checkpoint.architecture import Architecture
+from internvl_server.checkpoint.config import CheckpointConfig
 from internvl_server.errors import StartupError
 from internvl_server.planner.check import model_at
 from internvl_server.planner.memory import Deployment, parse_gpus
@@ -52,39 +52,41 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
 
 
 def plan_text(options: argparse.Namespace) -> str:
-    """What `plan` prints.
+    """The output of `plan`.
 
     Raises:
-        StartupError: The model or the GPUs are not understood.
+        StartupError: The model or the GPUs are unknown.
     """
     models = _models(options.model)
     gpus = parse_gpus(options.gpus)
     if options.markdown:
-        return markdown_table(models, _wish(options, models[0]), gpus, options.request_tokens)
+        return markdown_table(models, _requested(options, models[0]), gpus, options.request_tokens)
     facts = [
-        plan_facts(model, _wish(options, model), one, options.tp, options.request_tokens)
+        plan_facts(model, _requested(options, model), one, options.tp, options.request_tokens)
         for model in models
         for one in gpus
     ]
     return json.dumps(facts, indent=2) if options.json else render_text(facts)
 
 
-def _models(name: str | None) -> list[Architecture]:
+def _models(name: str | None) -> list[CheckpointConfig]:
     if name is None:
         return list(MODELS.values())
     model = model_at(name)
     if model is None:
         raise StartupError(
-            f"--model: {name!r} is no folder, and none of {', '.join(MODELS)} (each also -hf and -AWQ)."
+            f"--model: {name!r} is neither a folder nor one of {', '.join(MODELS)} (each also -hf and -AWQ)."
         )
     return [model]
 
 
-def _wish(options: argparse.Namespace, model: Architecture) -> Deployment:
-    if options.context > model.text.context:
-        raise StartupError(f"--context: {model.name} was made for {model.text.context:,} tokens.")
+def _requested(options: argparse.Namespace, model: CheckpointConfig) -> Deployment:
+    if options.context > model.text.max_position_embeddings:
+        raise StartupError(
+            f"--context: {model.name} was trained for {model.text.max_position_embeddings:,} tokens."
+        )
     return Deployment(
-        context=options.context or model.text.context,
+        context=options.context or model.text.max_position_embeddings,
         max_num_seqs=options.max_num_seqs,
         kv_bits=_KV_BITS[options.kv],
         cache_share=options.cache,

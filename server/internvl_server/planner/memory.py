@@ -1,17 +1,26 @@
-"""What a model takes of each GPU, and what is left for keys and values.
+"""The memory a model needs on each GPU, and what remains for keys and values.
 
-Exact from the sizes: weights, keys and values. Estimates, named so: the CUDA context and communication
-buffers, and working memory. How tensors are split over GPUs is LMDeploy 0.18's way
-(turbomind/builders, turbomind/models/internvl.py); that its layers share weights evenly, without
-padding of the MLP, may be off by a percent.
+Weights, keys and values are exact. The CUDA context, communication buffers and working memory are estimates,
+and named so. Tensors are split over GPUs as LMDeploy 0.18 does it (turbomind/builders,
+turbomind/models/internvl.py), but without its padding of the MLP, which may be off by one percent.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from internvl_server.checkpoint.architecture import Architecture, TextSizes
+from internvl_server.checkpoint.config import CheckpointConfig, TextConfig
 from internvl_server.errors import StartupError
+from internvl_server.planner.parameters import (
+    projector_inputs,
+    projector_parameters,
+    text_layer_biases,
+    text_layer_matrices,
+    text_norms,
+    vision_layer_attention,
+    vision_layer_mlp,
+    vision_replicated,
+)
 
 __all__ = [
     "GIB",
@@ -25,7 +34,7 @@ __all__ = [
 ]
 
 GIB = 1 << 30
-_GB = 10**9  # a card's label, and a little less than what its driver leaves of it
+_GB = 10**9  # the unit on a card's label; slightly less than the driver makes available
 _BYTES = 2  # of a weight or activation: float16 or bfloat16
 _BLOCK_TOKENS = 64  # TurboMind's cache_block_seq_len
 _LOGITS_BYTES = 8  # logits in float32, and a sorted copy for sampling
@@ -45,18 +54,18 @@ class GpuSet:
 
     @staticmethod
     def of(sizes: Sequence[int]) -> "GpuSet":
-        """From the bytes of the GPUs at hand; the smallest counts, since shares are equal."""
+        """From the bytes of each GPU; the smallest one counts, because all get equal shares."""
         smallest = min(sizes, default=0)
         return GpuSet(f"{len(sizes)}x{smallest / _GB:.0f}", len(sizes), smallest)
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """How a model is to be run, in the terms of `engine.turbomind`.
+    """How to run a model, as `engine.turbomind` states it.
 
-    `context` is the longest request in tokens, prompt and answer; `kv_bits` 16, 8 or 4;
-    `cache_share` is `cache_max_entry_count`: the share of the memory free after loading that
-    becomes KV cache.
+    `context` is the longest request in tokens, prompt and answer together. `kv_bits` is 16, 8 or 4.
+    `cache_share` is `cache_max_entry_count`: the share of the memory left free by the weights that becomes
+    KV cache.
     """
 
     tp: int = 1
@@ -69,9 +78,9 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes of one of the `tp` GPUs, unless the name says otherwise. `num_tokens` fit the cache."""
+    """Bytes on each of the `tp` GPUs. `kv_bytes_per_token` is the cache that one token takes there."""
 
-    model: Architecture
+    model: CheckpointConfig
     deployment: Deployment
     gpu_bytes: int
     weight_bytes: int
@@ -81,22 +90,22 @@ class MemoryPlan:
 
     @property
     def free_bytes(self) -> int:
-        """Left when the weights are loaded; negative when they do not fit."""
+        """Free once the weights are loaded; negative if they do not fit."""
         return self.gpu_bytes - self.overhead_bytes - self.weight_bytes
 
     @property
     def cache_bytes(self) -> int:
-        """What becomes KV cache."""
+        """The share that becomes KV cache."""
         return max(0, int(self.free_bytes * self.deployment.cache_share))
 
     @property
     def num_tokens(self) -> int:
-        """In whole blocks."""
+        """Tokens that fit the KV cache, in whole blocks."""
         return self.cache_bytes // (self.kv_bytes_per_token * _BLOCK_TOKENS) * _BLOCK_TOKENS
 
     @property
     def problem(self) -> str:
-        """Why it does not fit, with the numbers; empty when it does."""
+        """Why the model does not fit, with the numbers; empty if it fits."""
         spare = self.free_bytes - self.cache_bytes
         if self.free_bytes <= self.working_bytes:
             return (
@@ -117,15 +126,15 @@ class MemoryPlan:
         return ""
 
     def num_requests(self, tokens: int) -> int:
-        """Requests of so many tokens that run at once: by cache, and by `max_num_seqs`."""
+        """Requests of `tokens` tokens that run at once, limited by the cache and by `max_num_seqs`."""
         return min(self.num_tokens // tokens, self.deployment.max_num_seqs)
 
 
 def parse_gpus(text: str) -> list[GpuSet]:
-    """Read `1x24,2x80`.
+    """Parse a list of GPU sets such as `1x24,2x80`.
 
     Raises:
-        StartupError: It is written otherwise.
+        StartupError: It has another form.
     """
     sets = []
     for item in text.split(","):
@@ -139,12 +148,12 @@ def parse_gpus(text: str) -> list[GpuSet]:
     return sets
 
 
-def make_plan(model: Architecture, deployment: Deployment, gpu_bytes: int) -> MemoryPlan:
-    """Compute what one GPU holds. `deployment.tp` must be one of `valid_tps`.
+def make_plan(model: CheckpointConfig, deployment: Deployment, gpu_bytes: int) -> MemoryPlan:
+    """Compute the memory of one GPU.
 
     Args:
-        model: What is loaded.
-        deployment: How.
+        model: The model to load.
+        deployment: How to run it; `tp` must be one of `valid_tps`.
         gpu_bytes: Memory of the smallest of the GPUs.
     """
     tp = deployment.tp
@@ -160,87 +169,94 @@ def make_plan(model: Architecture, deployment: Deployment, gpu_bytes: int) -> Me
     )
 
 
-def valid_tps(model: Architecture, most: int = 8) -> list[int]:
-    """Numbers of GPUs, up to `most`, that TurboMind can split this model over."""
+def valid_tps(model: CheckpointConfig, most: int = 8) -> list[int]:
+    """The numbers of GPUs, up to `most`, over which TurboMind can split this model."""
     return [tp for tp in range(1, most + 1) if not tp_problem(model, tp)]
 
 
-def tp_problem(model: Architecture, tp: int) -> str:
-    """Why TurboMind cannot split the model over `tp` GPUs; empty when it can.
+def tp_problem(model: CheckpointConfig, tp: int) -> str:
+    """Why TurboMind cannot split the model over `tp` GPUs; empty if it can.
 
-    Query heads must divide evenly. Key-value heads are repeated until they do, which works when the
-    next multiple of `tp` is a multiple of them. InternViT's attention is kept whole on every GPU where
-    its heads do not divide (the 6B's 25), its MLP must divide. Quantized weights divide in whole groups.
+    Query heads must divide evenly. Key-value heads are repeated until they do, which works if the next
+    multiple of `tp` is a multiple of their number. Every GPU holds InternViT's whole attention if its heads
+    do not divide (the 6B has 25); its MLP must divide. Quantized weights divide in whole groups.
     """
     text = model.text
-    inputs = text.heads * text.head_dim
-    if text.heads % tp:
-        return f"{text.heads} heads do not divide by {tp}"
-    if _padded_kv_heads(text, tp) % text.kv_heads:
-        return f"{text.kv_heads} key-value heads cannot be repeated over {tp} GPUs"
-    if text.hidden % tp or model.vision.mlp % tp:
-        return f"the widths {text.hidden} and {model.vision.mlp} do not both divide by {tp}"
-    group = model.weight_group
+    inputs = text.num_attention_heads * text.head_dim
+    if text.num_attention_heads % tp:
+        return f"{text.num_attention_heads} heads do not divide by {tp}"
+    if _padded_kv_heads(text, tp) % text.num_key_value_heads:
+        return f"{text.num_key_value_heads} key-value heads cannot be repeated over {tp} GPUs"
+    widths = text.hidden_size, model.vision.intermediate_size
+    if widths[0] % tp or widths[1] % tp:
+        return f"the widths {widths[0]} and {widths[1]} do not both divide by {tp}"
+    group = model.quantization.group_size
     if group and (inputs % group or inputs // group % tp):
         return f"{inputs / group:g} groups of quantized weights do not divide by {tp}"
     return ""
 
 
-def _padded_kv_heads(text: TextSizes, tp: int) -> int:
+def _padded_kv_heads(text: TextConfig, tp: int) -> int:
     """Key-value heads over all GPUs after repeating: the next multiple of `tp`.
 
     Source: `_repeat_kv_heads`, lmdeploy/turbomind/builders/attention.py.
     """
-    return -(-text.kv_heads // tp) * tp
+    return -(-text.num_key_value_heads // tp) * tp
 
 
-def _text_bytes(model: Architecture, tp: int) -> int:
+def _text_bytes(model: CheckpointConfig, tp: int) -> int:
     text = model.text
-    extra_kv = (_padded_kv_heads(text, tp) - text.kv_heads) * text.head_dim
-    linear = text.linear_parameters + 2 * extra_kv * text.hidden
-    biases = text.bias_parameters + (2 * extra_kv if text.has_bias else 0)
-    tables = 2 * text.vocab * text.hidden  # a tied table is loaded as two
-    shared = text.layers * (linear * _bytes_a_weight(model) + biases * _BYTES) + tables * _BYTES
-    return int(shared / tp) + text.norm_parameters * _BYTES
+    extra_kv = (_padded_kv_heads(text, tp) - text.num_key_value_heads) * text.head_dim
+    matrices = text_layer_matrices(text) + 2 * extra_kv * text.hidden_size
+    biases = text_layer_biases(text) + (2 * extra_kv if text.has_qkv_bias else 0)
+    layer_bytes = matrices * _bytes_per_weight(model) + biases * _BYTES
+    table_bytes = 2 * text.vocab_size * text.hidden_size * _BYTES  # a tied table is loaded twice
+    shared_bytes = text.num_hidden_layers * layer_bytes + table_bytes
+    return int(shared_bytes / tp) + text_norms(text) * _BYTES
 
 
-def _bytes_a_weight(model: Architecture) -> float:
-    """Of a quantizable matrix; a group has a 16-bit scale and zero."""
-    scales = 2 * _BYTES / model.weight_group if model.weight_group else 0
-    return model.weight_bits / 8 + scales
+def _bytes_per_weight(model: CheckpointConfig) -> float:
+    """For a matrix that may be quantized; each group has a 16-bit scale and a 16-bit zero point."""
+    group_size = model.quantization.group_size
+    return model.quantization.bits / 8 + (2 * _BYTES / group_size if group_size else 0)
 
 
-def _vision_bytes(model: Architecture, tp: int) -> int:
-    vision, out = model.vision, model.text.hidden
-    attention_tp = tp if vision.heads % tp == 0 else 1
-    attention = vision.layers * vision.attention_parameters // attention_tp
-    mlp = vision.layers * vision.mlp_parameters // tp
-    projector = (model.projector_parameters - 2 * model.projector_inputs - out) // tp
-    whole = vision.replicated_parameters + 2 * model.projector_inputs + out
+def _vision_bytes(model: CheckpointConfig, tp: int) -> int:
+    vision, num_layers = model.vision, model.vision.num_hidden_layers
+    attention_tp = tp if vision.num_attention_heads % tp == 0 else 1
+    attention = num_layers * vision_layer_attention(vision) // attention_tp
+    mlp = num_layers * vision_layer_mlp(vision) // tp
+    # Every GPU holds the projector's norm and last bias.
+    projector_whole = 2 * projector_inputs(model) + model.text.hidden_size
+    projector = (projector_parameters(model) - projector_whole) // tp
+    whole = vision_replicated(vision) + projector_whole
     return _BYTES * (attention + mlp + projector + whole)
 
 
-def _kv_bytes(text: TextSizes, deployment: Deployment) -> int:
+def _kv_bytes(text: TextConfig, deployment: Deployment) -> int:
     """Keys and values of one token on one GPU.
 
-    Quantized ones carry a 16-bit scale and zero for each head, as TurboMind's cache blocks do.
+    Quantized ones have a 16-bit scale and a 16-bit zero point for each head, as in TurboMind's cache blocks.
     """
     heads = _padded_kv_heads(text, deployment.tp) // deployment.tp
     parameters = 0 if deployment.kv_bits == 8 * _BYTES else 2 * _BYTES
-    return 2 * text.layers * heads * (text.head_dim * deployment.kv_bits // 8 + parameters)
+    return (
+        2 * text.num_hidden_layers * heads * (text.head_dim * deployment.kv_bits // 8 + parameters)
+    )
 
 
-def _working_bytes(model: Architecture, deployment: Deployment) -> int:
-    """Estimate: what one step of the language model takes at most, and one chunk of the vision tower."""
+def _working_bytes(model: CheckpointConfig, deployment: Deployment) -> int:
+    """Estimate of the largest step of the language model and one chunk of the vision tower."""
     text, vision, tp = model.text, model.vision, deployment.tp
     tokens = deployment.max_prefill_tokens + deployment.max_num_seqs
     kv_heads = _padded_kv_heads(text, tp) // tp
-    widths = 4 * text.hidden + (2 * text.heads // tp + 2 * kv_heads) * text.head_dim
-    step = tokens * (widths + 3 * text.mlp // tp) * _BYTES
+    heads = 2 * text.num_attention_heads // tp + 2 * kv_heads
+    widths = 4 * text.hidden_size + heads * text.head_dim + 3 * text.intermediate_size // tp
+    step = tokens * widths * _BYTES
     flat_cache = 2 * deployment.context * kv_heads * text.head_dim * _BYTES
-    logits = deployment.max_num_seqs * text.vocab * _LOGITS_BYTES
-    patches = _VISION_CHUNK_TILES * vision.num_positions
-    tiles = patches * (6 * vision.hidden + vision.mlp // tp) * _BYTES
+    logits = deployment.max_num_seqs * text.vocab_size * _LOGITS_BYTES
+    positions = _VISION_CHUNK_TILES * (vision.num_patches + 1)
+    tiles = positions * (6 * vision.hidden_size + vision.intermediate_size // tp) * _BYTES
     return int(_SLACK * (step + flat_cache + logits + tiles))
 
 

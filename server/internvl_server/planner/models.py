@@ -1,48 +1,63 @@
-"""The seven published InternVL3 models, so that they can be planned for before anything is downloaded.
+"""The seven published InternVL3 models, so that a plan is possible before anything is downloaded.
 
-Sizes are those of the checkpoints' config.json files. The 9B's text model is InternLM3-8B, with the
+Sizes are those of the checkpoints' config.json files. The text model of the 9B is InternLM3-8B, with the
 vocabulary of its base model.
 """
 
 import re
-from dataclasses import replace
 
-from internvl_server.checkpoint.architecture import Architecture, TextSizes, VisionSizes
+from internvl_server.checkpoint.config import (
+    CheckpointConfig,
+    ProjectorConfig,
+    Quantization,
+    TextConfig,
+    VisionConfig,
+)
 
 __all__ = ["MODELS", "awq", "find_model"]
 
-_INTERNVIT_300M = VisionSizes(
-    hidden=1024, layers=24, heads=16, mlp=4096, tile_px=448, patch_px=14,
-    has_bias=True, has_qk_norm=False, is_rms=False,
+_INTERNVIT_300M = VisionConfig(
+    hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096,
+    has_qkv_bias=True,
 )  # fmt: skip
-_INTERNVIT_6B = VisionSizes(
-    hidden=3200, layers=45, heads=25, mlp=12_800, tile_px=448, patch_px=14,
-    has_bias=False, has_qk_norm=True, is_rms=True,
+_INTERNVIT_6B = VisionConfig(
+    hidden_size=3200, num_hidden_layers=45, num_attention_heads=25, intermediate_size=12_800,
+    has_qk_norm=True, norm_type="rms_norm",
 )  # fmt: skip
 
 
-def _qwen(hidden: int, layers: int, heads: int, kv_heads: int, mlp: int) -> TextSizes:
-    return TextSizes(
-        hidden=hidden, layers=layers, heads=heads, kv_heads=kv_heads, head_dim=hidden // heads,
-        mlp=mlp, vocab=151_674, context=32_768, has_bias=True, is_tied=False,
+def _qwen(hidden: int, layers: int, heads: int, kv_heads: int, mlp: int) -> TextConfig:
+    return TextConfig(
+        family="qwen2", vocab_size=151_674, hidden_size=hidden, intermediate_size=mlp,
+        num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv_heads,
+        max_position_embeddings=32_768, has_qkv_bias=True,
     )  # fmt: skip
 
 
-_INTERNLM3_8B = TextSizes(
-    hidden=4096, layers=48, heads=32, kv_heads=2, head_dim=128,
-    mlp=10_240, vocab=128_512, context=32_768, has_bias=False, is_tied=False,
+_INTERNLM3_8B = TextConfig(
+    family="internlm3", vocab_size=128_512, hidden_size=4096, intermediate_size=10_240,
+    num_hidden_layers=48, num_attention_heads=32, num_key_value_heads=2,
+    max_position_embeddings=32_768,
 )  # fmt: skip
+
+
+def _model(name: str, vision: VisionConfig, text: TextConfig) -> CheckpointConfig:
+    return CheckpointConfig(
+        name=name, layout="authors", vision=vision, text=text, projector=ProjectorConfig(),
+        quantization=Quantization(), tile_px=vision.image_size,
+    )  # fmt: skip
+
 
 MODELS = {
     model.name: model
     for model in (
-        Architecture("InternVL3-1B", _INTERNVIT_300M, _qwen(896, 24, 14, 2, 4864)),
-        Architecture("InternVL3-2B", _INTERNVIT_300M, _qwen(1536, 28, 12, 2, 8960)),
-        Architecture("InternVL3-8B", _INTERNVIT_300M, _qwen(3584, 28, 28, 4, 18_944)),
-        Architecture("InternVL3-9B", _INTERNVIT_300M, _INTERNLM3_8B),
-        Architecture("InternVL3-14B", _INTERNVIT_300M, _qwen(5120, 48, 40, 8, 13_824)),
-        Architecture("InternVL3-38B", _INTERNVIT_6B, _qwen(5120, 64, 40, 8, 27_648)),
-        Architecture("InternVL3-78B", _INTERNVIT_6B, _qwen(8192, 80, 64, 8, 29_568)),
+        _model("InternVL3-1B", _INTERNVIT_300M, _qwen(896, 24, 14, 2, 4864)),
+        _model("InternVL3-2B", _INTERNVIT_300M, _qwen(1536, 28, 12, 2, 8960)),
+        _model("InternVL3-8B", _INTERNVIT_300M, _qwen(3584, 28, 28, 4, 18_944)),
+        _model("InternVL3-9B", _INTERNVIT_300M, _INTERNLM3_8B),
+        _model("InternVL3-14B", _INTERNVIT_300M, _qwen(5120, 48, 40, 8, 13_824)),
+        _model("InternVL3-38B", _INTERNVIT_6B, _qwen(5120, 64, 40, 8, 27_648)),
+        _model("InternVL3-78B", _INTERNVIT_6B, _qwen(8192, 80, 64, 8, 29_568)),
     )
 }
 
@@ -52,10 +67,11 @@ _NAME = re.compile(
 )
 
 
-def find_model(name: str) -> Architecture | None:
-    """The model a folder's or hub repository's name stands for, if it is one of the seven.
+def find_model(name: str) -> CheckpointConfig | None:
+    """The published model that a folder's or hub repository's name stands for; None for any other name.
 
-    `name` may be a bare `2B` or `2B-AWQ` too; upper and lower case are the same.
+    Args:
+        name: A bare size such as `2B` or `2B-AWQ` is accepted too, in any case.
     """
     match = re.fullmatch(_NAME.pattern, _long(name), re.IGNORECASE)
     if match is None:
@@ -66,9 +82,10 @@ def find_model(name: str) -> Architecture | None:
     return awq(model)
 
 
-def awq(model: Architecture) -> Architecture:
+def awq(model: CheckpointConfig) -> CheckpointConfig:
     """The same model with 4-bit weights, as published."""
-    return replace(model, name=f"{model.name}-AWQ", weight_bits=4, weight_group=128)
+    quantization = Quantization(method="awq", bits=4, group_size=128)
+    return model.model_copy(update={"name": f"{model.name}-AWQ", "quantization": quantization})
 
 
 def _long(name: str) -> str:

@@ -1,11 +1,11 @@
-"""Plans as text for a terminal, as JSON, and as the README's table."""
+"""Prints plans: as text for a terminal, as JSON, and as the table of the documentation."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from internvl_server.checkpoint.architecture import Architecture
-from internvl_server.planner.check import advise, best_plan
+from internvl_server.checkpoint.config import CheckpointConfig
+from internvl_server.planner.check import best_plan, suggest_changes
 from internvl_server.planner.memory import (
     GIB,
     Deployment,
@@ -16,47 +16,51 @@ from internvl_server.planner.memory import (
     valid_tps,
 )
 from internvl_server.planner.models import awq
+from internvl_server.planner.parameters import num_parameters
 
-__all__ = ["markdown_table", "plan_facts", "render_text", "settle"]
+__all__ = ["markdown_table", "plan_facts", "render_text", "resolve_plan"]
 
 
-def settle(
-    model: Architecture, wish: Deployment, gpus: GpuSet, tp: int
+def resolve_plan(
+    model: CheckpointConfig, requested: Deployment, gpus: GpuSet, tp: int
 ) -> tuple[MemoryPlan | None, str]:
     """The plan for one set of GPUs, and why it does not fit.
 
     Args:
-        model: What is loaded.
-        wish: How; its `tp` is replaced.
-        gpus: On what.
+        model: The model to load.
+        requested: How to run it; its `tp` is replaced.
+        gpus: The GPUs to use.
         tp: GPUs for one server; 0 chooses.
+
+    Returns:
+        The plan, None if the model cannot be split over `tp` GPUs; and the problem, empty if it fits.
     """
-    wish = replace(wish, tp=tp or 1)
-    if tp == 0 and (best := best_plan(model, wish, gpus)) is not None:
+    if tp == 0 and (best := best_plan(model, requested, gpus)) is not None:
         return best, ""
-    if tp == 0:
-        wish = replace(wish, tp=max(valid_tps(model, gpus.count)))
-    if problem := tp_problem(model, wish.tp):
-        return None, f"tp = {wish.tp}: {problem}"
-    if wish.tp > gpus.count:
-        return None, f"tp = {wish.tp} needs {wish.tp} GPUs"
-    plan = make_plan(model, wish, gpus.num_bytes)
+    tp = tp or max(valid_tps(model, gpus.count))
+    if problem := tp_problem(model, tp):
+        return None, f"tp = {tp}: {problem}"
+    if tp > gpus.count:
+        return None, f"tp = {tp} needs {tp} GPUs"
+    plan = make_plan(model, replace(requested, tp=tp), gpus.num_bytes)
     return plan, plan.problem
 
 
 def plan_facts(
-    model: Architecture, wish: Deployment, gpus: GpuSet, tp: int, request_tokens: int
+    model: CheckpointConfig, requested: Deployment, gpus: GpuSet, tp: int, request_tokens: int
 ) -> dict[str, Any]:
-    """One plan as JSON: sizes in bytes, of one GPU; estimates are named so."""
-    plan, problem = settle(model, wish, gpus, tp)
+    """One plan as JSON. Sizes are bytes on each GPU; the names of estimates start with "estimated"."""
+    plan, problem = resolve_plan(model, requested, gpus, tp)
     facts: dict[str, Any] = {
         "model": model.name,
-        "num_parameters": model.num_parameters,
+        "num_parameters": num_parameters(model),
         "valid_tp": valid_tps(model, max(8, gpus.count)),
         "gpus": gpus.label,
         "fits": not problem,
         "problem": problem,
-        "changes": advise(model, replace(wish, tp=plan.deployment.tp if plan else tp), gpus)
+        "changes": suggest_changes(
+            model, replace(requested, tp=plan.deployment.tp if plan else tp), gpus
+        )
         if problem
         else [],
     }
@@ -83,7 +87,7 @@ def _sizes(plan: MemoryPlan, gpus: GpuSet, request_tokens: int) -> dict[str, Any
 
 
 def render_text(facts: Sequence[dict[str, Any]]) -> str:
-    """A table, a line a plan, and below it what to change where something does not fit."""
+    """A table with one line per plan, followed by suggested changes for each plan that does not fit."""
     head = ("model", "GPUs", "tp", "weights", "KV/token", "overhead~", "working~", "cache",
             "tokens", "requests", "fits")  # fmt: skip
     rows = [head, *(_row(fact) for fact in facts)]
@@ -131,25 +135,28 @@ def _notes(facts: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def markdown_table(
-    models: Sequence[Architecture], wish: Deployment, gpus: Sequence[GpuSet], request_tokens: int
+    models: Sequence[CheckpointConfig],
+    requested: Deployment,
+    gpus: Sequence[GpuSet],
+    request_tokens: int,
 ) -> str:
-    """The README's table: a row a model, a column a set of GPUs; 4-bit weights where 16-bit fail."""
+    """A table with one row per model and one column per GPU set; 4-bit weights where 16-bit do not fit."""
     columns = [_times(one.label) + " GB" for one in gpus]
     head = ["Model", "Parameters", "16-bit weights", "`tp`", *columns]
     lines = [_line(head), _line(["---", "--:", "--:", "---", *["---"] * len(columns)])]
     for model in models:
         tps = ", ".join(map(str, valid_tps(model)))
-        size = f"{make_plan(model, replace(wish, tp=1), 0).weight_bytes / GIB:.1f} GiB"
-        cells = [_cell(model, wish, one, request_tokens) for one in gpus]
-        lines.append(_line([model.name, f"{model.num_parameters / 1e9:.2f} B", size, tps, *cells]))
+        size = f"{make_plan(model, replace(requested, tp=1), 0).weight_bytes / GIB:.1f} GiB"
+        cells = [_cell(model, requested, one, request_tokens) for one in gpus]
+        lines.append(_line([model.name, f"{num_parameters(model) / 1e9:.2f} B", size, tps, *cells]))
     return "\n".join(lines)
 
 
-def _cell(model: Architecture, wish: Deployment, gpus: GpuSet, request_tokens: int) -> str:
-    plan = best_plan(model, wish, gpus)
+def _cell(model: CheckpointConfig, requested: Deployment, gpus: GpuSet, request_tokens: int) -> str:
+    plan = best_plan(model, requested, gpus)
     kind = ""
     if plan is None:
-        plan, kind = best_plan(awq(model), wish, gpus), "AWQ, "
+        plan, kind = best_plan(awq(model), requested, gpus), "AWQ, "
     if plan is None:
         return "does not fit"
     servers = gpus.count // plan.deployment.tp

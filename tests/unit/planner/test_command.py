@@ -68,7 +68,7 @@ def test_a_folder_is_planned_for(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model", "InternVL3-3B"], "none of InternVL3-1B"),
+        (["--model", "InternVL3-3B"], "neither a folder nor one of InternVL3-1B"),
         (["--gpus", "many"], "COUNTxGB"),
         (["--model", "8B", "--context", "99999"], "32,768"),
     ],

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from internvl_server.errors import StartupError
-from internvl_server.planner.check import advise, best_plan, check_fits
+from internvl_server.planner.check import best_plan, check_fits, suggest_changes
 from internvl_server.planner.memory import (
     GIB,
     Deployment,
@@ -15,6 +15,11 @@ from internvl_server.planner.memory import (
     valid_tps,
 )
 from internvl_server.planner.models import MODELS, awq, find_model
+from internvl_server.planner.parameters import (
+    num_parameters,
+    text_layer_matrices,
+    vision_layer_attention,
+)
 
 GB = 10**9
 
@@ -59,7 +64,7 @@ def test_why_a_tp_is_impossible(name: str, tp: int, reason: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_one_gpu_holds_every_weight(name: str) -> None:
     plan = make_plan(MODELS[name], Deployment(), 80 * GB)
-    assert plan.weight_bytes == 2 * MODELS[name].num_parameters
+    assert plan.weight_bytes == 2 * num_parameters(MODELS[name])
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -69,14 +74,14 @@ def test_more_gpus_hold_a_share_and_what_is_kept_whole(name: str) -> None:
     for tp in valid_tps(one)[1:]:
         part = make_plan(one, Deployment(tp=tp), 80 * GB).weight_bytes
         assert whole / tp <= part < whole
-        vision_attention = 2 * one.vision.layers * one.vision.attention_parameters
-        is_vision_whole = one.vision.heads % tp != 0
+        vision_attention = 2 * one.vision.num_hidden_layers * vision_layer_attention(one.vision)
+        is_vision_whole = one.vision.num_attention_heads % tp != 0
         assert part - whole / tp < 0.02 * whole + (vision_attention if is_vision_whole else 0)
 
 
 def test_awq_weights_are_a_quarter_of_the_matrices() -> None:
     one = MODELS["InternVL3-14B"]
-    matrices = one.text.layers * one.text.linear_parameters
+    matrices = one.text.num_hidden_layers * text_layer_matrices(one.text)
     saved = 2 * matrices - matrices * (4 + 32 / 128) / 8
     plan, small = (make_plan(m, Deployment(), 80 * GB) for m in (one, awq(one)))
     assert plan.weight_bytes - small.weight_bytes == pytest.approx(saved)
@@ -143,7 +148,9 @@ def test_the_fewest_gpus_are_chosen() -> None:
     ],
 )
 def test_advice(name: str, gpus: str, change: str) -> None:
-    assert any(change in one for one in advise(model(name), Deployment(), parse_gpus(gpus)[0]))
+    assert any(
+        change in one for one in suggest_changes(model(name), Deployment(), parse_gpus(gpus)[0])
+    )
 
 
 def test_the_check_passes_and_gives_the_plan() -> None:

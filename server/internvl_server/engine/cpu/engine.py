@@ -13,8 +13,8 @@ from internvl_server.core.vocabulary import Vocabulary
 from internvl_server.engine.base import Capability, EngineHealth, EngineInfo, TokenStream
 from internvl_server.engine.capabilities import CAPABILITIES
 from internvl_server.engine.checks import RequestLimits, check_request
-from internvl_server.engine.cpu.model.config import parse_model_config
 from internvl_server.engine.cpu.model.kv_cache import kv_bytes_per_token
+from internvl_server.engine.cpu.model.support import check_supported
 from internvl_server.engine.cpu.model.weights import load_model
 from internvl_server.engine.cpu.runner import Runner
 from internvl_server.engine.cpu.scheduler import Prefill, Scheduler, Sequence
@@ -69,9 +69,9 @@ class CpuEngine:
         self._settings = settings
         self._tokens = tokens
         self._dtype: torch.dtype = getattr(torch, settings.dtype)
-        self._config = parse_model_config(checkpoint, max_model_len=max_model_len)
+        check_supported(checkpoint.config, max_model_len=max_model_len)
         self._max_kv_tokens = settings.kv_cache_bytes // kv_bytes_per_token(
-            self._config.decoder, self._dtype
+            checkpoint.config.text, self._dtype
         )
         # A request longer than all keys and values would wait for ever: that is the context, then.
         max_model_len = min(max_model_len, self._max_kv_tokens)
@@ -110,7 +110,7 @@ class CpuEngine:
         except (MemoryError, RuntimeError) as err:
             raise StartupError(f"The model could not be loaded: {err}") from err
         if self._tokens.token_bytes is not None:
-            vocab_size = self._config.decoder.vocab_size
+            vocab_size = self._checkpoint.config.text.vocab_size
             vocabulary = await asyncio.to_thread(GrammarVocabulary, self._tokens, vocab_size)
             self._guides = GrammarCompiler(vocabulary.compile)
         self._state = "running"
@@ -146,9 +146,9 @@ class CpuEngine:
         """Find from the config alone what fits the model and the memory for keys and values."""
         self._limits = RequestLimits(
             max_model_len=self._info.max_model_len,
-            vocab_size=self._config.decoder.vocab_size,
+            vocab_size=self._checkpoint.config.text.vocab_size,
             tile_px=self._checkpoint.tile_px,
-            num_tokens_per_tile=self._config.vision.num_patches // 4,
+            num_tokens_per_tile=self._checkpoint.num_tokens_per_tile,
         )
         self._scheduler = Scheduler(
             max_num_seqs=self._info.max_num_seqs,
@@ -157,9 +157,7 @@ class CpuEngine:
         )
 
     def _load(self) -> Runner:
-        model = load_model(
-            self._checkpoint, self._config, self._dtype, max_model_len=self._info.max_model_len
-        )
+        model = load_model(self._checkpoint, self._dtype, max_model_len=self._info.max_model_len)
         num_parameters = sum(parameter.numel() for parameter in model.parameters())
         num_threads = self._settings.num_threads
         if num_threads or num_parameters < _MAX_SINGLE_THREAD_PARAMETERS:

@@ -73,7 +73,7 @@ class Runner:
         image_ids = [i for span in request.images for i in _span_range(span)]
         text_ids = _without(request.prompt_token_ids, image_ids)
         state = _State(
-            kv_cache=KvCache(self._model.config.decoder, sequence.num_kv_tokens, decoder.dtype),
+            kv_cache=KvCache(self._model.config.text, sequence.num_kv_tokens, decoder.dtype),
             sampler=self._new_sampler(sequence, text_ids),
             prompt=_ids(request.prompt_token_ids),
         )
@@ -85,7 +85,7 @@ class Runner:
 
     def _new_sampler(self, sequence: Sequence, text_ids: Iterable[int]) -> Sampler:
         request, guide = sequence.request, sequence.guide
-        vocab_size = self._model.config.decoder.vocab_size
+        vocab_size = self._model.config.text.vocab_size
         stops = [i for i in request.stop_token_ids if 0 <= i < vocab_size]
         return Sampler(request.sampling, text_ids, stops, guide.start(stops) if guide else None)
 

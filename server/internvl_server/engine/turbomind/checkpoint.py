@@ -1,21 +1,15 @@
-"""The authors' checkpoint layout without the authors' code: its config, for transformers and LMDeploy.
+"""The authors' checkpoint layout as a config class for transformers and LMDeploy, without the authors' code.
 
-A checkpoint in the authors' layout names Python files of its own (`auto_map`) for its config. LMDeploy
-0.18 without them reads `llm_config` as a plain dictionary and fails on it. The class here has the same
-content, so no code of a checkpoint is ever run. What remains is the tokenizer: LMDeploy makes one of the
-checkpoint's files, and one that exists only as the checkpoint's code cannot be made. Of InternVL3 that is
-the 9B (InternLM3) in the authors' layout; the other six have Qwen2's tokenizer.
+A checkpoint in that layout names its own Python files (`auto_map`) for its config. Without them, LMDeploy
+0.18 reads `llm_config` as a plain dictionary and fails. The class here has the same content, so that no code
+of a checkpoint is ever run. It passes values on as they are; the package `checkpoint` interprets them.
 """
 
-import json
-from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
-from internvl_server.errors import StartupError
-
-__all__ = ["check_needs_no_code", "register_authors_config"]
+__all__ = ["register_authors_config"]
 
 _TEXT_MODEL_TYPE = "qwen2"
 
@@ -42,22 +36,6 @@ class AuthorsConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
 def register_authors_config() -> None:
     """Make transformers read the authors' layout with the class above. Idempotent."""
     AutoConfig.register(AuthorsConfig.model_type, AuthorsConfig, exist_ok=True)
-
-
-def check_needs_no_code(folder: Path) -> None:
-    """Refuse a checkpoint whose tokenizer is code of its own.
-
-    Raises:
-        StartupError: Names the layout that has none.
-    """
-    path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if "AutoTokenizer" in (config.get("auto_map") or {}):
-        raise StartupError(
-            "The checkpoint's tokenizer is Python code of its own (trust_remote_code), which this server "
-            "never runs. Serve the same model in transformers' layout: its name ends in -hf, e.g. "
-            "OpenGVLab/InternVL3-9B-hf."
-        )
 
 
 def _text_config(fields: dict[str, Any]) -> PretrainedConfig:

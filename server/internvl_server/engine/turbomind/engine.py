@@ -1,7 +1,6 @@
 """The asyncio side of TurboMind: takes or refuses requests, and knows how the engine is."""
 
 import asyncio
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -181,10 +180,9 @@ class TurbomindEngine:
 
 
 def _limits_of(checkpoint: Checkpoint, max_model_len: int) -> RequestLimits:
-    text = checkpoint.config.get("llm_config") or checkpoint.config.get("text_config") or {}
     return RequestLimits(
         max_model_len=max_model_len,
-        vocab_size=int(text.get("vocab_size", sys.maxsize)),
+        vocab_size=checkpoint.config.text.vocab_size,
         tile_px=checkpoint.tile_px,
         num_tokens_per_tile=checkpoint.num_tokens_per_tile,
     )

@@ -23,10 +23,11 @@ from lmdeploy.turbomind.tokenizer_info import TokenizerInfo
 
 from internvl_server.checkpoint.files import Checkpoint
 from internvl_server.core import Constraint, GenerateRequest, JsonSchema, Regex
-from internvl_server.engine.turbomind.checkpoint import check_needs_no_code, register_authors_config
+from internvl_server.engine.turbomind.checkpoint import register_authors_config
 from internvl_server.engine.turbomind.guided.tags import schema_of, structural_tag
 from internvl_server.engine.turbomind.outputs import Output, OutputReader
 from internvl_server.engine.turbomind.sampling import generation_config
+from internvl_server.errors import StartupError
 from internvl_server.settings import TurbomindSettings
 
 __all__ = ["Handle", "Multimodal", "Runtime", "engine_config", "load_runtime"]
@@ -186,7 +187,7 @@ def load_runtime(
         StartupError: The checkpoint would need code of its own.
         Exception: Whatever LMDeploy raises when it cannot load it.
     """
-    check_needs_no_code(checkpoint.path)
+    _check_needs_no_code(checkpoint)
     register_authors_config()
     logging.getLogger("lmdeploy").setLevel(
         logging.WARNING
@@ -219,6 +220,16 @@ def engine_config(
         dist_init_addr=settings.dist_init_addr or None,
         enable_metrics=True,  # `health` reads the scheduler's tick
     )
+
+
+def _check_needs_no_code(checkpoint: Checkpoint) -> None:
+    """LMDeploy builds the tokenizer from the checkpoint's files, which InternLM3's lack in one layout."""
+    if checkpoint.needs_code:
+        raise StartupError(
+            "The checkpoint's tokenizer exists only as Python code (trust_remote_code), which this server "
+            "never runs. Serve the same model in transformers' layout: its name ends in -hf, e.g. "
+            "OpenGVLab/InternVL3-9B-hf."
+        )
 
 
 def _hash_of(pixels: torch.Tensor) -> bytes:

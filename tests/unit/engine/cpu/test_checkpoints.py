@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from internvl_server.checkpoint.files import load_checkpoint
-from internvl_server.engine.cpu.model.config import parse_model_config
+from internvl_server.engine.cpu.model.support import check_supported
 from internvl_server.engine.cpu.model.weights import load_model
 from internvl_server.errors import StartupError
 from internvl_server.settings import ModelSettings
@@ -29,8 +29,8 @@ def authors_folder(tmp_path):
 
 def load(folder, *, max_model_len=64, dtype=torch.float32):
     checkpoint = load_checkpoint(ModelSettings(path=str(folder)))
-    config = parse_model_config(checkpoint, max_model_len=max_model_len)
-    return load_model(checkpoint, config, dtype, max_model_len=max_model_len)
+    check_supported(checkpoint.config, max_model_len=max_model_len)
+    return load_model(checkpoint, dtype, max_model_len=max_model_len)
 
 
 def edit_config(folder, section=None, **changes):
@@ -112,7 +112,7 @@ def test_a_broken_index_is_refused(folder, content):
 @pytest.mark.parametrize(
     ("section", "changes", "message"),
     [
-        ("llm_config", {"architectures": ["InternLM3ForCausalLM"]}, "InternLM3ForCausalLM.*Qwen2"),
+        ("llm_config", {"architectures": ["InternLM3ForCausalLM"]}, "internlm3.*Qwen2"),
         ("llm_config", {"rope_scaling": {"type": "yarn", "factor": 4.0}}, "'yarn'"),
         ("llm_config", {"hidden_act": "gelu"}, "hidden_act"),
         ("llm_config", {"num_hidden_layers": "many"}, "num_hidden_layers"),
@@ -122,6 +122,12 @@ def test_a_broken_index_is_refused(folder, content):
         (None, {"ps_version": "v1"}, "ps_version"),
         (None, {"downsample_ratio": 0.25}, "downsample_ratio"),
         (None, {"select_layer": -9}, "vision layer -9"),
+        (None, {"quantization_config": {"quant_method": "awq"}}, "quantization is 'awq'"),
+        ("llm_config", {"head_dim": 8}, "head_dim"),
+        ("vision_config", {"image_size": [448, 224]}, r"image_size is \[448, 224\]"),
+        ("llm_config", {"vocab_size": None}, "TextConfig has no vocab_size"),
+        (None, {"vision_config": []}, "no section 'vision_config'"),
+        (None, {"architectures": ["LlavaForConditionalGeneration"]}, "Llava"),
     ],
 )
 def test_what_it_does_not_compute_is_refused_by_name(authors_folder, section, changes, message):
@@ -147,7 +153,7 @@ def test_rope_parameters_of_transformers_5_are_read(tmp_path):
     config["text_config"]["rope_parameters"] = {"rope_type": "default", "rope_theta": 5e5}
     (tmp_path / "config.json").write_text(json.dumps(config))
     checkpoint = load_checkpoint(ModelSettings(path=str(tmp_path)))
-    assert parse_model_config(checkpoint, max_model_len=64).decoder.rope_theta == 5e5
+    assert checkpoint.config.text.rope_theta == 5e5
 
 
 def test_tied_embeddings_are_shared(tmp_path):

@@ -2,7 +2,7 @@
 
 Linear layers see the flat list, attention sees each sequence with its own keys and values, so no
 token is ever padded. Equations: transformers 5.23, `models/qwen2/modeling_qwen2.py`; parity in
-tests/model/test_cpu_parity.py.
+tests/model/test_parity.py.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (PyTorch's own convention)
 from torch import Tensor, nn
 
-from internvl_server.engine.cpu.model.config import DecoderConfig
+from internvl_server.checkpoint.config import TextConfig
 from internvl_server.engine.cpu.model.kv_cache import KvCache
 
 __all__ = ["Decoder", "Segment"]
@@ -30,7 +30,7 @@ class Segment:
 class DecoderLayer(nn.Module):
     """Attention and gated MLP, each behind an RMS norm and with a residual."""
 
-    def __init__(self, config: DecoderConfig, index: int) -> None:
+    def __init__(self, config: TextConfig, index: int) -> None:
         super().__init__()
         hidden, kv_size = config.hidden_size, config.num_key_value_heads * config.head_dim
         self.index = index
@@ -85,7 +85,7 @@ class DecoderLayer(nn.Module):
 class Decoder(nn.Module):
     """Token embeddings in, logits out. `rope` holds the tables for every position it may see."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(

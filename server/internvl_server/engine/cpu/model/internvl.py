@@ -1,8 +1,8 @@
-"""The whole model. Its parameters carry the canonical names that `layouts.py` maps from."""
+"""The whole model. `layouts.py` maps the names of its parameters to those of stored tensors."""
 
 from torch import nn
 
-from internvl_server.engine.cpu.model.config import ModelConfig
+from internvl_server.checkpoint.config import CheckpointConfig
 from internvl_server.engine.cpu.model.decoder import Decoder
 from internvl_server.engine.cpu.model.vision import VisionEncoder
 
@@ -12,8 +12,8 @@ __all__ = ["InternVL"]
 class InternVL(nn.Module):
     """A vision encoder and a text decoder that read the same embeddings."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: CheckpointConfig) -> None:
         super().__init__()
         self.config = config
         self.vision = VisionEncoder(config)
-        self.decoder = Decoder(config.decoder)
+        self.decoder = Decoder(config.text)

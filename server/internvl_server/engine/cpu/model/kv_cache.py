@@ -3,18 +3,18 @@
 import torch
 from torch import Tensor
 
-from internvl_server.engine.cpu.model.config import DecoderConfig
+from internvl_server.checkpoint.config import TextConfig
 
 __all__ = ["KvCache", "kv_bytes_per_token"]
 
 
 class KvCache:
-    """Room for `max_tokens` tokens; the memory is committed by the system as it is written.
+    """Room for `max_tokens` tokens; the system commits the memory as it is written.
 
     Each layer's store is (2, num_kv_heads, max_tokens, head_dim): keys, then values.
     """
 
-    def __init__(self, config: DecoderConfig, max_tokens: int, dtype: torch.dtype) -> None:
+    def __init__(self, config: TextConfig, max_tokens: int, dtype: torch.dtype) -> None:
         shape = (
             config.num_hidden_layers,
             2,
@@ -42,7 +42,7 @@ class KvCache:
         return store[0, :, :end], store[1, :, :end]
 
 
-def kv_bytes_per_token(config: DecoderConfig, dtype: torch.dtype) -> int:
+def kv_bytes_per_token(config: TextConfig, dtype: torch.dtype) -> int:
     """Bytes one token's keys and values take in all layers."""
     per_layer = 2 * config.num_key_value_heads * config.head_dim
     return int(per_layer * config.num_hidden_layers * dtype.itemsize)

@@ -8,7 +8,7 @@ model.
 import re
 from collections.abc import Mapping
 
-from internvl_server.checkpoint.files import Layout
+from internvl_server.checkpoint.config import Layout
 
 __all__ = ["older_name", "stored_names"]
 

@@ -1,7 +1,7 @@
 """The InternViT and its projector: from normalised tiles to embeddings in the text model's space.
 
 Equations: transformers 5.23, `models/internvl/modeling_internvl.py`, which are the authors' with
-`ps_version` v2; parity in tests/model/test_cpu_parity.py.
+`ps_version` v2; parity in tests/model/test_parity.py.
 """
 
 from collections.abc import Generator
@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (PyTorch's own convention)
 from torch import Tensor, nn
 
-from internvl_server.engine.cpu.model.config import ModelConfig, VisionConfig
+from internvl_server.checkpoint.config import CheckpointConfig, VisionConfig
+from internvl_server.engine.cpu.model.support import num_encoded_layers
 
 __all__ = ["VisionEncoder"]
 
@@ -74,14 +75,14 @@ class Projector(nn.Module):
 class VisionEncoder(nn.Module):
     """Encodes tiles one by one, layer by layer, so that its work can be spread over many steps."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: CheckpointConfig) -> None:
         super().__init__()
         vision = config.vision
         self.cls = nn.Parameter(torch.empty(1, 1, vision.hidden_size))
         self.position = nn.Parameter(torch.empty(1, vision.num_patches + 1, vision.hidden_size))
         self.patch = nn.Conv2d(3, vision.hidden_size, vision.patch_size, stride=vision.patch_size)
-        self.layers = nn.ModuleList(VisionLayer(vision) for _ in range(config.num_vision_layers))
-        self.projector = Projector(vision.hidden_size, config.decoder.hidden_size)
+        self.layers = nn.ModuleList(VisionLayer(vision) for _ in range(num_encoded_layers(config)))
+        self.projector = Projector(vision.hidden_size, config.text.hidden_size)
 
     def encode(self, pixel_values: Tensor) -> Generator[None, None, Tensor]:
         """Encode tiles, pausing after each layer of each tile.

@@ -12,7 +12,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from internvl_server.checkpoint.files import Checkpoint
-from internvl_server.engine.cpu.model.config import ModelConfig
 from internvl_server.engine.cpu.model.internvl import InternVL
 from internvl_server.engine.cpu.model.layouts import older_name, stored_names
 from internvl_server.errors import StartupError
@@ -35,9 +34,7 @@ class _Stored:
     shape: tuple[int, ...]
 
 
-def load_model(
-    checkpoint: Checkpoint, config: ModelConfig, dtype: torch.dtype, *, max_model_len: int
-) -> InternVL:
+def load_model(checkpoint: Checkpoint, dtype: torch.dtype, *, max_model_len: int) -> InternVL:
     """Build the model and fill it tensor by tensor, casting each to `dtype`.
 
     Needs memory for the model, and one file at a time is mapped.
@@ -48,9 +45,9 @@ def load_model(
     try:
         stored = _find_tensors(checkpoint.path)
         with torch.device("meta"):
-            model = InternVL(config)
+            model = InternVL(checkpoint.config)
         model = model.to(dtype).to_empty(device="cpu").requires_grad_(requires_grad=False).eval()
-        if config.is_tied and _HEAD not in stored:
+        if checkpoint.config.text.is_tied and _HEAD not in stored:
             model.decoder.head.weight = model.decoder.embed.weight
         _copy(_match(model, stored, checkpoint))
     except (SafetensorError, OSError) as err:
@@ -94,12 +91,14 @@ def _match(
     model: InternVL, stored: Mapping[str, _Stored], checkpoint: Checkpoint
 ) -> dict[Path, list[tuple[str, Tensor]]]:
     """For each file, the keys to read and the rows of a parameter each goes to."""
-    wanted = {name: stored_names(name, checkpoint.layout) for name, _ in model.named_parameters()}
+    wanted = {
+        name: stored_names(name, checkpoint.config.layout) for name, _ in model.named_parameters()
+    }
     parts = {part for names in wanted.values() for part in names}
     if missing := sorted(parts - stored.keys()):
         raise StartupError(
             f"The checkpoint lacks {len(missing)} tensors of an InternVL model with InternViT and "
-            f"Qwen2 in the {checkpoint.layout!r} layout: {_few(missing)}. Quantised weights are "
+            f"Qwen2 in the {checkpoint.config.layout!r} layout: {_few(missing)}. Quantised weights are "
             "not supported."
         )
     if unused := sorted(stored.keys() - parts):
