@@ -175,7 +175,7 @@ def test_images_share_what_frames_leave(
     wide = {"type": "image_url", "image_url": {"url": picture_url(1344, 336), "max_tiles": 12}}
     assert image_tokens(asked(server, wide)) == 5 * PER_TILE
     assert image_tokens(asked(server, part(video(), num_frames=5), wide)) == 8 * PER_TILE
-    with pytest.raises(openai.BadRequestError, match="pictures"):
+    with pytest.raises(openai.BadRequestError, match="images and frames"):
         asked(server, part(video(), num_frames=8), wide)
 
 

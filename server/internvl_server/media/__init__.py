@@ -1,1 +1,1 @@
-"""From an image reference to tiles: address policy, fetch, decode, tiling, pixels."""
+"""From the URL of an image or video to pixels: fetch, decode, tile, normalise."""

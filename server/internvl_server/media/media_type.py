@@ -1,4 +1,4 @@
-"""The two kinds of media: what they are called, what they are sent as, and how each of them fails."""
+"""Images and videos: their MIME types and their errors."""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,15 @@ MediaError = (errors.ImageError, errors.VideoError)
 
 @dataclass(frozen=True, slots=True)
 class MediaType:
-    """`media_types` are what a sender may call it; one that ends in `/` admits all that begin so."""
+    """A kind of media.
 
-    noun: str
-    media_types: tuple[str, ...]
+    Attributes:
+        label: Its name in messages and settings.
+        mime_types: Accepted values of `Content-Type`; one that ends in `/` accepts all its subtypes.
+    """
+
+    label: str
+    mime_types: tuple[str, ...]
     url_error: type[errors.InvalidRequestError]
     blocked_error: type[errors.InvalidRequestError]
     fetch_error: type[errors.InvalidRequestError]
@@ -22,25 +27,25 @@ class MediaType:
     too_large_error: type[errors.InvalidRequestError]
     decode_error: type[errors.InvalidRequestError]
 
-    def admits(self, media_type: str) -> bool:
-        """Whether a media type, in lower case without parameters, may be one of this kind."""
-        return media_type in ("", "application/octet-stream") or any(
-            media_type.startswith(known) if known.endswith("/") else media_type == known
-            for known in self.media_types
+    def accepts(self, mime_type: str) -> bool:
+        """Whether a file of a MIME type, in lower case without parameters, may be of this kind."""
+        return mime_type in ("", "application/octet-stream") or any(
+            mime_type.startswith(known) if known.endswith("/") else mime_type == known
+            for known in self.mime_types
         )
 
     def over_limit(self, max_bytes: int, param: str) -> errors.InvalidRequestError:
-        """The error for one of too many bytes."""
+        """The error for a file that is longer than `max_bytes`."""
         return self.too_large_error(
-            f"The {self.noun} is larger than {max_bytes} bytes, the limit "
-            f"(media.max_{self.noun}_bytes).",
+            f"The {self.label} is larger than {max_bytes} bytes, the limit "
+            f"(media.max_{self.label}_bytes).",
             param=param,
         )
 
 
 IMAGE = MediaType(
-    noun="image",
-    media_types=("image/",),
+    label="image",
+    mime_types=("image/",),
     url_error=errors.ImageUrlError,
     blocked_error=errors.ImageBlockedError,
     fetch_error=errors.ImageFetchError,
@@ -50,8 +55,8 @@ IMAGE = MediaType(
 )
 
 VIDEO = MediaType(
-    noun="video",
-    media_types=("video/", "image/gif"),
+    label="video",
+    mime_types=("video/", "image/gif"),
     url_error=errors.VideoUrlError,
     blocked_error=errors.VideoBlockedError,
     fetch_error=errors.VideoFetchError,

@@ -1,4 +1,4 @@
-"""Turn tiles into what a vision encoder takes: normalised floats, channels first."""
+"""Tiles to the input of a vision encoder: normalised floats, channels first."""
 
 from collections.abc import Sequence
 
@@ -21,15 +21,15 @@ def to_pixel_values(
 
     The arithmetic is torchvision's `ToTensor` and `Normalize`, operation by operation in float32, so
     the result equals theirs bit for bit (tests/parity/test_pixels.py). It works plane by plane in
-    place, about 0.6 ms a tile, without the interpreter lock most of that time.
+    place, takes about 0.6 ms per tile, and releases the interpreter lock most of that time.
 
     Args:
         tiles: At least one image; all tiles of the same side.
         mean: Subtracted from each channel, RGB, on a scale of 0 to 1.
-        std: What each channel is then divided by.
+        std: Divides each channel afterwards.
 
     Returns:
-        float32, (total tiles, 3, tile_px, tile_px), contiguous, the images in order.
+        float32, (total tiles, 3, tile_px, tile_px), contiguous, in the order of the images.
     """
     tile_px = tiles[0].pixels.shape[1]
     num_tiles = sum(image.num_tiles for image in tiles)

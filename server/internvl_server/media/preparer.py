@@ -1,4 +1,4 @@
-"""The one door of this package: images and videos in, tiles or their number out, or the first error."""
+"""The entry point of this package: images and videos to tiles, or to their number."""
 
 import os
 from collections.abc import Callable, Coroutine, Sequence
@@ -37,15 +37,15 @@ Video: TypeAlias = VideoReference | FrameList
 
 
 class MediaPreparer:
-    """Fetches, decodes and tiles the images and videos of a request, all of them at the same time.
+    """Fetches, decodes and tiles all images and videos of a request at the same time.
 
-    `start` it before use and `close` it after.
+    Call `start` before use and `close` after.
 
     Args:
         settings: Limits and timeouts.
         tile_px: Side of a tile in pixels.
-        auto_max_tiles: What `detail: auto` stands for: the checkpoint's `max_dynamic_patch`.
-        num_tokens_per_tile: Prompt tokens a tile takes.
+        auto_max_tiles: Tiles of an image with `detail: auto`: the checkpoint's `max_dynamic_patch`.
+        num_tokens_per_tile: Prompt tokens of a tile.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class MediaPreparer:
         """Start the decode workers.
 
         Raises:
-            StartupError: They cannot be started.
+            StartupError: A worker cannot be started.
         """
         await self._videos.start()
         await self._pool.start()
@@ -91,19 +91,19 @@ class MediaPreparer:
     async def prepare(
         self, media_parts: Sequence[MediaPart], *, max_image_tokens: int | None = None
     ) -> tuple[ImageTiles, ...]:
-        """The tiles of each picture, in the order of `media_parts`: of each image, and of each frame one.
+        """Tile all images and videos: several tiles per image, one per frame, in the order of `media_parts`.
 
-        When the images together ask for more tiles than the frames leave of `max_tiles_per_request`, or
-        of what `max_image_tokens` have room for, those that ask for most get fewer
-        (`budget.allocate_tiles`). The first failure cancels the rest.
+        Frames are served first. If the images together request more tiles than are left of
+        `max_tiles_per_request` or fit into `max_image_tokens`, those that request most get fewer
+        (`tile_budget.allocate_tiles`). The first failure cancels the rest.
 
         Args:
-            media_parts: Where images and videos are to be had; none is fetched if there are too many.
-            max_image_tokens: Prompt tokens all pictures may take; None if that is not limited.
+            media_parts: The images and videos; none is fetched if there are too many.
+            max_image_tokens: Most prompt tokens of all images and frames; None for no limit.
 
         Raises:
-            InvalidRequestError: Too many images or videos, even at one tile a picture.
-            ImageError, VideoError: One cannot be used; `param` is its own.
+            InvalidRequestError: There are too many images or videos, even at one tile each.
+            ImageError, VideoError: One cannot be used; `param` is its JSON path.
             EngineOverloadedError: The server is fetching too many.
         """
         budget = self._image_budget(media_parts, max_image_tokens)
@@ -117,22 +117,22 @@ class MediaPreparer:
     async def measure(
         self, media_parts: Sequence[MediaPart], *, max_image_tokens: int
     ) -> tuple[ImageMeasure, ...]:
-        """What `prepare` would make of each picture, from headers alone: no image is decoded or cut.
+        """Count the tiles that `prepare` would return, from headers alone: no image is decoded.
 
-        A file whose header is whole passes here even if `prepare` refuses the rest of it. Where there is
-        no room for one tile a picture, one is reckoned: that is the least they can take.
+        A file with an intact header passes here even if `prepare` would refuse the rest of it. If not even
+        one tile per image fits, one is assumed.
 
         Args:
-            media_parts: Where images and videos are to be had; none is fetched if there are too many.
-            max_image_tokens: Prompt tokens all pictures may take.
+            media_parts: The images and videos; none is fetched if there are too many.
+            max_image_tokens: Most prompt tokens of all images and frames.
 
         Raises:
-            InvalidRequestError: More images or videos than are allowed.
-            ImageError, VideoError: One cannot be used; `param` is its own.
+            InvalidRequestError: There are more images or videos than are allowed.
+            ImageError, VideoError: One cannot be used; `param` is its JSON path.
             EngineOverloadedError: The server is fetching too many.
         """
-        least = _count_pictures(media_parts) * self._num_tokens_per_tile
-        budget = self._image_budget(media_parts, max(max_image_tokens, least))
+        min_tokens = _min_tiles(media_parts) * self._num_tokens_per_tile
+        budget = self._image_budget(media_parts, max(max_image_tokens, min_tokens))
         loader = RequestLoader(self._fetcher, self._settings)
         return await _in_order(
             media_parts,
@@ -141,52 +141,55 @@ class MediaPreparer:
         )
 
     def _image_budget(self, media_parts: Sequence[MediaPart], max_image_tokens: int | None) -> int:
-        """The tiles that frames leave for images."""
+        """Check the numbers of images, videos and frames; returns how many tiles are left for images."""
         settings = self._settings
-        num_images = sum(isinstance(visual, ImageReference) for visual in media_parts)
+        num_images = sum(isinstance(part, ImageReference) for part in media_parts)
         num_videos = len(media_parts) - num_images
-        num_pictures = _count_pictures(media_parts)
-        for num, noun, most, name in (
-            (num_images, "images", settings.max_images, "max_images"),
-            (num_videos, "videos", settings.max_videos, "max_videos"),
-            (num_pictures, "pictures", settings.max_tiles_per_request, "max_tiles_per_request"),
+        min_tiles = _min_tiles(media_parts)
+        num_frames = min_tiles - num_images
+        for count, label, limit in (
+            (num_images, "images", "max_images"),
+            (num_videos, "videos", "max_videos"),
+            (min_tiles, "images and frames", "max_tiles_per_request"),
         ):
-            if num > most:
+            max_count = getattr(settings, limit)
+            if count > max_count:
                 raise InvalidRequestError(
-                    f"The request has {num} {noun}; at most {most} are allowed (media.{name}).",
+                    f"The request has {count} {label}; at most {max_count} are allowed "
+                    f"(media.{limit}).",
                     param=Field.PROMPT,
                 )
-        num_frames = num_pictures - num_images
         if max_image_tokens is None:
             return settings.max_tiles_per_request - num_frames
-        room = max_image_tokens // self._num_tokens_per_tile
-        if num_pictures > room:
+        max_tiles = max_image_tokens // self._num_tokens_per_tile
+        if min_tiles > max_tiles:
             raise ContextLengthExceededError(
-                f"The request has {num_pictures} images and frames, which take at least "
-                f"{num_pictures * self._num_tokens_per_tile} tokens; {max(max_image_tokens, 0)} are "
+                f"The request has {min_tiles} images and frames, which take at least "
+                f"{min_tiles * self._num_tokens_per_tile} tokens; {max(max_image_tokens, 0)} are "
                 "left of the model's context. Send fewer images or less text.",
                 param=Field.PROMPT,
             )
-        return min(settings.max_tiles_per_request, room) - num_frames
+        return min(settings.max_tiles_per_request, max_tiles) - num_frames
 
     async def _prepare_images(
         self, references: Sequence[ImageReference], *, loader: RequestLoader, budget: int
     ) -> tuple[ImageTiles, ...]:
         images = await _load_all(references, loader)
-        wanted = self._wanted(references)
-        if not fits_worst_case(wanted, budget):
+        caps = self._requested_tiles(references)
+        if not fits_worst_case(caps, budget):
             sizes = await self._read_sizes(references, images)
-            wanted = allocate_tiles(wanted, sizes, budget, tile_px=self._tile_px)
+            caps = allocate_tiles(caps, sizes, budget, tile_px=self._tile_px)
         return await gather(
             attach_param(self._pool.tile(image, max_tiles=cap), reference.param)
-            for reference, image, cap in zip(references, images, wanted, strict=True)
+            for reference, image, cap in zip(references, images, caps, strict=True)
         )
 
     async def _measure_images(
         self, references: Sequence[ImageReference], *, loader: RequestLoader, budget: int
     ) -> tuple[ImageMeasure, ...]:
         sizes = await self._read_sizes(references, await _load_all(references, loader))
-        caps = allocate_tiles(self._wanted(references), sizes, budget, tile_px=self._tile_px)
+        requested = self._requested_tiles(references)
+        caps = allocate_tiles(requested, sizes, budget, tile_px=self._tile_px)
         return tuple(
             ImageMeasure(
                 size, count_tiles(select_grid(*size, max_tiles=cap, tile_px=self._tile_px))
@@ -194,8 +197,8 @@ class MediaPreparer:
             for size, cap in zip(sizes, caps, strict=True)
         )
 
-    def _wanted(self, references: Sequence[ImageReference]) -> tuple[int, ...]:
-        """The cap each image asks for."""
+    def _requested_tiles(self, references: Sequence[ImageReference]) -> tuple[int, ...]:
+        """The tile cap that each image's `max_tiles` or `detail` requests."""
         return tuple(
             self._detail_tiles[reference.detail]
             if reference.max_tiles is None
@@ -212,8 +215,9 @@ class MediaPreparer:
         )
 
 
-def _count_pictures(media_parts: Sequence[MediaPart]) -> int:
-    return sum(1 if isinstance(v, ImageReference) else v.num_frames for v in media_parts)
+def _min_tiles(media_parts: Sequence[MediaPart]) -> int:
+    """One tile per image and per frame."""
+    return sum(1 if isinstance(p, ImageReference) else p.num_frames for p in media_parts)
 
 
 async def _load_all(
@@ -224,17 +228,17 @@ async def _load_all(
 
 async def _in_order(
     media_parts: Sequence[MediaPart],
-    of_images: Callable[[Sequence[ImageReference]], Coroutine[Any, Any, tuple[T, ...]]],
-    of_video: Callable[[Video], Coroutine[Any, Any, tuple[T, ...]]],
+    process_images: Callable[[Sequence[ImageReference]], Coroutine[Any, Any, tuple[T, ...]]],
+    process_video: Callable[[Video], Coroutine[Any, Any, tuple[T, ...]]],
 ) -> tuple[T, ...]:
-    """What images, all together, and each video become, as one list in the order of `media_parts`."""
-    images = [visual for visual in media_parts if isinstance(visual, ImageReference)]
-    videos = [visual for visual in media_parts if not isinstance(visual, ImageReference)]
-    results = await gather([of_images(images), *map(of_video, videos)])
+    """Process all images together and each video by itself; results are in the order of `media_parts`."""
+    images = [part for part in media_parts if isinstance(part, ImageReference)]
+    videos = [part for part in media_parts if not isinstance(part, ImageReference)]
+    results = await gather([process_images(images), *map(process_video, videos)])
     image_results, video_results = iter(results[0]), iter(results[1:])
     in_order: list[T] = []
-    for visual in media_parts:
-        if isinstance(visual, ImageReference):
+    for part in media_parts:
+        if isinstance(part, ImageReference):
             in_order.append(next(image_results))
         else:
             in_order += next(video_results)

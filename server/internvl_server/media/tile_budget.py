@@ -1,4 +1,4 @@
-"""Share a number of tiles among the images of one request."""
+"""Allocate a number of tiles to the images of one request."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ __all__ = ["allocate_tiles", "fits_worst_case"]
 
 
 def fits_worst_case(max_tiles: Sequence[int], budget: int) -> bool:
-    """Whether images with these caps fit the budget whatever their sizes, thumbnails included."""
+    """Whether images with these caps fit the budget at any size, thumbnails included."""
     return sum(count_tiles((cap, 1)) for cap in max_tiles) <= budget
 
 
@@ -22,14 +22,14 @@ def allocate_tiles(
 ) -> tuple[int, ...]:
     """Lower the caps of the images until all of them together fit the budget.
 
-    One ceiling is put on every cap, the highest that fits: the images that ask for most give first,
-    equal images stay equal, and one that asks for less than the ceiling loses nothing. A smaller cap
-    never yields more tiles, so the ceiling is found by bisection.
+    One limit applies to all caps, the highest that fits: the images with the largest caps lose tiles first,
+    equal images stay equal, and an image with a cap below the limit loses nothing. A smaller cap never
+    yields more tiles, so the limit is found by bisection.
 
     Args:
-        max_tiles: The cap each image asks for, at least 1, without the thumbnail.
+        max_tiles: The requested cap of each image, at least 1, without the thumbnail.
         sizes: Width and height of each upright image in pixels.
-        budget: Most tiles of all images, thumbnails included; at least one an image.
+        budget: Most tiles of all images, thumbnails included; at least one per image.
         tile_px: Side of a tile in pixels.
 
     Returns:
@@ -37,12 +37,12 @@ def allocate_tiles(
     """
     assert len(max_tiles) <= budget, f"{len(max_tiles)} images cannot share {budget} tiles"
 
-    def total(ceiling: int) -> int:
+    def total(limit: int) -> int:
         return sum(
-            count_tiles(select_grid(width, height, max_tiles=min(cap, ceiling), tile_px=tile_px))
+            count_tiles(select_grid(width, height, max_tiles=min(cap, limit), tile_px=tile_px))
             for cap, (width, height) in zip(max_tiles, sizes, strict=True)
         )
 
-    ceilings = range(1, max(max_tiles, default=1) + 1)
-    ceiling = bisect_right(ceilings, budget, key=total)
-    return tuple(min(cap, ceiling) for cap in max_tiles)
+    limits = range(1, max(max_tiles, default=1) + 1)
+    limit = bisect_right(limits, budget, key=total)
+    return tuple(min(cap, limit) for cap in max_tiles)

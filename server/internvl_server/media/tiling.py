@@ -1,7 +1,7 @@
 """Cut an RGB image into square tiles the way InternVL does.
 
 Source of the algorithm: `dynamic_preprocess` as published with InternVL 1.5 and later (OpenGVLab);
-parity with two published implementations is held by tests/parity/test_tiling.py.
+tests/parity/test_tiling.py compares it with two published implementations.
 """
 
 from functools import lru_cache
@@ -53,7 +53,7 @@ def select_grid(
 
 
 def count_tiles(grid: tuple[int, int]) -> int:
-    """Tiles a grid yields, with the thumbnail that more than one tile brings."""
+    """Number of tiles of a grid; a grid of more than one tile adds a thumbnail."""
     num_tiles = grid[0] * grid[1]
     return num_tiles + 1 if num_tiles > 1 else num_tiles
 

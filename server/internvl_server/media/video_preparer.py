@@ -1,4 +1,4 @@
-"""Frames of a video, or of a list of images, to one tile each."""
+"""Videos, and lists of images that are frames, to one tile per frame."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,12 +19,12 @@ __all__ = ["VideoPreparer"]
 
 
 class VideoPreparer:
-    """Decodes videos in a pool of its own; `start` it before use and `close` it after.
+    """Decodes videos in a separate pool. Call `start` before use and `close` after.
 
     Args:
         settings: Limits and timeouts.
         tile_px: Side of a tile in pixels.
-        images: The pool for frames that are images of their own.
+        images: The pool that decodes frames sent as images.
     """
 
     def __init__(self, settings: MediaSettings, tile_px: int, images: DecodePool) -> None:
@@ -39,7 +39,7 @@ class VideoPreparer:
         )
 
     async def start(self) -> None:
-        """Accept work; processes start with the first video."""
+        """Accept videos; processes start with the first one."""
         await self._pool.start()
 
     async def close(self) -> None:
@@ -49,13 +49,11 @@ class VideoPreparer:
     async def prepare(
         self, video: VideoReference | FrameList, loader: RequestLoader
     ) -> tuple[ImageTiles, ...]:
-        """The tile of each frame, in order.
-
-        Encoded bytes are let go of as soon as they are decoded.
+        """Scale each frame to one tile, in order. The encoded bytes are released once they are decoded.
 
         Raises:
-            VideoError, ImageError: The video, or a frame, cannot be used; `param` names it.
-            EngineOverloadedError: The server is busy with too many videos, or fetches too many.
+            VideoError, ImageError: The video or a frame cannot be used; `param` is its JSON path.
+            EngineOverloadedError: The server is busy with too many videos or fetches.
         """
         if isinstance(video, FrameList):
             return await gather(self._tile(frame, loader) for frame in video.frames)
@@ -66,7 +64,7 @@ class VideoPreparer:
     async def measure(
         self, video: VideoReference | FrameList, loader: RequestLoader
     ) -> tuple[ImageMeasure, ...]:
-        """The size of each frame; of a video one frame is decoded for it. Raises like `prepare`."""
+        """The size of each frame; decodes one frame of a video. Raises the errors of `prepare`."""
         if isinstance(video, FrameList):
             return await gather(self._measure(frame, loader) for frame in video.frames)
         async with self._loaded(video, loader) as encoded:

@@ -1,21 +1,28 @@
-"""The name of an image's pixels: the same for the same pixels, another for any others."""
+"""Cache keys: equal for the same file and tiling, different otherwise."""
 
 import base64
 
-from internvl_server.media.encoded import EncodedMedia
+from internvl_server.media.encoded import Base64Media, BinaryMedia
 from internvl_server.media.fingerprint import fingerprint
 
-PICTURE = EncodedMedia(b"bytes of a picture")
+DATA = b"bytes of an image"
+IMAGE = BinaryMedia(DATA)
 
 
-def test_it_names_the_bytes_and_the_cut():
-    names = {
-        fingerprint(PICTURE, (2, 3), 448),
-        fingerprint(PICTURE, (3, 2), 448),
-        fingerprint(PICTURE, (2, 3), 56),
-        fingerprint(EncodedMedia(b"bytes of another"), (2, 3), 448),
-        fingerprint(EncodedMedia(base64.b64encode(b"bytes of a picture").decode()), (2, 3), 448),
+def test_the_key_depends_on_the_file_and_the_tiling():
+    keys = {
+        fingerprint(IMAGE, (2, 3), 448),
+        fingerprint(IMAGE, (3, 2), 448),
+        fingerprint(IMAGE, (2, 3), 56),
+        fingerprint(BinaryMedia(b"bytes of another"), (2, 3), 448),
+        fingerprint(Base64Media(base64.b64encode(DATA).decode()), (2, 3), 448),
     }
-    assert len(names) == 5
-    assert {len(name) for name in names} == {32}
-    assert fingerprint(EncodedMedia(b"bytes of a picture"), (2, 3), 448) in names
+    assert len(keys) == 5
+    assert {len(key) for key in keys} == {32}
+    assert fingerprint(BinaryMedia(DATA), (2, 3), 448) in keys
+
+
+def test_binary_data_and_base64_text_of_the_same_characters_differ():
+    assert fingerprint(BinaryMedia(b"QUJD"), (1, 1), 448) != fingerprint(
+        Base64Media("QUJD"), (1, 1), 448
+    )

@@ -25,7 +25,7 @@ from internvl_server.errors import (
     VideoTooLargeError,
     VideoUrlError,
 )
-from internvl_server.media.decoding.frame_sampling import choose_frames
+from internvl_server.media.decoding.frame_sampling import sample_frames
 from internvl_server.media.decoding.video import decode_frames
 from internvl_server.media.preparer import MediaPreparer
 from internvl_server.media.tiling import tile_image
@@ -79,7 +79,7 @@ class TestTiles:
         assert [t.size[0] for t in tiles] == [64, 64, 1344, 30, 31, 64]
         assert [t.num_tiles for t in tiles] == [1, 1, 5, 1, 1, 1]
         reds = [int(tiles[n].pixels[0, 0, 0, 0]) for n in (0, 1, 5)]
-        indices = [*choose_frames(20, 2), *choose_frames(20, 1)]
+        indices = [*sample_frames(20, 2), *sample_frames(20, 1)]
         assert np.allclose(reds, [colour(index)[0] for index in indices], atol=5)
 
     async def test_frames_have_names_of_their_own(self, preparer: MediaPreparer) -> None:

@@ -1,1 +1,1 @@
-"""Encoded images and videos to RGB pixels. Runs in worker processes only."""
+"""Encoded images and videos to RGB pixels; runs in worker processes only."""

@@ -1,24 +1,24 @@
-"""Which frames of a video are looked at.
+"""Which frames of a video are sampled.
 
 Source of the algorithm: `get_index` in the model cards of InternVL2, 2.5 and 3 (OpenGVLab), called
-without a bound. tests/unit/media/test_media_frame_choice.py holds it against that formula.
+without a bound. tests/unit/media/decoding/test_frame_sampling.py compares it with that formula.
 """
 
-__all__ = ["choose_frames"]
+__all__ = ["sample_frames"]
 
 
-def choose_frames(num_frames_in_video: int, num_frames: int) -> tuple[int, ...]:
-    """The indices of the frames in the middle of as many equal segments.
+def sample_frames(num_frames_in_video: int, num_frames: int) -> tuple[int, ...]:
+    """The indices of the frames in the middle of `num_frames` equal segments.
 
-    In a video of fewer frames than are asked for, indices repeat, as the reference's do.
+    For a video with fewer frames, indices repeat as in the reference.
 
     Args:
         num_frames_in_video: At least 1.
-        num_frames: How many are looked at, at least 1.
+        num_frames: How many to sample, at least 1.
 
     Returns:
         Indices in [0, num_frames_in_video), not descending.
     """
     segment = float(num_frames_in_video - 1) / num_frames
-    # round() is half to even, as numpy's; int() cuts, as the reference's.
+    # round() rounds half to even, as numpy does; int() truncates, as the reference does.
     return tuple(int(segment / 2 + round(segment * index)) for index in range(num_frames))

@@ -1,8 +1,8 @@
-"""Turn encoded bytes of an unknown sender into an upright RGB image.
+"""Decode an image from an unknown sender to upright RGB.
 
-Runs inside a decode worker. Limits are checked on the header, before any pixel is decoded. ICC
-profiles are ignored, as the published InternVL preprocessing ignores them. Whatever Pillow raises
-becomes one of our errors with a fixed phrase: its own text can hold addresses and paths.
+Runs in a decode worker. Limits are checked on the header, before any pixel is decoded. ICC profiles are
+ignored, as the published InternVL preprocessing ignores them. An exception of Pillow becomes an
+`ImageError` with a fixed message, because Pillow's own text can contain addresses and paths.
 """
 
 import io
@@ -25,7 +25,7 @@ from PIL import (
 
 from internvl_server.errors import ImageDecodeError, ImageError, ImageTooLargeError
 
-__all__ = ["DecodeLimits", "VideoLimits", "decode_image", "read_size", "size_complaint"]
+__all__ = ["DecodeLimits", "VideoLimits", "decode_image", "read_size", "size_problem"]
 
 PLUGINS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin, GifImagePlugin)  # imported to register
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
@@ -46,7 +46,7 @@ _SIDEWAYS = (5, 6, 7, 8)
 
 @dataclass(frozen=True, slots=True)
 class DecodeLimits:
-    """How large and how long an image may be, by its header."""
+    """Limits on the size that the header of an image or video states."""
 
     max_pixels: int
     max_side_px: int
@@ -55,18 +55,18 @@ class DecodeLimits:
 
 @dataclass(frozen=True, slots=True)
 class VideoLimits(DecodeLimits):
-    """How large a frame of a video may be, and how long a video in seconds."""
+    """Limits on the size of a video's frames and on its duration in seconds."""
 
     max_duration_s: float
 
 
 def decode_image(data: bytes, limits: DecodeLimits) -> Image.Image:
-    """The first frame as RGB, 8 bit, EXIF orientation applied, transparency on white.
+    """Decode the first frame to 8-bit RGB, with EXIF orientation applied and transparency on white.
 
     Raises:
-        ImageTooLargeError: The header states more pixels, a longer side or a more extreme shape than
-            the limits allow.
-        ImageDecodeError: The bytes are of another format, truncated or corrupt.
+        ImageTooLargeError: The header states more pixels, a longer side or a more extreme aspect ratio
+            than the limits allow.
+        ImageDecodeError: The format is not supported, or the file is truncated or corrupt.
     """
     with _opened(data, limits) as image:
         _check_end(data, image)
@@ -77,7 +77,7 @@ def decode_image(data: bytes, limits: DecodeLimits) -> Image.Image:
 
 
 def read_size(data: bytes, limits: DecodeLimits) -> tuple[int, int]:
-    """Width and height of the upright image, from its header. Raises like `decode_image`."""
+    """Width and height of the upright image, from its header. Raises the errors of `decode_image`."""
     with _opened(data, limits) as image:
         width, height = image.size
         return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
@@ -85,8 +85,8 @@ def read_size(data: bytes, limits: DecodeLimits) -> tuple[int, int]:
 
 @contextmanager
 def _opened(data: bytes, limits: DecodeLimits) -> Iterator[Image.Image]:
-    """The image with its header read and judged; errors from within come out as ours."""
-    # Other libraries change these for the whole process, so they are set each time.
+    """Open an image and check its header; exceptions in the block become `ImageError`s."""
+    # Set each time, because other libraries change them for the whole process.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     Image.MAX_IMAGE_PIXELS = limits.max_pixels
     try:
@@ -102,7 +102,7 @@ def _opened(data: bytes, limits: DecodeLimits) -> Iterator[Image.Image]:
         raise _too_many_pixels(limits) from None
     except UnidentifiedImageError:
         raise ImageDecodeError("The image is not a valid JPEG, PNG, WebP or GIF file.") from None
-    except Exception:  # noqa: BLE001 - Pillow raises whatever a parser stumbles over, e.g. ValueError
+    except Exception:  # noqa: BLE001 - Pillow's parsers raise many classes, such as ValueError
         raise ImageDecodeError("The image is truncated or corrupt.") from None
 
 
@@ -113,13 +113,13 @@ def _too_many_pixels(limits: DecodeLimits) -> ImageTooLargeError:
 
 
 def _check_size(width: int, height: int, limits: DecodeLimits) -> None:
-    complaint = size_complaint(width, height, limits)
-    if complaint is not None:
-        raise ImageTooLargeError(f"The image {complaint}")
+    problem = size_problem(width, height, limits)
+    if problem is not None:
+        raise ImageTooLargeError(f"The image {problem}")
 
 
-def size_complaint(width: int, height: int, limits: DecodeLimits) -> str | None:
-    """What is wrong with a picture of this size, as the rest of a sentence; None if nothing is."""
+def size_problem(width: int, height: int, limits: DecodeLimits) -> str | None:
+    """The predicate of a sentence about an image or video that is too large; None if it is not."""
     if width * height > limits.max_pixels:
         return f"has more than {limits.max_pixels} pixels, the limit (media.max_image_pixels)."
     if max(width, height) > limits.max_side_px:
@@ -136,9 +136,9 @@ def size_complaint(width: int, height: int, limits: DecodeLimits) -> str | None:
 
 
 def _check_end(data: bytes, image: Image.Image) -> None:
-    """Refuse a file that was cut behind its last pixel, which Pillow does not notice.
+    """Refuse a file that was cut off after its last pixel, which Pillow does not notice.
 
-    A JPEG's end marker cannot occur inside its entropy-coded scans, where the file now stands.
+    The end marker of a JPEG cannot occur inside its entropy-coded scans, where the file position now is.
     """
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         assert image.fp is not None
@@ -150,10 +150,10 @@ def _check_end(data: bytes, image: Image.Image) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where there is none or it cannot be read."""
+    """The EXIF orientation, 1 to 8; 1 if it is missing or cannot be read."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # noqa: BLE001 - broken metadata does not make a picture unusable
+    except Exception:  # noqa: BLE001 - broken metadata does not make an image unusable
         return 1
     return orientation if isinstance(orientation, int) and orientation in _TRANSPOSE else 1
 
@@ -170,7 +170,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey16_to_rgb(image: Image.Image) -> Image.Image:
-    """Scale 16-bit grey to 8 bit, to the nearest level; Pillow's own conversion clips."""
+    """Scale 16-bit grey to 8 bit, rounded; Pillow's own conversion clips."""
     wide = np.asarray(image)
     grey = ((wide.astype(np.uint32) + 128) // 257).astype(np.uint8)
     transparent = image.info.get("transparency")

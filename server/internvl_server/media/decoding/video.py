@@ -1,8 +1,8 @@
-"""Turn an encoded video of an unknown sender into the frames that are looked at.
+"""Decode the sampled frames of a video from an unknown sender.
 
-Runs inside a decode worker. The file is demuxed twice: once without decoding, to learn when its frames
-are shown (headers may say anything), then for the chosen ones, from the key frame before each. Whatever
-FFmpeg raises becomes one of our errors with a fixed phrase.
+Runs in a decode worker. The file is demuxed twice: once without decoding, to learn when its frames are
+shown (headers are not trusted), then for the sampled frames, from the key frame before each. An exception
+of FFmpeg becomes a `VideoError` with a fixed message.
 """
 
 import errno
@@ -21,12 +21,12 @@ from PIL import Image
 
 from internvl_server.errors import VideoDecodeError, VideoError, VideoTooLargeError
 from internvl_server.media.decoding.container import check_container, sniff_format, truncated
-from internvl_server.media.decoding.frame_sampling import choose_frames
-from internvl_server.media.decoding.image import VideoLimits, size_complaint
+from internvl_server.media.decoding.frame_sampling import sample_frames
+from internvl_server.media.decoding.image import VideoLimits, size_problem
 
 __all__ = ["decode_frames"]
 
-# Decoders by FFmpeg's names; the three of AV1 are one of the build's choice.
+# FFmpeg's names of decoders; which of the three for AV1 exists depends on the build.
 CODECS = ("h264", "hevc", "vp8", "vp9", "libdav1d", "libaom-av1", "av1", "mpeg4", "gif")
 # Neither the protocols nor the data references of a file may lead FFmpeg to another file.
 FFMPEG_OPTIONS = {
@@ -47,28 +47,28 @@ _TURNS = {
 
 
 def decode_frames(data: bytes, num_frames: int, limits: VideoLimits) -> Iterator[Image.Image]:
-    """The frames in the middle of as many equal segments, as RGB, 8 bit, upright.
+    """Decode the frames in the middle of `num_frames` equal segments to upright 8-bit RGB.
 
     Args:
         data: The video file: MP4, MOV, WebM, MKV or GIF.
-        num_frames: How many; in a shorter video some are the same.
-        limits: What is refused.
+        num_frames: How many; frames of a shorter video repeat.
+        limits: Limits on size and duration.
 
     Raises:
         VideoTooLargeError: The video has more pixels, seconds or frames than the limits allow.
-        VideoDecodeError: The bytes are of another format, truncated or corrupt, or hold no picture.
+        VideoDecodeError: The format is not supported, or the file is truncated, corrupt or without frames.
     """
-    with _our_errors():
+    with _as_video_errors():
         container_format = sniff_format(data)
         check_container(data, container_format)
         with _opened(data, container_format, limits) as (container, stream):
             table = _read_table(container, stream, len(data), limits)
-        if container_format == "gif":  # each of its frames is drawn upon the one before
+        if container_format == "gif":  # each of its frames is drawn over the one before
             del table.key_times[1:]
         with _opened(data, container_format, limits) as (container, stream):
             reader = _FrameReader(container, stream, table.key_times)
             previous = -1
-            for index in choose_frames(len(table.times), num_frames):
+            for index in sample_frames(len(table.times), num_frames):
                 if index != previous:
                     image = _to_image(reader.frame_at(table.times[index]), limits)
                 previous = index
@@ -77,14 +77,14 @@ def decode_frames(data: bytes, num_frames: int, limits: VideoLimits) -> Iterator
 
 @dataclass
 class _FrameTable:
-    """When frames are shown, in units of the stream's time base, ascending; and when key frames are."""
+    """The times of all frames and of key frames, ascending, in units of the stream's time base."""
 
     times: list[int]
     key_times: list[int]
 
 
 class _FrameReader:
-    """Decodes frames by ascending time, going on at a later key frame where there is one before the next."""
+    """Decodes frames by ascending time; skips to a later key frame if there is one before the next frame."""
 
     def __init__(
         self, container: InputContainer, stream: VideoStream, key_times: list[int]
@@ -97,14 +97,14 @@ class _FrameReader:
         self._num_decoded = 0
 
     def frame_at(self, time: int) -> VideoFrame:
-        """The first frame at this time or later, else the last."""
+        """The first frame at this time or later, or else the last frame."""
         key_index = bisect_right(self._key_times, time) - 1
         if key_index > 0 and (
             self._last is None or self._key_times[key_index] > _time_of(self._last)
         ):
             self._seek(self._key_times[key_index])
             if self._last is None or _time_of(self._last) > time:
-                # The container's index led past the frame; from the start nothing can be missed.
+                # The container's index pointed after the frame; from the start it cannot be missed.
                 self._seek(self._key_times[0])
         while self._last is None or _time_of(self._last) < time:
             if not self._advance():
@@ -120,7 +120,7 @@ class _FrameReader:
         self._advance()
 
     def _advance(self) -> bool:
-        """Decode one more frame, which becomes the last; False at the end."""
+        """Decode the next frame into `_last`; returns False at the end."""
         frame = next(self._frames, None)
         if frame is None:
             return False
@@ -133,12 +133,12 @@ class _FrameReader:
         if self._num_decoded > MAX_DECODED_FRAMES:
             raise VideoTooLargeError(
                 f"The video has so few key frames that more than {MAX_DECODED_FRAMES} frames would have "
-                "to be decoded. Send a shorter one, or its frames."
+                "to be decoded. Send a shorter video, or its frames as images."
             )
 
 
 @contextmanager
-def _our_errors() -> Iterator[None]:
+def _as_video_errors() -> Iterator[None]:
     try:
         yield
     except (VideoError, MemoryError):
@@ -153,10 +153,10 @@ def _our_errors() -> Iterator[None]:
 def _opened(
     data: bytes, container_format: str, limits: VideoLimits
 ) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The container and its picture stream, judged by the header."""
+    """Open the container and check the header of its video stream."""
     options = FFMPEG_OPTIONS | {"max_pixels": str(limits.max_pixels)}
     with av.open(io.BytesIO(data), "r", format=container_format, options=options) as container:
-        stream = _picture_stream(container)
+        stream = _video_stream(container)
         context = stream.codec_context
         context.options = {"max_pixels": str(limits.max_pixels)}
         context.thread_count = 1
@@ -166,34 +166,34 @@ def _opened(
         yield container, stream
 
 
-def _picture_stream(container: InputContainer) -> VideoStream:
-    """The first stream that moves; a cover picture does not.
+def _video_stream(container: InputContainer) -> VideoStream:
+    """The first video stream that is not a cover image or a thumbnail.
 
     Raises:
-        VideoDecodeError: There is none, or not of a codec that is decoded.
+        VideoDecodeError: There is none, or its codec is not supported.
     """
     still = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
-    moving = [stream for stream in container.streams.video if not stream.disposition & still]
-    if not moving:
+    streams = [stream for stream in container.streams.video if not stream.disposition & still]
+    if not streams:
         raise VideoDecodeError("The file has no video in it.")
-    if moving[0].codec_context is None or moving[0].codec_context.name not in CODECS:
+    if streams[0].codec_context is None or streams[0].codec_context.name not in CODECS:
         raise VideoDecodeError(
-            "The video's codec is not decoded here; use H.264, H.265, VP8, VP9, AV1, MPEG-4 or GIF."
+            "The video's codec is not supported; use H.264, H.265, VP8, VP9, AV1, MPEG-4 or GIF."
         )
-    return moving[0]
+    return streams[0]
 
 
 def _read_table(
     container: InputContainer, stream: VideoStream, num_bytes: int, limits: VideoLimits
 ) -> _FrameTable:
-    """When each frame is shown, from the packets themselves."""
+    """Read the times of all frames from the packets."""
     times: list[int] = []
     key_times: list[int] = []
     for packet in container.demux(stream):
         if packet.is_corrupt:
             raise truncated()
         time = packet.dts if packet.pts is None else packet.pts
-        if time is None or packet.is_discard:  # the mark of the end, or outside the edit list
+        if time is None or packet.is_discard:  # the end of the stream, or outside the edit list
             continue
         times.append(time)
         if packet.is_keyframe:
@@ -211,14 +211,14 @@ def _read_table(
 
 
 def _check_size(width: int, height: int, limits: VideoLimits) -> None:
-    if not (width and height):  # FFmpeg keeps to the limit itself, and then knows no size
+    if not (width and height):  # FFmpeg reports no size if it is over `max_pixels`
         raise VideoDecodeError(
-            "The size of the video's pictures cannot be read, or is over the limit of "
+            "The size of the video's frames cannot be read, or is over the limit of "
             f"{limits.max_pixels} pixels (media.max_image_pixels)."
         )
-    complaint = size_complaint(width, height, limits)
-    if complaint is not None:
-        raise VideoTooLargeError(f"The video {complaint}")
+    problem = size_problem(width, height, limits)
+    if problem is not None:
+        raise VideoTooLargeError(f"The video {problem}")
 
 
 def _check_duration(duration: int | None, time_base: Fraction | None, limits: VideoLimits) -> None:
@@ -230,13 +230,13 @@ def _check_duration(duration: int | None, time_base: Fraction | None, limits: Vi
 
 
 def _time_of(frame: VideoFrame) -> int:
-    """When the frame is shown; one that does not say so is taken for early."""
+    """When the frame is shown; -1, before all others, if the frame does not say."""
     time = frame.dts if frame.pts is None else frame.pts
     return -1 if time is None else time
 
 
 def _to_image(frame: VideoFrame, limits: VideoLimits) -> Image.Image:
-    """The frame as RGB, turned as its side data says; a size may change within a video."""
+    """Convert a frame to upright RGB; checks its size, which may change within a video."""
     _check_size(frame.width, frame.height, limits)
     image = Image.fromarray(frame.to_ndarray(format="rgb24"))
     turn = _TURNS.get(round(frame.rotation / QUARTER_TURN) % 4)

@@ -1,1 +1,1 @@
-"""From a URL to encoded bytes: `data:` URLs, fetching and its address policy."""
+"""From a URL to encoded bytes: `data:` URLs, fetching, and the policy for addresses."""

@@ -1,7 +1,7 @@
-"""Take the bytes of an image or a video out of a `data:` URL.
+"""Parse the `data:` URL of an image or a video.
 
-Two steps, since strict base64 costs about 12 ms a megabyte: the loop looks only at the head and the
-length, a decode worker reads the alphabet.
+There are two steps, because strict base64 decoding takes about 12 ms per megabyte: the event loop checks
+only the head and the length, and a decode worker decodes the text.
 """
 
 import binascii
@@ -14,7 +14,7 @@ MAX_HEAD_CHARS = 256
 
 
 def is_data_url(url: str) -> bool:
-    """Whether the URL carries its own bytes."""
+    """Whether a URL is a `data:` URL."""
     return url[:5].lower() == "data:"
 
 
@@ -22,15 +22,15 @@ def split_data_url(url: str, *, max_bytes: int, param: str, kind: MediaType = IM
     """The base64 text of a `data:` URL, not yet decoded.
 
     Args:
-        url: `data:[media type][;parameter]*;base64,TEXT`; the media type is one of the kind's,
+        url: `data:[MIME type][;parameter]*;base64,TEXT`; the MIME type is one of the kind,
             `application/octet-stream` or absent.
-        max_bytes: Most bytes the text may stand for.
+        max_bytes: Most bytes the text may decode to.
         param: JSON path of the image or video in the request.
-        kind: What it is to be.
+        kind: What the URL must contain.
 
     Raises:
-        ImageUrlError, VideoUrlError: The head is malformed, of another media type, or not base64.
-        ImageTooLargeError, VideoTooLargeError: The text stands for more than `max_bytes`.
+        ImageUrlError, VideoUrlError: The head is malformed, has another MIME type, or is not base64.
+        ImageTooLargeError, VideoTooLargeError: The text decodes to more than `max_bytes`.
     """
     _check_head(url, kind, param)
     comma = url.index(",")
@@ -46,33 +46,35 @@ def split_data_url(url: str, *, max_bytes: int, param: str, kind: MediaType = IM
 
 
 def _check_head(url: str, kind: MediaType, param: str) -> None:
-    example = {"image": "data:image/png;base64,…", "video": "data:video/mp4;base64,…"}[kind.noun]
+    example = {"image": "data:image/png;base64,…", "video": "data:video/mp4;base64,…"}[kind.label]
     comma = url.find(",", 0, MAX_HEAD_CHARS)
     if comma < 0:
         raise kind.url_error(f"The data: URL is malformed; write {example} .", param=param)
-    media_type, *parameters = (part.strip().lower() for part in url[5:comma].split(";"))
+    mime_type, *parameters = (part.strip().lower() for part in url[5:comma].split(";"))
     if parameters[-1:] != ["base64"]:
         raise kind.url_error(f"The data: URL must be base64: {example} .", param=param)
-    if not kind.admits(media_type):
-        raise kind.url_error(f"The data: URL must have a media type of {kind.noun}/*.", param=param)
+    if not kind.accepts(mime_type):
+        raise kind.url_error(
+            f"The data: URL must have a media type of {kind.label}/*.", param=param
+        )
 
 
 def max_base64_chars(num_bytes: int) -> int:
-    """Characters of base64, padding included, that `num_bytes` bytes take."""
+    """Length of `num_bytes` bytes in base64, padding included."""
     return (num_bytes + 2) // 3 * 4
 
 
 def decode_base64(text: bytes, kind: MediaType = IMAGE) -> bytes:
-    """The bytes that padded standard base64 stands for; no whitespace, no URL-safe alphabet.
+    """Decode padded standard base64 without whitespace.
 
     Raises:
-        ImageUrlError, VideoUrlError: The text is not that.
+        ImageUrlError, VideoUrlError: The text is not padded standard base64.
     """
     error = kind.url_error(
         "The data: URL holds malformed base64; use the standard alphabet with padding and no "
         "whitespace."
     )
-    if len(text) % 4:  # strict mode passes padding that is not needed
+    if len(text) % 4:  # strict mode accepts superfluous padding
         raise error
     try:
         return binascii.a2b_base64(text, strict_mode=True)

@@ -1,12 +1,12 @@
 """Fetch an image or a video over http(s). The only module that opens outgoing connections.
 
-A host is resolved once a hop, every address it has is judged, and the judged address itself is
+A host is resolved once per hop, all its addresses are checked, and the checked address itself is
 dialled: the request goes to `https://ADDRESS/…` with the name in `Host`, in the TLS greeting and in
-the certificate check, so there is no second resolution to rebind. Redirects are followed by hand.
+the certificate check, so that there is no second resolution to rebind. Redirects are followed here.
 
 A transport is used instead of a client: it has no cookies, redirects, proxies, credentials, default
-headers or decompression to switch off. Connections are never reused, since the transport knows them
-by address while a certificate was checked for a name.
+headers or decompression to switch off. Connections are never reused, because the transport identifies
+them by address while a certificate was checked for a name.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ REDIRECTS = (301, 302, 303, 307, 308)
 
 @dataclass(frozen=True, slots=True)
 class _FetchSpec:
-    """What is fetched, which request field asks for it, and how much it may take."""
+    """One fetch: the kind of media, the request field of its URL, and its limits."""
 
     kind: MediaType
     param: str
@@ -51,23 +51,23 @@ class _FetchSpec:
     max_bytes: int
     timeout_s: float
 
-    def fault(self, said: str) -> InvalidRequestError:
+    def fetch_error(self, reason: str) -> InvalidRequestError:
         """An error about what the host did."""
-        return self.kind.fetch_error(f"The {self.kind.noun}'s host {said}.", param=self.param)
+        return self.kind.fetch_error(f"The {self.kind.label}'s host {reason}.", param=self.param)
 
-    def blocked(self, said: str) -> InvalidRequestError:
-        """An error about where the host is, or leads to."""
-        return self.kind.blocked_error(f"The {self.kind.noun}'s host {said}.", param=self.param)
+    def blocked_error(self, reason: str) -> InvalidRequestError:
+        """An error about a host that this server may not connect to."""
+        return self.kind.blocked_error(f"The {self.kind.label}'s host {reason}.", param=self.param)
 
 
 class MediaFetcher:
-    """Fetches for the whole process, at most `max_fetches` at a time; `aclose` it after use."""
+    """Fetches for the whole process, at most `max_fetches` at a time. Call `aclose` after use."""
 
     def __init__(self, settings: MediaSettings) -> None:
         self._settings = settings
         self._private_networks = parse_networks(settings.allowed_private_networks)
         self._slots = asyncio.Semaphore(settings.max_fetches)
-        # Its own threads: a name server that hangs must not hold the loop's shared ones.
+        # Separate threads, so that a name server that hangs does not block the loop's shared ones.
         self._resolver = ThreadPoolExecutor(settings.max_fetches, thread_name_prefix="resolve")
         self._transport = httpx2.AsyncHTTPTransport(
             trust_env=False,
@@ -80,76 +80,76 @@ class MediaFetcher:
         await self._transport.aclose()
 
     async def fetch(self, url: str, *, param: str, kind: MediaType = IMAGE) -> bytes:
-        """The body that a URL leads to, at most `max_image_bytes` or `max_video_bytes` long.
+        """Fetch a file of at most `max_image_bytes` or `max_video_bytes` bytes.
 
         Args:
             url: http(s) URL as the user gave it.
             param: JSON path of the image or video in the request.
-            kind: What it is to be.
+            kind: What the URL must lead to.
 
         Raises:
             ImageUrlError, VideoUrlError: The URL is malformed.
-            ImageBlockedError, VideoBlockedError: The URL or a redirect leads to where this server may
-                not connect.
-            ImageFetchError, VideoFetchError: The host did not deliver it, or not in time.
-            ImageTooLargeError, VideoTooLargeError: The body is over the limit.
-            EngineOverloadedError: Every slot for fetching stayed taken.
+            ImageBlockedError, VideoBlockedError: The URL or a redirect leads to a host that this server
+                may not connect to.
+            ImageFetchError, VideoFetchError: The host did not deliver the file, or not in time.
+            ImageTooLargeError, VideoTooLargeError: The file is over the limit.
+            EngineOverloadedError: No slot for fetching became free in time.
         """
-        want = self._wanted(kind, param)
+        spec = self._spec(kind, param)
         if not self._settings.allow_remote:
             raise kind.blocked_error(
-                f"This server does not fetch {kind.noun}s; send them as data: URLs.", param=param
+                f"This server does not fetch {kind.label}s; send them as data: URLs.", param=param
             )
-        target = parse_url(url, want.rules, param=param)
+        target = parse_url(url, spec.rules, param=param)
         is_started = False
         try:
-            async with asyncio.timeout(want.timeout_s), self._slots:
+            async with asyncio.timeout(spec.timeout_s), self._slots:
                 is_started = True
-                return await self._follow(target, want)
+                return await self._follow(target, spec)
         except (TimeoutError, httpx2.TimeoutException):
             if not is_started:
                 raise EngineOverloadedError(
-                    f"Too many {kind.noun}s are being fetched; try again shortly.", param=param
+                    f"Too many {kind.label}s are being fetched; try again shortly.", param=param
                 ) from None
             raise kind.fetch_timeout_error(
-                f"The {kind.noun}'s host did not deliver it in time.", param=param
+                f"The {kind.label}'s host did not deliver it in time.", param=param
             ) from None
         except httpx2.HTTPError:
             raise kind.fetch_error(
-                f"The connection to the {kind.noun}'s host failed.", param=param
+                f"The connection to the {kind.label}'s host failed.", param=param
             ) from None
 
-    def _wanted(self, kind: MediaType, param: str) -> _FetchSpec:
+    def _spec(self, kind: MediaType, param: str) -> _FetchSpec:
         settings = self._settings
         rules = UrlRules(frozenset(settings.allowed_ports), settings.allowed_hosts, kind)
         if kind is VIDEO:
-            most = settings.max_video_bytes, settings.video_fetch_timeout_s
+            limits = settings.max_video_bytes, settings.video_fetch_timeout_s
         else:
-            most = settings.max_image_bytes, settings.fetch_timeout_s
-        return _FetchSpec(kind, param, rules, *most)
+            limits = settings.max_image_bytes, settings.fetch_timeout_s
+        return _FetchSpec(kind, param, rules, *limits)
 
-    async def _follow(self, target: FetchUrl, want: _FetchSpec) -> bytes:
+    async def _follow(self, target: FetchUrl, spec: _FetchSpec) -> bytes:
         for _ in range(self._settings.max_redirects + 1):
-            async with self._get(target, want) as response:
+            async with self._get(target, spec) as response:
                 if response.status_code not in REDIRECTS:
-                    return await self._read_body(response, want)
-                target = self._redirect_target(target, response, want)
-        raise want.fault(f"redirected more than {self._settings.max_redirects} times")
+                    return await self._read_body(response, spec)
+                target = self._redirect_target(target, response, spec)
+        raise spec.fetch_error(f"redirected more than {self._settings.max_redirects} times")
 
     def _redirect_target(
-        self, target: FetchUrl, response: httpx2.Response, want: _FetchSpec
+        self, target: FetchUrl, response: httpx2.Response, spec: _FetchSpec
     ) -> FetchUrl:
         try:
             location = urljoin(target.url, response.headers["location"])
-            following = parse_url(location, want.rules, param=want.param)
-        except (KeyError, ValueError, want.kind.url_error):
-            raise want.fault("redirected to a URL that is missing or malformed") from None
+            following = parse_url(location, spec.rules, param=spec.param)
+        except (KeyError, ValueError, spec.kind.url_error):
+            raise spec.fetch_error("redirected to a URL that is missing or malformed") from None
         if target.scheme == "https" and following.scheme == "http":
-            raise want.blocked("redirected from https to http")
+            raise spec.blocked_error("redirected from https to http")
         return following
 
-    async def _resolve(self, target: FetchUrl, want: _FetchSpec) -> tuple[Address, ...]:
-        """The addresses of the host, in the order to try them; all were judged."""
+    async def _resolve(self, target: FetchUrl, spec: _FetchSpec) -> tuple[Address, ...]:
+        """Resolve the host and check all its addresses; they are in the order to try them."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._settings.resolve_timeout_s):
@@ -159,45 +159,45 @@ class MediaFetcher:
         except (OSError, UnicodeError, ValueError) as err:
             if isinstance(err, TimeoutError):
                 raise
-            raise want.fault("cannot be found") from None
+            raise spec.fetch_error("cannot be found") from None
         if not 0 < len(addresses) <= MAX_ADDRESSES:
-            raise want.fault("cannot be found")
+            raise spec.fetch_error("cannot be found")
         if not all(is_public_address(ip, self._private_networks) for ip in addresses):
-            raise want.blocked("is not one this server may connect to")
+            raise spec.blocked_error("is not one this server may connect to")
         return addresses[:MAX_DIALS]
 
     @asynccontextmanager
-    async def _get(self, target: FetchUrl, want: _FetchSpec) -> AsyncIterator[httpx2.Response]:
-        response = await self._dial(target, await self._resolve(target, want), want)
+    async def _get(self, target: FetchUrl, spec: _FetchSpec) -> AsyncIterator[httpx2.Response]:
+        response = await self._dial(target, await self._resolve(target, spec), spec)
         try:
             yield response
         finally:
             await response.aclose()
 
     async def _dial(
-        self, target: FetchUrl, addresses: tuple[Address, ...], want: _FetchSpec
+        self, target: FetchUrl, addresses: tuple[Address, ...], spec: _FetchSpec
     ) -> httpx2.Response:
-        """Ask the first address that can be connected to."""
+        """Send the request to the first address that accepts a connection."""
         for ip in addresses[:-1]:
             try:
-                return await self._ask(self._request(target, ip, want))
+                return await self._send(self._request(target, ip, spec))
             except (httpx2.ConnectError, httpx2.ConnectTimeout):
                 continue
-        return await self._ask(self._request(target, addresses[-1], want))
+        return await self._send(self._request(target, addresses[-1], spec))
 
-    async def _ask(self, request: httpx2.Request) -> httpx2.Response:
-        """Send a request; when that fails or is cancelled its connection is closed.
+    async def _send(self, request: httpx2.Request) -> httpx2.Response:
+        """Send a request; close its connection if that fails or is cancelled.
 
-        httpcore2 2.16 leaves the socket open when a TLS handshake is cancelled, so it is taken note of
-        here as it is opened.
+        httpcore2 2.16 leaves the socket open when a TLS handshake is cancelled, so the socket is recorded
+        here when it is opened.
         """
         streams: list[Any] = []
 
-        async def note(event: str, info: Mapping[str, Any]) -> None:
+        async def record(event: str, info: Mapping[str, Any]) -> None:
             if event == "connection.connect_tcp.complete":
                 streams.append(info["return_value"])
 
-        request.extensions["trace"] = note
+        request.extensions["trace"] = record
         try:
             return await self._transport.handle_async_request(request)
         except BaseException:
@@ -205,8 +205,8 @@ class MediaFetcher:
                 await stream.aclose()
             raise
 
-    def _request(self, target: FetchUrl, ip: Address, want: _FetchSpec) -> httpx2.Request:
-        total_s = want.timeout_s
+    def _request(self, target: FetchUrl, ip: Address, spec: _FetchSpec) -> httpx2.Request:
+        total_s = spec.timeout_s
         timeouts = {"connect": self._settings.connect_timeout_s, "read": total_s}
         return httpx2.Request(
             "GET",
@@ -219,7 +219,7 @@ class MediaFetcher:
             headers={
                 "Host": target.authority,
                 "User-Agent": "internvl-server",
-                "Accept": f"{want.kind.noun}/*",
+                "Accept": f"{spec.kind.label}/*",
                 "Accept-Encoding": "identity",
                 "Connection": "close",
             },
@@ -229,11 +229,11 @@ class MediaFetcher:
             },
         )
 
-    async def _read_body(self, response: httpx2.Response, want: _FetchSpec) -> bytes:
-        _check_head(response, want)
-        limit = want.max_bytes
+    async def _read_body(self, response: httpx2.Response, spec: _FetchSpec) -> bytes:
+        _check_head(response, spec)
+        limit = spec.max_bytes
         if int(response.headers.get("content-length", 0)) > limit:
-            raise want.kind.over_limit(limit, want.param)
+            raise spec.kind.over_limit(limit, spec.param)
         chunks: list[bytes] = []
         num_bytes = 0
         async with aclosing(response.aiter_raw()) as body:
@@ -241,7 +241,7 @@ class MediaFetcher:
                 chunks.append(chunk)
                 num_bytes += len(chunk)
                 if num_bytes > limit:
-                    raise want.kind.over_limit(limit, want.param)
+                    raise spec.kind.over_limit(limit, spec.param)
         return b"".join(chunks)
 
 
@@ -250,15 +250,15 @@ def _look_up(host: str, port: int) -> tuple[Address, ...]:
     return tuple(dict.fromkeys(ip_address(answer[4][0]) for answer in answers))
 
 
-def _check_head(response: httpx2.Response, want: _FetchSpec) -> None:
+def _check_head(response: httpx2.Response, spec: _FetchSpec) -> None:
     headers = response.headers
     if response.status_code != HTTPStatus.OK:
-        raise want.fault(f"answered with status {response.status_code}")
+        raise spec.fetch_error(f"answered with status {response.status_code}")
     if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
-        raise want.fault("sent it with a content encoding")
+        raise spec.fetch_error("sent it with a content encoding")
     if "content-length" in headers and "transfer-encoding" in headers:
-        raise want.fault("contradicts itself on the length")
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if not want.kind.admits(media_type):
-        article = "an image" if want.kind is IMAGE else "a video"
-        raise want.fault(f"sent something other than {article}")
+        raise spec.fetch_error("contradicts itself on the length")
+    mime_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not spec.kind.accepts(mime_type):
+        article = "an image" if spec.kind is IMAGE else "a video"
+        raise spec.fetch_error(f"sent something other than {article}")

@@ -1,11 +1,11 @@
-"""From the URL of an image or a video to its bytes, and many of these at the same time."""
+"""From the URLs of images and videos to their bytes, several at the same time."""
 
 import asyncio
 from collections.abc import Awaitable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 from internvl_server.errors import ServerError
-from internvl_server.media.encoded import EncodedMedia
+from internvl_server.media.encoded import Base64Media, BinaryMedia, EncodedMedia
 from internvl_server.media.media_type import IMAGE, MediaError, MediaType
 from internvl_server.media.sources.data_url import is_data_url, split_data_url
 from internvl_server.media.sources.fetch import MediaFetcher
@@ -17,24 +17,25 @@ T = TypeVar("T")
 
 
 class RequestLoader:
-    """Gets what the URLs of one request lead to, `max_fetches_per_request` at a time."""
+    """Loads the media of one request, at most `max_fetches_per_request` at a time."""
 
     def __init__(self, fetcher: MediaFetcher, settings: MediaSettings) -> None:
         self._fetcher = fetcher
         self._slots = asyncio.Semaphore(settings.max_fetches_per_request)
-        self._max_bytes = {True: settings.max_image_bytes, False: settings.max_video_bytes}
+        self._max_image_bytes = settings.max_image_bytes
+        self._max_video_bytes = settings.max_video_bytes
 
     async def load(self, url: str, *, param: str, kind: MediaType = IMAGE) -> EncodedMedia:
-        """The bytes behind a URL; raises like `split_data_url` and `MediaFetcher.fetch`."""
+        """Load the file of a URL. Raises the errors of `split_data_url` and `MediaFetcher.fetch`."""
         if is_data_url(url):
-            max_bytes = self._max_bytes[kind is IMAGE]
-            return EncodedMedia(split_data_url(url, max_bytes=max_bytes, param=param, kind=kind))
+            max_bytes = self._max_image_bytes if kind is IMAGE else self._max_video_bytes
+            return Base64Media(split_data_url(url, max_bytes=max_bytes, param=param, kind=kind))
         async with self._slots:
-            return EncodedMedia(await self._fetcher.fetch(url, param=param, kind=kind))
+            return BinaryMedia(await self._fetcher.fetch(url, param=param, kind=kind))
 
 
 async def attach_param(result: Awaitable[T], param: str) -> T:
-    """The result; an error about an image or video gets its place in the request."""
+    """Await a result; set `param` on a media error it raises."""
     try:
         return await result
     except MediaError as error:
@@ -43,7 +44,7 @@ async def attach_param(result: Awaitable[T], param: str) -> T:
 
 
 async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> tuple[T, ...]:
-    """All results in order; the first failure cancels the rest and is raised by itself."""
+    """Await all results in order; the first failure cancels the others and is raised."""
     failure: BaseException | None = None
     tasks: list[asyncio.Task[T]] = []
     try:

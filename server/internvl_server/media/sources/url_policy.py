@@ -1,8 +1,8 @@
-"""Judge where an image or a video may be fetched from: the text of a URL, and the addresses its host has.
+"""Decide which URLs may be fetched: checks the text of a URL and the addresses of its host.
 
-Pure: no I/O. One parser reads a URL; what it does not fully understand is refused, and only the URL
-rebuilt from its parts is ever fetched, so that no second parser can read another host out of it.
-Addresses are judged by an explicit list, since `ipaddress.is_global` passes multicast, NAT64, 6to4,
+There is no I/O here. One parser reads a URL and refuses what it does not fully understand; only the URL
+rebuilt from its parts is fetched, so that no second parser can read another host out of it. Addresses
+are checked against an explicit list, because `ipaddress.is_global` accepts multicast, NAT64, 6to4,
 site-local and more (reference: IANA special-purpose address registries, October 2026).
 """
 
@@ -52,7 +52,7 @@ _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
 _SAFE = "/%:@!$&'()*+,;=~?[]"
 
 # Loopback, private, link-local, documentation, benchmarking, multicast and reserved ranges, and
-# addresses that are routed but serve only the inside of a cloud (168.63.129.16 is Azure's).
+# addresses that are routed but internal to a cloud (168.63.129.16 is Azure's).
 _BLOCKED_IPV4 = tuple(
     map(
         IPv4Network,
@@ -80,8 +80,8 @@ _BLOCKED_IPV4 = tuple(
     )
 )
 
-# IPv6 unicast is handed out of 2000::/3 only; that alone keeps out loopback, unique-local, link-local,
-# site-local, multicast, IPv4-compatible and the local NAT64 prefix 64:ff9b:1::/48.
+# IPv6 unicast is assigned from 2000::/3 only. This excludes loopback, unique-local, link-local, site-local,
+# multicast, IPv4-compatible addresses and the local NAT64 prefix 64:ff9b:1::/48.
 _GLOBAL_IPV6 = IPv6Network("2000::/3")
 _BLOCKED_IPV6 = tuple(
     map(
@@ -102,10 +102,10 @@ _ISATAP_IDS = (0x00005EFE, 0x02005EFE)
 
 @dataclass(frozen=True, slots=True)
 class UrlRules:
-    """What a URL must satisfy beside its form.
+    """Which ports and hosts are allowed.
 
-    `hosts` empty admits every host; `.example.com` admits subdomains of example.com. `kind` is what is
-    fetched, for errors.
+    Empty `hosts` allow every host; `.example.com` allows the subdomains of example.com. `kind` selects the
+    error classes.
     """
 
     ports: frozenset[int]
@@ -115,7 +115,7 @@ class UrlRules:
 
 @dataclass(frozen=True, slots=True)
 class FetchUrl:
-    """A judged http(s) URL, in parts.
+    """A checked http(s) URL, in parts.
 
     `host` is lower case without brackets or a final dot; `target` is path and query, ASCII, as sent.
     """
@@ -127,7 +127,7 @@ class FetchUrl:
 
     @property
     def authority(self) -> str:
-        """Host and port as the `Host` header has them; the scheme's own port is left out."""
+        """The value of the `Host` header; the default port of the scheme is omitted."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
@@ -138,11 +138,11 @@ class FetchUrl:
 
 
 def parse_url(url: str, rules: UrlRules, *, param: str) -> FetchUrl:
-    """Read an http(s) URL and hold it against the rules.
+    """Parse an http(s) URL and check it against the rules.
 
     Raises:
-        ImageUrlError, VideoUrlError: It is too long, malformed, has credentials or another scheme.
-        ImageBlockedError, VideoBlockedError: Its port or host is not on the operator's list.
+        ImageUrlError, VideoUrlError: It is too long or malformed, or has credentials or another scheme.
+        ImageBlockedError, VideoBlockedError: Its port or host is not allowed.
     """
     kind = rules.kind
     match = _match_url(url, kind, param)
@@ -152,11 +152,11 @@ def parse_url(url: str, rules: UrlRules, *, param: str) -> FetchUrl:
     if port not in rules.ports:
         allowed = ", ".join(map(str, sorted(rules.ports)))
         raise kind.blocked_error(
-            f"The {kind.noun} URL's port is not allowed; allowed are {allowed}.", param=param
+            f"The {kind.label} URL's port is not allowed; allowed are {allowed}.", param=param
         )
     if rules.hosts and not any(_is_host_in(host, entry.lower()) for entry in rules.hosts):
         raise kind.blocked_error(
-            f"{kind.noun.capitalize()}s are not fetched from this host.", param=param
+            f"{kind.label.capitalize()}s are not fetched from this host.", param=param
         )
     target = quote((match["path"] or "/") + (match["query"] or ""), safe=_SAFE)
     return FetchUrl(scheme=scheme, host=host, port=port, target=target)
@@ -165,21 +165,21 @@ def parse_url(url: str, rules: UrlRules, *, param: str) -> FetchUrl:
 def _match_url(url: str, kind: MediaType, param: str) -> re.Match[str]:
     if len(url) > MAX_URL_CHARS:
         raise kind.url_error(
-            f"The {kind.noun} URL is longer than {MAX_URL_CHARS} characters.", param=param
+            f"The {kind.label} URL is longer than {MAX_URL_CHARS} characters.", param=param
         )
     scheme = _SCHEME.match(url)
     if scheme is None or scheme[0].lower() not in ("http:", "https:"):
         raise kind.url_error(
-            f"The {kind.noun} URL must begin with https:, http: or data:.", param=param
+            f"The {kind.label} URL must begin with https:, http: or data:.", param=param
         )
     if _FORBIDDEN.search(url):
         raise kind.url_error(
-            f"The {kind.noun} URL has a character that must be percent-encoded.", param=param
+            f"The {kind.label} URL has a character that must be percent-encoded.", param=param
         )
     match = _URL.fullmatch(url)
     if match is None:
         raise kind.url_error(
-            f"The {kind.noun} URL is malformed; it must be scheme://host/path, with an ASCII host and "
+            f"The {kind.label} URL is malformed; it must be scheme://host/path, with an ASCII host and "
             "without credentials.",
             param=param,
         )
@@ -187,9 +187,9 @@ def _match_url(url: str, kind: MediaType, param: str) -> re.Match[str]:
 
 
 def _check_host(host: str, kind: MediaType, param: str) -> str:
-    """A DNS name or the canonical text of an address; number forms like 127.1 or 0x7f000001 are neither."""
+    """Return a DNS name or the canonical text of an address; refuse numbers like 127.1 or 0x7f000001."""
     error = kind.url_error(
-        f"The {kind.noun} URL's host is not a valid name or address.", param=param
+        f"The {kind.label} URL's host is not a valid name or address.", param=param
     )
     if host.startswith("["):
         host = host[1:-1]
@@ -211,10 +211,10 @@ def _is_host_in(host: str, entry: str) -> bool:
 
 
 def parse_networks(networks: Iterable[str]) -> tuple[Network, ...]:
-    """Read CIDR ranges from the settings.
+    """Parse the CIDR ranges of the settings.
 
     Raises:
-        StartupError: One is not a range, or has bits set outside its mask.
+        StartupError: One is not a range, or has bits outside its mask.
     """
     try:
         return tuple(ip_network(network) for network in networks)
@@ -225,15 +225,14 @@ def parse_networks(networks: Iterable[str]) -> tuple[Network, ...]:
 
 
 def is_public_address(ip: Address, allowed_private_networks: Sequence[Network] = ()) -> bool:
-    """Whether an address may be dialled: it is globally routable, or in a range the operator allowed.
+    """Whether an address may be dialled: it is globally routable, or in an allowed private network.
 
-    IPv4-mapped and well-known NAT64 addresses are judged as the IPv4 address they carry, since that
-    is who answers. Other forms that carry one (compatible, 6to4, Teredo, ISATAP, local NAT64) are
-    blocked.
+    IPv4-mapped and well-known NAT64 addresses are checked as the IPv4 address in them, because that host
+    answers. Other forms with an IPv4 address (compatible, 6to4, Teredo, ISATAP, local NAT64) are blocked.
     """
-    carried = _carried_ipv4(ip)
-    if carried is not None:
-        return is_public_address(carried, allowed_private_networks)
+    embedded = _embedded_ipv4(ip)
+    if embedded is not None:
+        return is_public_address(embedded, allowed_private_networks)
     if isinstance(ip, IPv6Address) and ip.scope_id is not None:
         return False
     if any(ip in network for network in allowed_private_networks):
@@ -245,7 +244,7 @@ def is_public_address(ip: Address, allowed_private_networks: Sequence[Network] =
     return not any(ip in network for network in _BLOCKED_IPV6)
 
 
-def _carried_ipv4(ip: Address) -> IPv4Address | None:
+def _embedded_ipv4(ip: Address) -> IPv4Address | None:
     if isinstance(ip, IPv4Address):
         return None
     if ip.ipv4_mapped is not None:

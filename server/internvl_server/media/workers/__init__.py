@@ -1,1 +1,1 @@
-"""The processes that decode images and videos."""
+"""Processes that decode images and videos."""

@@ -1,8 +1,8 @@
-"""The program of one image worker: takes jobs from its pipe, decodes and tiles, until the pipe closes.
+"""The program of an image worker: reads jobs from its pipe, decodes and tiles, until the pipe closes.
 
-Run by `process.py` with `python -m`; of the server it imports only decoding and tiling. It is treated
-as hostile, since a crafted image may have taken it over: it inherits no environment, no sockets and no
-secrets, and the parent checks the JSON it answers with.
+`process.py` runs it with `python -m`; it imports only decoding and tiling. The parent does not trust it,
+because a crafted image may have taken it over: it inherits no environment, no sockets and no secrets,
+and the parent validates its answers.
 """
 
 import json
@@ -30,18 +30,18 @@ NICENESS = 5
 
 
 class Worker(Protocol):
-    """What answers jobs."""
+    """Answers jobs."""
 
     def answer(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Do one job; an image or video that cannot be used is an answer too."""
+        """Run one job; an error about the image or video is an answer, too."""
 
 
 class WorkerMemory:
-    """The encoded image or video of a job lies in shared memory, its tiles are written behind it.
+    """The shared memory: the encoded image or video of a job, followed by its tiles.
 
     Args:
-        memory: `output_offset` bytes for what is encoded, the rest for tiles.
-        output_offset: Where the tiles begin.
+        memory: `output_offset` bytes for the encoded file, the rest for tiles.
+        output_offset: Offset of the tiles.
     """
 
     def __init__(self, memory: mmap.mmap, output_offset: int) -> None:
@@ -49,12 +49,12 @@ class WorkerMemory:
         self._output = np.frombuffer(memory, dtype=np.uint8, offset=output_offset)
 
     def read(self, job: dict[str, Any], kind: MediaType) -> bytes:
-        """The file of a job."""
+        """The encoded file of a job."""
         data = self._memory[: job["num_bytes"]]
         return decode_base64(data, kind) if job["is_base64"] else data
 
     def write(self, pixels: npt.NDArray[np.uint8], first_byte: int = 0) -> None:
-        """Hand tiles over."""
+        """Write tiles for the parent."""
         self._output[first_byte : first_byte + pixels.size] = pixels.reshape(-1)
 
 
@@ -67,7 +67,7 @@ class ImageWorker:
         self._limits = DecodeLimits(**config["limits"])
 
     def answer(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Do one job; an image that cannot be used is an answer too."""
+        """Run one job; an error about the image is an answer, too."""
         try:
             return self._prepare(job)
         except ImageError as error:
@@ -89,8 +89,8 @@ class ImageWorker:
 
 
 def confine(max_memory_bytes: int) -> None:
-    """Give up what decoding does not need."""
-    # The parent decides when a worker ends, also while a supervisor stops the whole group.
+    """Ignore signals, lower the priority and limit the memory of this process."""
+    # The parent ends its workers, also when a supervisor signals the whole process group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.nice(NICENESS)
@@ -104,8 +104,8 @@ def serve(
     """Serve jobs until the parent closes the pipe or is gone.
 
     Args:
-        config: As `WorkerProcess` writes it, with the two file descriptors.
-        new_worker: Makes what answers the jobs.
+        config: Written by `WorkerProcess`; has the two file descriptors.
+        new_worker: Makes the object that answers the jobs.
     """
     confine(config["max_memory_bytes"])
     memory = mmap.mmap(config["memory_fd"], config["memory_bytes"])
@@ -122,7 +122,7 @@ def serve(
 
 
 def main(config: dict[str, Any]) -> None:
-    """Be an image worker."""
+    """Run an image worker."""
     serve(config, ImageWorker)
 
 

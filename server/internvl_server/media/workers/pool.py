@@ -1,10 +1,9 @@
-"""A pool of processes that decode and tile, so that a crafted file can end one of them and no more.
+"""A pool of processes that decode and tile, so that a crafted file can at most kill one of them.
 
-Each process has its own pipe and its own shared memory, and one thread of the parent that waits for
-it. Nothing is shared between processes, so one that dies or hangs, at whatever instant, fails its own
-image only. (`concurrent.futures` breaks the whole pool when one process dies; pebble's workers share
-one pipe and two locks: a death under a lock stalls all of them, the death of an idle one breaks the
-pool.)
+Each process has its own pipe, its own shared memory and a thread of the parent that waits for it.
+Processes share nothing, so one that dies or hangs, at any moment, fails only its own image.
+(`concurrent.futures` breaks the whole pool when one process dies; pebble's workers share one pipe and
+two locks: a death under a lock stalls all of them, the death of an idle one breaks the pool.)
 """
 
 import asyncio
@@ -34,8 +33,14 @@ T = TypeVar("T")
 class DecodePool:
     """Processes that turn encoded images, or encoded videos, into tiles.
 
-    `start` it before use and `close` it after. A cancelled call leaves its worker to finish and drops
-    the result; nothing of a request outlives the call that brought it.
+    Call `start` before use and `close` after. When a call is cancelled its worker finishes and the result
+    is dropped.
+
+    Args:
+        spec: How workers are started.
+        num_workers: Number of processes, and of threads that wait for them.
+        timeout_s: Seconds a job may take.
+        starts_on_demand: Start each process with its first job instead of in `start`.
     """
 
     def __init__(
@@ -56,10 +61,10 @@ class DecodePool:
         self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="decode")
 
     async def start(self) -> None:
-        """Start all workers and wait until each is ready; or, on demand, let each job find its own.
+        """Accept jobs; unless they start on demand, start all workers and wait until they are ready.
 
         Raises:
-            StartupError: One cannot be started.
+            StartupError: A worker cannot be started.
         """
         self._is_running = True
         if self._starts_on_demand:
@@ -77,20 +82,20 @@ class DecodePool:
         except (OSError, EOFError) as err:
             self._is_running = False
             for _ in range(self._num_workers):
-                self._idle.put(None)  # a job that was taken meanwhile must not wait for ever
+                self._idle.put(None)  # a job accepted meanwhile must not wait forever
             raise StartupError("The image decoding processes cannot be started.") from err
 
     async def close(self) -> None:
-        """End all workers; calls still running fail with `EngineUnavailableError`."""
+        """End all workers; running calls fail with `EngineUnavailableError`."""
         self._is_running = False
         for worker in tuple(self._workers):
             worker.kill()
         await asyncio.to_thread(self._threads.shutdown)
         for worker in tuple(self._workers):
-            self._discard(worker)
+            self._close(worker)
 
     async def read_size(self, image: EncodedMedia) -> tuple[int, int]:
-        """Width and height of the upright image. Raises like `tile`."""
+        """Width and height of the upright image. Raises the errors of `tile`."""
         job = partial(self._run_blocking, image, {"max_tiles": None}, _no_tiles)
         answer, _ = await self._on_thread(job)
         return read_pair(answer["size"])
@@ -100,24 +105,24 @@ class DecodePool:
 
         Args:
             image: The encoded image, at most `max_input_bytes`.
-            max_tiles: Upper bound without the thumbnail; with it at most the `max_tiles` of the pool.
+            max_tiles: Upper bound without the thumbnail; at most the pool's `max_tiles` with it.
 
         Raises:
-            ImageError: The image cannot be used, took too long, or ended its worker.
-            EngineUnavailableError: The pool is not started, or being closed.
+            ImageError: The image cannot be used, took too long, or killed its worker.
+            EngineUnavailableError: The pool is not started or is being closed.
         """
         return await self._on_thread(partial(self._tile_blocking, image, max_tiles))
 
     async def frames(self, video: EncodedMedia, *, num_frames: int) -> tuple[ImageTiles, ...]:
-        """Decode the chosen frames of a video, each to one tile. For a pool of video workers.
+        """Sample frames of a video and scale each to one tile; needs a pool of video workers.
 
         Args:
             video: The encoded video, at most `max_input_bytes`.
-            num_frames: At most the `max_tiles` of the pool.
+            num_frames: At most the pool's `max_tiles`.
 
         Raises:
-            VideoError: The video cannot be used, took too long, or ended its worker.
-            EngineUnavailableError: The pool is not started, or being closed.
+            VideoError: The video cannot be used, took too long, or killed its worker.
+            EngineUnavailableError: The pool is not started or is being closed.
         """
         return await self._on_thread(partial(self._frames_blocking, video, num_frames))
 
@@ -142,10 +147,10 @@ class DecodePool:
         answer, pixels = self._run_blocking(video, {"num_frames": num_frames}, lambda _: num_frames)
         assert pixels is not None
         size = read_pair(answer["size"])
-        names = frame_fingerprints(video, num_frames, self._spec.tile_px)
+        keys = frame_fingerprints(video, num_frames, self._spec.tile_px)
         return tuple(
-            ImageTiles(pixels=pixels[index : index + 1], grid=(1, 1), size=size, fingerprint=name)
-            for index, name in enumerate(names)
+            ImageTiles(pixels=pixels[index : index + 1], grid=(1, 1), size=size, fingerprint=key)
+            for index, key in enumerate(keys)
         )
 
     def _run_blocking(
@@ -154,31 +159,31 @@ class DecodePool:
         kind = self._spec.kind
         worker = self._idle.get()  # never waits: there are as many threads as workers
         try:
-            worker = self._healed(worker)
+            worker = self._ensure_alive(worker)
             return worker.run(media, job, count, self._timeout_s)
         except TimeoutError:
-            raise kind.decode_error(f"The {kind.noun} took too long to decode.") from None
+            raise kind.decode_error(f"The {kind.label} took too long to decode.") from None
         except (OSError, EOFError, ValueError, LookupError, TypeError):
             if not self._is_running:
                 raise _not_running() from None
-            raise kind.decode_error(f"The {kind.noun} could not be decoded.") from None
+            raise kind.decode_error(f"The {kind.label} could not be decoded.") from None
         finally:
-            self._idle.put(self._replacement(worker))
+            self._return_to_pool(worker)
 
-    def _healed(self, worker: WorkerProcess | None) -> WorkerProcess:
-        """A worker that lives: this one, or another if it died idle or could not be started before."""
+    def _ensure_alive(self, worker: WorkerProcess | None) -> WorkerProcess:
+        """Return the worker, or start another if there is none or it died while idle."""
         if worker is not None and worker.is_alive():
             return worker
         if worker is not None:
-            self._discard(worker)
+            self._close(worker)
         return self._start_worker()
 
-    def _replacement(self, worker: WorkerProcess | None) -> WorkerProcess | None:
-        """What goes back into the pool: this worker, or None if it broke off in the middle of a job."""
+    def _return_to_pool(self, worker: WorkerProcess | None) -> None:
+        """Make the worker available again; one that did not finish its job is closed instead."""
         if worker is not None and worker.is_busy:
-            self._discard(worker)
-            return None
-        return worker
+            self._close(worker)
+            worker = None
+        self._idle.put(worker)
 
     def _start_worker(self) -> WorkerProcess:
         if not self._is_running:
@@ -188,11 +193,11 @@ class DecodePool:
         try:
             worker.wait_ready()
         except (OSError, EOFError):
-            self._discard(worker)
+            self._close(worker)
             raise
         return worker
 
-    def _discard(self, worker: WorkerProcess) -> None:
+    def _close(self, worker: WorkerProcess) -> None:
         self._workers.discard(worker)
         worker.close()
 

@@ -1,7 +1,7 @@
-"""The parent's end of one decode worker: its process, its pipe and the memory it shares.
+"""The parent's side of one decode worker: its process, its pipe and its shared memory.
 
-The process is started as a program of its own, not by multiprocessing: a child that re-imports the
-server's main module would load the whole server, and it would inherit the environment with its keys.
+The process is started as a separate program, not by multiprocessing: a child of multiprocessing would
+re-import the server's main module with the whole server, and inherit the environment with its keys.
 """
 
 import json
@@ -30,7 +30,7 @@ __all__ = ["Result", "WorkerProcess", "WorkerSpec", "count_grid", "read_pair"]
 START_TIMEOUT_S = 60.0
 MAX_ANSWER_BYTES = 4096
 IMPORT_ROOT = Path(__file__).resolve().parents[3]
-# Larger inputs are given back to the system after a job.
+# After a job with a larger input, its memory is returned to the system.
 KEPT_INPUT_BYTES = 16 << 20
 
 Tiles: TypeAlias = npt.NDArray[np.uint8]
@@ -39,11 +39,15 @@ Result: TypeAlias = tuple[dict[str, Any], Tiles | None]
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """What every worker of a pool is started with.
+    """How every worker of a pool is started.
 
-    `max_input_bytes` bounds one encoded image or video as it is handed over, base64 where it is that.
-    `max_tiles` bounds the tiles of one image, thumbnail included, or of one video. `program` is the
-    module that is run.
+    Attributes:
+        limits: What the decoder refuses.
+        tile_px: Side of a tile in pixels.
+        max_tiles: Most tiles of one image, thumbnail included, or of one video.
+        max_input_bytes: Most bytes of one encoded image or video, or of its base64 text.
+        kind: Whether the workers decode images or videos.
+        program: The module that is run.
     """
 
     limits: DecodeLimits
@@ -60,25 +64,28 @@ class WorkerSpec:
 
     @property
     def output_offset(self) -> int:
-        """Where the tiles begin in the shared memory: at a page."""
+        """Offset of the tiles in the shared memory, at a page boundary."""
         return -(-self.max_input_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
 
     @property
     def memory_bytes(self) -> int:
-        """Size of the shared memory. A page of it exists once it was written to."""
+        """Size of the shared memory, whose pages are allocated when they are first written."""
         return self.output_offset + self.max_tiles * self.tile_bytes
 
     @property
     def max_memory_bytes(self) -> int:
-        """Address space a worker may have: Python and its libraries, and the largest image.
+        """Limit of a worker's address space: Python, its libraries and the largest image.
 
-        The most that was seen is 21 bytes a pixel, for WebP with transparency.
+        The most that was measured is 21 bytes per pixel, for WebP with transparency.
         """
         return (384 << 20) + 2 * self.memory_bytes + 24 * self.limits.max_pixels
 
 
 class WorkerProcess:
-    """One process with its pipe and its shared memory; used by one thread at a time."""
+    """One process with its pipe and its shared memory; used by one thread at a time.
+
+    `is_busy` is set while the process starts or runs a job. It stays set if that did not end as expected.
+    """
 
     def __init__(self, spec: WorkerSpec) -> None:
         self._spec = spec
@@ -124,15 +131,17 @@ class WorkerProcess:
         return self._process.poll() is None
 
     def kill(self) -> None:
-        """End the process; a thread that waits for it sees the end of the pipe."""
+        """End the process; a thread that waits for its answer gets EOFError."""
         self._process.kill()
 
     def close(self) -> None:
-        """End the process, if it has not ended, and let go of its pipe and memory."""
+        """End the process, if it has not ended, and release its pipe and memory."""
         self._process.kill()
         self._process.wait()
         self._pipe.close()
-        with suppress(BufferError):  # a traceback may still look at the memory; it goes with that
+        with suppress(
+            BufferError
+        ):  # a traceback may still refer to the memory, which is freed with it
             self._memory.close()
 
     def run(
@@ -142,23 +151,23 @@ class WorkerProcess:
         count: Callable[[dict[str, Any]], int],
         timeout_s: float,
     ) -> Result:
-        """Do one job. `is_busy` stays set when the process did not come back from it.
+        """Run one job.
 
         Args:
-            media: What to work on.
-            job: What to do with it, as the program understands it.
-            count: Judges an answer, which is not trusted, and says how many tiles come with it.
-            timeout_s: Seconds it may take.
+            media: The image or video.
+            job: Further members of the job, which the program defines.
+            count: Validates the answer, which is not trusted, and returns its number of tiles.
+            timeout_s: Seconds the job may take.
 
         Raises:
-            ImageError, VideoError: The worker says that the image or video cannot be used.
+            ImageError, VideoError: The worker reports that the image or video cannot be used.
             TimeoutError: The worker did not answer in time.
-            OSError, EOFError, ValueError, LookupError, TypeError: It died, or its answer makes no sense.
+            OSError, EOFError, ValueError, LookupError, TypeError: The worker died or its answer is invalid.
         """
         self.is_busy = True
-        data = media.data.encode("ascii") if isinstance(media.data, str) else media.data
+        data = media.to_bytes()
         self._memory[: len(data)] = data
-        job |= {"num_bytes": len(data), "is_base64": isinstance(media.data, str)}
+        job |= {"num_bytes": len(data), "is_base64": media.is_base64}
         self._pipe.send_bytes(json.dumps(job).encode())
         answer = self._receive(timeout_s)
         if len(data) > KEPT_INPUT_BYTES:
@@ -181,7 +190,7 @@ class WorkerProcess:
         return answer
 
     def _copy_tiles(self, num_tiles: int) -> Tiles:
-        """The tiles as an array of our own; the copy runs without the interpreter lock."""
+        """Copy the tiles out of the shared memory; numpy releases the interpreter lock meanwhile."""
         spec = self._spec
         if num_tiles > spec.max_tiles:
             raise ValueError
@@ -195,7 +204,7 @@ class WorkerProcess:
 
 
 def _error(kind: MediaType, answer: dict[str, Any]) -> InvalidRequestError:
-    """The error a worker answers with; it may be one of three."""
+    """Rebuild the error a worker reported; only three classes are accepted."""
     errors = {
         cls.__name__: cls for cls in (kind.decode_error, kind.too_large_error, kind.url_error)
     }
@@ -203,10 +212,10 @@ def _error(kind: MediaType, answer: dict[str, Any]) -> InvalidRequestError:
 
 
 def count_grid(answer: dict[str, Any], max_tiles: int) -> int:
-    """The tiles of the grid in an answer, thumbnail included.
+    """The number of tiles of the grid in an answer, thumbnail included.
 
     Raises:
-        LookupError, TypeError, ValueError: The grid is none, or of more than `max_tiles`.
+        LookupError, TypeError, ValueError: The grid is missing, invalid or larger than `max_tiles`.
     """
     grid = read_pair(answer["grid"])
     if not 1 <= grid[0] * grid[1] <= max_tiles:
@@ -215,10 +224,10 @@ def count_grid(answer: dict[str, Any], max_tiles: int) -> int:
 
 
 def read_pair(value: Any) -> tuple[int, int]:  # noqa: ANN401 - JSON of a process that is not trusted
-    """Two positive integers.
+    """Validate a pair of positive integers.
 
     Raises:
-        TypeError, ValueError: It is not that.
+        TypeError, ValueError: The value is something else.
     """
     first, second = value
     if not (type(first) is type(second) is int and first > 0 and second > 0):

@@ -1,6 +1,7 @@
-"""The program of one video worker: takes jobs from its pipe, decodes frames, until the pipe closes.
+"""The program of a video worker: reads jobs from its pipe, decodes frames, until the pipe closes.
 
-A program beside `worker.py`, so that image workers do not load FFmpeg, and no video keeps an image waiting.
+It is separate from `image_worker.py`, so that image workers do not load FFmpeg and images never wait for
+a video.
 """
 
 import json
@@ -20,7 +21,7 @@ __all__ = ["main"]
 
 
 class VideoWorker:
-    """Decodes videos, one at a time, to one tile a frame."""
+    """Decodes videos, one at a time, to one tile per frame."""
 
     def __init__(self, memory: WorkerMemory, config: dict[str, Any]) -> None:
         self._memory = memory
@@ -28,7 +29,7 @@ class VideoWorker:
         self._limits = VideoLimits(**config["limits"])
 
     def answer(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Do one job; a video that cannot be used is an answer too."""
+        """Run one job; an error about the video is an answer, too."""
         try:
             return self._prepare(job)
         except VideoError as error:
@@ -49,7 +50,7 @@ class VideoWorker:
 
 
 def main(config: dict[str, Any]) -> None:
-    """Be a video worker."""
+    """Run a video worker."""
     serve(config, VideoWorker)
 
 

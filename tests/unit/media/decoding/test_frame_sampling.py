@@ -1,7 +1,7 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from internvl_server.media.decoding.frame_sampling import choose_frames
+from internvl_server.media.decoding.frame_sampling import sample_frames
 
 
 def published(max_frame: int, num_segments: int, fps: float) -> list[int]:
@@ -15,17 +15,17 @@ def published(max_frame: int, num_segments: int, fps: float) -> list[int]:
 
 @given(st.integers(1, 200_000), st.integers(1, 64), st.floats(2, 240))
 def test_frames_are_those_of_the_published_formula(num: int, segments: int, fps: float) -> None:
-    chosen = choose_frames(num, segments)
+    chosen = sample_frames(num, segments)
     assert list(chosen) == published(num - 1, segments, fps)
     assert list(chosen) == sorted(chosen)
     assert all(0 <= index < num for index in chosen)
 
 
 def test_halves_are_rounded_to_even_as_numpy_does() -> None:
-    assert choose_frames(5, 8) == (0, 0, 1, 2, 2, 2, 3, 4)
+    assert sample_frames(5, 8) == (0, 0, 1, 2, 2, 2, 3, 4)
     assert [int(0.25 + np.round(0.5 * i)) for i in range(8)] == [0, 0, 1, 2, 2, 2, 3, 4]
 
 
 def test_a_short_video_repeats_frames() -> None:
-    assert choose_frames(1, 4) == (0, 0, 0, 0)
-    assert choose_frames(3, 8) == (0, 0, 0, 1, 1, 1, 2, 2)
+    assert sample_frames(1, 4) == (0, 0, 0, 0)
+    assert sample_frames(3, 8) == (0, 0, 0, 1, 1, 1, 2, 2)

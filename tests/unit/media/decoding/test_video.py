@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from internvl_server.errors import VideoDecodeError, VideoError, VideoTooLargeError
 from internvl_server.media.decoding import video as video_module
 from internvl_server.media.decoding.container import sniff_format
-from internvl_server.media.decoding.frame_sampling import choose_frames
+from internvl_server.media.decoding.frame_sampling import sample_frames
 from internvl_server.media.decoding.image import VideoLimits
 from internvl_server.media.decoding.video import decode_frames
 from PIL import Image
@@ -38,7 +38,7 @@ class TestFrames:
     @pytest.mark.parametrize("kind", CONTAINERS)
     @pytest.mark.parametrize("num_frames", [1, 8, 20])
     def test_chosen_frames_come_out_in_order(self, kind: str, num_frames: int) -> None:
-        expected = [colour(index)[0] for index in choose_frames(20, num_frames)]
+        expected = [colour(index)[0] for index in sample_frames(20, num_frames)]
         shown = reds(video(kind), num_frames)
         assert np.allclose(shown, expected, atol=5)  # frames are 12 apart
 
@@ -55,18 +55,18 @@ class TestFrames:
     ) -> None:
         data = video(kind, num_frames=num, gop=gop, b_frames=b_frames, size=(32, 32))
         shown = reds(data, wanted)
-        expected = [colour(index)[0] for index in choose_frames(num, wanted)]
+        expected = [colour(index)[0] for index in sample_frames(num, wanted)]
         assert np.allclose(shown, expected, atol=5)
 
-    def test_gif_frames_are_drawn_upon_each_other(self) -> None:
+    def test_gif_frames_are_drawn_over_each_other(self) -> None:
         """Only what changes is stored: a frame by itself would be a small square."""
-        pictures = [Image.new("RGB", (40, 40), "blue") for _ in range(6)]
-        for index, picture in enumerate(pictures):
-            picture.paste("red", (0, 0, 6 * index + 4, 4))
-        data = encode(pictures[0], "GIF", save_all=True, append_images=pictures[1:], duration=100)
+        images = [Image.new("RGB", (40, 40), "blue") for _ in range(6)]
+        for index, image in enumerate(images):
+            image.paste("red", (0, 0, 6 * index + 4, 4))
+        data = encode(images[0], "GIF", save_all=True, append_images=images[1:], duration=100)
         shown = list(decode_frames(data, 3, LIMITS))
-        for image, index in zip(shown, choose_frames(6, 3), strict=True):
-            assert np.array_equal(np.asarray(image), np.asarray(pictures[index]))
+        for frame, index in zip(shown, sample_frames(6, 3), strict=True):
+            assert np.array_equal(np.asarray(frame), np.asarray(images[index]))
 
     @pytest.mark.parametrize(
         ("rotation", "white"), [(0, (0, 0)), (90, (1, 0)), (180, (1, 1)), (-90, (0, 1))]
@@ -145,7 +145,7 @@ class TestHostile:
             reds(gif(side, side), 8)
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
 
-    def test_the_pictures_own_size_counts(self) -> None:
+    def test_the_codecs_size_counts(self) -> None:
         """A container may claim what it likes: the codec's header is what is decoded by."""
         start = video().index(b"avc1") + 28
         claimed = video()[:start] + struct.pack(">HH", 65535, 65535) + video()[start + 4 :]
