@@ -7,6 +7,7 @@ from typing import Any
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -48,8 +49,8 @@ def load_settings(config: Path | None, overrides: dict[str, Any]) -> Settings:
 
     Raises:
         ValidationError: A value or key is wrong (raised by pydantic; lists every problem).
-        ValueError: An environment variable with the prefix of this server names no section, or the file is
-            not TOML.
+        ValueError: An environment variable with the prefix of this server is misspelt or is not JSON, or
+            the file is not TOML.
         OSError: The file cannot be read.
     """
     _check_environment()
@@ -67,7 +68,12 @@ def load_settings(config: Path | None, overrides: dict[str, Any]) -> Settings:
             toml = TomlConfigSettingsSource(settings_cls, toml_file=config)
             return init_settings, env_settings, toml
 
-    return FileSettings(**overrides)
+    try:
+        return FileSettings(**overrides)
+    except SettingsError as err:
+        raise ValueError(
+            f"environment: {err}. Write lists as JSON, e.g. INTERNVL_SERVER__API_KEYS='[\"key\"]'."
+        ) from err
 
 
 def _check_environment() -> None:

@@ -1,57 +1,15 @@
 """What the turbomind engine says on machines it cannot run on, and which settings it refuses. No LMDeploy."""
 
-import ctypes
-import importlib.metadata
 import time
 
 import pytest
 from internvl_server.cli import main
-from internvl_server.engine.turbomind import machine as machine_module
 from internvl_server.engine.turbomind.machine import check_machine
 from internvl_server.errors import StartupError
 from internvl_server.settings import TurbomindSettings
 from pydantic import ValidationError
 
-
-class Driver:
-    """As much of libcuda as is asked."""
-
-    def __init__(self, num_gpus, status=0):
-        self._num_gpus, self._status = num_gpus, status
-
-    def cuInit(self, flags):  # noqa: N802
-        return self._status
-
-    def cuDeviceGetCount(self, count):  # noqa: N802
-        count._obj.value = self._num_gpus
-        return 0
-
-    def cuDeviceGet(self, device, index):  # noqa: N802
-        device._obj.value = index
-        return 0
-
-    def cuDeviceTotalMem_v2(self, size, device):  # noqa: N802
-        size._obj.value = (device.value + 1) << 30
-        return 0
-
-
-@pytest.fixture
-def machine(monkeypatch):
-    def have(driver, version="0.18.0"):
-        def load(name):
-            if driver is None:
-                raise OSError(name)
-            return driver
-
-        def find(name):
-            if version is None:
-                raise importlib.metadata.PackageNotFoundError(name)
-            return version
-
-        monkeypatch.setattr(ctypes, "CDLL", load)
-        monkeypatch.setattr(machine_module.importlib.metadata, "version", find)
-
-    return have
+from tests.nvidia_driver import Driver
 
 
 @pytest.mark.parametrize(
