@@ -1,5 +1,7 @@
 """The command line: `serve`, `batch` and `plan`. The only module that loads settings.
 
+The server is imported when a command needs it, so that `--help` and wrong options are answered at once.
+
 Exit codes: 0 done, 1 could not start or failed, 2 wrong command line or settings; for a batch that a signal
 stopped, 128 plus the number of the signal.
 """
@@ -12,11 +14,10 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from internvl_server import __version__
-from internvl_server.batch.command import add_batch_options, run_batch
-from internvl_server.batch.lines import BatchError
+from internvl_server.batch.options import add_batch_options
+from internvl_server.engine.turbomind.machine import check_machine
 from internvl_server.errors import StartupError
 from internvl_server.planner.command import add_plan_options, plan_text
-from internvl_server.serve import serve
 from internvl_server.settings import Settings
 from internvl_server.settings.loading import find_config, load_settings
 from internvl_server.settings.options import OptionsFormatter, SettingsOptions
@@ -53,11 +54,21 @@ def _serve(options: argparse.Namespace) -> int:
         if hasattr(options, "model.path"):
             raise UsageError("Name the model either as MODEL or with --model, not with both.")
         setattr(options, "model.path", options.MODEL)
-    return serve(_load(options))
+    settings = _load(options)
+    if settings.engine.kind == "turbomind":
+        check_machine(settings.engine.turbomind.tp // settings.engine.turbomind.nnodes)
+
+    from internvl_server.serve import serve
+
+    return serve(settings)
 
 
 def _batch(options: argparse.Namespace) -> int:
     settings = _load(options)
+
+    from internvl_server.batch.command import run_batch
+    from internvl_server.batch.lines import BatchError
+
     try:
         return run_batch(settings, options)
     except (BatchError, OSError) as err:

@@ -1,5 +1,6 @@
 """The server as a process: the command line, signals, draining, refusing to start."""
 
+import ctypes
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,17 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "internvl_server", "serve", "--engine", "echo"]
+
+
+def has_driver() -> bool:
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+without_driver = pytest.mark.skipif(has_driver(), reason="this machine has an NVIDIA driver")
 
 
 def run(*options: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -88,6 +101,68 @@ def test_wrong_settings_do_not_start_and_say_which(options: list[str], says: str
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+LMDEPLOY_LINE = [
+    "serve",
+    "OpenGVLab/InternVL3-2B",
+    "--chat-template",
+    "internvl2_5",
+    "--server-port",
+    "23333",
+    "--tp",
+    "1",
+]
+
+
+def run_lmdeploy_line(hub: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run LMDeploy's own line, with an empty cache of the hub and without a network."""
+    return subprocess.run(
+        [sys.executable, "-m", "internvl_server", *LMDEPLOY_LINE, *options], cwd=ROOT,
+        env=os.environ | {"HF_HOME": str(hub), "HF_HUB_OFFLINE": "1"}, capture_output=True,
+        text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+@without_driver
+def test_without_a_driver_the_first_line_says_that_the_cpu_is_used(tmp_path: Path) -> None:
+    done = run_lmdeploy_line(tmp_path / "hub")
+    first, *rest = done.stderr.splitlines()
+    assert first.endswith("no NVIDIA driver was found (libcuda.so.1); using the CPU engine")
+    # The line was understood: all that is missing is the model.
+    assert "OpenGVLab/InternVL3-2B" in "".join(rest)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 1
+
+
+@without_driver
+def test_turbomind_without_a_driver_ends_before_a_download(tmp_path: Path) -> None:
+    started = time.monotonic()
+    done = run_lmdeploy_line(tmp_path / "hub", "--engine", "turbomind")
+    assert time.monotonic() - started < 5
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert "no NVIDIA driver was found (libcuda.so.1)" in line
+    assert "internvl-server serve --engine cpu" in line
+    assert not (tmp_path / "hub").exists()
+
+
+@without_driver
+def test_turbomind_without_a_driver_ends_before_large_imports(tmp_path: Path) -> None:
+    code = (
+        "import sys; from internvl_server.cli import main; "
+        "code = main(['serve', '--engine', 'turbomind']); "
+        "print([name for name in ('torch', 'lmdeploy', 'fastapi', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == "[]\n"
 
 
 def test_wrong_checkpoints_do_not_start_and_say_why(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The `batch` command: its options, its progress bar and its exit code."""
+"""The `batch` command: its progress bar and its exit code."""
 
 import argparse
 import asyncio
@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from tqdm import tqdm
@@ -15,34 +14,14 @@ from tqdm import tqdm
 from internvl_server.batch.client import app_client, remote_client
 from internvl_server.batch.lines import BatchError, BatchLine, read_lines
 from internvl_server.batch.results import ResultFile, open_results
-from internvl_server.batch.runner import MAX_RETRIES, BatchRunner
+from internvl_server.batch.runner import BatchRunner
 from internvl_server.settings import Settings
 from internvl_server.telemetry.logging import configure_logs
 
-__all__ = ["add_batch_options", "run_batch"]
+__all__ = ["run_batch"]
 
 # For the members of a line besides its body.
 _MAX_HEAD_BYTES = 65_536
-
-
-def add_batch_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `batch` other than those of settings."""
-    parser.add_argument("input", type=Path, help="JSON lines of custom_id, method, url and body")
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, help="answers; continued if the file exists"
-    )
-    parser.add_argument(
-        "--url", help="ask the server at this address, http://HOST:PORT/v1, instead of running one"
-    )
-    parser.add_argument(
-        "--concurrency", type=_at_least(1), default=16, help="requests at a time (%(default)s)"
-    )
-    parser.add_argument(
-        "--max-retries",
-        type=_at_least(0),
-        default=MAX_RETRIES,
-        help="times a request refused with 429 or 503 is sent again (%(default)s)",
-    )
 
 
 def run_batch(settings: Settings, options: argparse.Namespace) -> int:
@@ -137,12 +116,3 @@ async def _send(
         )
         await runner.run(lines)
         return runner.stopped_by
-
-
-def _at_least(minimum: int) -> Callable[[str], int]:
-    def integer(text: str) -> int:
-        if int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"it must be at least {minimum}")
-        return int(text)
-
-    return integer

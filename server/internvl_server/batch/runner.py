@@ -14,11 +14,10 @@ from internvl_server.batch.lines import BatchLine
 from internvl_server.batch.results import answer, not_executed, refusal
 from internvl_server.errors import InvalidRequestError
 
-__all__ = ["MAX_RETRIES", "BatchRunner", "backoff_s"]
+__all__ = ["BatchRunner", "backoff_s"]
 
 _log = logging.getLogger(__name__)
 
-MAX_RETRIES = 10
 FIRST_WAIT_S = 0.5
 MAX_WAIT_S = 30.0
 
