@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from internvl_server.checkpoint.files import read_config
 from internvl_server.cli import main
 from internvl_server.errors import StartupError
 from internvl_server.planner.check import check_settings, model_at
@@ -118,5 +119,5 @@ def test_settings_are_checked_before_a_download() -> None:
 def test_an_unknown_repository_is_checked_when_its_config_is_known() -> None:
     unknown = load_settings(None, {"model": {"path": "someone/internvl-finetune"}})
     assert check_settings(unknown, [24 * GB]) is None
-    config = json.loads((DEMO_MODEL / "config.json").read_text())
+    config = read_config(DEMO_MODEL, "internvl-finetune")
     assert check_settings(unknown, [24 * GB], config) is not None
