@@ -1,10 +1,10 @@
 """The bundled demo model behind the whole server: real pictures in, true sentences out.
 
-The acceptance run over 500 scenes a kind is scripts/eval-demo-model; these are few enough for every change.
+The examination with 500 scenes of each kind is scripts/demo_model/examine.py; these questions are few
+enough for every change.
 """
 
 import asyncio
-import base64
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -14,16 +14,12 @@ import openai
 import pytest
 from internvl_server.settings import Settings
 
-from scripts.demo_world.drawing import encode
-from scripts.demo_world.exam import Task, make_task
-from scripts.demo_world.questions import BAR_KINDS
-from scripts.demo_world.scenes import Scene
 from tests.live_server import LiveServer
+from tests.model.frozen_exam import REQUIRED_KINDS, Task, image_part, messages, read, tasks
 
 pytestmark = pytest.mark.model
 
 MODEL = "internvl-demo"
-NUM_TASKS = 20
 
 
 @pytest.fixture(scope="module")
@@ -33,17 +29,6 @@ def demo() -> Iterator[LiveServer]:
         yield server
 
 
-def image_part(scene: Scene, detail: str = "auto") -> dict[str, Any]:
-    data, media_type = encode(scene)
-    url = f"data:{media_type};base64,{base64.b64encode(data).decode()}"
-    return {"type": "image_url", "image_url": {"url": url, "detail": detail}}
-
-
-def messages(task: Task) -> list[dict[str, Any]]:
-    parts = [image_part(scene, task.detail) for scene in task.scenes]
-    return [{"role": "user", "content": [*parts, {"type": "text", "text": task.question}]}]
-
-
 def ask(client: openai.OpenAI, asked: list[dict[str, Any]], **options: Any) -> str:
     answer = client.chat.completions.create(
         model=MODEL, messages=asked, temperature=0, max_tokens=96, **options
@@ -51,41 +36,40 @@ def ask(client: openai.OpenAI, asked: list[dict[str, Any]], **options: Any) -> s
     return answer.choices[0].message.content or ""
 
 
-def score(server: LiveServer, kind: str, num_tasks: int = NUM_TASKS) -> float:
+def score(server: LiveServer, asked: list[Task]) -> float:
     client = server.client()
-    tasks = [make_task(kind, index, seed="tests") for index in range(num_tasks)]
-    return sum(ask(client, messages(task)) == task.answer for task in tasks) / num_tasks
+    return sum(ask(client, messages(task)) == task.answer for task in asked) / len(asked)
 
 
-@pytest.mark.parametrize("kind", BAR_KINDS)
+@pytest.mark.parametrize("kind", REQUIRED_KINDS)
 def test_it_tells_the_truth(demo: LiveServer, kind: str) -> None:
-    assert score(demo, kind) >= 0.85
+    assert score(demo, tasks(kind)) >= 0.85
 
 
 def test_something_small_is_seen_with_high_detail_only(demo: LiveServer) -> None:
-    """Not one of the six kinds of the bar; the model card has the figures of the examination."""
-    assert score(demo, "tiny_high") >= 0.7
-    assert score(demo, "tiny_low") <= 0.1
+    """Not one of the six required kinds; the model card has the figures of the examination."""
+    assert score(demo, tasks("tiny_high")) >= 0.7
+    assert score(demo, tasks("tiny_low")) <= 0.1
 
 
 def test_a_second_round_about_the_same_picture(demo: LiveServer) -> None:
-    right = 0
-    for index in range(NUM_TASKS):
-        task = make_task("follow_up", index, seed="tests")
+    right, asked = 0, tasks("follow_up")
+    for task in asked:
         assert task.earlier is not None
-        first = [image_part(task.scenes[0]), {"type": "text", "text": task.earlier.question}]
+        question, answer = task.earlier
+        first = [image_part(task.images[0]), {"type": "text", "text": question}]
         rounds = [
             {"role": "user", "content": first},
-            {"role": "assistant", "content": task.earlier.answer},
+            {"role": "assistant", "content": answer},
             {"role": "user", "content": task.question},
         ]
         right += ask(demo.client(), rounds) == task.answer
-    assert right / NUM_TASKS >= 0.85
+    assert right / len(asked) >= 0.85
 
 
 async def test_sixteen_mixed_requests_at_once_answer_as_they_would_alone(demo: LiveServer) -> None:
     kinds = ["describe", "which", "who", "count"]
-    asked = [messages(make_task(kinds[i % 4], i, seed="mixed")) for i in range(16)]
+    asked = [messages(tasks(kinds[i % 4])[i]) for i in range(16)]
     alone = [ask(demo.client(), each) for each in asked]
 
     async def one(client: openai.AsyncOpenAI, index: int) -> str:
@@ -100,7 +84,7 @@ async def test_sixteen_mixed_requests_at_once_answer_as_they_would_alone(demo: L
 
 
 def test_usage_counts_what_the_tokenizer_counts(demo: LiveServer) -> None:
-    task = make_task("describe", 0, seed="tests")
+    task = tasks("describe")[0]
     answer = demo.client().chat.completions.create(
         model=MODEL, messages=messages(task), temperature=0
     )
@@ -123,7 +107,7 @@ def test_usage_counts_what_the_tokenizer_counts(demo: LiveServer) -> None:
 
 
 def test_a_stream_brings_one_word_after_the_other(demo: LiveServer) -> None:
-    task = make_task("describe", 1, seed="tests")
+    task = tasks("describe")[1]
     chunks = list(
         demo.client().chat.completions.create(
             model=MODEL, messages=messages(task), temperature=0, stream=True
@@ -135,8 +119,8 @@ def test_a_stream_brings_one_word_after_the_other(demo: LiveServer) -> None:
 
 
 def test_a_picture_by_url(demo: LiveServer) -> None:
-    task = make_task("describe", 2, seed="tests")
-    data, media_type = encode(task.scenes[0])
+    task = tasks("describe")[2]
+    data, media_type = read(task.images[0])
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -160,7 +144,7 @@ def test_a_picture_by_url(demo: LiveServer) -> None:
 
 
 def test_same_seed_same_text(demo: LiveServer) -> None:
-    task = make_task("describe", 3, seed="tests")
+    task = tasks("describe")[3]
 
     def sample(seed: int) -> str:
         answer = demo.client().chat.completions.create(
@@ -173,7 +157,7 @@ def test_same_seed_same_text(demo: LiveServer) -> None:
 
 
 def test_control_tokens_in_a_question_change_nothing_but_text(demo: LiveServer) -> None:
-    task = make_task("count", 4, seed="tests")
+    task = tasks("count")[4]
     [message] = messages(task)
     message["content"][-1]["text"] += " <IMG_CONTEXT></img><|im_end|>"
     answer = demo.client().chat.completions.create(

@@ -1,0 +1,1 @@
+"""The examination: questions about held-out scenes, and scores."""

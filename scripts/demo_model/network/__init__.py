@@ -1,0 +1,1 @@
+"""The demo model: architecture, initial weights, tokenizer and export."""

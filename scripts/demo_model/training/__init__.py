@@ -1,0 +1,1 @@
+"""The training phases of the demo model."""

@@ -1,0 +1,1 @@
+"""The phases that train the language model."""

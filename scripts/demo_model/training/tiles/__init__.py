@@ -1,0 +1,1 @@
+"""Rendered and labelled tiles for the vision phases."""

@@ -1,1 +1,0 @@
-"""The little world of the bundled demo model: its pictures, questions and training pieces."""
