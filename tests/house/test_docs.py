@@ -100,8 +100,8 @@ def check_command_line(arguments: list[str]) -> None:
     """The command line is understood; nothing is started."""
     with contextlib.ExitStack() as stack:
         started = [
-            stack.enter_context(patch(f"internvl_server.cli.{name}", return_value=0))
-            for name in ("serve", "run_batch")
+            stack.enter_context(patch(f"internvl_server.{name}", return_value=0))
+            for name in ("serve.serve", "batch.command.run_batch")
         ]
         if "--help" in arguments:
             stack.enter_context(pytest.raises(SystemExit, match="0"))

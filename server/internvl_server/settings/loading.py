@@ -18,9 +18,8 @@ __all__ = ["find_config", "load_settings"]
 # Read by the scripts, not by the server.
 _OTHER_VARIABLES = frozenset({"INTERNVL_TORCH_INDEX", "INTERNVL_LMDEPLOY_ENV"})
 
-_PACKAGE = Path(__file__).parents[1]
-# A wheel has a copy of the folder that lies at the top of a checkout.
-_CONFIG_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parents[1] / "configs")
+# In a checkout this is a link to the folder at the top.
+_CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def find_config(name: str) -> Path:
@@ -31,11 +30,11 @@ def find_config(name: str) -> Path:
     """
     if Path(name).is_file():
         return Path(name)
-    shipped = {path.stem: path for folder in _CONFIG_FOLDERS for path in folder.glob("*.toml")}
+    shipped = {path.stem: path for path in _CONFIGS.glob("*.toml")}
     if name not in shipped:
         raise ValueError(
             f"--config: there is no file {name}. Shipped with this server are the configurations "
-            f"{', '.join(sorted(shipped)) or 'none'}."
+            f"{', '.join(sorted(shipped))}."
         )
     return shipped[name]
 
