@@ -66,7 +66,7 @@ class PromptCounter:
         per_tile = self._builder.num_tokens_per_tile
         num_image_tokens = sum(image.num_tiles for image in images) * per_tile
         num_prompt_tokens = skeleton.num_tokens + num_image_tokens
-        promised = self._builder.promise(num_prompt_tokens, max_tokens, self._default)
+        promised = self._builder.fit_max_tokens(num_prompt_tokens, max_tokens, self._default)
         room = self._room(skeleton, max_tokens)
         usage = Usage(
             num_prompt_tokens=num_prompt_tokens,

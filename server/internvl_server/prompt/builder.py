@@ -1,4 +1,4 @@
-"""A conversation and its tiles to a `Prompt`: token ids with image tokens exactly where images are."""
+"""Builds a `Prompt` from a conversation and its tiles: token ids with image tokens in place of images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,33 +18,33 @@ from internvl_server.prompt.tokenizer import PromptTokenizer
 
 __all__ = ["PromptBuilder", "PromptSkeleton", "select_template"]
 
-# Longer texts than this many characters per token of context are refused unread: a real text has
-# around four; the longest tokens, runs of spaces, have about as many as this.
+# A text with more characters per token of context is refused before it is tokenised: real text has about
+# four; the longest tokens, runs of spaces, have about this many.
 _MAX_CHARS_PER_TOKEN = 128
 
 
 @dataclass(frozen=True, slots=True)
 class PromptSkeleton:
-    """A tokenised prompt with places where the images' tokens will stand."""
+    """A tokenised prompt with placeholders for the tokens of images."""
 
     pieces: tuple[list[int] | ImagePlaceholder, ...]
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of text, and of the two marks around each image."""
+        """Number of text tokens and of the two markers around each image."""
         return sum(
             2 if isinstance(piece, ImagePlaceholder) else len(piece) for piece in self.pieces
         )
 
 
 class PromptBuilder:
-    """Renders, tokenises and measures prompts for one model.
+    """Renders and tokenises prompts for one model, and checks their length.
 
     Args:
-        checkpoint: The model's facts.
-        tokenizer: Its tokenizer.
-        template: How a conversation is written down.
-        max_model_len: Most tokens of a request, as the engine has room for.
+        checkpoint: The model's configuration.
+        tokenizer: The model's tokenizer.
+        template: Renders conversations.
+        max_model_len: Most tokens of prompt and answer that the engine supports.
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class PromptBuilder:
         self._image_end_id = tokenizer.control_id("</img>")
 
     def check_length_of_text(self, conversation: Conversation) -> None:
-        """Refuse a hopelessly long text before any work is spent on it.
+        """Refuse a text that is too long before it is tokenised.
 
         Raises:
-            ContextLengthExceededError: It cannot fit, whatever its tokens are.
+            ContextLengthExceededError: The text cannot fit, whatever its tokens are.
         """
         self._check_num_chars(conversation.num_text_chars)
 
@@ -82,13 +82,13 @@ class PromptBuilder:
             )
 
     def skeleton(self, conversation: Conversation) -> PromptSkeleton:
-        """All of the prompt but its image tokens. CPU-bound: call it off the event loop for long texts."""
+        """Tokenise all of the prompt but its images. CPU-bound: call it off the event loop for long texts."""
         pieces: list[list[int] | ImagePlaceholder] = []
         text = ""
         for segment in [*self._template.render(conversation), ImagePlaceholder(-1)]:
-            piece = self._text_ids_or_place(segment)
+            piece = self._resolve(segment)
             if isinstance(piece, str):
-                text += piece  # neighbouring texts are one span to the tokenizer, as upstream
+                text += piece  # adjacent texts are tokenised together, as in the reference
                 continue
             pieces.append(self._tokenizer.encode_text(text) if text else [])
             text = ""
@@ -96,21 +96,21 @@ class PromptBuilder:
         return PromptSkeleton(tuple(pieces[:-1]))
 
     def build(self, skeleton: PromptSkeleton, tiles: Sequence[ImageTiles]) -> Prompt:
-        """The whole prompt: the skeleton with each image's tokens in place.
+        """Replace each placeholder by the tokens of its image.
 
         Args:
-            skeleton: Of the conversation.
-            tiles: One entry for each of the conversation's images and frames, in order.
+            skeleton: The tokenised conversation.
+            tiles: One entry for each image and frame of the conversation, in order.
         """
         prompt = self.fill(skeleton, [(image.num_tiles, image.fingerprint) for image in tiles])
         return replace(prompt, tiles=tuple(tiles))
 
     def fill(self, skeleton: PromptSkeleton, images: Sequence[tuple[int, bytes]]) -> Prompt:
-        """The prompt's tokens, without tiles.
+        """Like `build`, from numbers of tiles; the prompt has no tiles.
 
         Args:
-            skeleton: Of the conversation.
-            images: Number of tiles and fingerprint of each of the conversation's images, in order.
+            skeleton: The tokenised conversation.
+            images: Number of tiles and fingerprint of each image and frame, in order.
         """
         token_ids: list[int] = []
         spans: list[ImageSpan] = []
@@ -130,10 +130,10 @@ class PromptBuilder:
         """A prompt without a template. CPU-bound for long texts.
 
         Args:
-            raw: Literal text, encoded as such, or token ids.
+            raw: Literal text, in which nothing is a control token, or token ids.
 
         Raises:
-            InvalidRequestError: An id is not one a prompt without pictures can have.
+            InvalidRequestError: An id is outside the vocabulary or is the image token.
             ContextLengthExceededError: The text cannot fit, whatever its tokens are.
         """
         if isinstance(raw, str):
@@ -148,54 +148,58 @@ class PromptBuilder:
         for index, token_id in enumerate(raw):
             if not 0 <= token_id < self._tokenizer.vocab_size or token_id == self._image_token_id:
                 raise InvalidRequestError(
-                    f"The prompt has the token {token_id} at index {index}, which no text has. Ids are "
+                    f"The prompt has the token {token_id} at index {index}, which is not allowed. Ids are "
                     f"0 to {self._tokenizer.vocab_size - 1} without the image token.",
                     param=Field.PROMPT,
                 )
         return Prompt(tuple(raw))
 
-    def max_image_tokens(self, skeleton: PromptSkeleton, wanted: int | None, default: int) -> int:
-        """Image tokens that leave room for the text and the answer; may be below one tile's.
+    def max_image_tokens(
+        self, skeleton: PromptSkeleton, requested: int | None, default: int
+    ) -> int:
+        """Image tokens that leave room for the text and the answer; may be fewer than those of one tile.
 
-        An answer without a limit of its own is promised `default` tokens, but at most a quarter of the
-        context: images come before it.
+        If the request does not limit its answer, `default` tokens are kept for it, but at most a quarter
+        of the context: images take precedence.
         """
-        answer = min(default, self.max_model_len // 4) if wanted is None else wanted
+        answer = min(default, self.max_model_len // 4) if requested is None else requested
         return self.max_model_len - skeleton.num_tokens - answer
 
-    def resolve_max_tokens(self, prompt: Prompt, wanted: int | None, default: int) -> int:
-        """How many tokens the answer may have.
+    def resolve_max_tokens(self, prompt: Prompt, requested: int | None, default: int) -> int:
+        """The number of tokens the answer may have.
 
         Args:
-            prompt: What is already in the context.
-            wanted: The request's own limit, honoured or refused.
-            default: Used, and cut to the room left, when the request names none.
+            prompt: The prompt with its images.
+            requested: The request's limit; it is applied as it is or refused.
+            default: The limit if the request has none; it is lowered to the tokens that are left.
 
         Raises:
-            ContextLengthExceededError: The prompt, or the prompt and `wanted`, do not fit.
+            ContextLengthExceededError: The prompt, or the prompt and `requested`, do not fit.
         """
-        promised = self.promise(prompt.num_tokens, wanted, default)
-        if promised is None:
-            raise self._too_long(prompt, wanted)
-        return promised
+        max_tokens = self.fit_max_tokens(prompt.num_tokens, requested, default)
+        if max_tokens is None:
+            raise self._too_long(prompt, requested)
+        return max_tokens
 
-    def promise(self, num_prompt_tokens: int, wanted: int | None, default: int) -> int | None:
-        """As `resolve_max_tokens`; None when the prompt, or the prompt and `wanted`, do not fit."""
+    def fit_max_tokens(
+        self, num_prompt_tokens: int, requested: int | None, default: int
+    ) -> int | None:
+        """Like `resolve_max_tokens`, but returns None if the request does not fit."""
         room = self.max_model_len - num_prompt_tokens
-        if room < 1 or (wanted is not None and wanted > room):
+        if room < 1 or (requested is not None and requested > room):
             return None
-        return min(default, room) if wanted is None else wanted
+        return min(default, room) if requested is None else requested
 
-    def _text_ids_or_place(self, segment: Segment) -> str | list[int] | ImagePlaceholder:
+    def _resolve(self, segment: Segment) -> str | list[int] | ImagePlaceholder:
         if not isinstance(segment, Control):
             return segment
         if segment.is_optional and segment.name not in self._tokenizer.control_ids:
             return segment.name
         return [self._tokenizer.control_id(segment.name)]
 
-    def _too_long(self, prompt: Prompt, wanted: int | None) -> ContextLengthExceededError:
+    def _too_long(self, prompt: Prompt, requested: int | None) -> ContextLengthExceededError:
         num_image_tokens = sum(span.num_image_tokens for span in prompt.images)
-        asked = f" and you asked for {wanted} tokens of answer" if wanted is not None else ""
+        asked = f" and you asked for {requested} tokens of answer" if requested is not None else ""
         image_note = f" ({num_image_tokens} of them for images)" if num_image_tokens else ""
         return ContextLengthExceededError(
             f"This model's maximum context length is {self.max_model_len} tokens. The prompt has "
@@ -207,16 +211,16 @@ class PromptBuilder:
 
 
 def select_template(checkpoint: Checkpoint, tokenizer: PromptTokenizer) -> Template:
-    """The template the settings or the checkpoint name.
+    """The template that the settings or the checkpoint name.
 
     Raises:
-        StartupError: It is not known, or the checkpoint's own is asked for and it has none.
+        StartupError: The name is unknown, or the checkpoint has no template although it is requested.
     """
     if checkpoint.template == "checkpoint":
         return load_checkpoint_template(checkpoint.path, tokenizer.control_pattern)
     if checkpoint.template == InternVL25Template.name:
         return InternVL25Template()
     raise StartupError(
-        f"The checkpoint's config names the template {checkpoint.template!r}, which is not known here. "
-        "Set model.template to 'internvl2_5', or to 'checkpoint' for its own chat template."
+        f"The checkpoint's config names the template {checkpoint.template!r}, which is unknown. "
+        "Set model.template to 'internvl2_5', or to 'checkpoint' for the checkpoint's chat template."
     )

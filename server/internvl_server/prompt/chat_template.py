@@ -1,8 +1,8 @@
-"""The checkpoint's own Jinja chat template, with user text kept out of it.
+"""The checkpoint's Jinja chat template, rendered without client text.
 
-The template is rendered once a request with a placeholder wherever a user's text or an image stands;
-the result is cut at the placeholders and at the control tokens the template itself wrote. So a template
-may say whatever it likes around the text, and the text still cannot become control tokens.
+A conversation is rendered with a placeholder for each text and image of the client. The result is split
+at the placeholders and at the control tokens of the template itself, so that client text cannot become a
+control token, whatever the template writes around it.
 """
 
 import json
@@ -29,7 +29,7 @@ __all__ = ["CheckpointTemplate", "load_checkpoint_template"]
 
 
 class CheckpointTemplate:
-    """Renders with the checkpoint's template; user texts and images pass it as placeholders.
+    """Renders with the checkpoint's template; it gets client texts and images as placeholders.
 
     Args:
         source: Jinja source.
@@ -54,23 +54,23 @@ class CheckpointTemplate:
         Raises:
             InvalidRequestError: The template does not accept this conversation.
         """
-        held = Placeholders(self._control_pattern)
+        placeholders = Placeholders(self._control_pattern)
         images = ImageNumbering(conversation)
-        messages = [_message(message, images, held) for message in conversation.messages]
-        goes_on = conversation.continue_final_message
-        end = held.hold("") if goes_on else ""
+        messages = [_message(message, images, placeholders) for message in conversation.messages]
+        is_continued = conversation.continue_final_message
+        end = placeholders.protect("") if is_continued else ""
         messages[-1]["content"] += end
         text = self._rendered(
             messages=messages,
-            tools=[held.hold_tool(tool) for tool in conversation.tools] or None,
-            add_generation_prompt=conversation.add_generation_prompt and not goes_on,
+            tools=[placeholders.protect_tool(tool) for tool in conversation.tools] or None,
+            add_generation_prompt=conversation.add_generation_prompt and not is_continued,
         )
-        _check_shown(text, held, conversation)
-        if goes_on:
+        _check_rendered(text, placeholders, conversation)
+        if is_continued:
             if end not in text:
                 _refuse("the end of the last message", "continue_final_message")
             text = text[: text.rindex(end)]
-        return list(self._segments(text, held))
+        return list(self._segments(text, placeholders))
 
     def _rendered(self, **variables: object) -> str:
         try:
@@ -81,8 +81,8 @@ class CheckpointTemplate:
                 param=Field.PROMPT,
             ) from err
 
-    def _segments(self, text: str, held: Placeholders) -> Iterator[Segment]:
-        for written, segment in held.cut(text):
+    def _segments(self, text: str, placeholders: Placeholders) -> Iterator[Segment]:
+        for written, segment in placeholders.split(text):
             yield from self._literal(written)
             yield segment
 
@@ -118,35 +118,37 @@ def load_checkpoint_template(folder: Path, control_pattern: re.Pattern[str]) -> 
     return CheckpointTemplate(source, control_pattern)
 
 
-def _message(message: Message, images: ImageNumbering, held: Placeholders) -> dict[str, Any]:
-    """The message as the template sees it."""
+def _message(
+    message: Message, images: ImageNumbering, placeholders: Placeholders
+) -> dict[str, Any]:
+    """A message in the form that templates expect."""
     segments = content_segments(message.content, images)
-    shown: dict[str, Any] = {
+    rendered: dict[str, Any] = {
         "role": message.role,
-        "content": "".join(held.hold(segment) for segment in segments if segment),
+        "content": "".join(placeholders.protect(segment) for segment in segments if segment),
     }
     if message.tool_calls:
-        shown["tool_calls"] = [held.hold_call(call) for call in message.tool_calls]
+        rendered["tool_calls"] = [placeholders.protect_call(call) for call in message.tool_calls]
     if message.tool_call_id is not None:
-        shown["tool_call_id"] = held.hold_text(message.tool_call_id)
-    return shown
+        rendered["tool_call_id"] = placeholders.protect_text(message.tool_call_id)
+    return rendered
 
 
-def _check_shown(text: str, held: Placeholders, conversation: Conversation) -> None:
-    """Refuse tools and calls that the template leaves out: the model would not know of them."""
-    if not held.shows_all(text, [tool.name for tool in conversation.tools]):
+def _check_rendered(text: str, placeholders: Placeholders, conversation: Conversation) -> None:
+    """Refuse tools and calls that the template does not render: the model would not see them."""
+    if not placeholders.contains_all(text, [tool.name for tool in conversation.tools]):
         _refuse("tools", Field.TOOLS)
     calls = [call for message in conversation.messages for call in message.tool_calls]
-    if not held.shows_all(text, [call.name for call in calls]):
+    if not placeholders.contains_all(text, [call.name for call in calls]):
         _refuse("tool calls", Field.PROMPT)
 
 
-def _refuse(what: str, param: str | Field) -> NoReturn:
+def _refuse(feature: str, param: str | Field) -> NoReturn:
     raise UnsupportedParameterError(
-        f"The chat template of this model's checkpoint does not show {what}.", param=param
+        f"The chat template of this model's checkpoint does not show {feature}.", param=param
     )
 
 
 def _raise_exception(message: str) -> None:
-    """What chat templates call to refuse a conversation."""
+    """The function that chat templates call to refuse a conversation."""
     raise TemplateError(message)

@@ -1,7 +1,7 @@
-"""Tools, calls and results as the Qwen2.5 chat template words them.
+"""Tools, calls and results in the Hermes format of the Qwen2.5 chat template.
 
-InternVL3's text model was trained on these very strings, so they are part of its interface. They hold
-`<tool_call>` as a control token, in the instructions too; a client's own words never do.
+InternVL3's language model was trained on exactly these strings. `<tool_call>` in them is a control token,
+in the instructions as well; in text of a client it never is.
 """
 
 import json
@@ -14,7 +14,7 @@ __all__ = ["call_segments", "result_segments", "tools_segments"]
 
 _CALL = Control("<tool_call>", is_optional=True)
 _CALL_END = Control("</tool_call>", is_optional=True)
-# No token in Qwen2.5's vocabulary, one in its successors'.
+# Not a token in Qwen2.5's vocabulary, but in those of its successors.
 _RESULT = Control("<tool_response>", is_optional=True)
 _RESULT_END = Control("</tool_response>", is_optional=True)
 
@@ -37,14 +37,14 @@ _AFTER_TOOLS: tuple[Segment, ...] = (
 
 
 def tools_segments(tools: Sequence[Tool]) -> list[Segment]:
-    """What follows the system text: which tools there are and how to call them. Nothing without tools."""
+    """The text after the system message that lists the tools and the call format; empty without tools."""
     if not tools:
         return []
     return [_BEFORE_TOOLS, "\n".join(map(_tool_line, tools)), *_AFTER_TOOLS]
 
 
 def call_segments(calls: Iterable[ToolCall]) -> list[Segment]:
-    """The calls of one message, each on lines of its own."""
+    """The calls of one message, each on separate lines."""
     segments: list[Segment] = []
     for call in calls:
         body = f'{{"name": "{call.name}", "arguments": {call.arguments}}}'
@@ -53,7 +53,7 @@ def call_segments(calls: Iterable[ToolCall]) -> list[Segment]:
 
 
 def result_segments(results: Iterable[Sequence[Segment]]) -> list[Segment]:
-    """What one or several calls gave, in order."""
+    """The results of one or several calls, in order."""
     segments: list[Segment] = []
     for result in results:
         segments += ["\n" if segments else "", _RESULT, "\n", *result, "\n", _RESULT_END]

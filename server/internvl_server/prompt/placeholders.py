@@ -1,7 +1,7 @@
-"""What a client wrote, kept out of a Jinja template: the template sees placeholders and moves them about.
+"""Replaces client text by placeholders while a Jinja template is rendered.
 
-The rendered text is cut at the placeholders, so a client's words can neither be read as control tokens
-nor join what the template wrote to one.
+The rendered text is split at the placeholders, so that text of a client can neither be read as a control
+token nor form one together with text of the template.
 """
 
 import json
@@ -14,14 +14,15 @@ from internvl_server.prompt.segments import Segment
 
 __all__ = ["Placeholders", "to_json"]
 
-# ⧼12⧽ stands for the segment with number 12, ⧼12⧾⧽ for its text escaped as in a JSON string, once for
-# each mark; ⧿ also escapes what is not ASCII. Printable, so that Python's repr, which `{{ tool }}`
-# gives, leaves them as they are. A client's own are never looked at: its texts are not rendered.
+# ⧼12⧽ stands for segment 12, and ⧼12⧾⧽ for its text escaped as in a JSON string, once for each mark; ⧿
+# escapes non-ASCII characters as well. All four are printable, so that they survive Python's repr, which
+# `{{ tool }}` renders. The same characters in text of a client are harmless: that text is not rendered.
 _BEGIN, _END, _JSON, _ASCII_JSON = "\u29fc", "\u29fd", "\u29fe", "\u29ff"
 _PLACEHOLDER = re.compile(f"{_BEGIN}(\\d+)([{_JSON}{_ASCII_JSON}]*){_END}")
 _ESCAPED_SIGN = re.compile(r"\\u(29f[c-f])")
 
-# Words of JSON schemas that templates look for. They are plain in tools, everything else is held.
+# A heuristic: templates test for words of JSON schemas ("if 'enum' in parameters"), so these stay as they
+# are in tools while all other text is protected. A template that tests for another word does not find it.
 _SCHEMA_WORDS = frozenset({
     "type", "function", "name", "description", "parameters", "strict", "properties", "required", "items",
     "enum", "const", "default", "title", "format", "anyOf", "oneOf", "allOf", "not",
@@ -32,47 +33,47 @@ _SCHEMA_WORDS = frozenset({
 
 
 class Placeholders:
-    """The held segments of one rendering.
+    """The protected segments of one rendering.
 
     Args:
-        control_pattern: Matches control tokens. A schema word that is one, but for the signs around it,
-            is held as well: `<{{ name }}>` must not write it.
+        control_pattern: Matches control tokens. A schema word inside one is protected as well, so that
+            `<{{ name }}>` in a template cannot write a control token.
     """
 
     def __init__(self, control_pattern: re.Pattern[str]) -> None:
         self._segments: list[Segment] = []
-        self._places: dict[str, str] = {}
-        self._plain = _SCHEMA_WORDS - set(re.findall(r"\w+", control_pattern.pattern))
+        self._by_text: dict[str, str] = {}
+        self._plain_words = _SCHEMA_WORDS - set(re.findall(r"\w+", control_pattern.pattern))
 
-    def hold(self, segment: Segment) -> str:
-        """A placeholder of its own."""
+    def protect(self, segment: Segment) -> str:
+        """A new placeholder for a segment."""
         self._segments.append(segment)
         return f"{_BEGIN}{len(self._segments) - 1}{_END}"
 
-    def hold_text(self, text: str) -> str:
-        """A placeholder, the same for the same text, so that a template can compare; none for no text."""
+    def protect_text(self, text: str) -> str:
+        """The placeholder of a text, equal for equal texts so that a template can compare; "" for ""."""
         if not text:
             return ""
-        if text not in self._places:
-            self._places[text] = self.hold(text)
-        return self._places[text]
+        if text not in self._by_text:
+            self._by_text[text] = self.protect(text)
+        return self._by_text[text]
 
-    def hold_tool(self, tool: Tool) -> dict[str, Any]:
-        """A tool as templates know it."""
-        function: dict[str, Any] = {"name": self.hold_text(tool.name)}
+    def protect_tool(self, tool: Tool) -> dict[str, Any]:
+        """A tool in the form that templates expect."""
+        function: dict[str, Any] = {"name": self.protect_text(tool.name)}
         if tool.description is not None:
-            function["description"] = self.hold_text(tool.description)
-        function["parameters"] = self._hold_value(tool.parameters, self._plain)
+            function["description"] = self.protect_text(tool.description)
+        function["parameters"] = self._protect_value(tool.parameters, self._plain_words)
         return {"type": "function", "function": function}
 
-    def hold_call(self, call: ToolCall) -> dict[str, Any]:
-        """A call as templates know it: its arguments are an object, not text."""
-        arguments = self._hold_value(json.loads(call.arguments), frozenset())
-        function = {"name": self.hold_text(call.name), "arguments": arguments}
-        return {"id": self.hold_text(call.id), "type": "function", "function": function}
+    def protect_call(self, call: ToolCall) -> dict[str, Any]:
+        """A call in the form that templates expect; its arguments are an object, not text."""
+        arguments = self._protect_value(json.loads(call.arguments), frozenset())
+        function = {"name": self.protect_text(call.name), "arguments": arguments}
+        return {"id": self.protect_text(call.id), "type": "function", "function": function}
 
-    def cut(self, rendered: str) -> Iterator[tuple[str, Segment]]:
-        """Pairs of what the template wrote and what it put after it, an empty text at the end."""
+    def split(self, rendered: str) -> Iterator[tuple[str, Segment]]:
+        """Pairs of text of the template and the segment after it; the last segment is ""."""
         end = 0
         for match in _PLACEHOLDER.finditer(rendered):
             segment = self._segments[int(match[1])]
@@ -82,19 +83,19 @@ class Placeholders:
             end = match.end()
         yield rendered[end:], ""
 
-    def shows_all(self, rendered: str, texts: Iterable[str]) -> bool:
-        """Whether the template put each of these held texts somewhere."""
+    def contains_all(self, rendered: str, texts: Iterable[str]) -> bool:
+        """Whether each of these protected texts is in the rendered text."""
         shown = {self._segments[int(match[1])] for match in _PLACEHOLDER.finditer(rendered)}
         return shown.issuperset(texts)
 
-    def _hold_value(self, value: Any, plain: frozenset[str]) -> Any:  # noqa: ANN401  (any JSON value)
+    def _protect_value(self, value: Any, plain: frozenset[str]) -> Any:  # noqa: ANN401  (any JSON value)
         if isinstance(value, str):
-            return value if value in plain else self.hold_text(value)
+            return value if value in plain else self.protect_text(value)
         if isinstance(value, list):
-            return [self._hold_value(item, plain) for item in value]
+            return [self._protect_value(item, plain) for item in value]
         if isinstance(value, dict):
             return {
-                self._hold_value(name, plain): self._hold_value(item, plain)
+                self._protect_value(name, plain): self._protect_value(item, plain)
                 for name, item in value.items()
             }
         return value
@@ -107,7 +108,7 @@ def to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,  # noqa: FBT001, FBT002
 ) -> str:
-    """The `tojson` of chat templates, which is not Jinja's own; texts in placeholders will be escaped."""
+    """The `tojson` of chat templates, which differs from Jinja's; marks placeholders to be escaped."""
     text = json.dumps(
         value,
         ensure_ascii=ensure_ascii,

@@ -1,7 +1,7 @@
-"""What a rendered prompt is made of: control tokens, literal text and places of images.
+"""The segments of a rendered prompt: control tokens, literal text and image placeholders.
 
-A segment list, not a string: what is a control token and what merely looks like one is decided by who
-wrote it, and cannot be confused later.
+A prompt is a list of segments and not a string, so that text that looks like a control token cannot be
+confused with one.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ __all__ = ["Control", "ImagePlaceholder", "Segment"]
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """A control token, by its text. An optional one is that text where the tokenizer has no such token."""
+    """A control token, by its text. If the tokenizer lacks an optional one, it is encoded as literal text."""
 
     name: str
     is_optional: bool = False
@@ -20,7 +20,7 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class ImagePlaceholder:
-    """Position of the image or video frame with this index in `Conversation.media_parts`."""
+    """Position of an image or frame; `index` counts all images and frames of the conversation."""
 
     index: int
 

@@ -36,15 +36,15 @@ _OWN_FRAME_LABEL = re.compile(r"\bFrame-?\d+\s*:", re.IGNORECASE)
 
 
 class Template(Protocol):
-    """Turns a conversation into segments that end where the model's answer begins.
+    """Renders a conversation to segments that end where the model's answer begins.
 
-    With `continue_final_message` that is inside the last message, which is then an assistant's without
-    tool calls; without `add_generation_prompt` it is where the last turn ends.
+    With `continue_final_message` they end inside the last message, which is from the assistant and has no
+    tool calls; without `add_generation_prompt` they end after the last turn.
     """
 
     @property
     def name(self) -> str:
-        """The name settings and `/version` show."""
+        """The name in settings and in `/version`."""
 
     def render(self, conversation: Conversation) -> list[Segment]:
         """Segments of the whole prompt, in order."""
@@ -53,15 +53,15 @@ class Template(Protocol):
 class InternVL25Template:
     """The `internvl2_5` conversation format of InternVL2.5 and InternVL3 (ChatML with its own system text).
 
-    Tools, which that format does not know, are written as the text model was trained on them: described
-    after the system text, called by the assistant, answered in one user turn for all calls. System
-    messages after the first keep their place.
+    That format has no tools. They are written in the format the language model was trained on: described
+    after the system text, called by the assistant, and answered in one user turn for all calls. System
+    messages after the first stay where they are.
     """
 
     name = "internvl2_5"
 
     def render(self, conversation: Conversation) -> list[Segment]:
-        """Segments of the whole prompt, the default system text first when none is given."""
+        """Segments of the whole prompt; it begins with the default system text unless there is one."""
         images = ImageNumbering(conversation)
         first, *rest = conversation.messages
         system: list[Segment] = [DEFAULT_SYSTEM_TEXT]
@@ -85,41 +85,41 @@ class InternVL25Template:
 
 
 class ImageNumbering:
-    """Numbers the pictures of a request, and knows which get labels.
+    """Numbers the images, videos and frames of a request, and labels them.
 
-    Frames are labelled as InternVL's reference does, `Frame1: `, anew for each video. Videos are, when
-    there are several; images, when there are several and the text does not label them itself.
+    Frames are labelled as in InternVL's reference, `Frame1: `, starting over with each video. Videos are
+    labelled if there are several; images if there are several and the text does not label them itself.
     """
 
     def __init__(self, conversation: Conversation) -> None:
         self.is_labelled = len(conversation.images) > 1 and not has_own_labels(conversation)
         self._num_videos = len(conversation.media_parts) - len(conversation.images)
-        self._next_picture = self._next_image = self._next_video = 0
+        self._num_placeholders = self._next_image = self._next_video = 0
 
-    def place(self) -> list[Segment]:
-        """The next image: its label if any, its place, a newline."""
+    def placeholder(self) -> list[Segment]:
+        """The next image: its label if any, its placeholder and a newline."""
         self._next_image += 1
         label = [f"Image-{self._next_image}: "] if self.is_labelled else []
-        return [*label, self._place(), "\n"]
+        return [*label, self._new_placeholder(), "\n"]
 
-    def place_video(self, num_frames: int) -> list[Segment]:
-        """The next video: its label if any, then each frame on a line of its own."""
+    def video_placeholders(self, num_frames: int) -> list[Segment]:
+        """The next video: its label if any, then each frame on a separate line."""
         self._next_video += 1
         segments: list[Segment] = [f"Video-{self._next_video}:\n"] if self._num_videos > 1 else []
         for number in range(1, num_frames + 1):
-            segments += [f"Frame{number}: ", self._place(), "\n"]
+            segments += [f"Frame{number}: ", self._new_placeholder(), "\n"]
         return segments
 
-    def _place(self) -> ImagePlaceholder:
-        self._next_picture += 1
-        return ImagePlaceholder(self._next_picture - 1)
+    def _new_placeholder(self) -> ImagePlaceholder:
+        self._num_placeholders += 1
+        return ImagePlaceholder(self._num_placeholders - 1)
 
 
 def has_own_labels(conversation: Conversation) -> bool:
-    """Whether the texts beside the images already label them (`Image-1:`, or `Frame1:`).
+    """Whether the texts next to the images already label them (`Image-1:`, or `Frame1:`).
 
-    Only messages with images count: an answer that speaks of `Image-1:` must not change how the
-    pictures of an earlier round are written. Beside a video, `Frame1:` may be of the video.
+    Only messages with images count: an answer that mentions `Image-1:` must not change how the images of
+    an earlier turn are written. Next to a video, `Frame1:` may refer to the video.
     """
     messages = [m for m in conversation.messages if m.images]
     return any(_labels_images(message) for message in messages)
@@ -135,14 +135,14 @@ def _labels_images(message: Message) -> bool:
 
 
 def content_segments(content: Content, images: ImageNumbering) -> Iterator[Segment]:
-    """The parts of one message in order; an image, or a frame, is its place and a newline."""
+    """The parts of one message in order; an image or frame becomes a placeholder and a newline."""
     for part in content:
         if isinstance(part, ImageReference):
-            yield from images.place()
+            yield from images.placeholder()
         elif isinstance(part, TextPart):
             yield part.text
         else:
-            yield from images.place_video(part.num_frames)
+            yield from images.video_placeholders(part.num_frames)
 
 
 def _body(message: Message, images: ImageNumbering) -> list[Segment]:

@@ -1,8 +1,8 @@
-"""Text to token ids and back, with control tokens kept apart from text.
+"""Text to token ids and back; control tokens are separate from text.
 
-Two tokenizers are made of one file: one without any added token, which encodes every text literally (so
-that `<|im_end|>` typed by a user is six ordinary tokens), and a table of the added tokens, which only
-the template may place.
+The checkpoint's file is split into a tokenizer without added tokens, which encodes all text literally (so
+that `<|im_end|>` typed by a user is six ordinary tokens), and a table of the added tokens, which only the
+template may write.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from internvl_server.errors import StartupError
 
 __all__ = ["PromptTokenizer", "load_tokenizer"]
 
-# The pre-tokenisation of the Qwen2 family, for checkpoints that ship vocab.json and merges.txt only.
+# The pre-tokenisation of the Qwen2 family, for checkpoints that have only vocab.json and merges.txt.
 _QWEN2_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -28,10 +28,10 @@ _QWEN2_PATTERN = (
 
 
 class PromptTokenizer:
-    """Encodes literal text, names control tokens, decodes ids. `digest` is equal only for equal ones.
+    """Encodes literal text, looks up control tokens, decodes ids. Equal tokenizers have equal `digest`s.
 
     Args:
-        tokenizer: The checkpoint's whole tokenizer, added tokens included.
+        tokenizer: The checkpoint's tokenizer with its added tokens.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -54,12 +54,12 @@ class PromptTokenizer:
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
-        """Ids that are left out of an answer's text."""
+        """Ids that are omitted from the text of an answer."""
         return frozenset(i for i, token in self._added.items() if token["special"])
 
     @cached_property
     def control_pattern(self) -> re.Pattern[str]:
-        """Matches any added token in the literal text of a template."""
+        """Matches any added token in the text of a template."""
         names = sorted(self.control_ids, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, names)) or r"(?!)")
 
@@ -88,7 +88,7 @@ class PromptTokenizer:
         return list(encoding.ids)
 
     def encode_answer(self, text: str) -> list[int]:
-        """Ids of text as a model writes it: added tokens that are not special are one id each."""
+        """Ids of text as a model generates it: an added token that is not special is one id."""
         if self._plain_pattern is None:
             return self.encode_text(text)
         ids: list[int] = []
@@ -104,12 +104,12 @@ class PromptTokenizer:
         return re.compile(f"({'|'.join(map(re.escape, names))})") if names else None
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """Text of ids, special tokens left out unless they are asked for."""
+        """Text of ids, by default without special tokens."""
         return str(self._full.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
 
     @cached_property
     def affixes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Special tokens the checkpoint's own tokenizer puts before and after a text; often none."""
+        """Ids that the checkpoint's tokenizer adds before and after a text; often none."""
         encoding = self._full.encode("x", add_special_tokens=True)
         is_text = [not special for special in encoding.special_tokens_mask]
         first, last = is_text.index(True), len(is_text) - is_text[::-1].index(True)
@@ -154,10 +154,10 @@ class PromptTokenizer:
 
 
 def load_tokenizer(folder: Path) -> PromptTokenizer:
-    """Read a checkpoint's tokenizer: tokenizer.json, or vocab.json and merges.txt of the Qwen2 family.
+    """Load a checkpoint's tokenizer: tokenizer.json, or vocab.json and merges.txt of the Qwen2 family.
 
     Raises:
-        StartupError: Neither is there, or it cannot be read.
+        StartupError: The files are missing or cannot be read.
     """
     try:
         if (folder / "tokenizer.json").exists():
@@ -190,7 +190,7 @@ def _from_vocab_and_merges(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def _regex(pattern: str) -> Any:  # noqa: ANN401  (tokenizers.Regex has no type stub)
+def _regex(pattern: str) -> Any:  # noqa: ANN401 - tokenizers.Regex has no type stub
     from tokenizers import Regex  # noqa: PLC0415
 
     return Regex(pattern)
@@ -206,10 +206,9 @@ def _add_token(tokenizer: Tokenizer, token_id: int, token: Mapping[str, Any]) ->
 
 
 def _byte_level_alphabet() -> dict[str, int]:
-    """The byte each character of a byte-level vocabulary stands for.
+    """The byte of each character of a byte-level vocabulary, as introduced with GPT-2's tokenizer.
 
-    Printable Latin-1 bytes stand for themselves, the others for 256, 257, … in order: the alphabet
-    GPT-2's tokenizer introduced.
+    A printable Latin-1 byte is written as itself; the others are written as U+0100, U+0101, … in order.
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(printable)]
