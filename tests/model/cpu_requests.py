@@ -8,7 +8,7 @@ import numpy as np
 from internvl_server.checkpoint.files import Checkpoint, load_checkpoint
 from internvl_server.core import GenerateRequest, ImageSpan, SamplingParams
 from internvl_server.core.vocabulary import Vocabulary
-from internvl_server.engine.cpu import CpuEngine
+from internvl_server.engine.cpu.engine import CpuEngine
 from internvl_server.prompt.tokenizer import load_tokenizer
 from internvl_server.settings import CpuSettings, ModelSettings
 

@@ -11,8 +11,8 @@ from internvl_server.checkpoint.files import Checkpoint
 from internvl_server.core import GenerateRequest, SamplingParams, TokenDelta
 from internvl_server.core.vocabulary import Vocabulary
 from internvl_server.engine.base import Capability, EngineHealth, EngineInfo, TokenStream
-from internvl_server.engine.capabilities import CAPABILITIES
 from internvl_server.engine.checks import RequestLimits, check_request
+from internvl_server.engine.cpu import CAPABILITIES
 from internvl_server.engine.cpu.model.kv_cache import kv_bytes_per_token
 from internvl_server.engine.cpu.model.support import check_supported
 from internvl_server.engine.cpu.model.weights import load_model
@@ -245,7 +245,7 @@ def _capabilities(tokens: Vocabulary) -> frozenset[Capability]:
         if tokens.token_bytes is None
         else set()
     )
-    return CAPABILITIES["cpu"] - guides
+    return CAPABILITIES - guides
 
 
 def _warm_up(runner: Runner) -> None:

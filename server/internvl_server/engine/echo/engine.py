@@ -26,8 +26,8 @@ from internvl_server.core import (
     TokenLogprobs,
 )
 from internvl_server.engine.base import Capability, EngineHealth, EngineInfo
-from internvl_server.engine.capabilities import CAPABILITIES
 from internvl_server.engine.checks import RequestLimits, check_request
+from internvl_server.engine.echo import CAPABILITIES
 from internvl_server.engine.echo.narrowing import is_binding
 from internvl_server.engine.health import health_of
 from internvl_server.errors import (
@@ -87,7 +87,7 @@ class EchoEngine:
         self._state = "not started"
         self._guides = guides
         lacking = frozenset() if guides else frozenset({Capability.GUIDED_DECODING})
-        capabilities = CAPABILITIES["echo"] - lacking
+        capabilities = CAPABILITIES - lacking
         self._info = EngineInfo("echo", max_model_len, max_num_seqs, capabilities)
 
     @property

@@ -2,6 +2,7 @@
 
 import warnings
 from collections import Counter
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -229,3 +230,27 @@ def test_a_weight_of_zero_is_never_drawn():
     logits[7] = 0.0
     sampler = Sampler(SamplingParams(seed=0), [])
     assert {sampler.choose(logits) for _ in range(50)} == {7}
+
+
+# A value of each parameter that the sampler implements, and the parameters that are implemented elsewhere.
+VALUES = {
+    "temperature": 0.2, "top_p": 0.5, "top_k": 2, "min_p": 0.5, "repetition_penalty": 2.0, "seed": 2,
+    "presence_penalty": 1.5, "frequency_penalty": 1.5, "logit_bias": ((3, 5.0),), "min_tokens": 100,
+}  # fmt: skip
+ELSEWHERE = {"max_tokens", "stop", "num_logprobs", "constraint"}
+
+
+def chosen(**params):
+    sampler = Sampler(SamplingParams(**{"seed": 1, **params}), (0, 1), stop_token_ids=(7,))
+    row = torch.linspace(-1, 1, 8)
+    return [sampler.choose(row.clone()) for _ in range(100)]
+
+
+def test_no_parameter_is_forgotten():
+    assert {field.name for field in fields(SamplingParams)} == VALUES.keys() | ELSEWHERE
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_each_parameter_changes_what_is_chosen(name):
+    assert chosen() == chosen()
+    assert chosen(**{name: VALUES[name]}) != chosen()

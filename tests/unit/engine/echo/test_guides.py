@@ -19,7 +19,7 @@ from internvl_server.core import (
 )
 from internvl_server.core.vocabulary import Vocabulary
 from internvl_server.engine.base import Capability
-from internvl_server.engine.capabilities import CAPABILITIES
+from internvl_server.engine.echo import CAPABILITIES
 from internvl_server.engine.echo.engine import EchoEngine
 from internvl_server.engine.echo.guides import EchoGuides
 from internvl_server.errors import (
@@ -326,10 +326,10 @@ async def test_nothing_is_taken_once_it_is_closed(engine):
 
 
 async def test_without_guides_it_says_so():
-    assert Capability.GUIDED_DECODING in CAPABILITIES["echo"]
+    assert Capability.GUIDED_DECODING in CAPABILITIES
     engine = EchoEngine(EchoSettings(), max_num_seqs=1, max_model_len=64)
     await engine.start()
-    assert engine.info.capabilities == CAPABILITIES["echo"] - {Capability.GUIDED_DECODING}
+    assert engine.info.capabilities == CAPABILITIES - {Capability.GUIDED_DECODING}
     with pytest.raises(UnsupportedParameterError) as caught:
         await answer(engine, make_request(Regex("a", "structured_outputs.regex")))
     assert caught.value.param == "structured_outputs.regex"
