@@ -10,12 +10,16 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
-from internvl_server.api.errors_table import errors_table
+from internvl_server.api.errors import Row, error_rows
 from internvl_server.cli import main as run_command
-from internvl_server.fields_table import fields_table
+from internvl_server.engine.capabilities import CAPABILITIES
+from internvl_server.protocol.chat.request import CHAT_FIELDS
+from internvl_server.protocol.field_table import FieldRow, FieldTable
+from internvl_server.protocol.responses.request import RESPONSES_FIELDS
 from internvl_server.settings import Settings
 from pydantic import BaseModel
 
@@ -44,6 +48,48 @@ def _section_rows(section: type[BaseModel], prefix: str) -> list[str]:
     return rows
 
 
+def errors_table() -> str:
+    """Status, type, code, whether to retry, and meaning of every error."""
+    head = ["| Status | `type` | `code` | Retry | Meaning |", "| --- | --- | --- | --- | --- |"]
+    return "\n".join(head + sorted({_error_line(row, meaning) for row, meaning in error_rows()}))
+
+
+def _error_line(row: Row, meaning: str) -> str:
+    first = meaning.split("\n\n")[0].replace("\n", " ")
+    retry = f"after {row.retry_after_s} s" if row.retry_after_s else "no"
+    return f"| {row.status} | `{row.type}` | `{row.code}` | {retry} | {first} |"
+
+
+def fields_table(table: FieldTable) -> str:
+    """Every field of an endpoint that has a meaning, by engine, and the names of all others."""
+    engines = sorted(CAPABILITIES)
+    head = [
+        f"| Field | Takes | {' | '.join(engines)} |",
+        f"| --- | --- |{' --- |' * len(engines)}",
+    ]
+    return "\n".join(
+        [
+            *head,
+            *(_field_line(row, engines) for row in table.rows()),
+            "",
+            f"Accepted, the answer is the same without: {_names(table.bookkeeping)}.",
+            "",
+            f"Refused, unless the value is neutral (null, `[]`, …): {_names(table.refused)}.",
+        ]
+    )
+
+
+def _field_line(row: FieldRow, engines: Sequence[str]) -> str:
+    is_supported = [row.needs is None or row.needs in CAPABILITIES[name] for name in engines]
+    prefix = "extension: " if row.is_extension else ""
+    note = row.note.removesuffix(".").replace("\n", " ")
+    return f"| `{row.name}` | {prefix}{note} | {' | '.join('yes' if s else '400' for s in is_supported)} |"
+
+
+def _names(fields: Iterable[str]) -> str:
+    return " ".join(f"`{name}`" for name in sorted(fields))
+
+
 def plan_table() -> str:
     """The output of `internvl-server plan --markdown`."""
     output = io.StringIO()
@@ -54,7 +100,8 @@ def plan_table() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "errors": errors_table,
-    "fields": fields_table,
+    "fields": partial(fields_table, CHAT_FIELDS),
+    "responses_fields": partial(fields_table, RESPONSES_FIELDS),
     "plan": plan_table,
     "settings": settings_table,
 }

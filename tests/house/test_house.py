@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from internvl_server import errors
-from internvl_server.api.errors import ERROR_TABLE
-from internvl_server.api.errors_table import SPECIAL_CODES
+from internvl_server.api.errors import ERROR_TABLE, SPECIAL_CODES
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "server" / "internvl_server").rglob("*.py"))

@@ -3,10 +3,10 @@
 A row of the table applies to a class and to its subclasses without a row.
 """
 
-import json
+import inspect
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -25,12 +25,14 @@ from internvl_server.protocol.dialects import CHAT, COMPLETIONS, RESPONSES, Dial
 __all__ = [
     "ERROR_TABLE",
     "INTERNAL_ROW",
+    "SPECIAL_CODES",
     "Row",
     "client_facing_error",
     "dialect_of",
     "envelope",
-    "error_frame",
+    "error_body",
     "error_response",
+    "error_rows",
     "install_error_handlers",
     "unexpected_response",
 ]
@@ -56,7 +58,7 @@ def dialect_of(scope: Scope) -> Dialect:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """How one error class looks on the wire."""
+    """How one error class is reported; `retry_after_s` is set when a later retry can succeed."""
 
     status: int
     type: str
@@ -97,8 +99,31 @@ ERROR_TABLE: Mapping[type[ServerError], Row] = {
     errors.StartupError: Row(503, "server_error", "engine_unavailable"),
 }
 
-_INTERNAL = ServerError("The server failed on this request; its operator finds why in the log.")
+_INTERNAL = ServerError(
+    "The server failed on this request; its operator finds the reason in the log."
+)
 INTERNAL_ROW = Row(500, "server_error", "internal_error")
+
+# Codes that are narrower than their class: the class, and what they mean.
+SPECIAL_CODES: Mapping[str, tuple[type[ServerError], str]] = {
+    "invalid_json": (errors.InvalidRequestError, "The body is not JSON, or not an object."),
+    "invalid_value": (errors.InvalidRequestError, "A field has the wrong type or is out of range."),
+    "missing_required_parameter": (errors.InvalidRequestError, "A required field is missing."),
+    "unknown_parameter": (errors.UnsupportedParameterError, "The field is not known."),
+}
+
+
+def error_rows() -> list[tuple[Row, str]]:
+    """Every answer that reports an error and what it means, for the documentation."""
+    classes = [
+        cls for cls in ERROR_TABLE if cls is not errors.StartupError
+    ]  # the process has ended
+    rows = [(ERROR_TABLE[cls], inspect.getdoc(cls) or "") for cls in classes]
+    special = [
+        (replace(ERROR_TABLE[cls], code=code), meaning)
+        for code, (cls, meaning) in SPECIAL_CODES.items()
+    ]
+    return [*rows, *special, (INTERNAL_ROW, "A defect of the server.")]
 
 
 def _row(error: ServerError) -> Row:
@@ -108,16 +133,20 @@ def _row(error: ServerError) -> Row:
     return INTERNAL_ROW
 
 
-def envelope(error: ServerError, dialect: Dialect) -> dict[str, Any]:
-    """The JSON body of an error, on any route and in any stream."""
+def error_body(error: ServerError, dialect: Dialect) -> ErrorBody:
+    """The contents of an error answer in the words of a dialect."""
     row = _row(error)
-    body = ErrorBody(
+    return ErrorBody(
         message=error.message_for(dialect.name_of),
         type=row.type,
         code=error.code or row.code,
         param=error.param_for(dialect.name_of),
     )
-    return dialect.envelope(body)
+
+
+def envelope(error: ServerError, dialect: Dialect) -> dict[str, Any]:
+    """The JSON body of an error answer."""
+    return dialect.envelope(error_body(error, dialect))
 
 
 def error_response(error: ServerError, dialect: Dialect = CHAT) -> JSONResponse:
@@ -138,13 +167,6 @@ def client_facing_error(error: Exception) -> ServerError:
         return error
     _log.error("stream failed", exc_info=error)
     return _INTERNAL
-
-
-def error_frame(error: Exception, dialect: Dialect) -> bytes:
-    """Log an error raised mid-stream and write it as the last event of the stream."""
-    body = envelope(client_facing_error(error), dialect)
-    data = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-    return b"data: " + data.encode() + b"\n\n"
 
 
 def install_error_handlers(app: FastAPI) -> None:

@@ -1,48 +1,56 @@
-"""Server-sent events: frames of a streamed answer, and the response that owns its resources."""
+"""Server-sent events: the events of a streamed answer, and the response that owns its resources."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
+from typing import Protocol
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import AppStatus, SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
-from internvl_server.api.errors import error_frame
+from internvl_server.api.errors import client_facing_error, error_body
+from internvl_server.core import TextDelta
 from internvl_server.pipeline import Generation
-from internvl_server.protocol.chat.render import ChunkWriter
-from internvl_server.protocol.dialects import CHAT, Dialect
+from internvl_server.protocol.dialects import Dialect, ErrorBody
 from internvl_server.settings import ServerSettings
 
-__all__ = ["EventStream", "chat_frames", "data_frames"]
+__all__ = ["EventStream", "StreamWriter", "stream_events"]
 
 _log = logging.getLogger(__name__)
 
-# Ending streams when the server is told to stop is the drain's decision, not the library's.
+# The drain decides when streams end at shutdown, not the library.
 AppStatus.enable_automatic_graceful_drain = False
 
 
 class EventStream(EventSourceResponse):
-    """A stream of ready-made frames that closes its owner when it ends, however it ends.
+    """A stream of encoded events that closes its resources when it ends, however it ends.
 
     Args:
-        frames: Encoded events.
-        owner: Holds the permit and the engine's request; closed in any case, also when the client
-            left before the first frame was asked for.
-        settings: How often to ping, and how long a reader may stop reading.
+        events: Encoded events.
+        headers: Headers of the response.
+        settings: How often to send a comment, and how long a reader may stop reading.
     """
 
     def __init__(
-        self, frames: AsyncIterator[bytes], *, owner: AsyncExitStack, settings: ServerSettings
+        self, events: AsyncIterator[bytes], *, headers: Mapping[str, str], settings: ServerSettings
     ) -> None:
         super().__init__(
-            frames,
+            events,
+            headers=headers,
             ping=settings.sse_keep_alive_s,
             sep="\n",
             ping_message_factory=_ping,
             send_timeout=settings.send_timeout_s,
         )
-        self._owner = owner
+        self._owner = AsyncExitStack()
+
+    def own(self, resources: AsyncExitStack) -> None:
+        """Close the resources when the stream ends, even if the client leaves before the first event.
+
+        Call it last: a response that cannot be completed must not hold anything.
+        """
+        self._owner = resources
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream."""
@@ -58,39 +66,33 @@ def _ping() -> ServerSentEvent:
     return ServerSentEvent(comment="ping", sep="\n")
 
 
-async def chat_frames(
-    generation: Generation, writer: ChunkWriter, *, include_usage: bool
-) -> AsyncIterator[bytes]:
-    """The frames of one chat completion."""
-    chunks = _chat_chunks(generation, writer, include_usage=include_usage)
-    async for frame in data_frames(chunks, CHAT):
-        yield frame
+class StreamWriter(Protocol):
+    """Writes the events of one answer in a dialect, as encoded server-sent events."""
+
+    dialect: Dialect
+
+    def begin(self) -> bytes:
+        """The events before the first delta."""
+
+    def delta(self, delta: TextDelta) -> bytes:
+        """The events of a delta; may be empty."""
+
+    def failed(self, error: ErrorBody) -> bytes:
+        """The last event of an answer that failed."""
+
+    def end(self) -> bytes:
+        """The events after the last delta; may be empty."""
 
 
-async def _chat_chunks(
-    generation: Generation, writer: ChunkWriter, *, include_usage: bool
-) -> AsyncIterator[bytes]:
-    for index in range(generation.num_choices):
-        yield writer.role(index)
-    async for delta in generation.deltas():
-        if delta.text or delta.tool_calls or delta.logprobs:
-            yield writer.delta(delta)
-        if delta.finish_reason is not None:
-            yield writer.finish(delta)
-        if include_usage and delta.usage is not None:
-            yield writer.usage(delta.usage)
-
-
-async def data_frames(chunks: AsyncIterator[bytes], dialect: Dialect) -> AsyncIterator[bytes]:
-    """Each chunk as an event. A failure is the last frame; then there is no `[DONE]`."""
+async def stream_events(generation: Generation, writer: StreamWriter) -> AsyncIterator[bytes]:
+    """The events of an answer. A failure is the last of them."""
+    yield writer.begin()
     try:
-        async for chunk in chunks:
-            yield _frame(chunk)
-    except Exception as error:  # noqa: BLE001  (the edge: whatever it is, the client must be told)
-        yield error_frame(error, dialect)
-        return
-    yield b"data: [DONE]\n\n"
-
-
-def _frame(data: bytes) -> bytes:
-    return b"data: " + data + b"\n\n"
+        async for delta in generation.deltas():
+            if events := writer.delta(delta):
+                yield events
+    except Exception as error:  # noqa: BLE001  (the edge: any failure must reach the client)
+        yield writer.failed(error_body(client_facing_error(error), writer.dialect))
+    else:
+        if events := writer.end():
+            yield events

@@ -1,7 +1,7 @@
-"""What a client asks: messages with their parts, and the tools the model is told of."""
+"""The conversation of a request: messages with their parts, and the tools listed in the prompt."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, TypeAlias
@@ -28,7 +28,7 @@ Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 
 
 class Detail(StrEnum):
-    """How closely an image is looked at: the wire's `detail`."""
+    """How finely an image is tiled: the wire's `detail`."""
 
     LOW = "low"
     AUTO = "auto"
@@ -45,10 +45,10 @@ class TextPart:
 
 @dataclass(frozen=True, slots=True)
 class ImageReference:
-    """Where an image is to be had, and how closely to look at it.
+    """The URL of an image, and how finely to tile it.
 
     `url` is a `data:` or http(s) URL. `param` is the JSON path of the part in the request, for errors.
-    `max_tiles`, when given, overrides what `detail` stands for.
+    `max_tiles`, when given, overrides `detail`.
     """
 
     url: str
@@ -59,19 +59,19 @@ class ImageReference:
 
 @dataclass(frozen=True, slots=True)
 class FrameList:
-    """Frames of a video that the client cut itself, in order; each is looked at as one tile."""
+    """Frames of a video that the client chose, in order; each becomes one tile."""
 
     frames: tuple[ImageReference, ...]
 
     @property
     def num_frames(self) -> int:
-        """How many there are."""
+        """The number of frames."""
         return len(self.frames)
 
 
 @dataclass(frozen=True, slots=True)
 class VideoReference:
-    """Where a video file is to be had; `num_frames` of it, the midpoints of as many segments, are looked at.
+    """The URL of a video, and how many of its frames the model sees: the midpoints of equal segments.
 
     `url` and `param` are as in `ImageReference`.
     """
@@ -90,7 +90,7 @@ Content: TypeAlias = tuple[Part, ...]
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call of a tool that the model made in an earlier turn; `arguments` is JSON text of an object."""
+    """A call of a tool in an earlier turn; `arguments` is the JSON text of an object."""
 
     id: str
     name: str
@@ -101,8 +101,8 @@ class ToolCall:
 class Tool:
     """A function the model may call.
 
-    `parameters` is its JSON schema. `is_strict` holds the arguments to it; otherwise they
-    are only held to be a JSON object.
+    `parameters` is the JSON schema of the arguments. With `is_strict` the arguments must fit it; otherwise
+    they may be any JSON object.
     """
 
     name: str
@@ -113,10 +113,10 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """Whether the model calls tools. `names` are those it may call; empty means all of them.
+    """Whether the model calls tools. `names` are the tools it may call; empty means all of them.
 
-    `none`: it does not. `auto`: it may. `required`: it calls at least one. With `is_parallel` false it
-    calls one at most.
+    `none`: it calls none. `auto`: it may. `required`: it calls at least one. Without `is_parallel` it calls
+    at most one.
     """
 
     mode: Literal["none", "auto", "required"] = "auto"
@@ -131,7 +131,7 @@ NO_TOOLS = ToolChoice("none")
 class Message:
     """One turn of a conversation; the parts are in the order the user gave them.
 
-    `tool_calls` are an assistant's. `tool_call_id` is the call a tool's message answers.
+    An assistant's message has `tool_calls`. A tool's message answers the call `tool_call_id`.
     """
 
     role: Role
@@ -141,44 +141,48 @@ class Message:
 
     @property
     def images(self) -> tuple[ImageReference, ...]:
-        """The message's images, in order; frames and videos are not among them."""
+        """The message's images, in order, without frames and videos."""
         return tuple(part for part in self.content if isinstance(part, ImageReference))
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A validated list of messages, oldest first, and the tools the model is told of.
+    """A validated list of messages, oldest first, and the tools listed in the prompt.
 
-    With `continue_final_message` the answer goes on where the last message, an assistant's, breaks off.
-    Without `add_generation_prompt` the prompt ends where the messages end.
+    With `continue_final_message` the answer continues the last message, which is the assistant's. Without
+    `add_generation_prompt` the prompt ends where the messages end. `num_text_chars` counts the characters of
+    all literal text, including calls and tools; it is computed once, because tools can be long.
     """
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
     continue_final_message: bool = False
     add_generation_prompt: bool = True
+    num_text_chars: int = field(init=False, repr=False, compare=False)
 
     @property
     def images(self) -> tuple[ImageReference, ...]:
-        """Every image of every message, in order; frames and videos are not among them."""
+        """All images of all messages, in order, without frames and videos."""
         return tuple(image for message in self.messages for image in message.images)
 
     @property
     def media_parts(self) -> tuple[MediaPart, ...]:
-        """All that is looked at, in the order of the prompt.
+        """All images and videos, in the order of the prompt.
 
-        Pictures are reindex in this order, an image as one, a video or list of frames as `num_frames`.
+        They are numbered in this order: an image is one, a video or list of frames is `num_frames`.
         """
         parts = (part for message in self.messages for part in message.content)
         return tuple(part for part in parts if not isinstance(part, TextPart))
 
-    @property
-    def num_text_chars(self) -> int:
-        """Characters of literal text in all messages, calls included, and in the tools."""
-        texts = [p.text for m in self.messages for p in m.content if isinstance(p, TextPart)]
-        calls = [call for m in self.messages for call in m.tool_calls]
-        texts += [text for call in calls for text in (call.id, call.name, call.arguments)]
-        texts += [m.tool_call_id for m in self.messages if m.tool_call_id]
-        texts += [text for t in self.tools for text in (t.name, t.description or "")]
-        texts += [json.dumps(t.parameters, ensure_ascii=False) for t in self.tools]
-        return sum(map(len, texts))
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "num_text_chars", sum(map(len, self._texts())))
+
+    def _texts(self) -> Iterator[str]:
+        for message in self.messages:
+            yield from (part.text for part in message.content if isinstance(part, TextPart))
+            for call in message.tool_calls:
+                yield from (call.id, call.name, call.arguments)
+            yield message.tool_call_id or ""
+        for tool in self.tools:
+            yield from (tool.name, tool.description or "")
+            yield json.dumps(tool.parameters, ensure_ascii=False)

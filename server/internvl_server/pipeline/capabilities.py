@@ -1,10 +1,20 @@
-"""What a request asks of an engine, against what the engine says it can do."""
+"""Checks that the engine can do what a request asks of it."""
+
+from collections.abc import Iterator
+from dataclasses import fields
 
 from internvl_server.core import AnswerParams, Conversation, SamplingParams
 from internvl_server.engine.base import Capability, EngineInfo
 from internvl_server.errors import Field, UnsupportedParameterError
 
 __all__ = ["check_capabilities"]
+
+# Capabilities that are named after a sampling parameter are needed for any value but its default.
+_OPTIONAL = {
+    field.name: field.default
+    for field in fields(SamplingParams)
+    if field.name in Capability._value2member_map_
+}
 
 
 def check_capabilities(
@@ -28,22 +38,8 @@ def check_capabilities(
             " to 'auto'.",
             param=Field.TOOL_CHOICE,
         )
-    asked = {
-        Capability.TOP_K: sampling.top_k > 0,
-        Capability.MIN_P: sampling.min_p > 0,
-        Capability.REPETITION_PENALTY: sampling.repetition_penalty != 1,
-        Capability.SEED: sampling.seed is not None,
-        Capability.IMAGES: conversation is not None and bool(conversation.media_parts),
-        Capability.LOGPROBS: sampling.num_logprobs is not None,
-        Capability.GUIDED_DECODING: sampling.constraint is not None,
-        Capability.LOGIT_BIAS: bool(sampling.logit_bias),
-        Capability.PRESENCE_PENALTY: sampling.presence_penalty != 0,
-        Capability.FREQUENCY_PENALTY: sampling.frequency_penalty != 0,
-        Capability.MIN_TOKENS: sampling.min_tokens > 0,
-    }
-    for capability, is_asked in asked.items():
-        if is_asked and capability not in info.capabilities:
-            param = _param(capability, sampling)
+    for capability, param in _needed(sampling, conversation):
+        if capability not in info.capabilities:
             raise UnsupportedParameterError(
                 param if isinstance(param, Field) else f"'{param}'",
                 f" is not supported by the {info.backend} engine. Leave it out.",
@@ -51,10 +47,16 @@ def check_capabilities(
             )
 
 
-def _param(capability: Capability, sampling: SamplingParams) -> str | Field:
-    """A constraint comes from one of several fields and knows which."""
-    if capability is Capability.LOGPROBS:
-        return Field.LOGPROBS
-    if capability is Capability.GUIDED_DECODING and sampling.constraint is not None:
-        return sampling.constraint.param
-    return capability.value
+def _needed(
+    sampling: SamplingParams, conversation: Conversation | None
+) -> Iterator[tuple[Capability, str | Field]]:
+    """The capabilities a request needs, each with the field that needs it."""
+    for name, default in _OPTIONAL.items():
+        if getattr(sampling, name) != default:
+            yield Capability(name), name
+    if sampling.num_logprobs is not None:
+        yield Capability.LOGPROBS, Field.LOGPROBS
+    if sampling.constraint is not None:
+        yield Capability.GUIDED_DECODING, sampling.constraint.param
+    if conversation is not None and conversation.media_parts:
+        yield Capability.IMAGES, Capability.IMAGES.value

@@ -1,26 +1,44 @@
-"""From the bytes of a body to validated wire objects, and what was ignored on the way."""
+"""From the bytes of a body to validated wire objects."""
 
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, NoReturn, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, from_json
 
-from internvl_server.errors import InvalidRequestError
-from internvl_server.protocol.validation_errors import json_path, json_steps, raise_first
+from internvl_server.core import AnswerParams, Conversation, SamplingParams
+from internvl_server.errors import InvalidRequestError, UnsupportedParameterError
 from internvl_server.protocol.wire import Wire
 
-__all__ = ["read_object", "validate"]
+__all__ = ["ParsedRequest", "read_object", "validate"]
 
 W = TypeVar("W", bound=Wire)
 
-# Unknown members are taken out in rounds: a wrong branch of a union can hide some from the first.
+# Ignored members are removed in rounds: a wrong branch of a union can hide some of them at first.
 _MAX_ROUNDS = 8
-# pydantic tells of all or none, and each takes time.
+# pydantic reports all errors or none, and each takes time.
 _MAX_ERRORS = 10_000
+
+# Names of union branches that pydantic puts into a location although the JSON does not have them.
+_ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+_PART_TYPES = frozenset({"text", "image_url", "video_url", "video", "refusal"})
+_UNION_FIELDS = frozenset({"stop", "response_format", "tool_choice"})
+_TAG_ERRORS = frozenset({"union_tag_invalid", "union_tag_not_found"})
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedRequest(Generic[W]):
+    """A valid request: its body, what the stages take from it, and the JSON paths that were ignored."""
+
+    body: W
+    conversation: Conversation
+    sampling: SamplingParams
+    answer: AnswerParams
+    ignored: tuple[str, ...] = ()
 
 
 def read_object(body: bytes) -> dict[str, Any]:
-    """A JSON object. CPU-bound for large bodies.
+    """Parse a JSON object. CPU-bound for large bodies.
 
     Raises:
         InvalidRequestError: It is not JSON, or not an object.
@@ -29,7 +47,7 @@ def read_object(body: bytes) -> dict[str, Any]:
         value = from_json(body, allow_inf_nan=False)
     except ValueError as err:
         raise InvalidRequestError(
-            "The body is not valid JSON (UTF-8, no NaN or Infinity, no half of a surrogate pair).",
+            "The body is not valid JSON (UTF-8, no NaN or Infinity, no lone surrogates).",
             code="invalid_json",
         ) from err
     if not isinstance(value, dict):
@@ -44,12 +62,12 @@ def validate(
 
     Args:
         model: What the fields must be.
-        fields: May be changed: ignored members are taken out.
-        ignore_unknown: Ignore members the model does not know instead of refusing them.
+        fields: The object's members. Ignored members are removed from it.
+        ignore_unknown: Ignore members that the model does not have instead of refusing them.
 
     Raises:
-        InvalidRequestError: With the JSON path of the first thing that is wrong.
-        UnsupportedParameterError: For a member that is not known.
+        InvalidRequestError: With the JSON path of the first violation.
+        UnsupportedParameterError: For an unknown member.
     """
     ignored: list[str] = []
     for _ in range(_MAX_ROUNDS):
@@ -58,20 +76,95 @@ def validate(
         except ValidationError as err:
             if err.error_count() > _MAX_ERRORS:
                 raise InvalidRequestError(
-                    f"The body is wrong in more than {_MAX_ERRORS} places."
+                    f"The body is invalid in more than {_MAX_ERRORS} places."
                 ) from None
             unknown = [e for e in err.errors(include_url=False) if e["type"] == "extra_forbidden"]
             if not ignore_unknown or not unknown:
-                raise_first(err)
-            ignored += [_take_out(fields, error) for error in unknown]
+                _raise_first(err)
+            ignored += [_remove(fields, error) for error in unknown]
     raise InvalidRequestError("The body has unknown members in too many places.")
 
 
-def _take_out(fields: dict[str, Any], error: ErrorDetails) -> str:
-    """Remove an unknown member and say where it was."""
-    *way, name = json_steps(error["loc"], ends_in_member=True)
+def _remove(fields: dict[str, Any], error: ErrorDetails) -> str:
+    """Remove an unknown member and return its JSON path."""
+    steps = _json_steps(error["loc"], ends_in_member=True)
+    *parents, name = steps
     holder: Any = fields
-    for step in way:
+    for step in parents:
         holder = holder[step]
     del holder[name]
-    return json_path(error["loc"], ends_in_member=True)
+    return _json_path(steps)
+
+
+def _raise_first(error: ValidationError) -> NoReturn:
+    """Raise the first violation as an error of this server."""
+    first = error.errors(include_url=False, include_context=True)[0]
+    path = _json_path(_json_steps(first["loc"], ends_in_member=first["type"] == "extra_forbidden"))
+    if first["type"] in _TAG_ERRORS:
+        path += "." + str(first.get("ctx", {}).get("discriminator", "")).strip("'")
+    if first["type"] == "extra_forbidden":
+        raise UnsupportedParameterError(
+            f"Unknown parameter: '{path}'. It is not supported by this server; leave it out.",
+            param=path,
+            code="unknown_parameter",
+        ) from error
+    if first["type"] == "missing":
+        raise InvalidRequestError(
+            f"Missing required parameter: '{path}'.",
+            param=path,
+            code="missing_required_parameter",
+        ) from error
+    raise InvalidRequestError(
+        f"Invalid value for '{path}': {_reason(first)}.", param=path, code="invalid_value"
+    ) from error
+
+
+def _json_path(steps: list[int | str]) -> str:
+    """Write `["messages", 0, "content", 1]` as `messages[0].content[1]`."""
+    path = ""
+    for step in steps:
+        if isinstance(step, int):
+            path += f"[{step}]"
+        else:
+            path += f".{step[:64]}" if path else step[:64]
+    return path
+
+
+def _json_steps(location: tuple[int | str, ...], *, ends_in_member: bool) -> list[int | str]:
+    """The keys and indices of a location, without the names of union branches.
+
+    Args:
+        location: pydantic's, such as `("messages", 0, "user", "content", "~parts", 1)`.
+        ends_in_member: Whether the last step is the name of an unknown member: the client chose it, and
+            it may equal the name of a branch.
+    """
+    steps: list[int | str] = []
+    previous: int | str = ""
+    for depth, step in enumerate(location):
+        # A list of parts of one type has no branches: a type's name in last place is a member.
+        is_last = depth == len(location) - 1
+        is_member = is_last and (ends_in_member or step in _PART_TYPES)
+        if isinstance(step, int) or is_member or not _is_branch(step, previous, depth):
+            steps.append(step)
+        previous = step
+    return steps
+
+
+def _is_branch(step: str, previous: int | str, depth: int) -> bool:
+    """Whether a step names a union branch: it starts with `~`, or follows a list index."""
+    if step.startswith("~") or previous == "~object":
+        return True
+    if depth == 1 and previous in _UNION_FIELDS:
+        return True
+    return isinstance(previous, int) and step in (_ROLES if depth == 2 else _PART_TYPES)  # noqa: PLR2004
+
+
+def _reason(first: ErrorDetails) -> str:
+    """The reason of a violation as a clause."""
+    if first["type"] in _TAG_ERRORS:
+        expected = first.get("ctx", {}).get("expected_tags")
+        return "it is missing" if expected is None else f"it must be one of {expected}"
+    if first["type"] in ("model_type", "dict_type"):
+        return "it must be an object"
+    message = first["msg"]
+    return message[:1].lower() + message[1:]

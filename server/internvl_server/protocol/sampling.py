@@ -1,124 +1,197 @@
-"""Wire to core: how to choose tokens, and what of the answer is shown."""
+"""The sampling fields that every dialect has: declared once, converted once."""
 
-from internvl_server.core import AnswerParams, Constraint, SamplingParams
+from dataclasses import fields as dataclass_fields
+from typing import Annotated
+
+from pydantic import Field
+
+from internvl_server.core import (
+    AnswerParams,
+    Constraint,
+    SamplingParams,
+    ToolCalls,
+    ToolChoice,
+)
+from internvl_server.core.conversation import NO_TOOLS
 from internvl_server.errors import InvalidRequestError
-from internvl_server.protocol.chat.request import ChatCompletionRequest
-from internvl_server.protocol.constraints import combine, tool_call_constraint
-from internvl_server.protocol.response_format import format_constraint, structured_constraint
-from internvl_server.protocol.tools import to_tool_choice, to_tools
+from internvl_server.protocol.constraints import combine
+from internvl_server.protocol.response_format import StructuredOutputs, structured_constraint
+from internvl_server.protocol.wire import Extension, Needs, Wire
 
-__all__ = ["to_answer_params", "to_sampling_params"]
+__all__ = ["MAX_LOGPROBS", "SamplingFields", "to_answer_params", "to_sampling_params"]
+
+MAX_LOGPROBS = 20
+
+_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
+_EXTENSION = Extension()
+# OpenAI has it in chat and in completions, but not in responses.
+_RESPONSES_EXTENSION = Extension(only_in="responses")
 
 
-def to_sampling_params(body: ChatCompletionRequest) -> SamplingParams:
-    """The sampling fields, with OpenAI's defaults for those left out.
+class SamplingFields(Wire):
+    """How to choose tokens and where to stop. Ranges are OpenAI's where it has the field.
+
+    A field with the name and the values of an attribute of `SamplingParams` needs no conversion.
+    """
+
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    """0 to 2, default 1; 0 is greedy."""
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    """0 to 1."""
+    frequency_penalty: Annotated[
+        Annotated[float, Field(ge=-2, le=2)] | None,
+        _RESPONSES_EXTENSION,
+        Needs("frequency_penalty"),
+    ] = None
+    """-2 to 2."""
+    presence_penalty: Annotated[
+        Annotated[float, Field(ge=-2, le=2)] | None,
+        _RESPONSES_EXTENSION,
+        Needs("presence_penalty"),
+    ] = None
+    """-2 to 2."""
+    logit_bias: Annotated[
+        dict[str, Annotated[float, Field(ge=-100, le=100)]] | None,
+        _RESPONSES_EXTENSION,
+        Needs("logit_bias"),
+    ] = None
+    """Token id → -100 to 100, at most 1024 of them."""
+    seed: Annotated[
+        Annotated[int, Field(ge=_INT64_MIN, le=_INT64_MAX)] | None,
+        _RESPONSES_EXTENSION,
+        Needs("seed"),
+    ] = None
+    """A signed 64-bit integer; choice i of `n` has `seed + i`."""
+    stop: Annotated[str | list[str] | None, _RESPONSES_EXTENSION] = None
+    """At most 4 strings of at most 8192 characters, matched on text and never shown in part."""
+    top_k: Annotated[
+        Annotated[int, Field(ge=-1, le=_INT64_MAX)] | None, _EXTENSION, Needs("top_k")
+    ] = None
+    """0 or -1: no limit."""
+    min_p: Annotated[Annotated[float, Field(ge=0, le=1)] | None, _EXTENSION, Needs("min_p")] = None
+    """0 to 1."""
+    repetition_penalty: Annotated[
+        Annotated[float, Field(gt=0, le=10)] | None, _EXTENSION, Needs("repetition_penalty")
+    ] = None
+    """Over 0, up to 10; 1 is none."""
+    min_tokens: Annotated[
+        Annotated[int, Field(ge=0, le=_INT64_MAX)] | None, _EXTENSION, Needs("min_tokens")
+    ] = None
+    """No stop token and no stop string ends the answer before this many tokens."""
+    stop_token_ids: Annotated[list[int] | None, _EXTENSION] = None
+    """Further tokens that end an answer, at most 1024."""
+    ignore_eos: Annotated[bool | None, _EXTENSION] = None
+    """The model's own stop token does not end the answer."""
+    skip_special_tokens: Annotated[bool | None, _EXTENSION] = None
+    """`false`: special tokens are shown."""
+    include_stop_str_in_output: Annotated[bool | None, _EXTENSION] = None
+    """The stop string or stop token that ended the answer is shown."""
+    structured_outputs: Annotated[
+        StructuredOutputs | None, _EXTENSION, Needs("response_format")
+    ] = None
+    """One of `json`, `json_object`, `regex`, `choice`, `grammar` (GBNF)."""
+
+
+# Fields that are passed on as they are.
+_UNCONVERTED = sorted(
+    SamplingFields.model_fields.keys()
+    & {field.name for field in dataclass_fields(SamplingParams)} - {"logit_bias", "stop", "top_k"}
+)
+
+
+def to_sampling_params(
+    fields: SamplingFields,
+    *,
+    max_tokens: int | None,
+    num_logprobs: int | None = None,
+    answer_format: Constraint | None = None,
+    calls: ToolCalls | None = None,
+) -> SamplingParams:
+    """The sampling parameters of a request. Fields that are left out get OpenAI's defaults.
+
+    Args:
+        fields: The fields that all dialects have.
+        max_tokens: The limit of the answer; each dialect has its own field for it.
+        num_logprobs: As in `SamplingParams`; each dialect has its own field for it.
+        answer_format: What the answer must be; each dialect has its own field for it.
+        calls: Constrains the answer's calls of tools.
 
     Raises:
-        InvalidRequestError: Fields contradict each other, or one is not usable.
+        InvalidRequestError: Fields contradict each other, or one cannot be used.
     """
+    unconverted = {name: getattr(fields, name) for name in _UNCONVERTED}
+    given = {name: value for name, value in unconverted.items() if value is not None}
+    _check_min_tokens(fields.min_tokens, max_tokens)
     return SamplingParams(
-        max_tokens=_max_tokens(body),
-        temperature=_or(body.temperature, 1.0),
-        top_p=_or(body.top_p, 1.0),
-        top_k=max(body.top_k or 0, 0),
-        min_p=_or(body.min_p, 0.0),
-        repetition_penalty=_or(body.repetition_penalty, 1.0),
-        seed=body.seed,
-        stop=_stops(body),
-        num_logprobs=_num_logprobs(body),
-        constraint=_constraint(body),
-        presence_penalty=_or(body.presence_penalty, 0.0),
-        frequency_penalty=_or(body.frequency_penalty, 0.0),
-        logit_bias=_logit_bias(body),
-        min_tokens=_min_tokens(body),
+        **given,
+        max_tokens=max_tokens,
+        top_k=max(fields.top_k or 0, 0),
+        stop=_stops(fields.stop),
+        logit_bias=_logit_bias(fields.logit_bias) if fields.logit_bias else (),
+        num_logprobs=num_logprobs,
+        constraint=combine(calls, _one_format(answer_format, fields.structured_outputs)),
     )
 
 
-def to_answer_params(body: ChatCompletionRequest) -> AnswerParams:
-    """How many answers, where they end and what of them is shown.
+def to_answer_params(
+    fields: SamplingFields,
+    *,
+    num_choices: int = 1,
+    tool_choice: ToolChoice = NO_TOOLS,
+    tool_names: tuple[str, ...] = (),
+) -> AnswerParams:
+    """How many answers there are, where they end and which parts of them are visible.
 
-    Raises:
-        InvalidRequestError: Fields contradict each other.
+    Args:
+        fields: The fields that all dialects have.
+        num_choices: How many answers there are.
+        tool_choice: Which tools the answers may call.
+        tool_names: The names of all tools in the prompt.
     """
-    if body.stream_options is not None and not body.stream:
-        raise InvalidRequestError(
-            "'stream_options' is only allowed when 'stream' is true.", param="stream_options"
-        )
-    tools = to_tools(body.tools)
     return AnswerParams(
-        num_choices=body.n or 1,
-        stop_token_ids=frozenset(body.stop_token_ids or ()),
-        ignore_eos=bool(body.ignore_eos),
-        skip_special_tokens=body.skip_special_tokens is not False,
-        include_stop=bool(body.include_stop_str_in_output),
-        tool_choice=to_tool_choice(body.tool_choice, body.parallel_tool_calls, tools),
-        tool_names=tuple(tool.name for tool in tools),
+        num_choices=num_choices,
+        stop_token_ids=frozenset(fields.stop_token_ids or ()),
+        ignore_eos=bool(fields.ignore_eos),
+        skip_special_tokens=fields.skip_special_tokens is not False,
+        include_stop=bool(fields.include_stop_str_in_output),
+        tool_choice=tool_choice,
+        tool_names=tool_names,
     )
 
 
-def _or(value: float | None, default: float) -> float:
-    return default if value is None else value
-
-
-def _max_tokens(body: ChatCompletionRequest) -> int | None:
-    """The newer name wins; both with different values contradict each other."""
-    old, new = body.max_tokens, body.max_completion_tokens
-    if old is not None and new is not None and old != new:
+def _one_format(
+    answer_format: Constraint | None, outputs: StructuredOutputs | None
+) -> Constraint | None:
+    constraint = structured_constraint(outputs)
+    if answer_format is not None and constraint is not None:
         raise InvalidRequestError(
-            "'max_tokens' and 'max_completion_tokens' differ. Give one of them.", param="max_tokens"
+            f"'{constraint.param}' and '{answer_format.param}' both say what the answer must be. Give one "
+            "of them.",
+            param=constraint.param,
         )
-    return old if new is None else new
+    return answer_format or constraint
 
 
-def _min_tokens(body: ChatCompletionRequest) -> int:
-    least, most = body.min_tokens or 0, _max_tokens(body)
-    if most is not None and least > most:
+def _check_min_tokens(min_tokens: int | None, max_tokens: int | None) -> None:
+    if min_tokens is not None and max_tokens is not None and min_tokens > max_tokens:
         raise InvalidRequestError(
-            f"'min_tokens' is {least} and more than the limit of {most} tokens.", param="min_tokens"
+            f"'min_tokens' is {min_tokens}, which is more than the limit of {max_tokens} tokens.",
+            param="min_tokens",
         )
-    return least
 
 
-def _stops(body: ChatCompletionRequest) -> tuple[str, ...]:
-    stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
-    if not all(stops):
+def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
+    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if "" in stops:
         raise InvalidRequestError("'stop' strings must not be empty.", param="stop")
-    return tuple(stops)
+    return stops
 
 
-def _num_logprobs(body: ChatCompletionRequest) -> int | None:
-    if body.top_logprobs and not body.logprobs:
-        raise InvalidRequestError(
-            "'top_logprobs' is only allowed when 'logprobs' is true.", param="top_logprobs"
-        )
-    return (body.top_logprobs or 0) if body.logprobs else None
-
-
-def _logit_bias(body: ChatCompletionRequest) -> tuple[tuple[int, float], ...]:
-    pairs: list[tuple[int, float]] = []
-    for key, bias in (body.logit_bias or {}).items():
+def _logit_bias(biases: dict[str, float]) -> tuple[tuple[int, float], ...]:
+    for key in biases:
         if not (key.isascii() and key.isdigit() and len(key) < len(str(2**63))):
             raise InvalidRequestError(
                 f"'logit_bias' has the key '{key[:32]}'; keys must be token ids.",
                 param="logit_bias",
             )
-        pairs.append((int(key), bias))
-    return tuple(pairs)
-
-
-def _constraint(body: ChatCompletionRequest) -> Constraint | None:
-    """What the answer must be; two formats at once contradict each other."""
-    tools = to_tools(body.tools)
-    choice = to_tool_choice(body.tool_choice, body.parallel_tool_calls, tools)
-    found = (
-        format_constraint(body.response_format),
-        structured_constraint(body.structured_outputs),
-    )
-    formats = [constraint for constraint in found if constraint is not None]
-    if len(formats) > 1:
-        raise InvalidRequestError(
-            f"'{formats[1].param}' and '{formats[0].param}' both say what the answer must be. "
-            "Give one of them.",
-            param=formats[1].param,
-        )
-    return combine(tool_call_constraint(tools, choice), formats[0] if formats else None)
+    return tuple((int(key), bias) for key, bias in biases.items())

@@ -1,10 +1,9 @@
 """The bodies and answers of `/tokenize`, `/detokenize` and `/v1/chat/completions/input_tokens`.
 
-Names and shapes of the first two are vLLM's; OpenAI has none. A conversation is read by the chat
-parser, so that it is counted as it would be answered.
+The names and shapes of the first two are vLLM's; OpenAI has no such endpoints.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,8 +12,10 @@ from pydantic import Field
 from internvl_server.core import Conversation, ImageMeasure, Usage
 from internvl_server.errors import InvalidRequestError
 from internvl_server.protocol.chat.convert import to_conversation
-from internvl_server.protocol.chat.request import parse_chat_fields
+from internvl_server.protocol.chat.messages import ConversationFields, prepare_messages
+from internvl_server.protocol.limits import check_length, check_lists
 from internvl_server.protocol.parsing import read_object, validate
+from internvl_server.protocol.tools import to_tools
 from internvl_server.protocol.wire import Wire
 from internvl_server.settings import LimitSettings, MediaSettings
 
@@ -29,11 +30,9 @@ __all__ = [
     "tokens_json",
 ]
 
-_CHAT_FIELDS = ("messages", "tools", "add_generation_prompt", "continue_final_message")
-
 
 class TokenizeOptions(Wire):
-    """What both forms of the request have."""
+    """The fields of both forms of the request."""
 
     model: str | None = None
     add_special_tokens: bool | None = None
@@ -41,7 +40,7 @@ class TokenizeOptions(Wire):
 
 
 class TokenizeRequest(TokenizeOptions):
-    """Either `prompt`, or `messages` with what belongs to them; those are read as in a chat request."""
+    """Either `prompt`, or `messages` with the fields that belong to them, as in a chat request."""
 
     prompt: str | None = None
     messages: list[dict[str, Any]] | None = None
@@ -56,8 +55,12 @@ class TextTokenizeRequest(TokenizeOptions):
     prompt: str
 
 
+class ChatTokenizeRequest(ConversationFields, TokenizeOptions):
+    """The form with `messages`."""
+
+
 class DetokenizeRequest(Wire):
-    """Token ids, as `/tokenize` gives them."""
+    """Token ids, as `/tokenize` returns them."""
 
     model: str | None = None
     tokens: list[Annotated[int, Field(ge=0)]]
@@ -65,7 +68,7 @@ class DetokenizeRequest(Wire):
 
 @dataclass(frozen=True, slots=True)
 class ParsedTokenize:
-    """A valid request: `text`, or else the `conversation`; and the JSON paths of what was ignored."""
+    """A valid request: a `text` or a `conversation`, and the JSON paths that were ignored."""
 
     options: TokenizeOptions
     text: str
@@ -75,7 +78,7 @@ class ParsedTokenize:
 
 @dataclass(frozen=True, slots=True)
 class ParsedDetokenize:
-    """A valid request, and the JSON paths of what was ignored in it."""
+    """A valid request, and the JSON paths that were ignored in it."""
 
     body: DetokenizeRequest
     ignored: tuple[str, ...] = ()
@@ -84,60 +87,54 @@ class ParsedDetokenize:
 def parse_tokenize_request(
     body: bytes, limits: LimitSettings, *, ignore_unknown: bool = False, media: MediaSettings
 ) -> ParsedTokenize:
-    """Read and validate a body of `/tokenize`. CPU-bound: call it off the event loop for large ones.
+    """Parse and validate a body of `/tokenize`. CPU-bound: large bodies belong in a thread.
 
     Args:
         body: UTF-8 JSON.
         limits: How long lists may be.
-        ignore_unknown: Leave out fields that are not known instead of refusing them.
-        media: How many frames of a video are looked at.
+        ignore_unknown: Ignore unknown fields and list them instead of refusing them.
+        media: How many frames of a video are used, by default and at most.
 
     Raises:
         InvalidRequestError: With the JSON path of the first thing that is wrong.
-        UnsupportedParameterError: For a field that is not known.
+        UnsupportedParameterError: For an unknown field.
     """
     fields = read_object(body)
-    conversational = {name: fields.pop(name) for name in _CHAT_FIELDS if name in fields}
-    if conversational.get("messages") is None:
-        _refuse_without_messages(conversational)
-        request, ignored = validate(TextTokenizeRequest, fields, ignore_unknown=ignore_unknown)
-        return ParsedTokenize(request, request.prompt, None, ignored)
+    if fields.get("messages") is None:
+        return _parse_text(fields, ignore_unknown=ignore_unknown)
     if fields.pop("prompt", None) is not None:
         raise InvalidRequestError("Give 'prompt' or 'messages', not both.", param="prompt")
-    options, ignored = validate(TokenizeOptions, fields, ignore_unknown=ignore_unknown)
-    chat = parse_chat_fields(
-        conversational | {"model": options.model or ""}, limits, ignore_unknown=ignore_unknown
-    )
-    return ParsedTokenize(options, "", to_conversation(chat.body, media), ignored + chat.ignored)
+    check_lists(fields, limits)
+    prepare_messages(fields, limits)
+    request, ignored = validate(ChatTokenizeRequest, fields, ignore_unknown=ignore_unknown)
+    tools = to_tools([t.function for t in request.tools or ()], "tools[{}].function.name")
+    return ParsedTokenize(request, "", to_conversation(request, tools, media), ignored)
+
+
+def _parse_text(fields: dict[str, Any], *, ignore_unknown: bool) -> ParsedTokenize:
+    for name in ConversationFields.model_fields:
+        if fields.pop(name, None) is not None:
+            raise InvalidRequestError(f"'{name}' is only allowed with 'messages'.", param=name)
+    request, ignored = validate(TextTokenizeRequest, fields, ignore_unknown=ignore_unknown)
+    return ParsedTokenize(request, request.prompt, None, ignored)
 
 
 def parse_detokenize_request(
     body: bytes, limits: LimitSettings, *, ignore_unknown: bool = False, max_tokens: int
 ) -> ParsedDetokenize:
-    """Read and validate a body of `/detokenize`; as `parse_tokenize_request`.
+    """Parse and validate a body of `/detokenize`; raises as `parse_tokenize_request`.
 
     Args:
         body: UTF-8 JSON.
-        limits: Not needed: the one list is bounded by `max_tokens`.
-        ignore_unknown: Ignore unknown fields instead of refusing them.
+        limits: Not used: `max_tokens` bounds the only list.
+        ignore_unknown: Ignore unknown fields and list them instead of refusing them.
         max_tokens: Most ids.
     """
     del limits
     fields = read_object(body)
-    tokens = fields.get("tokens")
-    if isinstance(tokens, list) and len(tokens) > max_tokens:
-        raise InvalidRequestError(
-            f"'tokens' has {len(tokens)} entries; the model's context has {max_tokens}.",
-            param="tokens",
-        )
+    check_length(fields.get("tokens"), "tokens", max_tokens, "the model's context")
     request, ignored = validate(DetokenizeRequest, fields, ignore_unknown=ignore_unknown)
     return ParsedDetokenize(request, ignored)
-
-
-def _refuse_without_messages(conversational: Mapping[str, Any]) -> None:
-    for name, value in conversational.items():
-        if value is not None:
-            raise InvalidRequestError(f"'{name}' is only allowed with 'messages'.", param=name)
 
 
 def tokens_json(

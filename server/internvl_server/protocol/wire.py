@@ -1,20 +1,40 @@
-"""What all wire objects share."""
+"""The base of all wire objects, and the markers of their fields."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-__all__ = ["Wire"]
+from internvl_server.errors import InvalidRequestError
 
-# More than any wire object has. Each unknown member is an error of its own, which takes time.
+__all__ = [
+    "Extension",
+    "MaxTokens",
+    "Needs",
+    "ServiceTier",
+    "StreamOptions",
+    "Wire",
+    "check_stream_options",
+]
+
+# More members than any wire object has. Each unknown member is a validation error, which takes time.
 _MAX_MEMBERS = 64
+
+MaxTokens = Annotated[int, Field(ge=1, le=2**63 - 1)]
+ServiceTier = Literal["auto", "default"]
 
 
 class Wire(BaseModel):
-    """What all wire objects share: no coercion between JSON types, no unknown field."""
+    """The base of all wire objects: no coercion between JSON types, no unknown member."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -22,7 +42,43 @@ class Wire(BaseModel):
         if isinstance(value, dict) and len(value) > _MAX_MEMBERS:
             raise PydanticCustomError(
                 "too_many_members",
-                "It has {count} members; at most {limit} are looked at",
+                "It has {count} members; at most {limit} are allowed",
                 {"count": len(value), "limit": _MAX_MEMBERS},
             )
         return value
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """Marks a field that OpenAI's API does not have.
+
+    `only_in` names the one API that does not have it; None means that none of OpenAI's APIs has it.
+    """
+
+    only_in: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Marks a field that works only with engines that have a capability, given by its value."""
+
+    capability: str
+
+
+class StreamOptions(Wire):
+    """Options of a stream."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+def check_stream_options(options: Wire | None, *, stream: bool | None) -> None:
+    """Check that options of a stream are given only with `stream`.
+
+    Raises:
+        InvalidRequestError: They are given for an answer that is not streamed.
+    """
+    if options is not None and not stream:
+        raise InvalidRequestError(
+            "'stream_options' is only allowed when 'stream' is true.", param="stream_options"
+        )

@@ -4,10 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from internvl_server.protocol.chat.convert import to_conversation
-from internvl_server.protocol.chat.request import parse_chat_request
-from internvl_server.protocol.fields import EXTENSIONS, IMPLEMENTED
-from internvl_server.protocol.sampling import to_answer_params, to_sampling_params
+from internvl_server.protocol.chat.request import CHAT_FIELDS, parse_chat_request
 from internvl_server.settings import LimitSettings, MediaSettings
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
@@ -58,13 +55,12 @@ NEEDS: dict[str, dict[str, Any]] = {
 
 
 def asked(body: dict[str, Any]) -> tuple[Any, ...]:
-    parsed = parse_chat_request(json.dumps(body).encode(), LimitSettings()).body
-    conversation = to_conversation(parsed, MediaSettings())
-    return conversation, to_sampling_params(parsed), to_answer_params(parsed)
+    parsed = parse_chat_request(json.dumps(body).encode(), LimitSettings(), media=MediaSettings())
+    return parsed.conversation, parsed.sampling, parsed.answer
 
 
 def test_each_implemented_field_is_here() -> None:
-    assert CHANGES.keys() | SHOWN == IMPLEMENTED | EXTENSIONS
+    assert CHANGES.keys() | SHOWN == CHAT_FIELDS.implemented
     assert not CHANGES.keys() & SHOWN
 
 

@@ -1,16 +1,20 @@
 from typing import Any
 
 import pytest
+from internvl_server.engine.base import Capability
 from internvl_server.errors import UnsupportedParameterError
-from internvl_server.protocol.chat.request import ChatCompletionRequest
-from internvl_server.protocol.fields import (
-    BOOKKEEPING,
-    EXTENSIONS,
-    IMPLEMENTED,
-    REFUSED,
-    known_fields,
-)
+from internvl_server.protocol.chat.request import CHAT_FIELDS
+from internvl_server.protocol.completions.request import COMPLETION_FIELDS
+from internvl_server.protocol.field_table import FieldTable, known_fields
+from internvl_server.protocol.responses.request import RESPONSES_FIELDS
 from openai.types.chat import completion_create_params
+
+BOOKKEEPING, REFUSED, EXTENSIONS = (
+    CHAT_FIELDS.bookkeeping,
+    CHAT_FIELDS.refused,
+    CHAT_FIELDS.extensions,
+)
+IMPLEMENTED = CHAT_FIELDS.implemented - EXTENSIONS
 
 NOT_NEUTRAL: dict[str, Any] = {
     "audio": {"voice": "alloy", "format": "mp3"},
@@ -42,34 +46,46 @@ def test_openais_fields_are_openais() -> None:
     assert not EXTENSIONS & set(params)
 
 
-def test_the_model_has_exactly_the_implemented_fields() -> None:
-    assert set(ChatCompletionRequest.model_fields) == IMPLEMENTED | EXTENSIONS
+@pytest.mark.parametrize("table", [CHAT_FIELDS, COMPLETION_FIELDS, RESPONSES_FIELDS])
+def test_every_field_has_a_note_and_needs_a_known_capability(table: FieldTable) -> None:
+    for row in table.rows():
+        assert row.note, row.name
+        assert row.needs is None or Capability(row.needs)
+
+
+def test_whether_a_field_is_an_extension_depends_on_the_api() -> None:
+    assert "seed" not in CHAT_FIELDS.extensions | COMPLETION_FIELDS.extensions
+    assert "seed" in RESPONSES_FIELDS.extensions
+    for table in (CHAT_FIELDS, COMPLETION_FIELDS, RESPONSES_FIELDS):
+        assert "min_p" in table.extensions
+        assert "temperature" not in table.extensions
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_refused_fields_are_named_unless_they_ask_for_nothing(name: str) -> None:
     with pytest.raises(UnsupportedParameterError) as caught:
-        known_fields({name: NOT_NEUTRAL[name]})
+        known_fields({name: NOT_NEUTRAL[name]}, CHAT_FIELDS)
     assert caught.value.param == name
     for neutral in (None, *REFUSED[name]):
-        assert known_fields({name: neutral}) == ({}, ())
+        assert known_fields({name: neutral}, CHAT_FIELDS) == ({}, ())
 
 
 @pytest.mark.parametrize("name", ["temprature", "session_id", "chat_template", "input_ids", ""])
 def test_unknown_fields_are_refused_even_when_null(name: str) -> None:
     with pytest.raises(UnsupportedParameterError) as caught:
-        known_fields({name: None})
+        known_fields({name: None}, CHAT_FIELDS)
     assert caught.value.param == name
     assert caught.value.code == "unknown_parameter"
 
 
 def test_unknown_fields_are_named_where_they_are_ignored() -> None:
     body = {"model": "m", "temprature": 1, "n": 2}
-    assert known_fields(body, ignore_unknown=True) == ({"model": "m", "n": 2}, ("temprature",))
+    kept = {"model": "m", "n": 2}
+    assert known_fields(body, CHAT_FIELDS, ignore_unknown=True) == (kept, ("temprature",))
     with pytest.raises(UnsupportedParameterError):
-        known_fields({"audio": {}}, ignore_unknown=True)
+        known_fields({"audio": {}}, CHAT_FIELDS, ignore_unknown=True)
 
 
 @pytest.mark.parametrize("name", sorted(BOOKKEEPING))
 def test_bookkeeping_is_accepted(name: str) -> None:
-    assert known_fields({name: {"any": "thing"}}) == ({}, ())
+    assert known_fields({name: {"any": "thing"}}, CHAT_FIELDS) == ({}, ())

@@ -4,16 +4,11 @@ from typing import Annotated, Any
 import pytest
 from internvl_server.core import Conversation, Message, TextPart, Tool, ToolCall, ToolChoice
 from internvl_server.errors import InvalidRequestError, UnsupportedParameterError
-from internvl_server.protocol.chat.convert import to_conversation
 from internvl_server.protocol.chat.request import parse_chat_request
-from internvl_server.protocol.limits import check_counts
+from internvl_server.protocol.chat.tools import ToolChoiceField, ToolList, chosen_tools
+from internvl_server.protocol.limits import check_lists
 from internvl_server.protocol.parsing import validate
-from internvl_server.protocol.tools import (
-    ToolChoiceField,
-    ToolList,
-    to_tool_choice,
-    to_tools,
-)
+from internvl_server.protocol.tools import to_tool_choice, to_tools
 from internvl_server.protocol.wire import Wire
 from internvl_server.settings import LimitSettings, MediaSettings
 from pydantic import Field
@@ -41,10 +36,11 @@ def allowed(mode: str, *names: str) -> dict[str, Any]:
 
 
 def parsed(**fields: Any) -> tuple[tuple[Tool, ...], ToolChoice]:
-    check_counts(fields, LIMITS)
+    check_lists(fields, LIMITS)
     body, _ = validate(Body, fields)
-    tools = to_tools(body.tools)
-    return tools, to_tool_choice(body.tool_choice, body.parallel_tool_calls, tools)
+    tools = to_tools([t.function for t in body.tools or ()], "tools[{}].function.name")
+    mode, named = chosen_tools(body.tool_choice)
+    return tools, to_tool_choice(mode, named, tools, parallel=body.parallel_tool_calls)
 
 
 def test_tools_arrive_in_order_with_all_they_say() -> None:
@@ -158,8 +154,8 @@ def call(arguments: Any = "{}", call_id: str = "c1", **fields: Any) -> dict[str,
 
 def conversed(*messages: dict[str, Any]) -> Any:
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}, *messages]}
-    parsed = parse_chat_request(json.dumps(body).encode(), LIMITS)
-    return to_conversation(parsed.body, MediaSettings())
+    parsed = parse_chat_request(json.dumps(body).encode(), LIMITS, media=MediaSettings())
+    return parsed.conversation
 
 
 def assistant(*calls: Any, **fields: Any) -> dict[str, Any]:

@@ -25,7 +25,7 @@ async def retrieve_model(name: str, services: ServicesDep) -> dict[str, Any]:
 
 
 def _model(services: Services) -> dict[str, Any]:
-    """OpenAI's model object; the last four fields are this server's extension."""
+    """OpenAI's model object; the last four fields are extensions of this server."""
     checkpoint = services.checkpoint
     return {
         "id": checkpoint.served_name,
@@ -33,7 +33,7 @@ def _model(services: Services) -> dict[str, Any]:
         "created": services.created,
         "owned_by": "internvl-server",
         "max_model_len": services.engine.info.max_model_len,
-        "input_modalities": ["text", "image"],
+        "input_modalities": ["text", "image", "video"],
         "num_tokens_per_tile": checkpoint.num_tokens_per_tile,
         "max_tiles": checkpoint.max_tiles,
     }

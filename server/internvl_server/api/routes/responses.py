@@ -1,22 +1,24 @@
 """POST /v1/responses and /v1/responses/input_tokens."""
 
 import time
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from internvl_server.api.answer import Answer, respond, start_conversation
 from internvl_server.api.body import ignored_header, read_request
 from internvl_server.api.disconnect import run_until_disconnect
-from internvl_server.api.errors import client_facing_error
 from internvl_server.api.openapi import json_body
 from internvl_server.api.services import Services, ServicesDep
-from internvl_server.api.sse import EventStream
 from internvl_server.pipeline import Generation
-from internvl_server.protocol.reading import read_input_tokens_request, read_responses_request
 from internvl_server.protocol.responses.events import ResponseWriter
+from internvl_server.protocol.responses.parse import (
+    parse_input_tokens_request,
+    parse_responses_request,
+)
 from internvl_server.protocol.responses.render import (
     ResponseHead,
     echoed_parameters,
@@ -39,90 +41,47 @@ router = APIRouter()
 )
 async def create_response(request: Request, services: ServicesDep) -> Response:
     """Answer input items, streaming or not."""
+    return await respond(request, services, _accept)
+
+
+async def _accept(request: Request, services: Services, owner: AsyncExitStack) -> Answer:
     response_id = f"resp_{current_request_id.get()}"
-    async with AsyncExitStack() as owner:
-        owner.enter_context(services.gate.admit())
-        accepted = await _accept(response_id, request, services, owner)
-        if accepted.is_stream:
-            return _stream(accepted, services, owner.pop_all())
-        return await _whole(request, accepted)
-
-
-@dataclass(frozen=True, slots=True)
-class _RunningRequest:
-    """What is left of a request once it runs: its body, large with pictures in it, is gone."""
-
-    generation: Generation
-    writer: ResponseWriter
-    headers: dict[str, str]
-    is_stream: bool
-
-
-@router.post("/v1/responses/input_tokens", openapi_extra=json_body(InputTokensRequest))
-async def count_response_input(request: Request, services: ServicesDep) -> JSONResponse:
-    """The tokens a prompt would have, from its text and the headers of its pictures."""
-    with services.gate.admit():
-        asked = await read_request(request, services.settings, read_input_tokens_request)
-        if asked.body.model is not None:
-            services.check_model(asked.body.model)
-        services.pipeline.check(asked.sampling, asked.answer, asked.conversation)
-        work = services.prompt_counter.measure(asked.conversation, None)
-        measured = await run_until_disconnect(request, work)
-        answer = input_tokens_json(measured.usage)
-        return JSONResponse(answer, headers=ignored_header(asked.ignored))
-
-
-async def _accept(
-    response_id: str, request: Request, services: Services, owner: AsyncExitStack
-) -> _RunningRequest:
-    """Everything that can refuse the request."""
-    asked = await read_request(request, services.settings, read_responses_request)
-    body = asked.body
-    services.check_model(body.model)
-    work = services.pipeline.prepare(
-        response_id, asked.conversation, asked.sampling, asked.answer, owner
+    parsed, generation = await start_conversation(
+        request, services, parse_responses_request, response_id, owner
     )
-    options = body.stream_options or ObfuscationOptions()
-    generation = await run_until_disconnect(request, work)
-    # Only now: what is repeated of a request that was accepted is no longer than its prompt may be.
+    options = parsed.body.stream_options or ObfuscationOptions()
     head = ResponseHead(
         id=response_id,
         model=services.checkpoint.served_name,
         created_at=int(time.time()),
-        echo=echoed_parameters(body),
+        # What an accepted request repeats is no longer than its prompt may be.
+        echo=echoed_parameters(parsed.body),
     )
-    return _RunningRequest(
-        generation=generation,
-        writer=ResponseWriter(head, obfuscate=bool(options.include_obfuscation)),
-        headers=ignored_header(asked.ignored),
-        is_stream=bool(body.stream),
+    writer = ResponseWriter(head, obfuscate=bool(options.include_obfuscation))
+    return Answer(
+        generation,
+        writer,
+        whole=partial(_whole, writer, generation),
+        headers=ignored_header(parsed.ignored),
+        is_stream=bool(parsed.body.stream),
     )
 
 
-def _stream(accepted: _RunningRequest, services: Services, owner: AsyncExitStack) -> Response:
-    frames = _frames(accepted.generation, accepted.writer)
-    response = EventStream(frames, owner=owner, settings=services.settings.server)
-    response.headers.update(accepted.headers)
-    return response
+async def _whole(writer: ResponseWriter, generation: Generation) -> dict[str, Any]:
+    async for delta in generation.deltas():
+        writer.add(delta)
+    return writer.response()
 
 
-async def _frames(generation: Generation, writer: ResponseWriter) -> AsyncIterator[bytes]:
-    """The events of one response; a failure is the last of them."""
-    for frame in writer.begin():
-        yield frame
-    try:
-        async for delta in generation.deltas():
-            for frame in writer.delta(delta):
-                yield frame
-    except Exception as error:  # noqa: BLE001  (the edge: whatever it is, the client must be told)
-        for frame in writer.failed(client_facing_error(error)):
-            yield frame
-
-
-async def _whole(request: Request, accepted: _RunningRequest) -> Response:
-    async def take_all() -> None:
-        async for delta in accepted.generation.deltas():
-            accepted.writer.take(delta)
-
-    await run_until_disconnect(request, take_all())
-    return JSONResponse(accepted.writer.response(), headers=accepted.headers)
+@router.post("/v1/responses/input_tokens", openapi_extra=json_body(InputTokensRequest))
+async def count_response_input(request: Request, services: ServicesDep) -> JSONResponse:
+    """Count the tokens of a prompt, from its text and the headers of its images."""
+    with services.gate.admit():
+        parsed = await read_request(request, services.settings, parse_input_tokens_request)
+        if parsed.body.model is not None:
+            services.check_model(parsed.body.model)
+        services.pipeline.check(parsed.sampling, parsed.answer, parsed.conversation)
+        work = services.prompt_counter.measure(parsed.conversation, None)
+        measured = await run_until_disconnect(request, work)
+        content = input_tokens_json(measured.usage)
+        return JSONResponse(content, headers=ignored_header(parsed.ignored))

@@ -1,4 +1,4 @@
-"""POST /tokenize, /detokenize and /v1/chat/completions/input_tokens: counts without an engine."""
+"""POST /tokenize and /detokenize."""
 
 from functools import partial
 
@@ -10,14 +10,11 @@ from internvl_server.api.disconnect import run_until_disconnect
 from internvl_server.api.openapi import json_body
 from internvl_server.api.services import Services, ServicesDep
 from internvl_server.concurrency.offload import MAX_TOKEN_IDS, offload
-from internvl_server.protocol.chat.request import ChatCompletionRequest
 from internvl_server.protocol.dialects import CHAT, COMPLETIONS
-from internvl_server.protocol.reading import read_chat_request
 from internvl_server.protocol.tokenize import (
     DetokenizeRequest,
     ParsedTokenize,
     TokenizeRequest,
-    input_tokens_json,
     parse_detokenize_request,
     parse_tokenize_request,
     tokens_json,
@@ -30,7 +27,7 @@ router = APIRouter()
 
 @router.post("/tokenize", openapi_extra=json_body(TokenizeRequest))
 async def tokenize(request: Request, services: ServicesDep) -> JSONResponse:
-    """The token ids of a text, or of a conversation as it would be answered, pictures included."""
+    """The token ids of a text, or of a conversation as it would be answered, images included."""
     with services.gate.admit():
         parser = partial(parse_tokenize_request, media=services.settings.media)
         parsed = await read_request(request, services.settings, parser)
@@ -57,7 +54,7 @@ async def _tokens(parsed: ParsedTokenize, services: Services) -> tuple[int, ...]
 
 @router.post("/detokenize", openapi_extra=json_body(DetokenizeRequest))
 async def detokenize(request: Request, services: ServicesDep) -> JSONResponse:
-    """The text of token ids; special tokens are shown by name."""
+    """The text of token ids, with special tokens by name."""
     with services.gate.admit():
         max_tokens = services.engine.info.max_model_len
         parser = partial(parse_detokenize_request, max_tokens=max_tokens)
@@ -69,27 +66,7 @@ async def detokenize(request: Request, services: ServicesDep) -> JSONResponse:
         return JSONResponse({"prompt": text}, headers=ignored_header(parsed.ignored))
 
 
-@router.post("/v1/chat/completions/input_tokens", openapi_extra=json_body(ChatCompletionRequest))
-async def count_input_tokens(request: Request, services: ServicesDep) -> JSONResponse:
-    """What a chat request would take, from its text and the headers of its pictures."""
-    with services.gate.admit():
-        reader = partial(read_chat_request, media=services.settings.media)
-        asked = await read_request(request, services.settings, reader)
-        services.check_model(asked.body.model)
-        services.pipeline.check(asked.sampling, asked.answer, asked.conversation)
-        work = services.prompt_counter.measure(asked.conversation, asked.sampling.max_tokens)
-        measured = await run_until_disconnect(request, work)
-        answer = input_tokens_json(
-            measured.usage,
-            measured.images,
-            max_model_len=measured.max_model_len,
-            max_tokens=measured.max_tokens,
-            fits=measured.fits,
-        )
-        return JSONResponse(answer, headers=ignored_header(asked.ignored))
-
-
 def _check_model(name: str | None, services: Services) -> None:
-    """A model may be named; there is but one."""
+    """Check the model if the request names one."""
     if name is not None:
         services.check_model(name)

@@ -1,4 +1,4 @@
-"""Wire to core: messages to a `Conversation`."""
+"""Converts messages to a `Conversation`."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,35 +11,39 @@ from internvl_server.core import (
     Part,
     Role,
     TextPart,
+    Tool,
     VideoReference,
 )
 from internvl_server.errors import InvalidRequestError
 from internvl_server.protocol.chat.messages import (
     AssistantMessage,
     ChatMessage,
+    ConversationFields,
     FramesPart,
     ImagePart,
     RefusalPart,
     ToolMessage,
     VideoPart,
 )
-from internvl_server.protocol.chat.request import ChatCompletionRequest
-from internvl_server.protocol.tools import to_tool_calls, to_tools
+from internvl_server.protocol.chat.tools import to_tool_calls
 from internvl_server.settings import MediaSettings
 
 __all__ = ["to_conversation"]
 
 
-def to_conversation(body: ChatCompletionRequest, media: MediaSettings) -> Conversation:
-    """The messages in our words; `developer` becomes `system`.
+def to_conversation(
+    body: ConversationFields, tools: tuple[Tool, ...], media: MediaSettings
+) -> Conversation:
+    """Convert the messages; the role `developer` becomes `system`.
 
     Args:
         body: The request.
-        media: How many frames of a video are looked at, by default and at most.
+        tools: The tools that the prompt lists.
+        media: How many frames of a video are used, by default and at most.
 
     Raises:
         InvalidRequestError: Messages do not fit each other, one has neither content nor calls, or a video
-            too many frames.
+            has too many frames.
     """
     messages = tuple(
         _message(message, f"messages[{index}]", media)
@@ -49,32 +53,31 @@ def to_conversation(body: ChatCompletionRequest, media: MediaSettings) -> Conver
     _check_continuation(body)
     return Conversation(
         messages,
-        tools=() if body.tool_choice == "none" else to_tools(body.tools),
+        tools=tools,
         continue_final_message=bool(body.continue_final_message),
         add_generation_prompt=body.add_generation_prompt is not False,
     )
 
 
-def _check_continuation(body: ChatCompletionRequest) -> None:
+def _check_continuation(body: ConversationFields) -> None:
     if not body.continue_final_message:
         return
     if body.add_generation_prompt:
         raise InvalidRequestError(
-            "'continue_final_message' goes on inside the last message, 'add_generation_prompt' begins "
-            "a new one. Set one of them.",
+            "'continue_final_message' continues the last message and 'add_generation_prompt' begins a "
+            "new one. Set only one of them.",
             param="add_generation_prompt",
         )
     last = body.messages[-1]
     if not isinstance(last, AssistantMessage) or last.tool_calls:
         raise InvalidRequestError(
-            "'continue_final_message' needs a last message of the assistant to go on with, without "
-            "'tool_calls'.",
+            "'continue_final_message' needs a last message of the assistant without 'tool_calls'.",
             param="continue_final_message",
         )
 
 
 def _check_results(messages: Sequence[Message]) -> None:
-    """A tool's message answers a call of an earlier message."""
+    """Check that each tool message answers a call of an earlier message."""
     call_ids: set[str] = set()
     for index, message in enumerate(messages):
         if message.role == "tool" and message.tool_call_id not in call_ids:
@@ -94,8 +97,8 @@ def _message(message: ChatMessage, path: str, media: MediaSettings) -> Message:
     if isinstance(message, AssistantMessage):
         if not parts and message.content is None and not message.tool_calls:
             raise InvalidRequestError(
-                f"Missing required parameter: '{path}.content'. Only a message with 'tool_calls' can do "
-                "without.",
+                f"Missing required parameter: '{path}.content'. Only a message with 'tool_calls' may "
+                "omit it.",
                 param=f"{path}.content",
                 code="missing_required_parameter",
             )
@@ -139,7 +142,7 @@ def _video(part: VideoPart, path: str, media: MediaSettings) -> VideoReference:
 
 
 def _frames(part: FramesPart, path: str, media: MediaSettings) -> FrameList:
-    """Each frame is an image that is looked at as one tile."""
+    """Each frame becomes an image of one tile."""
     _check_num_frames(len(part.video), path, media)
     return FrameList(
         tuple(
@@ -152,8 +155,8 @@ def _frames(part: FramesPart, path: str, media: MediaSettings) -> FrameList:
 def _check_num_frames(num_frames: int, path: str, media: MediaSettings) -> None:
     if num_frames > media.max_video_frames:
         raise InvalidRequestError(
-            f"Invalid value for '{path}': {num_frames} frames; at most {media.max_video_frames} of a video "
-            "are looked at (media.max_video_frames).",
+            f"Invalid value for '{path}': {num_frames} frames; at most {media.max_video_frames} frames of "
+            "a video are used (media.max_video_frames).",
             param=path,
             code="invalid_value",
         )

@@ -1,15 +1,19 @@
-"""The messages of a conversation on the wire, and their content parts."""
+"""The wire objects of messages and of their content parts."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
-from internvl_server.protocol.tools import HistoryCall
-from internvl_server.protocol.wire import Wire
+from internvl_server.protocol.chat.tools import HistoryCall, ToolList
+from internvl_server.protocol.limits import check_length
+from internvl_server.protocol.wire import Extension, Wire
+from internvl_server.settings import LimitSettings
 
 __all__ = [
     "AssistantMessage",
     "ChatMessage",
+    "ConversationFields",
     "FramesPart",
     "ImagePart",
     "RefusalPart",
@@ -18,6 +22,7 @@ __all__ = [
     "ToolMessage",
     "UserMessage",
     "VideoPart",
+    "prepare_messages",
 ]
 
 
@@ -29,11 +34,12 @@ class TextContentPart(Wire):
 
 
 class ImageUrl(Wire):
-    """Where the image is; `max_tiles` is this server's extension."""
+    """The URL of an image, and how finely it is tiled."""
 
     url: Annotated[str, Field(min_length=1)]
     detail: Literal["low", "auto", "high", "original"] | None = None
     max_tiles: Annotated[int, Field(ge=1, le=40)] | None = None
+    """Most tiles of the image, overriding `detail`: an extension of this server."""
 
 
 class ImagePart(Wire):
@@ -44,10 +50,11 @@ class ImagePart(Wire):
 
 
 class VideoUrl(Wire):
-    """Where the video is; `num_frames` of it are looked at (this server's extension)."""
+    """The URL of a video, and how many of its frames are used."""
 
     url: Annotated[str, Field(min_length=1)]
     num_frames: Annotated[int, Field(ge=1)] | None = None
+    """Frames that the model sees: an extension of this server."""
 
 
 class VideoPart(Wire):
@@ -64,7 +71,7 @@ class FramesPart(Wire):
     video: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 
 
-def _kind_of_content(value: Any) -> str:  # noqa: ANN401  (any JSON value)
+def _branch_of_content(value: Any) -> str:  # noqa: ANN401  (any JSON value)
     return "~parts" if isinstance(value, list) else "~text"
 
 
@@ -75,20 +82,20 @@ ToolPart: TypeAlias = Annotated[TextContentPart | ImagePart, Field(discriminator
 TextContent: TypeAlias = Annotated[
     Annotated[str, Tag("~text")]
     | Annotated[list[TextContentPart], Field(min_length=1), Tag("~parts")],
-    Discriminator(_kind_of_content),
+    Discriminator(_branch_of_content),
 ]
 UserContent: TypeAlias = Annotated[
     Annotated[str, Tag("~text")] | Annotated[list[UserPart], Field(min_length=1), Tag("~parts")],
-    Discriminator(_kind_of_content),
+    Discriminator(_branch_of_content),
 ]
 ToolContent: TypeAlias = Annotated[
     Annotated[str, Tag("~text")] | Annotated[list[ToolPart], Field(min_length=1), Tag("~parts")],
-    Discriminator(_kind_of_content),
+    Discriminator(_branch_of_content),
 ]
 
 
 class RefusalPart(Wire):
-    """A `refusal` part: what the assistant said instead of an answer."""
+    """A `refusal` part: the assistant's refusal to answer."""
 
     type: Literal["refusal"]
     refusal: str
@@ -98,12 +105,12 @@ AssistantPart: TypeAlias = Annotated[TextContentPart | RefusalPart, Field(discri
 AssistantContent: TypeAlias = Annotated[
     Annotated[str, Tag("~text")]
     | Annotated[list[AssistantPart], Field(min_length=1), Tag("~parts")],
-    Discriminator(_kind_of_content),
+    Discriminator(_branch_of_content),
 ]
 
 
 class NamedMessage(Wire):
-    """What all messages may have: a participant's name. The model's templates have no place for it."""
+    """A message with a participant's name, which the model's prompt formats do not show."""
 
     name: str | None = None
 
@@ -116,7 +123,7 @@ class SystemMessage(NamedMessage):
 
 
 class UserMessage(NamedMessage):
-    """What the user says and shows."""
+    """Text, images and videos of the user."""
 
     role: Literal["user"]
     content: UserContent
@@ -130,11 +137,11 @@ class AssistantMessage(NamedMessage):
     refusal: str | None = None
     tool_calls: list[HistoryCall] | None = None
     parsed: Any = None
-    """The content, parsed: the SDK's message objects, sent back as they are, have it."""
+    """The parsed content, which the SDK's message objects have when they are sent back."""
 
 
 class ToolMessage(NamedMessage):
-    """The result of a tool, text and pictures; `tool_call_id` is the id of the call it answers."""
+    """The result of a tool, text and images; `tool_call_id` is the id of the call it answers."""
 
     role: Literal["tool"]
     content: ToolContent
@@ -144,3 +151,68 @@ class ToolMessage(NamedMessage):
 ChatMessage: TypeAlias = Annotated[
     SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")
 ]
+
+
+class ConversationFields(Wire):
+    """The fields that become the prompt."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    """Roles and parts: below."""
+    tools: ToolList | None = None
+    """Functions, at most `limits.max_tools`."""
+    continue_final_message: Annotated[bool | None, Extension()] = None
+    """The answer continues the last message, which is the assistant's."""
+    add_generation_prompt: Annotated[bool | None, Extension()] = None
+    """`false`: the prompt ends where the messages end."""
+
+
+def prepare_messages(fields: dict[str, Any], limits: LimitSettings) -> None:
+    """Check the lengths of all lists in `messages`, and remove members that say nothing.
+
+    Anything else that is wrong is left to the validator.
+
+    Args:
+        fields: A body with `messages`, which are replaced.
+        limits: How long lists may be.
+
+    Raises:
+        InvalidRequestError: Names the list, its length and the limit.
+    """
+    messages = fields.get("messages")
+    check_length(messages, "messages", limits.max_messages, "limits.max_messages")
+    if isinstance(messages, list):
+        fields["messages"] = [
+            _prepared(message, f"messages[{index}]", limits)
+            if isinstance(message, dict)
+            else message
+            for index, message in enumerate(messages)
+        ]
+
+
+def _prepared(message: Mapping[str, Any], path: str, limits: LimitSettings) -> dict[str, Any]:
+    """A message without members that say nothing.
+
+    The SDK's own message objects, sent back as history, are full of nulls and empty lists
+    (`refusal: null`, `annotations: []`).
+    """
+    calls, parts = message.get("tool_calls"), message.get("content")
+    check_length(parts, f"{path}.content", limits.max_parts, "limits.max_parts")
+    check_length(calls, f"{path}.tool_calls", limits.max_tools, "limits.max_tools")
+    kept = {k: v for k, v in message.items() if v is not None and not (v == [] and k in _LISTS)}
+    if isinstance(parts, list):
+        kept["content"] = [
+            _prepared_part(part, f"{path}.content[{index}]", limits)
+            if isinstance(part, dict)
+            else part
+            for index, part in enumerate(parts)
+        ]
+    return kept
+
+
+_LISTS = frozenset({"annotations", "tool_calls"})
+
+
+def _prepared_part(part: Mapping[str, Any], path: str, limits: LimitSettings) -> dict[str, Any]:
+    """A part without nulls. The frames of a `video` part are as many as parts may be."""
+    check_length(part.get("video"), f"{path}.video", limits.max_parts, "limits.max_parts")
+    return {name: value for name, value in part.items() if value is not None}

@@ -1,6 +1,6 @@
-"""Core to wire: text deltas to the JSON of completions and chunks, as UTF-8 bytes.
+"""Writes text deltas as the JSON of completions and the events of a stream.
 
-Chunks are written from a prepared head and tail: a stream has thousands and they differ in one string.
+Chunks are written from a prepared head and tail: a stream has thousands that differ in one string.
 """
 
 import json
@@ -10,20 +10,32 @@ from dataclasses import dataclass
 from typing import Any
 
 from internvl_server.core import LogprobToken, TextDelta, TextLogprobs, ToolCallDelta, Usage
+from internvl_server.protocol.dialects import CHAT, ErrorBody
 
-__all__ = ["AnswerHead", "ChunkWriter", "completion", "logprobs_json", "obfuscation", "usage_json"]
+__all__ = [
+    "DONE",
+    "AnswerHead",
+    "ChunkWriter",
+    "completion",
+    "dumps",
+    "logprobs_json",
+    "obfuscation",
+    "usage_json",
+]
 
-# With obfuscation, chunks are filled up to multiples of this many characters.
+DONE = b"data: [DONE]\n\n"
+
+# With obfuscation, chunks are padded to multiples of this many characters.
 _OBFUSCATION_STEP = 32
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerHead:
-    """What all chunks of an answer, or the whole answer, begin with.
+    """The members that all chunks of an answer, or the whole answer, begin with.
 
     `id` is `chatcmpl-…`, `model` the served name, `created` Unix time in seconds, `fingerprint` the
-    `system_fingerprint`. `service_tier` is there when the request named one. `has_logprobs` tells that log
-    probabilities were asked for: an answer without tokens then has an empty list of them.
+    `system_fingerprint`. `service_tier` is set when the request named one. `has_logprobs` says that log
+    probabilities were requested: an answer without tokens then has an empty list of them.
     """
 
     id: str
@@ -34,7 +46,7 @@ class AnswerHead:
     has_logprobs: bool = False
 
     def json(self, kind: str) -> dict[str, Any]:
-        """The members, of an object of this kind."""
+        """The members, for an object of this kind."""
         head = {
             "id": self.id,
             "object": kind,
@@ -46,56 +58,71 @@ class AnswerHead:
 
 
 class ChunkWriter:
-    """Writes the chunks of one streamed answer.
+    """Writes the events of one streamed answer.
 
     Args:
-        head: What they begin with.
-        include_usage: Whether chunks carry `usage` (null until the last).
-        obfuscate: Whether chunks are filled up so that their lengths tell little of the text's.
+        head: The members that all chunks begin with.
+        num_choices: Choices of the answer.
+        include_usage: Whether chunks carry `usage`, which is null until the last.
+        obfuscate: Whether chunks are padded, so that their lengths reveal little about the text's.
     """
 
-    def __init__(self, head: AnswerHead, *, include_usage: bool, obfuscate: bool = False) -> None:
-        self._head = _dumps(head.json("chat.completion.chunk"))[:-1] + ',"choices":['
+    dialect = CHAT
+
+    def __init__(
+        self,
+        head: AnswerHead,
+        *,
+        num_choices: int = 1,
+        include_usage: bool = False,
+        obfuscate: bool = False,
+    ) -> None:
+        self._head = "data: " + dumps(head.json("chat.completion.chunk"))[:-1] + ',"choices":['
         self._tail = '],"usage":null' if include_usage else "]"
+        self._num_choices = num_choices
+        self._include_usage = include_usage
         self._obfuscate = obfuscate
 
-    def role(self, index: int = 0) -> bytes:
-        """The first chunk of a choice: who speaks."""
-        return self._choice(index, '{"role":"assistant","content":"","refusal":null}')
+    def begin(self) -> bytes:
+        """The first chunk of each choice, which has its role."""
+        role = '{"role":"assistant","content":"","refusal":null}'
+        return "".join([self._choice(index, role) for index in range(self._num_choices)]).encode()
 
     def delta(self, delta: TextDelta) -> bytes:
-        """A chunk with what a delta has: text, tool calls, log probabilities, or nothing."""
-        if not delta.tool_calls and not delta.logprobs:
-            return self._choice(delta.index, '{"content":' + _dumps(delta.text) + "}")
-        content: dict[str, Any] = {"content": delta.text} if delta.text else {}
-        if delta.tool_calls:
-            content["tool_calls"] = [_call_delta_json(call) for call in delta.tool_calls]
-        return self._choice(delta.index, _dumps(content), logprobs=_logprobs_text(delta.logprobs))
+        """The chunks of a delta: its content, the reason why its choice ended, the usage."""
+        chunks = ""
+        if delta.text or delta.tool_calls or delta.logprobs:
+            chunks += self._choice(delta.index, _content(delta), _logprobs_text(delta.logprobs))
+        if delta.finish_reason is not None:
+            chunks += self._choice(delta.index, "{}", finish_reason=f'"{delta.finish_reason}"')
+        if self._include_usage and delta.usage is not None:
+            chunks += f'{self._head}],"usage":{dumps(usage_json(delta.usage))}}}\n\n'
+        return chunks.encode()
 
-    def finish(self, delta: TextDelta) -> bytes:
-        """The chunk that tells why a choice ended."""
-        return self._choice(delta.index, "{}", finish_reason=f'"{delta.finish_reason}"')
+    def failed(self, error: ErrorBody) -> bytes:
+        """The last event of an answer that failed; no `[DONE]` follows it."""
+        return f"data: {dumps(self.dialect.envelope(error))}\n\n".encode()
 
-    def usage(self, usage: Usage) -> bytes:
-        """The last chunk of a stream with `include_usage`: no choices, the counts."""
-        return (self._head + '],"usage":' + _dumps(usage_json(usage)) + "}").encode()
+    def end(self) -> bytes:
+        """The last event of a complete answer."""
+        return DONE
 
     def _choice(
-        self, index: int, delta: str, *, logprobs: str = "null", finish_reason: str = "null"
-    ) -> bytes:
+        self, index: int, delta: str, logprobs: str = "null", *, finish_reason: str = "null"
+    ) -> str:
         choice = (
             f'{{"index":{index},"delta":{delta},"logprobs":{logprobs},'
             f'"finish_reason":{finish_reason}}}'
         )
         filler = obfuscation(len(choice)) if self._obfuscate else ""
-        return (self._head + choice + self._tail + filler + "}").encode()
+        return f"{self._head}{choice}{self._tail}{filler}}}\n\n"
 
 
 def completion(head: AnswerHead, answers: Sequence[TextDelta]) -> dict[str, Any]:
     """The JSON of a whole answer.
 
     Args:
-        head: What it begins with.
+        head: The members it begins with.
         answers: One entry a choice; the last has the usage.
     """
     usage = answers[-1].usage
@@ -106,7 +133,7 @@ def completion(head: AnswerHead, answers: Sequence[TextDelta]) -> dict[str, Any]
 
 
 def usage_json(usage: Usage) -> dict[str, Any]:
-    """OpenAI's `usage`; `images`, this server's extension, tells what each image or frame took."""
+    """OpenAI's `usage`; `images`, an extension of this server, has the size of each image or frame."""
     return {
         "prompt_tokens": usage.num_prompt_tokens,
         "completion_tokens": usage.num_completion_tokens,
@@ -151,6 +178,15 @@ def _whole_choice(answer: TextDelta, head: AnswerHead) -> dict[str, Any]:
     }
 
 
+def _content(delta: TextDelta) -> str:
+    if not delta.tool_calls and not delta.logprobs:
+        return f'{{"content":{dumps(delta.text)}}}'
+    content: dict[str, Any] = {"content": delta.text} if delta.text else {}
+    if delta.tool_calls:
+        content["tool_calls"] = [_call_delta_json(call) for call in delta.tool_calls]
+    return dumps(content)
+
+
 def _call_delta_json(call: ToolCallDelta) -> dict[str, Any]:
     if call.id is None:
         return {"index": call.index, "function": {"arguments": call.arguments}}
@@ -165,7 +201,7 @@ def _function_json(call: ToolCallDelta) -> dict[str, Any]:
 def _logprobs_text(logprobs: Sequence[TextLogprobs]) -> str:
     if not logprobs:
         return "null"
-    return _dumps({"content": logprobs_json(logprobs), "refusal": None})
+    return dumps({"content": logprobs_json(logprobs), "refusal": None})
 
 
 def _token_json(token: LogprobToken) -> dict[str, Any]:
@@ -173,10 +209,11 @@ def _token_json(token: LogprobToken) -> dict[str, Any]:
 
 
 def obfuscation(num_chars: int) -> str:
-    """A member that fills an object up to a multiple of some characters."""
+    """A member that pads an object to a multiple of 32 characters."""
     missing = -num_chars % _OBFUSCATION_STEP
     return f',"obfuscation":"{secrets.token_urlsafe(_OBFUSCATION_STEP)[:missing]}"'
 
 
-def _dumps(value: Any) -> str:  # noqa: ANN401  (any JSON value)
+def dumps(value: Any) -> str:  # noqa: ANN401  (any JSON value)
+    """Compact JSON."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -1,109 +1,158 @@
 """The request body of `/v1/chat/completions`, and its parser."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 from pydantic import Field
 
-from internvl_server.protocol.chat.messages import ChatMessage
-from internvl_server.protocol.fields import known_fields, without_empty_members
-from internvl_server.protocol.limits import check_counts
-from internvl_server.protocol.parsing import read_object, validate
-from internvl_server.protocol.response_format import ResponseFormat, StructuredOutputs
-from internvl_server.protocol.tools import ToolChoiceField, ToolList
-from internvl_server.protocol.wire import Wire
-from internvl_server.settings import LimitSettings
+from internvl_server.errors import InvalidRequestError
+from internvl_server.protocol.chat.convert import to_conversation
+from internvl_server.protocol.chat.messages import ConversationFields, prepare_messages
+from internvl_server.protocol.chat.tools import ToolChoiceField, chosen_tools
+from internvl_server.protocol.constraints import tool_call_constraint
+from internvl_server.protocol.field_table import FieldTable, known_fields
+from internvl_server.protocol.limits import check_lists
+from internvl_server.protocol.parsing import ParsedRequest, read_object, validate
+from internvl_server.protocol.response_format import ResponseFormat, format_constraint
+from internvl_server.protocol.sampling import (
+    MAX_LOGPROBS,
+    SamplingFields,
+    to_answer_params,
+    to_sampling_params,
+)
+from internvl_server.protocol.tools import to_tool_choice, to_tools
+from internvl_server.protocol.wire import (
+    MaxTokens,
+    Needs,
+    ServiceTier,
+    StreamOptions,
+    check_stream_options,
+)
+from internvl_server.settings import LimitSettings, MediaSettings
 
-__all__ = [
-    "ChatCompletionRequest",
-    "ParsedChat",
-    "StreamOptions",
-    "parse_chat_fields",
-    "parse_chat_request",
-]
-
-_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
-MAX_LOGPROBS = 20
+__all__ = ["CHAT_FIELDS", "ChatCompletionRequest", "parse_chat_request"]
 
 
-class StreamOptions(Wire):
-    """Options of a stream."""
-
-    include_usage: bool | None = None
-    include_obfuscation: bool | None = None
-
-
-class ChatCompletionRequest(Wire):
+class ChatCompletionRequest(ConversationFields, SamplingFields):
     """The implemented fields; ranges are OpenAI's where it has the field."""
 
     model: str
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    max_tokens: Annotated[int, Field(ge=1, le=_INT64_MAX)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1, le=_INT64_MAX)] | None = None
+    """The served name."""
+    max_tokens: MaxTokens | None = None
+    """The older name of `max_completion_tokens`."""
+    max_completion_tokens: MaxTokens | None = None
+    """Default `limits.default_max_tokens`."""
     n: Annotated[int, Field(ge=1, le=128)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-    seed: Annotated[int, Field(ge=_INT64_MIN, le=_INT64_MAX)] | None = None
-    stop: str | list[str] | None = None
+    """1 to `limits.max_choices`; images are prepared once."""
+    logprobs: Annotated[bool | None, Needs("logprobs")] = None
+    """The text and bytes of every token."""
+    top_logprobs: Annotated[
+        Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None, Needs("logprobs")
+    ] = None
+    """0 to 20; the chosen token is among them."""
     stream: bool | None = None
+    """Server-sent events."""
     stream_options: StreamOptions | None = None
-    response_format: ResponseFormat | None = None
-    tools: ToolList | None = None
+    """`include_usage`, `include_obfuscation`."""
+    response_format: Annotated[ResponseFormat | None, Needs("response_format")] = None
+    """`text`, `json_object`, `json_schema` (always enforced, whatever `strict` says)."""
     tool_choice: ToolChoiceField | None = None
+    """`none`, `auto`, `allowed_tools`; with guided decoding also `required` and one function."""
     parallel_tool_calls: bool | None = None
-    service_tier: Literal["auto", "default"] | None = None
-    # Extensions.
-    top_k: Annotated[int, Field(ge=-1, le=_INT64_MAX)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
-    min_tokens: Annotated[int, Field(ge=0, le=_INT64_MAX)] | None = None
-    stop_token_ids: list[int] | None = None
-    ignore_eos: bool | None = None
-    skip_special_tokens: bool | None = None
-    include_stop_str_in_output: bool | None = None
-    structured_outputs: StructuredOutputs | None = None
-    continue_final_message: bool | None = None
-    add_generation_prompt: bool | None = None
+    """`false`: at most one call."""
+    service_tier: ServiceTier | None = None
+    """`auto`, `default`."""
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedChat:
-    """A valid request, and the JSON paths of what was ignored in it."""
-
-    body: ChatCompletionRequest
-    ignored: tuple[str, ...] = ()
+CHAT_FIELDS = FieldTable(
+    api="chat",
+    model=ChatCompletionRequest,
+    bookkeeping={
+        "metadata",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "store",
+        "user",
+    },
+    refused={
+        "audio": (),
+        "function_call": ("none",),
+        "functions": ([],),
+        "modalities": (["text"],),
+        "moderation": (),
+        "prediction": (),
+        "reasoning_effort": ("none",),
+        "verbosity": ("medium",),
+        "web_search_options": (),
+    },
+    instead={"function_call": "Use 'tool_choice'.", "functions": "Use 'tools'."},
+)
 
 
 def parse_chat_request(
-    body: bytes, limits: LimitSettings, *, ignore_unknown: bool = False
-) -> ParsedChat:
-    """Read and validate a request body. CPU-bound: call it off the event loop for large ones.
+    body: bytes, limits: LimitSettings, *, ignore_unknown: bool = False, media: MediaSettings
+) -> ParsedRequest[ChatCompletionRequest]:
+    """Parse, validate and convert a request body. CPU-bound: large bodies belong in a thread.
 
     Args:
         body: UTF-8 JSON.
-        limits: How many of what it may have.
-        ignore_unknown: Ignore unknown fields, and say which, instead of refusing them.
+        limits: How long lists may be.
+        ignore_unknown: Ignore unknown fields and list them instead of refusing them.
+        media: How many frames of a video are used, by default and at most.
 
     Raises:
         InvalidRequestError: With the JSON path of the first thing that is wrong.
         UnsupportedParameterError: For a field that is not implemented.
     """
-    return parse_chat_fields(read_object(body), limits, ignore_unknown=ignore_unknown)
-
-
-def parse_chat_fields(
-    body: Mapping[str, Any], limits: LimitSettings, *, ignore_unknown: bool = False
-) -> ParsedChat:
-    """As `parse_chat_request`, for a body that is an object already."""
-    fields, unknown = known_fields(body, ignore_unknown=ignore_unknown)
-    check_counts(fields, limits)
-    if isinstance(fields.get("messages"), list):
-        fields["messages"] = [without_empty_members(message) for message in fields["messages"]]
+    fields, unknown = known_fields(read_object(body), CHAT_FIELDS, ignore_unknown=ignore_unknown)
+    check_lists(fields, limits)
+    prepare_messages(fields, limits)
     request, inner = validate(ChatCompletionRequest, fields, ignore_unknown=ignore_unknown)
-    return ParsedChat(request, unknown + inner)
+    return _converted(request, media, unknown + inner)
+
+
+def _converted(
+    body: ChatCompletionRequest, media: MediaSettings, ignored: tuple[str, ...]
+) -> ParsedRequest[ChatCompletionRequest]:
+    check_stream_options(body.stream_options, stream=body.stream)
+    tools = to_tools([t.function for t in body.tools or ()], "tools[{}].function.name")
+    choice = to_tool_choice(
+        *chosen_tools(body.tool_choice), tools, parallel=body.parallel_tool_calls
+    )
+    return ParsedRequest(
+        body,
+        to_conversation(body, () if choice.mode == "none" else tools, media),
+        to_sampling_params(
+            body,
+            max_tokens=_max_tokens(body),
+            num_logprobs=_num_logprobs(body),
+            answer_format=format_constraint(body.response_format),
+            calls=tool_call_constraint(tools, choice),
+        ),
+        to_answer_params(
+            body,
+            num_choices=body.n or 1,
+            tool_choice=choice,
+            tool_names=tuple([tool.name for tool in tools]),
+        ),
+        ignored,
+    )
+
+
+def _max_tokens(body: ChatCompletionRequest) -> int | None:
+    """The newer name wins; different values of both contradict each other."""
+    old, new = body.max_tokens, body.max_completion_tokens
+    if old is not None and new is not None and old != new:
+        raise InvalidRequestError(
+            "'max_tokens' and 'max_completion_tokens' differ. Give one of them.", param="max_tokens"
+        )
+    return old if new is None else new
+
+
+def _num_logprobs(body: ChatCompletionRequest) -> int | None:
+    if body.top_logprobs and not body.logprobs:
+        raise InvalidRequestError(
+            "'top_logprobs' is only allowed when 'logprobs' is true.", param="top_logprobs"
+        )
+    return (body.top_logprobs or 0) if body.logprobs else None

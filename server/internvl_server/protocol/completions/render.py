@@ -1,12 +1,12 @@
-"""Core to wire: text deltas to the JSON of `/v1/completions`, whose chunks and answers look alike."""
+"""Writes text deltas as the JSON of `/v1/completions`, whose chunks and answers look alike."""
 
 import codecs
-import json
 from collections.abc import Sequence
 from typing import Any
 
-from internvl_server.core import LogprobToken, TextDelta, TextLogprobs, Usage
-from internvl_server.protocol.chat.render import AnswerHead, obfuscation, usage_json
+from internvl_server.core import LogprobToken, TextDelta, TextLogprobs
+from internvl_server.protocol.chat.render import DONE, AnswerHead, dumps, obfuscation, usage_json
+from internvl_server.protocol.dialects import COMPLETIONS, ErrorBody
 
 __all__ = ["CompletionWriter", "LegacyLogprobs", "text_completion"]
 
@@ -17,7 +17,7 @@ class LegacyLogprobs:
     """Writes the log probabilities of one choice, piece by piece, in the older format.
 
     Args:
-        num_top: Likeliest tokens that are shown at each place, besides the chosen one.
+        num_top: Most likely tokens that are shown at each position, besides the chosen one.
     """
 
     def __init__(self, num_top: int) -> None:
@@ -28,8 +28,8 @@ class LegacyLogprobs:
     def json(self, logprobs: Sequence[TextLogprobs]) -> dict[str, Any] | None:
         r"""`tokens`, `token_logprobs`, `top_logprobs` and `text_offset`; None where there are none.
 
-        Offsets are in characters, from where the choice's text begins. A token that is part of a character
-        is written as `bytes:\xe4`, at the offset where that character will stand.
+        Offsets are in characters from the start of the choice's text. A token that is part of a character
+        is written as `bytes:\xe4`, at the offset of that character.
         """
         if not logprobs:
             return None
@@ -46,43 +46,66 @@ class LegacyLogprobs:
         return offset
 
     def _top(self, entry: TextLogprobs) -> dict[str, float]:
-        """By name; of two tokens of one name the likelier stays."""
+        """Log probabilities by name; of two tokens with one name the more likely one is kept."""
         top = {_name(token): token.logprob for token in reversed(entry.top[: self._num_top])}
         return {_name(entry.token): entry.token.logprob} | top
 
 
 class CompletionWriter:
-    """Writes the chunks of one streamed answer.
+    """Writes the events of one streamed answer.
 
     Args:
-        head: What they begin with; its id is `cmpl-…`.
-        num_top: As in the request's `logprobs`; None when nobody asked.
-        include_usage: Whether chunks carry `usage` (null until the last).
-        obfuscate: Whether chunks are filled up so that their lengths tell little of the text's.
+        head: The members that all chunks begin with; its id is `cmpl-…`.
+        shown: The text before each choice's own: its prompt, or nothing.
+        num_top: As in the request's `logprobs`; None when they were not requested.
+        include_usage: Whether chunks carry `usage`, which is null until the last.
+        obfuscate: Whether chunks are padded, so that their lengths reveal little about the text's.
     """
 
+    dialect = COMPLETIONS
+
     def __init__(
-        self, head: AnswerHead, *, num_top: int | None, include_usage: bool, obfuscate: bool
+        self,
+        head: AnswerHead,
+        *,
+        shown: Sequence[str],
+        num_top: int | None,
+        include_usage: bool = False,
+        obfuscate: bool = False,
     ) -> None:
-        self._head = _dumps(head.json(_KIND))[:-1] + ',"choices":['
+        self._head = "data: " + dumps(head.json(_KIND))[:-1] + ',"choices":['
         self._tail = '],"usage":null' if include_usage else "]"
+        self._shown = shown
         self._num_top = num_top
+        self._include_usage = include_usage
         self._obfuscate = obfuscate
         self._logprobs: dict[int, LegacyLogprobs] = {}
 
+    def begin(self) -> bytes:
+        """A chunk for each prompt that is shown before its answer."""
+        shown = [TextDelta(text, index=i) for i, text in enumerate(self._shown) if text]
+        return b"".join([self.delta(delta) for delta in shown])
+
     def delta(self, delta: TextDelta) -> bytes:
-        """A chunk with what a delta has."""
+        """The chunks of a delta: its content, and the usage."""
         logprobs = None
         if self._num_top is not None:
             writer = self._logprobs.setdefault(delta.index, LegacyLogprobs(self._num_top))
             logprobs = writer.json(delta.logprobs)
-        choice = _dumps(_choice(delta, delta.text, logprobs))
+        choice = dumps(_choice(delta, delta.text, logprobs))
         filler = obfuscation(len(choice)) if self._obfuscate else ""
-        return (self._head + choice + self._tail + filler + "}").encode()
+        chunks = f"{self._head}{choice}{self._tail}{filler}}}\n\n"
+        if self._include_usage and delta.usage is not None:
+            chunks += f'{self._head}],"usage":{dumps(usage_json(delta.usage))}}}\n\n'
+        return chunks.encode()
 
-    def usage(self, usage: Usage) -> bytes:
-        """The last chunk of a stream with `include_usage`: no choices, the counts."""
-        return (self._head + '],"usage":' + _dumps(usage_json(usage)) + "}").encode()
+    def failed(self, error: ErrorBody) -> bytes:
+        """The last event of an answer that failed; no `[DONE]` follows it."""
+        return f"data: {dumps(self.dialect.envelope(error))}\n\n".encode()
+
+    def end(self) -> bytes:
+        """The last event of a complete answer."""
+        return DONE
 
 
 def text_completion(
@@ -91,10 +114,10 @@ def text_completion(
     """The JSON of a whole answer.
 
     Args:
-        head: What it begins with.
+        head: The members it begins with.
         answers: One entry a choice; the last has the usage.
-        shown: What stands before each choice's text: its prompt, or nothing.
-        num_top: As in the request's `logprobs`; None when nobody asked.
+        shown: The text before each choice's own: its prompt, or nothing.
+        num_top: As in the request's `logprobs`; None when they were not requested.
     """
     usage = answers[-1].usage
     choices = [
@@ -118,7 +141,3 @@ def _name(token: LogprobToken) -> str:
         return token.data.decode()
     except UnicodeDecodeError:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.data)
-
-
-def _dumps(value: Any) -> str:  # noqa: ANN401  (any JSON value)
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

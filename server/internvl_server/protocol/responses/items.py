@@ -1,6 +1,6 @@
-"""The input items of `/v1/responses` on the wire, and their content parts.
+"""The wire objects of the input items of `/v1/responses` and of their content parts.
 
-Names of union branches begin with `~`, so that they stay out of the JSON paths of errors.
+Names of union branches begin with `~`, which keeps them out of the JSON paths of errors.
 """
 
 from typing import Annotated, Any, Literal, TypeAlias
@@ -24,7 +24,7 @@ __all__ = [
     "Refusal",
 ]
 
-# Which call an item is from, in what state it is: records of the API, not of the conversation.
+# Records of the API about an item, which do not change the conversation.
 Status: TypeAlias = Literal["in_progress", "completed", "incomplete"]
 Phase: TypeAlias = Literal["commentary", "final_answer"]
 
@@ -37,7 +37,7 @@ class CacheBreakpoint(Wire):
 
 
 class InputText(Wire):
-    """Text that somebody wrote."""
+    """Text of the user, or of instructions."""
 
     type: Literal["input_text"]
     text: str
@@ -45,17 +45,18 @@ class InputText(Wire):
 
 
 class InputImage(Wire):
-    """A picture; `max_tiles` is this server's extension."""
+    """An image."""
 
     type: Literal["input_image"]
     image_url: Annotated[str, Field(min_length=1)]
     detail: Literal["low", "auto", "high", "original"] | None = None
     max_tiles: Annotated[int, Field(ge=1, le=40)] | None = None
+    """Most tiles of the image, overriding `detail`: an extension of this server."""
     prompt_cache_breakpoint: CacheBreakpoint | None = None
 
 
 class OutputText(Wire):
-    """Text of an earlier answer, as it was given; what was said about it changes nothing."""
+    """Text of an earlier answer. Annotations and log probabilities are accepted and not used."""
 
     type: Literal["output_text"]
     text: str
@@ -70,18 +71,18 @@ class Refusal(Wire):
     refusal: str
 
 
-def _kind_of_content(value: Any) -> str:  # noqa: ANN401  (any JSON value)
+def _branch_of_content(value: Any) -> str:  # noqa: ANN401  (any JSON value)
     return "~parts" if isinstance(value, list) else "~text"
 
 
-def _kind_of_part(value: Any) -> str:  # noqa: ANN401  (any JSON value)
+def _branch_of_part(value: Any) -> str:  # noqa: ANN401  (any JSON value)
     return f"~{value.get('type')}" if isinstance(value, dict) else "~"
 
 
 def _by_type(*allowed: str) -> Discriminator:
     names = ", ".join(f"'{name}'" for name in allowed)
     return Discriminator(
-        _kind_of_part,
+        _branch_of_part,
         custom_error_type="part_type",
         custom_error_message=f"It must be an object whose 'type' is one of {names}",
     )
@@ -93,7 +94,7 @@ InputPart: TypeAlias = Annotated[
 ]
 InputContent: TypeAlias = Annotated[
     Annotated[str, Tag("~text")] | Annotated[list[InputPart], Field(min_length=1), Tag("~parts")],
-    Discriminator(_kind_of_content),
+    Discriminator(_branch_of_content),
 ]
 AssistantPart: TypeAlias = Annotated[
     Annotated[OutputText, Tag("~output_text")]
@@ -104,19 +105,19 @@ AssistantPart: TypeAlias = Annotated[
 AssistantContent: TypeAlias = Annotated[
     Annotated[str, Tag("~text")]
     | Annotated[list[AssistantPart], Field(min_length=1), Tag("~parts")],
-    Discriminator(_kind_of_content),
+    Discriminator(_branch_of_content),
 ]
 
 
 class _Item(Wire):
-    """What every item may carry: its name in the API's records, and its state there."""
+    """The members of every item: its id in the API's records, and its state."""
 
     id: str | None = None
     status: Status | None = None
 
 
 class MessageItem(_Item):
-    """What the user says and shows, or instructions; `developer` is the newer name of `system`."""
+    """A message of the user, or instructions; `developer` is the newer name of `system`."""
 
     type: Literal["message"] | None = None
     role: Literal["user", "system", "developer"]
@@ -150,7 +151,7 @@ class FunctionCallItem(_Item):
 
 
 class FunctionCallOutputItem(_Item):
-    """What a tool answered."""
+    """The result of a tool."""
 
     type: Literal["function_call_output"]
     call_id: Annotated[str, Field(min_length=1)]
@@ -159,7 +160,7 @@ class FunctionCallOutputItem(_Item):
     caller: DirectCaller | None = None
 
 
-def _kind_of_item(value: Any) -> str:  # noqa: ANN401  (any JSON value)
+def _branch_of_item(value: Any) -> str:  # noqa: ANN401  (any JSON value)
     if not isinstance(value, dict):
         return "~"
     kind, role = value.get("type", "message"), value.get("role")
@@ -174,7 +175,7 @@ InputItem: TypeAlias = Annotated[
     | Annotated[FunctionCallItem, Tag("~function_call")]
     | Annotated[FunctionCallOutputItem, Tag("~function_call_output")],
     Discriminator(
-        _kind_of_item,
+        _branch_of_item,
         custom_error_type="item_type",
         custom_error_message=(
             "It must be an object whose 'type' is 'function_call', 'function_call_output' or "

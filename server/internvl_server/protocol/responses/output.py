@@ -1,6 +1,6 @@
-"""Core to wire for `/v1/responses`: text deltas to output items, and the events that tell of them.
+"""Converts text deltas to output items, and to the events of a stream.
 
-A streamed and a whole answer are the same items: the events of a whole one are not sent.
+A streamed and a whole answer have the same items; the events of a whole answer are not sent.
 """
 
 import json
@@ -17,7 +17,7 @@ ItemStatus: TypeAlias = Literal["in_progress", "completed", "incomplete"]
 
 
 class _Message:
-    """A message while it is written; all its text is one part."""
+    """A message that is being generated; all its text is one part."""
 
     def __init__(self, item_id: str, index: int) -> None:
         self._place = {"item_id": item_id, "output_index": index, "content_index": 0}
@@ -69,7 +69,7 @@ class _Message:
 
 
 class _Call:
-    """A function call while it is written."""
+    """A function call that is being generated."""
 
     def __init__(self, item_id: str, index: int, first: ToolCallDelta) -> None:
         self._place = {"item_id": item_id, "output_index": index}
@@ -97,7 +97,7 @@ class _Call:
         yield {"type": "response.output_item.done", "output_index": self._index, "item": item}
 
     def final_status(self, *, is_cut: bool) -> ItemStatus:
-        """A call is whole when its arguments are, whatever ended the answer."""
+        """A call is complete when its arguments are valid JSON, whatever ended the answer."""
         del is_cut
         try:
             json.loads("".join(self._pieces))
@@ -117,12 +117,12 @@ class _Call:
 
 
 class OutputItems:
-    """The output of one response while it is generated.
+    """The output items of a response that is being generated.
 
-    Text goes into a message, each tool call is an item of its own, in the order they come.
+    Text goes into a message, and each tool call is a separate item, in the order in which they come.
 
     Args:
-        suffix: What the items' ids have in common with the response's.
+        suffix: The part of the response's id that the items' ids share.
     """
 
     def __init__(self, suffix: str) -> None:
@@ -135,12 +135,12 @@ class OutputItems:
 
     @property
     def json(self) -> list[dict[str, Any]]:
-        """The items; one that is still written has what it has so far and is not complete."""
+        """The items so far; one that is still being generated is `incomplete`."""
         rest = [self._open.json("incomplete")] if self._open else []
         return self._done + rest
 
     def push(self, delta: TextDelta) -> list[Event]:
-        """Take more of the answer; the events tell of it, without their numbers."""
+        """Add a delta of the answer and return its events, without their sequence numbers."""
         events: list[Event] = []
         if delta.text or (delta.logprobs and isinstance(self._open, _Message)):
             events += self._text(delta)

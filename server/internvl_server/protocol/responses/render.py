@@ -1,20 +1,18 @@
-"""Core to wire for `/v1/responses`: the `response` object."""
+"""Writes the `response` object of `/v1/responses`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from internvl_server.core import Usage
-from internvl_server.errors import ServerError
-from internvl_server.protocol.dialects import RESPONSES
 from internvl_server.protocol.responses.request import ResponsesRequest
-from internvl_server.protocol.responses.text_format import FunctionTool, TextConfig
+from internvl_server.protocol.responses.text_format import TextConfig
+from internvl_server.protocol.responses.tools import FunctionTool
 
 __all__ = [
     "Ending",
     "ResponseHead",
     "echoed_parameters",
-    "final_state",
     "input_tokens_json",
     "usage_json",
 ]
@@ -24,18 +22,18 @@ Status: TypeAlias = Literal["in_progress", "completed", "incomplete", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a response ended: its output items and counts, or the error that broke it off."""
+    """The state of a response: its output items and usage, and the message of an error that ended it."""
 
     status: Status = "in_progress"
     output: Sequence[Mapping[str, Any]] = ()
     usage: Usage | None = None
-    error: ServerError | None = None
+    error: str | None = None
     completed_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseHead:
-    """What a response is before its output: the same in every event.
+    """The members of a response that are the same in every event.
 
     `id` is `resp_…`, `model` the served name, `created_at` Unix time in seconds, `echo` the request's
     parameters as they took effect.
@@ -58,21 +56,14 @@ class ResponseHead:
             "model": self.model,
             "output": list(ending.output),
             "usage": usage_json(ending.usage) if ending.usage else None,
-            "error": _error_json(ending.error) if ending.error else None,
+            "error": None if ending.error is None else _error_json(ending.error),
             "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
             **self.echo,
         }
 
 
-def final_state(
-    status: Status, output: Sequence[Mapping[str, Any]], usage: Usage | None, now: int
-) -> Ending:
-    """How an answer ended that the engine made; `completed_at` is there only when it is whole."""
-    return Ending(status, output, usage, completed_at=now if status == "completed" else None)
-
-
 def echoed_parameters(body: ResponsesRequest) -> dict[str, Any]:
-    """The parameters as they took effect: what was left out as its default, what is not here as off."""
+    """The parameters as they took effect: omitted ones as their defaults, unsupported ones as off."""
     return {
         "background": False,
         "frequency_penalty": body.frequency_penalty or 0.0,
@@ -100,7 +91,7 @@ def echoed_parameters(body: ResponsesRequest) -> dict[str, Any]:
 
 
 def usage_json(usage: Usage) -> dict[str, Any]:
-    """OpenAI's `usage`; tokens and tiles of images are this server's extension, named as in chat."""
+    """OpenAI's `usage`; tokens and tiles of images are an extension of this server, named as in chat."""
     return {
         "input_tokens": usage.num_prompt_tokens,
         "input_tokens_details": {
@@ -117,15 +108,15 @@ def usage_json(usage: Usage) -> dict[str, Any]:
 
 
 def input_tokens_json(usage: Usage) -> dict[str, Any]:
-    """OpenAI's count of a request's input; the details are as in `usage`, this server's extension."""
+    """OpenAI's count of a request's input; the details, an extension of this server, are as in `usage`."""
     counts = usage_json(usage)
     names = ("input_tokens", "input_tokens_details")
     return {"object": "response.input_tokens", **{name: counts[name] for name in names}}
 
 
-def _error_json(error: ServerError) -> dict[str, Any]:
-    """Of a response that began: whatever went wrong then is the server's."""
-    return {"code": "server_error", "message": error.message_for(RESPONSES.name_of)}
+def _error_json(message: str) -> dict[str, Any]:
+    """An error after the first event, which is always the server's."""
+    return {"code": "server_error", "message": message}
 
 
 def _text_json(text: TextConfig) -> dict[str, Any]:

@@ -1,33 +1,25 @@
-"""The request body of `/v1/responses`, and its parser."""
+"""The request bodies of `/v1/responses` and `/v1/responses/input_tokens`, and the tables of their fields."""
 
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
-from internvl_server.protocol.chat.request import MAX_LOGPROBS
-from internvl_server.protocol.fields import FieldTable, known_fields
-from internvl_server.protocol.limits import check_input_counts
-from internvl_server.protocol.parsing import read_object, validate
-from internvl_server.protocol.responses.fields import COUNT_FIELDS, RESPONSES_FIELDS
+from internvl_server.protocol.field_table import FieldTable
 from internvl_server.protocol.responses.items import InputItem
-from internvl_server.protocol.responses.text_format import FunctionTool, TextConfig, ToolChoice
-from internvl_server.protocol.responses.unsupported import refuse_hosted
-from internvl_server.protocol.wire import Wire
-from internvl_server.settings import LimitSettings
+from internvl_server.protocol.responses.text_format import TextConfig
+from internvl_server.protocol.responses.tools import FunctionTool, ToolChoice
+from internvl_server.protocol.sampling import MAX_LOGPROBS, SamplingFields
+from internvl_server.protocol.wire import MaxTokens, Needs, ServiceTier, Wire
 
 __all__ = [
+    "COUNT_FIELDS",
+    "RESPONSES_FIELDS",
     "InputTokensRequest",
     "ObfuscationOptions",
-    "ParsedInputTokens",
-    "ParsedResponses",
     "PromptFields",
     "ResponsesRequest",
-    "parse_input_tokens_request",
-    "parse_responses_request",
 ]
-
-_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
 
 class ObfuscationOptions(Wire):
@@ -36,129 +28,116 @@ class ObfuscationOptions(Wire):
     include_obfuscation: bool | None = None
 
 
-def _kind_of_input(value: Any) -> str:  # noqa: ANN401  (any JSON value)
+def _branch_of_input(value: Any) -> str:  # noqa: ANN401  (any JSON value)
     return "~items" if isinstance(value, list) else "~text"
 
 
 class PromptFields(Wire):
-    """What becomes part of the prompt, or decides what the answer may be."""
+    """The fields that become the prompt, or decide what the answer may be."""
 
     input: Annotated[
         Annotated[str, Tag("~text")]
         | Annotated[list[InputItem], Field(min_length=1), Tag("~items")],
-        Discriminator(_kind_of_input),
+        Discriminator(_branch_of_input),
     ]
+    """A text, or items: messages, function calls and their outputs."""
     instructions: str | None = None
-    text: TextConfig | None = None
+    """A system message before the input."""
+    text: Annotated[TextConfig | None, Needs("response_format")] = None
+    """`format`: `text`, `json_object`, `json_schema` (always enforced, whatever `strict` says)."""
     tools: list[FunctionTool] | None = None
+    """Functions, at most `limits.max_tools`."""
     tool_choice: ToolChoice | None = None
+    """`none`, `auto`, `allowed_tools`; with guided decoding also `required` and one function."""
     parallel_tool_calls: bool | None = None
+    """`false`: at most one call."""
 
 
 class InputTokensRequest(PromptFields):
     """The fields of `/v1/responses/input_tokens`."""
 
     model: str | None = None
+    """The served name."""
 
 
-class ResponsesRequest(PromptFields):
+Label: TypeAlias = Annotated[str, Field(max_length=64)]
+
+
+class ResponsesRequest(PromptFields, SamplingFields):
     """The implemented fields; ranges are OpenAI's where it has the field."""
 
     model: str
-    max_output_tokens: Annotated[int, Field(ge=1, le=_INT64_MAX)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    include: (
-        Annotated[list[Literal["message.output_text.logprobs"]], Field(fail_fast=True)] | None
-    ) = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    """The served name."""
+    max_output_tokens: MaxTokens | None = None
+    """Default `limits.default_max_tokens`."""
+    include: Annotated[
+        Annotated[list[Literal["message.output_text.logprobs"]], Field(fail_fast=True)] | None,
+        Needs("logprobs"),
+    ] = None
+    """`message.output_text.logprobs`: the text and bytes of every token."""
+    top_logprobs: Annotated[
+        Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None, Needs("logprobs")
+    ] = None
+    """0 to 20; the chosen token is among them."""
     stream: bool | None = None
+    """Server-sent events."""
     stream_options: ObfuscationOptions | None = None
-    service_tier: Literal["auto", "default"] | None = None
-    # Labels: the answer repeats them.
+    """`include_obfuscation`."""
+    service_tier: ServiceTier | None = None
+    """`auto`, `default`."""
     metadata: (
-        Annotated[
-            dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
-            Field(max_length=16),
-        ]
-        | None
+        Annotated[dict[Label, Annotated[str, Field(max_length=512)]], Field(max_length=16)] | None
     ) = None
+    """A label, which the response repeats."""
     user: str | None = None
+    """A label, which the response repeats."""
     safety_identifier: str | None = None
+    """A label, which the response repeats."""
     prompt_cache_key: str | None = None
-    # Extensions.
-    top_k: Annotated[int, Field(ge=-1, le=_INT64_MAX)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    seed: Annotated[int, Field(ge=_INT64_MIN, le=_INT64_MAX)] | None = None
-    stop: str | list[str] | None = None
+    """A label, which the response repeats."""
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedResponses:
-    """A valid request, and the JSON paths of what was ignored in it."""
+_REFUSED: Mapping[str, tuple[Any, ...]] = {
+    "access_programs": (),
+    "background": (False,),
+    "background_options": (),
+    "context_management": ([],),
+    "conversation": (),
+    "image": ({"context_compression": "disabled"},),
+    "max_tool_calls": (),
+    "moderation": (),
+    "previous_response_id": (),
+    "prompt": (),
+    "reasoning": ({}, {"effort": "none"}, {"effort": None}, {"effort": "none", "summary": None}),
+    "store": (False,),
+    "truncation": ("disabled",),
+}
+_NOT_STORED = "Nothing is stored here; send the whole conversation in 'input'."
+_INSTEAD: Mapping[str, str] = {
+    "background": "Every response is answered on its own connection; leave it out.",
+    "conversation": _NOT_STORED,
+    "max_tool_calls": "It limits hosted tools, which do not exist here; leave it out.",
+    "previous_response_id": _NOT_STORED,
+    "prompt": "There are no stored prompts here; use 'instructions' and 'input'.",
+    "reasoning": "The model does not reason apart from its answer; leave it out.",
+    "store": "Responses are not stored; leave it out or set it to false.",
+    "truncation": "Input that is too long is refused, never shortened; leave it out.",
+}
 
-    body: ResponsesRequest
-    ignored: tuple[str, ...] = ()
+RESPONSES_FIELDS = FieldTable(
+    api="responses",
+    model=ResponsesRequest,
+    bookkeeping={"prompt_cache_options", "prompt_cache_retention"},
+    refused=_REFUSED,
+    instead=_INSTEAD,
+)
 
-
-@dataclass(frozen=True, slots=True)
-class ParsedInputTokens:
-    """As `ParsedResponses`, of a request to count."""
-
-    body: InputTokensRequest
-    ignored: tuple[str, ...] = ()
-
-
-def parse_responses_request(
-    body: bytes, limits: LimitSettings, *, ignore_unknown: bool = False
-) -> ParsedResponses:
-    """Read and validate a request body. CPU-bound: call it off the event loop for large ones.
-
-    Args:
-        body: UTF-8 JSON.
-        limits: How many of what it may have.
-        ignore_unknown: Ignore unknown fields, and say which, instead of refusing them.
-
-    Raises:
-        InvalidRequestError: With the JSON path of the first thing that is wrong.
-        UnsupportedParameterError: For something that is not implemented.
-    """
-    fields, unknown = _fields(body, limits, RESPONSES_FIELDS, ignore_unknown=ignore_unknown)
-    request, inner = validate(ResponsesRequest, fields, ignore_unknown=ignore_unknown)
-    return ParsedResponses(request, unknown + inner)
-
-
-def parse_input_tokens_request(
-    body: bytes, limits: LimitSettings, *, ignore_unknown: bool = False
-) -> ParsedInputTokens:
-    """As `parse_responses_request`, for `/v1/responses/input_tokens`."""
-    fields, unknown = _fields(body, limits, COUNT_FIELDS, ignore_unknown=ignore_unknown)
-    request, inner = validate(InputTokensRequest, fields, ignore_unknown=ignore_unknown)
-    return ParsedInputTokens(request, unknown + inner)
-
-
-def _fields(
-    body: bytes, limits: LimitSettings, table: FieldTable, *, ignore_unknown: bool
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The fields to validate, and the names of those that were ignored."""
-    fields, unknown = known_fields(read_object(body), ignore_unknown=ignore_unknown, table=table)
-    check_input_counts(fields, limits)
-    for name in ("input", "tools"):
-        if isinstance(fields.get(name), list):
-            fields[name] = [_without_nulls(entry) for entry in fields[name]]
-    refuse_hosted(fields)
-    return fields, unknown
-
-
-def _without_nulls(entry: Any, *, is_part: bool = False) -> Any:  # noqa: ANN401  (any JSON value)
-    """An item, and its parts, without members that are null: answers sent back as history have some."""
-    if not isinstance(entry, dict):
-        return entry
-    kept = {name: value for name, value in entry.items() if value is not None}
-    for name in () if is_part else ("content", "output"):
-        if isinstance(kept.get(name), list):
-            kept[name] = [_without_nulls(part, is_part=True) for part in kept[name]]
-    return kept
+# Refused fields of `/v1/responses` that counting has as well, and one that only counting has.
+_COUNT_REFUSED = ("conversation", "previous_response_id", "reasoning", "truncation")
+COUNT_FIELDS = FieldTable(
+    api="responses",
+    model=InputTokensRequest,
+    bookkeeping=frozenset(),
+    refused={name: _REFUSED[name] for name in _COUNT_REFUSED} | {"personality": ()},
+    instead=_INSTEAD,
+)

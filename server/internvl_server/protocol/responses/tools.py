@@ -1,74 +1,81 @@
-"""Wire to core for `/v1/responses`: tools, and the choice among them."""
+"""Tools of `/v1/responses`: definitions, and the choice among them."""
 
-from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypeAlias
 
-from internvl_server.core import Tool
-from internvl_server.core import ToolChoice as Choice
-from internvl_server.errors import InvalidRequestError
-from internvl_server.protocol.responses.text_format import (
-    AllowedFunctions,
-    FunctionChoice,
-    FunctionTool,
-    ToolChoice,
-)
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
-__all__ = ["to_tool_choice", "to_tools"]
+from internvl_server.protocol.tools import MAX_ALLOWED, Function, FunctionName, ToolMode
+from internvl_server.protocol.wire import Wire
+
+__all__ = ["FunctionTool", "ToolChoice", "chosen_tools", "discriminate_by_type"]
 
 
-def to_tools(tools: Sequence[FunctionTool] | None) -> tuple[Tool, ...]:
-    """The tools in our words, in order.
+def _branch(value: Any) -> str:  # noqa: ANN401  (any JSON value, or a wire object)
+    if isinstance(value, str):
+        return "~mode"
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return f"~{kind}"
 
-    Raises:
-        InvalidRequestError: Two have the same name.
+
+def discriminate_by_type(message: str) -> Discriminator:
+    """Tell the branches of a union by `type`; their tags are the type's names with `~` before them.
+
+    Args:
+        message: The validation error of a value that fits no branch.
     """
-    names: set[str] = set()
-    for index, tool in enumerate(tools or ()):
-        if tool.name in names:
-            raise InvalidRequestError(
-                f"Two tools are named '{tool.name}'. Names must be unique.",
-                param=f"tools[{index}].name",
-            )
-        names.add(tool.name)
-    return tuple(_tool(tool) for tool in tools or ())
+    return Discriminator(_branch, custom_error_type="kind", custom_error_message=message)
 
 
-def _tool(tool: FunctionTool) -> Tool:
-    schema = {"type": "object"} if tool.parameters is None else tool.parameters
-    return Tool(tool.name, tool.description, schema, is_strict=bool(tool.strict))
+def _only_false(value: bool) -> bool:  # noqa: FBT001  (a validator)
+    if value:
+        raise ValueError("tools are always loaded at once here; leave it out")
+    return value
 
 
-def to_tool_choice(
-    choice: ToolChoice | None,
-    parallel_tool_calls: bool | None,  # noqa: FBT001  (the wire's value, as it came)
-    tools: Sequence[FunctionTool] | None,
-) -> Choice:
-    """The choice in our words: `auto` by default when there are tools, else `none`.
+class FunctionTool(Function):
+    """A function the model may call."""
 
-    Raises:
-        InvalidRequestError: It asks for a call without tools, or names a tool that is not there.
-    """
-    is_parallel = parallel_tool_calls is not False
-    if not tools:
-        if choice not in (None, "none", "auto"):
-            raise InvalidRequestError(
-                "'tool_choice' is only allowed when 'tools' are given.", param="tool_choice"
-            )
-        return Choice("none", is_parallel=is_parallel)
-    known = {tool.name for tool in tools}
+    type: Literal["function"]
+    # Only hosted tools give these a meaning; the neutral values are accepted.
+    allowed_callers: Annotated[list[Literal["direct"]], Field(fail_fast=True)] | None = None
+    defer_loading: Annotated[bool, AfterValidator(_only_false)] | None = None
+
+
+class FunctionChoice(Wire):
+    """The function that must be called."""
+
+    type: Literal["function"]
+    name: FunctionName
+
+
+class AllowedFunctions(Wire):
+    """The tools that may (`auto`) or must (`required`) be called."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: Annotated[
+        list[FunctionChoice], Field(fail_fast=True, min_length=1, max_length=MAX_ALLOWED)
+    ]
+
+
+ToolChoice: TypeAlias = Annotated[
+    Annotated[ToolMode, Tag("~mode")]
+    | Annotated[FunctionChoice, Tag("~function")]
+    | Annotated[AllowedFunctions, Tag("~allowed_tools")],
+    discriminate_by_type(
+        "It must be 'none', 'auto', 'required', or an object whose 'type' is 'function' or "
+        "'allowed_tools'"
+    ),
+]
+
+
+def chosen_tools(
+    choice: ToolMode | FunctionChoice | AllowedFunctions | None,
+) -> tuple[ToolMode, list[tuple[str, str]]]:
+    """The mode of a `tool_choice`, and the tools it names with the JSON paths of their names."""
     if isinstance(choice, FunctionChoice):
-        _check_name(choice, known, "tool_choice")
-        return Choice("required", (choice.name,), is_parallel)
+        return "required", [(choice.name, "tool_choice.name")]
     if isinstance(choice, AllowedFunctions):
-        for index, tool in enumerate(choice.tools):
-            _check_name(tool, known, f"tool_choice.tools[{index}]")
-        names = tuple(dict.fromkeys(tool.name for tool in choice.tools))
-        return Choice(choice.mode, names, is_parallel)
-    return Choice(choice or "auto", (), is_parallel)
-
-
-def _check_name(choice: FunctionChoice, known: set[str], path: str) -> None:
-    if choice.name not in known:
-        raise InvalidRequestError(
-            f"'{path}' names the tool '{choice.name}', which is not among 'tools'.",
-            param=f"{path}.name",
-        )
+        named = enumerate(choice.tools)
+        return choice.mode, [(tool.name, f"tool_choice.tools[{i}].name") for i, tool in named]
+    return choice or "auto", []

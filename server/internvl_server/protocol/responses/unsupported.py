@@ -1,6 +1,6 @@
-"""What of `/v1/responses` needs a service or a store this server does not have: refused by its name.
+"""Refuses by name what needs a service or a store that this server does not have.
 
-Judged before the validator, which would only say that a name is not one of a few.
+This comes before the validator, which would only say that a name is not one of the known ones.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ _STORED_ITEMS: frozenset[str] = frozenset(
     {"compaction", "compaction_trigger", "item_reference", "reasoning"}
 )
 
-# Records of tools that run at the provider, or of this API's other features.
+# Records of tools that run at the provider, or of other features of the API.
 HOSTED_ITEMS: frozenset[str] = _STORED_ITEMS | {
     "additional_tools",
     "apply_patch_call",
@@ -67,15 +67,15 @@ HOSTED_TOOL_CHOICES: frozenset[str] = HOSTED_TOOLS
 
 _PARTS: Mapping[str, str] = {
     "input_file": "Send its text as 'input_text', or its pages as 'input_image'.",
-    "input_audio": "The model does not hear; send text.",
+    "input_audio": "The model takes no audio; send text.",
 }
 
 
 def refuse_hosted(fields: Mapping[str, Any]) -> None:
-    """Refuse the first item, part, tool or tool choice that does not exist here.
+    """Refuse the first item, part, tool or tool choice of a type that is not supported.
 
     Raises:
-        UnsupportedParameterError: Names it and says why.
+        UnsupportedParameterError: With the JSON path of the type and the reason.
     """
     for path, item in _objects(fields.get("input"), "input"):
         _check_item(item, path)
@@ -90,7 +90,7 @@ def refuse_hosted(fields: Mapping[str, Any]) -> None:
 
 
 def _objects(value: Any, path: str) -> Iterable[tuple[str, dict[str, Any]]]:  # noqa: ANN401  (any JSON value)
-    """The objects of a list, each with its JSON path; what is no object is left to the validator."""
+    """The objects of a list, each with its JSON path. Anything else is left to the validator."""
     entries = enumerate(value) if isinstance(value, list) else ()
     return ((f"{path}[{i}]", entry) for i, entry in entries if isinstance(entry, dict))
 
@@ -108,8 +108,8 @@ def _check_part(part: Mapping[str, Any], path: str) -> None:
     _check_kind(part, path, _PARTS.keys(), "content parts", _PARTS.get(str(kind), ""))
     if kind == "input_image" and part.get("file_id") is not None:
         raise UnsupportedParameterError(
-            "'file_id' is not supported by this server: files are not stored here. Give 'image_url', "
-            "a data: or https: URL.",
+            "'file_id' is not supported by this server, which stores no files. Give a data: or https: URL as "
+            "'image_url'.",
             param=f"{path}.file_id",
         )
 

@@ -13,9 +13,8 @@ from internvl_server.core import (
     TextPart,
 )
 from internvl_server.errors import InvalidRequestError
-from internvl_server.protocol.chat.convert import to_conversation
 from internvl_server.protocol.chat.request import ChatCompletionRequest, parse_chat_request
-from internvl_server.protocol.sampling import to_answer_params, to_sampling_params
+from internvl_server.protocol.parsing import ParsedRequest
 from internvl_server.settings import LimitSettings, MediaSettings
 
 LIMITS = LimitSettings()
@@ -24,9 +23,15 @@ LIMITS = LimitSettings()
 TOOL = {"type": "function", "function": {"name": "f"}}
 
 
-def parsed(**fields: Any) -> ChatCompletionRequest:
-    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]} | fields
-    return parse_chat_request(json.dumps(body).encode(), LIMITS).body
+def parse(
+    body: Any, limits: LimitSettings = LIMITS, *, ignore_unknown: bool = False
+) -> ParsedRequest[ChatCompletionRequest]:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return parse_chat_request(data, limits, ignore_unknown=ignore_unknown, media=MediaSettings())
+
+
+def parsed(**fields: Any) -> ParsedRequest[ChatCompletionRequest]:
+    return parse({"model": "m", "messages": [{"role": "user", "content": "hi"}]} | fields)
 
 
 def with_content(content: Any, role: str = "user") -> dict[str, Any]:
@@ -118,7 +123,7 @@ def test_what_is_wrong_is_named_by_its_path(fields: dict[str, Any], param: str) 
 )
 def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequestError):
-        parse_chat_request(body, LIMITS)
+        parse(body)
 
 
 @pytest.mark.parametrize(
@@ -148,27 +153,24 @@ def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
     ],
 )
 def test_fields_that_contradict_are_refused(fields: dict[str, Any], param: str) -> None:
-    body = parsed(**fields)
     with pytest.raises(InvalidRequestError) as caught:
-        (to_sampling_params(body), to_answer_params(body), to_conversation(body, MediaSettings()))
+        parsed(**fields)
     assert caught.value.param == param
 
 
 def test_sampling_defaults_are_openais() -> None:
-    sampling = to_sampling_params(parsed())
+    sampling = parsed().sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (1, 1, 0, 0)
     assert sampling.max_tokens is None
     assert sampling.seed is None
 
 
 def test_each_sampling_field_arrives() -> None:
-    sampling = to_sampling_params(
-        parsed(
-            max_completion_tokens=7, temperature=0, top_p=0.5, top_k=-1, min_p=0.1,
-            repetition_penalty=1.2, seed=-5, stop="END", presence_penalty=0.5, min_tokens=2,
-            frequency_penalty=-0.5, logit_bias={"7": -100, "8": 1.5}, logprobs=True, top_logprobs=3,
-        )
-    )  # fmt: skip
+    sampling = parsed(
+        max_completion_tokens=7, temperature=0, top_p=0.5, top_k=-1, min_p=0.1,
+        repetition_penalty=1.2, seed=-5, stop="END", presence_penalty=0.5, min_tokens=2,
+        frequency_penalty=-0.5, logit_bias={"7": -100, "8": 1.5}, logprobs=True, top_logprobs=3,
+    ).sampling  # fmt: skip
     assert (sampling.presence_penalty, sampling.frequency_penalty) == (0.5, -0.5)
     assert sampling.logit_bias == ((7, -100), (8, 1.5))
     assert (sampling.num_logprobs, sampling.min_tokens) == (3, 2)
@@ -180,13 +182,11 @@ def test_each_sampling_field_arrives() -> None:
 
 
 def test_each_answer_field_arrives() -> None:
-    assert to_answer_params(parsed()) == AnswerParams()
-    answer = to_answer_params(
-        parsed(
-            n=3, stop_token_ids=[5, 6], ignore_eos=True, skip_special_tokens=False,
-            include_stop_str_in_output=True,
-        )
-    )  # fmt: skip
+    assert parsed().answer == AnswerParams()
+    answer = parsed(
+        n=3, stop_token_ids=[5, 6], ignore_eos=True, skip_special_tokens=False,
+        include_stop_str_in_output=True,
+    ).answer  # fmt: skip
     assert answer == AnswerParams(3, frozenset({5, 6}), True, False, True)
 
 
@@ -230,7 +230,7 @@ def test_each_answer_field_arrives() -> None:
     ],
 )
 def test_what_an_answer_must_be(fields: dict[str, Any], constraint: Constraint | None) -> None:
-    assert to_sampling_params(parsed(**fields)).constraint == constraint
+    assert parsed(**fields).sampling.constraint == constraint
 
 
 def test_unknown_members_are_named_by_path_where_they_are_ignored() -> None:
@@ -241,12 +241,12 @@ def test_unknown_members_are_named_by_path_where_they_are_ignored() -> None:
         "stream": True,
         "temprature": 1,
     }
-    done = parse_chat_request(json.dumps(body).encode(), LIMITS, ignore_unknown=True)
+    done = parse(body, ignore_unknown=True)
     assert set(done.ignored) == {
         "temprature", "messages[0].content[0].cache", "stream_options.chunks",
     }  # fmt: skip
     with pytest.raises(InvalidRequestError) as caught:
-        parse_chat_request(json.dumps(body | {"n": 0}).encode(), LIMITS, ignore_unknown=True)
+        parse(body | {"n": 0}, ignore_unknown=True)
     assert caught.value.param == "n"
 
 
@@ -254,7 +254,7 @@ def test_unknown_members_are_named_by_path_where_they_are_ignored() -> None:
 def test_only_the_unknown_member_is_ignored_whatever_its_name(name: str) -> None:
     tools = [TOOL | {name: 1}]
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "tools": tools}
-    done = parse_chat_request(json.dumps(body).encode(), LIMITS, ignore_unknown=True)
+    done = parse(body, ignore_unknown=True)
     assert done.ignored == (f"tools[0].{name}",)
     assert done.body.tools is not None
     assert [tool.function.name for tool in done.body.tools] == ["f"]
@@ -269,7 +269,7 @@ def test_conversation_keeps_order_roles_and_paths() -> None:
             {"role": "user", "content": "And?"},
         ]
     )
-    conversation = to_conversation(body, MediaSettings())
+    conversation = body.conversation
     assert [m.role for m in conversation.messages] == ["system", "user", "assistant", "user"]
     text, picture = conversation.messages[1].content
     assert text == TextPart("a")
@@ -281,7 +281,7 @@ def test_limits_on_messages_and_parts_are_judged_before_they_are_looked_at() -> 
     for fields in ({"messages": [0] * 2}, with_content([0] * 2), {"stop": [0] * 5}):
         body = {"model": "m", "messages": []} | fields
         with pytest.raises(InvalidRequestError, match="limit is"):
-            parse_chat_request(json.dumps(body).encode(), limits)
+            parse(body, limits)
 
 
 def test_an_answer_of_the_sdk_can_be_sent_back_as_history() -> None:
@@ -291,7 +291,7 @@ def test_an_answer_of_the_sdk_can_be_sent_back_as_history() -> None:
     history = answer.model_dump() | {"audio": None, "function_call": None, "tool_calls": None}
     part = {"type": "text", "text": "a", "image_url": None}
     body = parsed(messages=[{"role": "user", "content": [part], "name": None}, history])
-    assert body.messages[1].content == "yes"
+    assert body.conversation.messages[1].content == (TextPart("yes"),)
 
 
 @pytest.mark.parametrize("ignore_unknown", [True, False])
@@ -300,17 +300,17 @@ def test_a_body_that_is_wrong_everywhere_is_refused_without_a_list(ignore_unknow
     messages = [{"role": "user", "content": [part] * 64}] * 64
     body = json.dumps({"model": "m", "messages": messages}).encode()
     with pytest.raises(InvalidRequestError, match="more than 10000 places"):
-        parse_chat_request(body, LIMITS, ignore_unknown=ignore_unknown)
+        parse(body, ignore_unknown=ignore_unknown)
 
 
 @pytest.mark.parametrize("content", [None, "", "yes", [{"type": "text", "text": "yes"}]])
 def test_a_refusal_is_text_beside_any_content(content: Any) -> None:
     body = parsed(messages=[{"role": "assistant", "content": content, "refusal": "but"}])
-    parts = to_conversation(body, MediaSettings()).messages[0].content
+    parts = body.conversation.messages[0].content
     texts = [part.text for part in parts if isinstance(part, TextPart)]
     assert "".join(texts) == ("yesbut" if content else "but")
 
 
 def test_a_half_surrogate_is_no_json() -> None:
     with pytest.raises(InvalidRequestError, match="surrogate"):
-        parse_chat_request(b'{"model": "\\ud800", "messages": []}', LIMITS)
+        parse(b'{"model": "\\ud800", "messages": []}')

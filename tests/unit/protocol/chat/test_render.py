@@ -3,7 +3,14 @@ from dataclasses import replace
 
 from internvl_server.core import LogprobToken, TextDelta, TextLogprobs, ToolCallDelta, Usage
 from internvl_server.protocol.chat.render import AnswerHead, ChunkWriter, completion
+from internvl_server.protocol.dialects import ErrorBody
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+
+def chunks_of(events: bytes) -> list[bytes]:
+    """The data of encoded events."""
+    return [event.removeprefix(b"data: ") for event in events.split(b"\n\n") if event]
+
 
 HEAD = AnswerHead("chatcmpl-1", "m", created=1, fingerprint="fp")
 USAGE = Usage(num_prompt_tokens=10, num_completion_tokens=3, num_image_tokens=4)
@@ -16,10 +23,9 @@ def writer(*, include_usage: bool) -> ChunkWriter:
 def test_every_chunk_has_the_fields_of_the_spec() -> None:
     write = writer(include_usage=True)
     chunks = [
-        write.role(),
-        write.delta(TextDelta('"é\n\u2028')),
-        write.finish(TextDelta("", "stop")),
-        write.usage(USAGE),
+        *chunks_of(write.begin()),
+        *chunks_of(write.delta(TextDelta('"é\n\u2028'))),
+        *chunks_of(write.delta(TextDelta("", "stop", USAGE))),
     ]
     for raw in chunks:
         ChatCompletionChunk.model_validate_json(raw, strict=True)
@@ -39,7 +45,9 @@ def test_every_chunk_has_the_fields_of_the_spec() -> None:
 
 
 def test_usage_is_absent_unless_asked_for() -> None:
-    assert "usage" not in json.loads(writer(include_usage=False).delta(TextDelta("x")))
+    assert "usage" not in json.loads(
+        chunks_of(writer(include_usage=False).delta(TextDelta("x")))[0]
+    )
 
 
 def test_a_whole_answer_validates_strictly() -> None:
@@ -62,7 +70,11 @@ def test_tool_calls_and_logprobs_validate_strictly() -> None:
         TextDelta("", tool_calls=(ToolCallDelta(0, arguments=": 1}"),), index=1),
     ]
     write = writer(include_usage=False)
-    chunks = [ChatCompletionChunk.model_validate_json(write.delta(d), strict=True) for d in deltas]
+    chunks = [
+        ChatCompletionChunk.model_validate_json(chunk, strict=True)
+        for delta in deltas
+        for chunk in chunks_of(write.delta(delta))
+    ]
     assert chunks[0].choices[0].logprobs is not None
     [entry] = chunks[0].choices[0].logprobs.content or []
     assert (entry.token, entry.bytes, entry.logprob) == ("é", [0xC3, 0xA9], -0.5)
@@ -86,7 +98,7 @@ def test_obfuscated_chunks_tell_little_of_the_texts_length() -> None:
     write = ChunkWriter(HEAD, include_usage=False, obfuscate=True)
     sizes = {len(write.delta(TextDelta("x" * length))) for length in range(20)}
     assert len(sizes) <= 2
-    assert json.loads(write.delta(TextDelta("x")))["obfuscation"] is not None
+    assert json.loads(chunks_of(write.delta(TextDelta("x")))[0])["obfuscation"] is not None
 
 
 def test_log_probabilities_of_no_token_are_an_empty_list() -> None:
@@ -94,3 +106,18 @@ def test_log_probabilities_of_no_token_are_an_empty_list() -> None:
     body = completion(asked, [TextDelta("", "stop", USAGE)])
     assert body["choices"][0]["logprobs"] == {"content": [], "refusal": None}
     assert completion(HEAD, [TextDelta("", "stop", USAGE)])["choices"][0]["logprobs"] is None
+
+
+def test_a_delta_with_text_and_an_end_is_two_chunks() -> None:
+    text, end = map(
+        json.loads, chunks_of(writer(include_usage=False).delta(TextDelta("x", "stop")))
+    )
+    assert text["choices"][0]["delta"] == {"content": "x"}
+    assert end["choices"][0]["finish_reason"] == "stop"
+
+
+def test_a_failure_ends_a_stream_without_done() -> None:
+    error = ErrorBody("It broke.", "server_error", "engine_error", None)
+    [event] = chunks_of(writer(include_usage=False).failed(error))
+    assert json.loads(event)["error"]["message"] == "It broke."
+    assert chunks_of(writer(include_usage=False).end()) == [b"[DONE]"]

@@ -4,7 +4,6 @@ from typing import Any
 import pytest
 from internvl_server.core import Detail, FrameList, ImageReference, TextPart, VideoReference
 from internvl_server.errors import InvalidRequestError
-from internvl_server.protocol.chat.convert import to_conversation
 from internvl_server.protocol.chat.request import parse_chat_request
 from internvl_server.settings import LimitSettings, MediaSettings
 
@@ -13,7 +12,7 @@ MEDIA = MediaSettings(default_video_frames=5, max_video_frames=9)
 
 def conversed(*messages: Any, limits: LimitSettings = LimitSettings()) -> Any:  # noqa: B008
     body = json.dumps({"model": "m", "messages": messages}).encode()
-    return to_conversation(parse_chat_request(body, limits).body, MEDIA)
+    return parse_chat_request(body, limits, media=MEDIA).conversation
 
 
 def user(*parts: Any) -> dict[str, Any]:

@@ -15,13 +15,12 @@ from internvl_server.core import (
 )
 from internvl_server.core.conversation import Detail
 from internvl_server.errors import InvalidRequestError, UnsupportedParameterError
-from internvl_server.protocol.responses.convert import (
-    to_answer_params,
-    to_constraint,
-    to_conversation,
-    to_sampling_params,
+from internvl_server.protocol.parsing import ParsedRequest
+from internvl_server.protocol.responses.parse import (
+    parse_input_tokens_request,
+    parse_responses_request,
 )
-from internvl_server.protocol.responses.request import ResponsesRequest, parse_responses_request
+from internvl_server.protocol.responses.request import ResponsesRequest
 from internvl_server.settings import LimitSettings
 
 URL = "data:image/png;base64,AAAA"
@@ -33,24 +32,18 @@ TOOL = {
 }
 
 
-def parse(**fields: Any) -> ResponsesRequest:
+def parse(**fields: Any) -> ParsedRequest[ResponsesRequest]:
     body = {"model": "m", "input": "hi"} | fields
-    return parse_responses_request(json.dumps(body).encode(), LimitSettings()).body
+    return parse_responses_request(json.dumps(body).encode(), LimitSettings())
 
 
 def messages(*items: Any, **fields: Any) -> tuple[Message, ...]:
-    return to_conversation(parse(input=list(items), **fields)).messages
+    return parse(input=list(items), **fields).conversation.messages
 
 
 def refusal(**fields: Any) -> InvalidRequestError:
-    def convert() -> None:
-        body = parse(**fields)
-        to_conversation(body)
-        to_sampling_params(body)
-        to_answer_params(body)
-
     with pytest.raises(InvalidRequestError) as caught:
-        convert()
+        parse(**fields)
     return caught.value
 
 
@@ -68,9 +61,9 @@ def output(call_id: str, value: Any) -> dict[str, Any]:
 
 
 def test_a_string_is_a_message_of_the_user_and_instructions_come_first() -> None:
-    conversation = to_conversation(parse(instructions="be brief"))
+    conversation = parse(instructions="be brief").conversation
     assert conversation.messages == (text("system", "be brief"), text("user", "hi"))
-    assert to_conversation(parse(input="")).messages == (text("user", ""),)
+    assert parse(input="").conversation.messages == (text("user", ""),)
 
 
 def test_messages_of_all_roles() -> None:
@@ -210,14 +203,14 @@ def test_what_needs_a_store_or_a_service_is_refused_by_name(
 def test_tools_and_the_choice_among_them() -> None:
     other = {"type": "function", "name": "g", "description": "d", "parameters": None}
     body = parse(tools=[TOOL, other], parallel_tool_calls=False)
-    strict, loose = to_conversation(body).tools
+    strict, loose = body.conversation.tools
     assert (strict.name, strict.is_strict, loose.description) == ("f", True, "d")
     assert strict.parameters == TOOL["parameters"]
     assert (loose.parameters, loose.is_strict) == ({"type": "object"}, False)
-    answer = to_answer_params(body)
+    answer = body.answer
     assert answer.tool_choice == ToolChoice("auto", is_parallel=False)
     assert answer.tool_names == ("f", "g")
-    constraint = to_sampling_params(body).constraint
+    constraint = body.sampling.constraint
     assert isinstance(constraint, ToolCalls)
     assert constraint.param == "tools"
 
@@ -236,16 +229,16 @@ def test_tools_and_the_choice_among_them() -> None:
     ],
 )
 def test_tool_choices(wire: Any, expected: ToolChoice) -> None:
-    assert to_answer_params(parse(tools=[TOOL], tool_choice=wire)).tool_choice == expected
+    assert parse(tools=[TOOL], tool_choice=wire).answer.tool_choice == expected
 
 
 def test_tools_that_may_not_be_called_are_not_in_the_prompt() -> None:
-    assert to_conversation(parse(tools=[TOOL], tool_choice="none")).tools == ()
+    assert parse(tools=[TOOL], tool_choice="none").conversation.tools == ()
     assert refusal(tools=[TOOL, TOOL], tool_choice="none").param == "tools[1].name"
 
 
 def test_without_tools_there_is_no_call() -> None:
-    assert to_answer_params(parse(tools=[])).tool_choice.mode == "none"
+    assert parse(tools=[]).answer.tool_choice.mode == "none"
 
 
 ALLOW_G = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "g"}]}
@@ -294,19 +287,18 @@ def test_fields_that_cannot_be_used_are_named(fields: dict[str, Any], param: str
 
 
 def test_sampling_fields_and_their_defaults() -> None:
-    plain = to_sampling_params(parse())
+    plain = parse().sampling
     assert (plain.temperature, plain.top_p, plain.max_tokens) == (1.0, 1.0, None)
     assert (plain.num_logprobs, plain.constraint, plain.seed, plain.stop) == (None, None, None, ())
-    made = to_sampling_params(
-        parse(
-            temperature=0, top_p=0.5, max_output_tokens=7, seed=-1, stop="x", top_k=-1, min_p=0.1,
-            repetition_penalty=1.5, presence_penalty=1, frequency_penalty=-1,
-        )
-    )  # fmt: skip
+    made = parse(
+        temperature=0, top_p=0.5, max_output_tokens=7, seed=-1, stop="x", top_k=-1, min_p=0.1,
+        repetition_penalty=1.5, presence_penalty=1, frequency_penalty=-1, min_tokens=2,
+    ).sampling  # fmt: skip
     assert (made.temperature, made.top_p, made.max_tokens) == (0, 0.5, 7)
     assert (made.seed, made.stop, made.top_k, made.min_p) == (-1, ("x",), 0, 0.1)
     penalties = (made.repetition_penalty, made.presence_penalty, made.frequency_penalty)
     assert penalties == (1.5, 1, -1)
+    assert made.min_tokens == 2
 
 
 @pytest.mark.parametrize(
@@ -319,12 +311,12 @@ def test_sampling_fields_and_their_defaults() -> None:
     ],
 )
 def test_log_probabilities(fields: dict[str, Any], expected: int | None) -> None:
-    assert to_sampling_params(parse(**fields)).num_logprobs == expected
+    assert parse(**fields).sampling.num_logprobs == expected
 
 
 def test_text_formats() -> None:
     def constraint(text_format: dict[str, Any]) -> object:
-        return to_sampling_params(parse(text={"format": text_format})).constraint
+        return parse(text={"format": text_format}).sampling.constraint
 
     assert constraint({"type": "text"}) is None
     assert constraint({"type": "json_object"}) == JsonSchema({"type": "object"}, "text.format")
@@ -362,10 +354,8 @@ FIELDS = st.sampled_from(["input", "tools", "tool_choice", "text", "include", "m
 
 def error_of(body: bytes, *, ignore_unknown: bool) -> InvalidRequestError | None:
     try:
-        made = parse_responses_request(body, LimitSettings(), ignore_unknown=ignore_unknown).body
-        assert to_conversation(made).messages
-        to_sampling_params(made)
-        to_answer_params(made)
+        made = parse_responses_request(body, LimitSettings(), ignore_unknown=ignore_unknown)
+        assert made.conversation.messages
     except InvalidRequestError as error:
         return error
     return None
@@ -380,9 +370,22 @@ def test_any_json_is_converted_or_refused_by_name(fields: dict[str, Any], ignore
 
 def test_a_format_beside_tools_is_either_of_them() -> None:
     body = {"tools": [TOOL], "text": {"format": {"type": "json_object"}}}
-    either = to_constraint(parse(**body))
+    either = parse(**body).sampling.constraint
     assert isinstance(either, ToolCalls)
     assert (either.answer, either.param) == ({"type": "object"}, "text.format")
-    required = to_constraint(parse(**body, tool_choice="required"))
+    required = parse(**body, tool_choice="required").sampling.constraint
     assert isinstance(required, ToolCalls)
     assert required.answer is None
+
+
+def test_a_text_format_and_structured_outputs_contradict_each_other() -> None:
+    error = refusal(text={"format": {"type": "json_object"}}, structured_outputs={"regex": "a"})
+    assert error.param == "structured_outputs.regex"
+
+
+def test_counting_reads_the_prompt_as_answering_does() -> None:
+    fields = {"input": "hi", "tools": [TOOL], "instructions": "be brief"}
+    counted = parse_input_tokens_request(json.dumps(fields).encode(), LimitSettings())
+    answered = parse(**fields)
+    assert counted.conversation == answered.conversation
+    assert counted.sampling.constraint == answered.sampling.constraint

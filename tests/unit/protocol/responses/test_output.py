@@ -13,7 +13,7 @@ from internvl_server.core import (
     ToolCallDelta,
     Usage,
 )
-from internvl_server.errors import EngineError
+from internvl_server.protocol.dialects import ErrorBody
 from internvl_server.protocol.responses.events import ResponseWriter
 from internvl_server.protocol.responses.render import ResponseHead, echoed_parameters
 from internvl_server.protocol.responses.request import ResponsesRequest
@@ -31,12 +31,13 @@ def writer(*, obfuscate: bool = False, **fields: Any) -> ResponseWriter:
     )
 
 
-def read(frames: Sequence[bytes]) -> list[dict[str, Any]]:
-    """The events of frames, each valid as the SDK's type of that name."""
+def read(encoded: bytes) -> list[dict[str, Any]]:
+    """The events of a stream, each valid as the SDK's type of that name."""
     events = []
+    *frames, rest = encoded.decode().split("\n\n")
+    assert rest == ""
     for frame in frames:
-        name, data, *rest = frame.decode().split("\n")
-        assert rest == ["", ""]
+        name, data = frame.split("\n")
         event = json.loads(data.removeprefix("data: "))
         assert name == f"event: {event['type']}"
         parsed = EVENT.validate_json(data.removeprefix("data: "))
@@ -58,7 +59,7 @@ def stream(deltas: Sequence[TextDelta], **fields: Any) -> list[dict[str, Any]]:
 def whole(deltas: Sequence[TextDelta], **fields: Any) -> dict[str, Any]:
     write = writer(**fields)
     for delta in deltas:
-        write.take(delta)
+        write.add(delta)
     response = write.response()
     Response.model_validate_json(json.dumps(response), strict=True)
     return response
@@ -155,7 +156,7 @@ def test_an_answer_of_calls_alone_has_no_message() -> None:
 def test_a_failure_keeps_what_was_made() -> None:
     write = writer()
     read(write.begin() + write.delta(TextDelta("half")))
-    [failed] = read(write.failed(EngineError("It broke.")))
+    [failed] = read(write.failed(ErrorBody("It broke.", "server_error", "engine_error", None)))
     response = failed["response"]
     assert failed["type"] == "response.failed"
     assert response["status"] == "failed"
@@ -230,9 +231,9 @@ def test_parameters_are_echoed_as_they_took_effect() -> None:
 
 def test_obfuscated_deltas_tell_little_of_the_texts_length() -> None:
     write = writer(obfuscate=True)
-    frames = [write.delta(TextDelta("x" * length))[-1] for length in range(1, 6)]
-    assert len(set(map(len, frames))) == 1
-    assert all("obfuscation" in event for event in read(frames))
+    frames = [write.delta(TextDelta("x" * length)) for length in range(6)][1:]
+    assert len(set(map(len, frames[1:]))) == 1
+    assert all("obfuscation" in read(frame)[-1] for frame in frames)
     assert "obfuscation" not in read(writer().delta(TextDelta("x")))[-1]
 
 

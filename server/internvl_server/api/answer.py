@@ -1,0 +1,91 @@
+"""Answers an accepted request, whole or as a stream, and releases what it holds in either case."""
+
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
+
+from internvl_server.api.body import BodyParser, read_request
+from internvl_server.api.disconnect import run_until_disconnect
+from internvl_server.api.services import Services
+from internvl_server.api.sse import EventStream, StreamWriter, stream_events
+from internvl_server.pipeline import Generation
+from internvl_server.protocol.chat.request import ChatCompletionRequest
+from internvl_server.protocol.parsing import ParsedRequest
+from internvl_server.protocol.responses.request import ResponsesRequest
+
+__all__ = ["Answer", "respond", "start_conversation"]
+
+Body = TypeVar("Body", ChatCompletionRequest, ResponsesRequest)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A running request. Its body, which is large when it has images, is not kept.
+
+    `whole` waits for the whole answer and returns its JSON.
+    """
+
+    generation: Generation
+    writer: StreamWriter
+    whole: Callable[[], Coroutine[Any, Any, dict[str, Any]]]
+    headers: Mapping[str, str]
+    is_stream: bool
+
+
+Accept: TypeAlias = Callable[[Request, Services, AsyncExitStack], Awaitable[Answer]]
+
+
+async def respond(request: Request, services: Services, accept: Accept) -> Response:
+    """Answer a request.
+
+    Args:
+        request: The HTTP request.
+        services: The server's collaborators.
+        accept: Does everything that can refuse the request. The stack it gets owns the permit and the
+            engine's request.
+    """
+    async with AsyncExitStack() as owner:
+        owner.enter_context(services.gate.admit())
+        answer = await accept(request, services, owner)
+        if not answer.is_stream:
+            content = await run_until_disconnect(request, answer.whole())
+            return JSONResponse(content, headers=answer.headers)
+        response = EventStream(
+            stream_events(answer.generation, answer.writer),
+            headers=answer.headers,
+            settings=services.settings.server,
+        )
+        response.own(owner.pop_all())
+        return response
+
+
+async def start_conversation(
+    request: Request,
+    services: Services,
+    parser: BodyParser[ParsedRequest[Body]],
+    request_id: str,
+    owner: AsyncExitStack,
+) -> tuple[ParsedRequest[Body], Generation]:
+    """Parse the request, prepare its conversation and hand it to the engine.
+
+    Args:
+        request: The HTTP request, whose body has not been read.
+        services: The server's collaborators.
+        parser: Parses the body.
+        request_id: Key of the request across stages.
+        owner: Closing it aborts the generation and frees what it holds.
+
+    Raises:
+        ServerError: The request is refused.
+        ClientGoneError: The client left.
+    """
+    parsed = await read_request(request, services.settings, parser)
+    services.check_model(parsed.body.model)
+    work = services.pipeline.prepare(
+        request_id, parsed.conversation, parsed.sampling, parsed.answer, owner
+    )
+    return parsed, await run_until_disconnect(request, work)
