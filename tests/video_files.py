@@ -2,6 +2,9 @@
 
 import base64
 import io
+import struct
+from collections.abc import Iterator
+from pathlib import Path
 
 import av
 import numpy as np
@@ -91,3 +94,46 @@ def audio_only() -> bytes:
 def video_url(data: bytes, media_type: str = "video/mp4") -> str:
     """A file as a `data:` URL."""
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+
+
+_DATA_REFERENCES = (b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref")
+
+
+def referring_video(target: Path) -> bytes:
+    """An MP4 file without samples, whose data reference names a file that has them; writes that file."""
+    data = video()
+    target.write_bytes(data)
+    data = _replace_box(data, _DATA_REFERENCES, struct.pack(">II", 0, 1) + _alias(target))
+    return b"".join(_box(kind, content) for kind, content in _boxes(data) if kind != b"mdat")
+
+
+def _box(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", 8 + len(content)) + kind + content
+
+
+def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    start = 0
+    while start < len(data):
+        (size,) = struct.unpack_from(">I", data, start)
+        yield data[start + 4 : start + 8], data[start + 8 : start + size]
+        start += size
+
+
+def _replace_box(data: bytes, path: tuple[bytes, ...], content: bytes) -> bytes:
+    if not path:
+        return content
+    return b"".join(
+        _box(kind, _replace_box(old, path[1:], content) if kind == path[0] else old)
+        for kind, old in _boxes(data)
+    )
+
+
+def _alias(target: Path) -> bytes:
+    """An `alis` entry with the absolute path of the target."""
+    path = str(target).encode()
+    path += b"\0" * (len(path) % 2)
+    name = target.name.encode()
+    record = bytes(50) + bytes([len(name)]) + name.ljust(63, b"\0") + bytes(16)
+    record += bytes(4 + 16)  # levels of a relative path, reserved
+    record += struct.pack(">hH", 2, len(path)) + path + struct.pack(">hH", -1, 0)
+    return _box(b"alis", bytes(4) + record)

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -11,7 +12,7 @@ from internvl_server.settings import ModelSettings
 
 from tests.live_server import LiveServer
 from tests.unit.media.decoding.test_video import HOSTILE
-from tests.video_files import CONTAINERS, audio_only, video, video_url
+from tests.video_files import CONTAINERS, audio_only, referring_video, video, video_url
 
 MODEL = "tiny"
 PER_TILE = 4
@@ -114,7 +115,6 @@ def test_tokens_are_counted_beforehand(server: LiveServer, picture_url: Callable
         (part(b"no video"), "video_url", "invalid_video"),
         (part(audio_only()), "video_url", "invalid_video"),
         (part(HOSTILE["playlist"]()), "video_url", "invalid_video"),
-        (part(HOSTILE["external reference"]()), "video_url", "invalid_video"),
         (part(video()[:-9]), "video_url", "invalid_video"),
         (part(video(), "text/plain"), "video_url", "invalid_video_url"),
         (
@@ -166,6 +166,12 @@ def test_limits_are_the_settings(start_server: Callable[..., LiveServer]) -> Non
         with pytest.raises(openai.BadRequestError) as caught:
             asked(server, *parts)
         assert caught.value.code == code
+
+
+def test_a_video_cannot_refer_to_another_file(server: LiveServer, tmp_path: Path) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        asked(server, part(referring_video(tmp_path / "target.mp4")))
+    assert caught.value.code == "invalid_video"
 
 
 def test_images_share_what_frames_leave(
