@@ -1,4 +1,4 @@
-"""The whole engine contract: what the rest of the server knows about any engine."""
+"""The engine contract: everything the rest of the server knows about an engine."""
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
@@ -20,7 +20,7 @@ TokenStream: TypeAlias = AbstractAsyncContextManager[AsyncIterator[TokenDelta]]
 
 
 class Capability(StrEnum):
-    """What an engine may or may not be able to do; the value is the request parameter's name."""
+    """An optional ability of an engine; the value is the name of the request field that needs it."""
 
     TOP_K = "top_k"
     MIN_P = "min_p"
@@ -29,7 +29,7 @@ class Capability(StrEnum):
     IMAGES = "image_url"
     LOGPROBS = "logprobs"
     GUIDED_DECODING = "response_format"
-    # Calls in an answer that need not call a tool are held to the tools, too.
+    # Constrains calls that the model makes by its own choice, too.
     GUIDED_TOOL_CALLS = "tools"
     LOGIT_BIAS = "logit_bias"
     PRESENCE_PENALTY = "presence_penalty"
@@ -39,10 +39,10 @@ class Capability(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What does not change while an engine lives.
+    """Facts that do not change while an engine lives.
 
-    `max_model_len` is the most tokens, prompt and completion together, of one request; `max_num_seqs`
-    the most requests computed at the same time.
+    `max_model_len` is the largest number of tokens of one request, prompt and completion together;
+    `max_num_seqs` the largest number of requests computed at the same time.
     """
 
     backend: str
@@ -53,7 +53,7 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True)
 class EngineHealth:
-    """How the engine is now. Ready means: it can produce a token, judged by its progress."""
+    """Current engine status. A ready engine can produce tokens, judged by its recent progress."""
 
     is_ready: bool
     reason: str
@@ -62,7 +62,7 @@ class EngineHealth:
 
 
 class Engine(Protocol):
-    """One loaded model that turns token ids into token ids. It knows no text, no HTTP, no files.
+    """One loaded model that turns token ids into token ids. It deals with neither text nor HTTP.
 
     `generate` returns a context manager: leaving it, for any reason, aborts the request in the engine
     and frees what it held. No other call aborts.
@@ -70,26 +70,26 @@ class Engine(Protocol):
 
     @property
     def info(self) -> EngineInfo:
-        """What does not change while the engine lives."""
+        """Facts that do not change while the engine lives."""
 
     async def start(self) -> None:
         """Load the model.
 
         Raises:
-            StartupError: If it cannot be loaded, with the reason and what to change.
+            StartupError: It cannot be loaded; the message says why and what to change.
         """
 
     async def close(self) -> None:
-        """Abort what runs and free everything. Idempotent."""
+        """Abort all requests and free everything. Idempotent."""
 
     def health(self) -> EngineHealth:
-        """How the engine is now; cheap enough for every probe."""
+        """Current status; cheap enough for every probe."""
 
     def generate(self, request: GenerateRequest) -> TokenStream:
         """Queue a request; the stream yields deltas until one carries a `finish_reason`.
 
         Entering raises `EngineUnavailableError` when the engine is not running and
-        `InvalidRequestError` when the request can never fit or its guide cannot be followed. Iterating
+        `InvalidRequestError` when the request can never fit or its constraint cannot be compiled. Iterating
         raises `EngineError` when the engine fails. The last delta has a `finish_reason`; a stop token
         that ended the request is its last id.
         """

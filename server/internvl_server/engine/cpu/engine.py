@@ -1,4 +1,4 @@
-"""The asyncio side of the CPU engine: takes or refuses requests and hands out their tokens."""
+"""The asyncio side of the CPU engine: accepts or refuses requests and delivers their tokens."""
 
 import asyncio
 import contextlib
@@ -33,27 +33,26 @@ from internvl_server.settings import CpuSettings
 
 __all__ = ["CpuEngine"]
 
-# Below this size one thread is faster than several: a step is shorter than waking the others.
+# Below this size one thread is faster than several: a step takes less time than waking other threads.
 _MAX_SINGLE_THREAD_PARAMETERS = 50_000_000
 
 
 class CpuEngine:
     """InternVL3 on this machine's cores; implements `internvl_server.engine.base.Engine`.
 
-    Guaranteed: in float32, greedy text and text of a given seed are the same alone and beside any
-    other requests, up to the rounding that `Runner` describes; in bfloat16 the rounding is coarse
-    enough to change text. A seed belongs to its request alone, whatever else is computed.
+    In float32, greedy and seeded text do not depend on other requests in the batch, up to the rounding
+    that `Runner` describes. In bfloat16, rounding is coarse enough to change text.
 
     Args:
         checkpoint: What to load; read in `start`.
         settings: Types, threads and memory.
-        tokens: The text of the ids; without bytes there are no guides.
-        max_num_seqs: Most requests computed at the same time.
-        max_model_len: Most tokens of a request, prompt and answer together; `info` says less when
-            `kv_cache_bytes` has no room for so many.
+        tokens: The tokenizer's vocabulary; guided decoding needs its bytes.
+        max_num_seqs: Largest number of requests computed at the same time.
+        max_model_len: Largest number of tokens of a request, prompt and completion together; lower in
+            `info` if `kv_cache_bytes` has no room for as many.
 
     Raises:
-        StartupError: The checkpoint's config is not one this engine computes.
+        StartupError: The engine does not support the checkpoint.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class CpuEngine:
         self._max_kv_tokens = settings.kv_cache_bytes // kv_bytes_per_token(
             checkpoint.config.text, self._dtype
         )
-        # A request longer than all keys and values would wait for ever: that is the context, then.
+        # A request larger than the whole KV cache would wait forever, so the cache limits the context.
         max_model_len = min(max_model_len, self._max_kv_tokens)
         self._info = EngineInfo("cpu", max_model_len, max_num_seqs, _capabilities(tokens))
         self._streams: dict[Sequence, Stream] = {}
@@ -82,22 +81,22 @@ class CpuEngine:
         self._scheduler: Scheduler
         self._loop: asyncio.AbstractEventLoop
         self._limits: RequestLimits
-        self._guides: GrammarCompiler[CompiledGrammar] | None = None
+        self._compiler: GrammarCompiler[CompiledGrammar] | None = None
 
     @property
     def info(self) -> EngineInfo:
-        """What does not change while the engine lives."""
+        """Facts that do not change while the engine lives."""
         return self._info
 
     async def start(self) -> None:
         """Load the model and compute one token with it, on the engine's thread.
 
         Raises:
-            StartupError: The checkpoint cannot be served, or there is too little memory.
+            StartupError: The weights cannot be loaded, or there is too little memory.
         """
         self._state = "loading"
         self._loop = asyncio.get_running_loop()
-        self._plan()
+        self._prepare()
         self._worker = Worker(
             load=self._load,
             scheduler=self._scheduler,
@@ -112,22 +111,22 @@ class CpuEngine:
         if self._tokens.token_bytes is not None:
             vocab_size = self._checkpoint.config.text.vocab_size
             vocabulary = await asyncio.to_thread(GrammarVocabulary, self._tokens, vocab_size)
-            self._guides = GrammarCompiler(vocabulary.compile)
+            self._compiler = GrammarCompiler(vocabulary.compile)
         self._state = "running"
 
     async def close(self) -> None:
-        """End the thread after its current step, fail what is left and free the model."""
+        """End the thread after its current step, fail the remaining requests and free the model."""
         worker, self._worker = self._worker, None
         self._state = "closed"
         if worker is None:
             return
-        if self._guides is not None:
-            self._guides.close()
+        if self._compiler is not None:
+            self._compiler.close()
         await asyncio.to_thread(worker.stop)
         self._fail_all()
 
     def health(self) -> EngineHealth:
-        """Ready while the thread lives and, when there is work, has finished a step lately."""
+        """Ready while the thread runs and, if there is work, has finished a step recently."""
         worker = self._worker
         if worker is None:
             return health_of(self._state)
@@ -142,8 +141,8 @@ class CpuEngine:
         """Queue a request; see `Engine.generate`."""
         return Stream(partial(self._submit, request))
 
-    def _plan(self) -> None:
-        """Find from the config alone what fits the model and the memory for keys and values."""
+    def _prepare(self) -> None:
+        """Set the request limits and the scheduler from the config; nothing is loaded yet."""
         self._limits = RequestLimits(
             max_model_len=self._info.max_model_len,
             vocab_size=self._checkpoint.config.text.vocab_size,
@@ -169,14 +168,14 @@ class CpuEngine:
     async def _submit(self, request: GenerateRequest, stream: Stream) -> Abort:
         self._running_worker()
         check_request(request, self._limits)
-        guide = await self._compile(request)
+        grammar = await self._compile(request)
         worker = self._running_worker()
         num_tokens = len(request.prompt_token_ids) + request.max_tokens
         sequence = Sequence(
             request,
             num_kv_tokens=min(num_tokens, self._info.max_model_len),
             needs_encoding=bool(request.images),
-            guide=guide,
+            grammar=grammar,
         )
         self._streams[sequence] = stream
         worker.add(sequence)
@@ -191,25 +190,25 @@ class CpuEngine:
         constraint = request.sampling.constraint
         if constraint is None:
             return None
-        if self._guides is None:
+        if self._compiler is None:
             raise UnsupportedParameterError(
-                "This checkpoint's tokenizer is not byte-level; answers cannot be held to a format.",
+                "This checkpoint's tokenizer is not byte-level, which guided decoding requires.",
                 param=constraint.param,
             )
-        return await self._guides.compile(constraint)
+        return await self._compiler.compile(constraint)
 
     async def _abort(self, sequence: Sequence) -> None:
-        """Free a request that was left before its end."""
+        """Free a request whose reader left before its end."""
         if self._streams.pop(sequence, None) is not None and self._worker is not None:
             self._worker.abort(sequence)
 
     def _call_on_loop(self, function: Callable[..., None], *args: object) -> None:
-        # The loop may be gone when a process ends without closing its engine; then nobody listens.
+        # The loop is closed already if a process ends without closing its engine.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, *args)
 
     def _deliver(self, events: list[Event]) -> None:
-        """Hand the events of a step to their streams; those of aborted requests have none."""
+        """Pass the events of a step to their streams; aborted requests have none any more."""
         for event in events:
             stream = self._streams.get(event.sequence)
             if stream is None:
@@ -228,7 +227,7 @@ class CpuEngine:
         self._fail_all()
 
     def _fail_all(self) -> None:
-        """End every request after the thread ended, by `close` or by an error."""
+        """Fail every remaining request after the thread has ended, by `close` or by an error."""
         running = frozenset(self._scheduler.running)
         is_closed = self._state == "closed"
         why = "was shut down" if is_closed else "ended unexpectedly"
@@ -239,7 +238,7 @@ class CpuEngine:
 
 
 def _capabilities(tokens: Vocabulary) -> frozenset[Capability]:
-    """Everything, but guides only where every byte of an answer is known."""
+    """All capabilities; guided decoding only if the bytes of every token are known."""
     guides = (
         {Capability.GUIDED_DECODING, Capability.GUIDED_TOOL_CALLS}
         if tokens.token_bytes is None
@@ -249,7 +248,7 @@ def _capabilities(tokens: Vocabulary) -> frozenset[Capability]:
 
 
 def _warm_up(runner: Runner) -> None:
-    """Compute one token, so that the first request does not pay for what happens only once."""
+    """Compute one token, so that the first request does not pay for one-time work."""
     request = GenerateRequest("warm-up", (0,), 1, SamplingParams(temperature=0.0), frozenset())
     sequence = Sequence(request, num_kv_tokens=2)
     runner.begin(sequence)

@@ -1,4 +1,4 @@
-"""Computes what a step asks for. Owns the model and the tensors of the running requests."""
+"""Computes a step. Owns the model and the tensors of the running requests."""
 
 from collections.abc import Generator, Iterable, Iterator
 from collections.abc import Sequence as Items
@@ -23,8 +23,8 @@ __all__ = ["Choice", "Runner"]
 class _State:
     """Tensors of one running request.
 
-    `encoding` is the unfinished encoding of its tiles and alone holds its pixels; `image_embeds`
-    its result, (num_image_tokens, hidden_size), dropped when the prompt is read.
+    `encoding` is the unfinished encoding of its tiles and holds the only reference to its pixels.
+    `image_embeds` is the result, (num_image_tokens, hidden_size), dropped after prefill.
     """
 
     kv_cache: KvCache
@@ -37,9 +37,9 @@ class _State:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The next token of a sequence, or the error that kept it from one.
+    """The next token of a sequence, or the error that prevented it.
 
-    `is_complete` says that the guide allows nothing after it.
+    `is_complete` means that the grammar allows no further token.
     """
 
     sequence: Sequence
@@ -50,11 +50,11 @@ class Choice:
 
 
 class Runner:
-    """The model and, by request, what it needs between two steps.
+    """The model, and the state of each request between two steps.
 
-    Results in float32 depend on what is computed together only by rounding: a matrix product of one
-    row and of several may differ in the last bits. Greedy text is therefore the same alone and in a
-    batch unless two tokens are equally likely to about six digits.
+    In float32, a batch changes the results of a request by rounding only: a matrix product of one row and of
+    several rows may differ in the last bits. Greedy text is therefore the same alone and in a batch, unless
+    two tokens are equally likely to about six digits.
     """
 
     def __init__(self, model: InternVL) -> None:
@@ -63,11 +63,11 @@ class Runner:
 
     @property
     def num_sequences(self) -> int:
-        """Requests whose tensors are held."""
+        """Number of requests with tensors."""
         return len(self._states)
 
     def begin(self, sequence: Sequence) -> None:
-        """Allocate what a request needs and take its pixels over."""
+        """Allocate a request's state and take its pixels over."""
         request = sequence.request
         decoder = self._model.decoder
         image_ids = [i for span in request.images for i in _span_range(span)]
@@ -84,17 +84,17 @@ class Runner:
         self._states[sequence] = state
 
     def _new_sampler(self, sequence: Sequence, text_ids: Iterable[int]) -> Sampler:
-        request, guide = sequence.request, sequence.guide
+        request, grammar = sequence.request, sequence.grammar
         vocab_size = self._model.config.text.vocab_size
         stops = [i for i in request.stop_token_ids if 0 <= i < vocab_size]
-        return Sampler(request.sampling, text_ids, stops, guide.start(stops) if guide else None)
+        return Sampler(request.sampling, text_ids, stops, grammar.start(stops) if grammar else None)
 
     def drop(self, sequence: Sequence) -> None:
-        """Free all memory of a request; one that never began is no error."""
+        """Free all memory of a request; does nothing if it has not begun."""
         self._states.pop(sequence, None)
 
     def encode(self, sequence: Sequence) -> None:
-        """Compute one piece of a request's images; the last one ends `needs_encoding`."""
+        """Encode one piece of a request's images; the last one clears `needs_encoding`."""
         state = self._states[sequence]
         assert state.encoding is not None
         try:
@@ -105,7 +105,7 @@ class Runner:
             sequence.needs_encoding = False
 
     def forward(self, decode: Items[Sequence], prefill: Items[Prefill]) -> list[Choice]:
-        """Compute the next token of `decode` and of those of `prefill` whose prompt ends here."""
+        """Compute the next token of each `decode` sequence and each `prefill` that completes a prompt."""
         rows = list(range(len(decode)))
         segments = [self._decode_segment(sequence) for sequence in decode]
         embeds = [self._embed(_ids(self._states[s].last_token_id for s in decode))]
@@ -133,7 +133,7 @@ class Runner:
         return embeds
 
     def _embed_prompt(self, chunk: Prefill) -> Tensor:
-        """Embeddings of a prompt's next tokens, those of images where images stand."""
+        """Embeddings of the prompt's next tokens, with image embeddings at the image tokens."""
         sequence, state = chunk.sequence, self._states[chunk.sequence]
         start = sequence.num_read_tokens
         end = start + chunk.num_tokens
@@ -153,10 +153,10 @@ class Runner:
         ]
 
     def _choose_one(self, sequence: Sequence, greedy: int, row: Tensor) -> Choice:
-        """The next token of one sequence. Its failure is no other's."""
+        """Choose the next token of one sequence; an error affects only this sequence."""
         state = self._states[sequence]
         num_logprobs = sequence.request.sampling.num_logprobs
-        # Before the sampler changes the row.
+        # Computed first, because the sampler changes the row.
         log_softmax = row.log_softmax(dim=-1) if num_logprobs is not None else None
         try:
             token_id = greedy if state.sampler.is_plain_greedy else state.sampler.choose(row)
@@ -179,13 +179,13 @@ def _span_range(span: ImageSpan) -> range:
 
 
 def _without(token_ids: Items[int], indices: Items[int]) -> Iterator[int]:
-    """The ids that do not stand at one of the indices."""
+    """The ids at all other indices."""
     left_out = frozenset(indices)
     return (token_id for i, token_id in enumerate(token_ids) if i not in left_out)
 
 
 def _overlaps(spans: Items[ImageSpan], start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Where images lie in the prompt's tokens `start` to `end`.
+    """Find the image tokens between the prompt positions `start` and `end`.
 
     Yields:
         First and one past the last token, and the row of the first in the request's image

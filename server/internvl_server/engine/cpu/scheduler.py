@@ -1,10 +1,10 @@
-"""Decides which requests run and what one step computes. Knows counts, no tensors and no threads.
+"""Decides which requests run and what a step computes. Counts tokens; knows neither tensors nor threads.
 
-Requests are admitted strictly in order: one that does not fit yet holds back those behind it, so a
-large request is never starved. A step decodes every request that has read its prompt, reads at most
-one chunk of prompts, oldest first, and encodes at most one piece of images, so that neither a long
-prompt nor a large image holds up the others; a text prompt may overtake images that are still being
-encoded.
+Requests are admitted strictly in order: a request that does not fit yet blocks those behind it, so that a
+large request is never starved. A step decodes one token for every request after prefill, prefills at most
+one chunk of prompts, oldest first, and encodes at most one piece of an image. Neither a long prompt nor a
+large image therefore delays the others by more than that; a text prompt may overtake images that are still
+being encoded.
 """
 
 from collections import deque
@@ -18,11 +18,11 @@ __all__ = ["Prefill", "Scheduler", "Sequence", "Step"]
 
 @dataclass(eq=False, slots=True)
 class Sequence:
-    """One request as long as the engine has it.
+    """The engine's state of one request.
 
-    `request` loses its pixels when it starts. `num_kv_tokens` tokens of keys and values are
-    reserved for it while it runs. `num_read_tokens` of its prompt are in the cache; `num_generated`
-    tokens were chosen. `guide` is what the answer is held to.
+    `request` loses its pixels when it starts. `num_kv_tokens` tokens of keys and values are reserved for
+    it while it runs. `num_read_tokens` of its prompt are in the cache, and `num_generated` tokens have been
+    chosen. `grammar` constrains the answer.
     """
 
     request: GenerateRequest
@@ -30,11 +30,11 @@ class Sequence:
     needs_encoding: bool = False
     num_read_tokens: int = 0
     num_generated: int = 0
-    guide: CompiledGrammar | None = None
+    grammar: CompiledGrammar | None = None
 
     @property
     def max_generated(self) -> int:
-        """Tokens after which the answer is cut off."""
+        """Largest number of tokens of the answer."""
         return self.num_kv_tokens - len(self.request.prompt_token_ids)
 
     @property
@@ -45,7 +45,7 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class Prefill:
-    """Read the next `num_tokens` tokens of a sequence's prompt."""
+    """Compute the next `num_tokens` tokens of a sequence's prompt."""
 
     sequence: Sequence
     num_tokens: int
@@ -53,7 +53,7 @@ class Prefill:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one step computes: a token each of `decode`, chunks of prompts, a piece of `encode`."""
+    """One step: a token for each `decode` sequence, `prefill` chunks, one piece of the `encode` images."""
 
     decode: tuple[Sequence, ...] = ()
     prefill: tuple[Prefill, ...] = ()
@@ -61,12 +61,12 @@ class Step:
 
 
 class Scheduler:
-    """The waiting line and the running requests.
+    """The queue and the running requests.
 
     Args:
-        max_num_seqs: Most requests that run at the same time.
-        max_kv_tokens: Most tokens of keys and values reserved by running requests.
-        prefill_chunk_tokens: Most prompt tokens read in one step.
+        max_num_seqs: Largest number of running requests.
+        max_kv_tokens: Tokens of keys and values that all running requests may reserve.
+        prefill_chunk_tokens: Largest number of prompt tokens per step.
     """
 
     def __init__(self, *, max_num_seqs: int, max_kv_tokens: int, prefill_chunk_tokens: int) -> None:
@@ -99,19 +99,19 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        """Something waits or runs."""
+        """Whether any request waits or runs."""
         return bool(self._running or self._waiting)
 
     def add(self, sequence: Sequence) -> None:
-        """Put a request at the end of the line.
+        """Put a request at the end of the queue.
 
-        It must be able to fit: one that never can would hold back everything behind it for ever.
+        It must fit an empty cache; otherwise it would block the queue forever.
         """
         assert sequence.num_kv_tokens <= self._max_kv_tokens, sequence.num_kv_tokens
         self._waiting.append(sequence)
 
     def admit(self) -> list[Sequence]:
-        """Start every request, in order, whose slot and keys and values are free."""
+        """Start requests in order, as long as a slot and enough of the cache are free."""
         admitted = []
         while self._waiting and self._has_room(self._waiting[0]):
             sequence = self._waiting.popleft()
@@ -121,7 +121,7 @@ class Scheduler:
         return admitted
 
     def remove(self, sequence: Sequence) -> None:
-        """Free what a request holds, wherever it is; one that is gone already is no error."""
+        """Remove a request, running or waiting; does nothing if it is gone already."""
         if sequence in self._running:
             self._running.remove(sequence)
             self._num_kv_tokens -= sequence.num_kv_tokens
@@ -129,7 +129,7 @@ class Scheduler:
             self._waiting.remove(sequence)
 
     def plan(self) -> Step:
-        """What the next step computes for the running requests."""
+        """The next step for the running requests."""
         ready = [s for s in self._running if not s.needs_encoding]
         return Step(
             decode=tuple(s for s in ready if not s.num_unread_tokens),

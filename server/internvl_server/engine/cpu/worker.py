@@ -1,4 +1,4 @@
-"""The engine's thread: takes requests, computes step after step, reports what each step found."""
+"""The engine's thread: takes requests, computes step after step and reports the tokens of each."""
 
 import logging
 import threading
@@ -33,16 +33,16 @@ class Event:
 
 
 class Worker:
-    """Runs a scheduler and a runner on a thread of its own; both are touched by no other thread.
+    """Runs a scheduler and a runner on a dedicated thread; no other thread uses them.
 
-    Requests join and leave between two steps. A step that fails ends the requests it computed and
-    no others; an error outside of a step ends the thread.
+    Requests join and leave between two steps. A step that fails ends only the requests it
+    computed; an error outside of a step ends the thread.
 
     Args:
         load: Loads the model; called on the thread.
         scheduler: Decides what a step computes.
         on_events: Called on the thread with all events of a step at once.
-        on_crash: Called on the thread as its last act when it ends by an error.
+        on_crash: Called on the thread, last, if it ends by an error.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Worker:
         self._commands: SimpleQueue[_Command] = SimpleQueue()
         self._num_added = self._num_taken = 0
         self._is_stopping = False
-        # A daemon, so that a process told to end does not wait for a model that is being loaded.
+        # A daemon, so that a process can end while a model is loading.
         self._thread = threading.Thread(target=self._main, name="cpu-engine", daemon=True)
 
     @property
@@ -73,28 +73,28 @@ class Worker:
 
     @property
     def num_waiting(self) -> int:
-        """Requests that were added and hold no slot yet."""
+        """Requests that were added but hold no slot yet."""
         return self._scheduler.num_waiting + self._num_added - self._num_taken
 
     def start(self) -> None:
-        """Start the thread; `loaded` tells when it can compute, or why it cannot."""
+        """Start the thread; `loaded` completes once it can compute, or with the reason why it cannot."""
         self._thread.start()
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a request; from the event loop."""
+        """Queue a request; called on the event loop."""
         if not self.num_running and not self.num_waiting:
             self.last_progress = time.monotonic()
         self._num_added += 1
         self._commands.put(lambda: self._take(sequence))
 
     def abort(self, sequence: Sequence) -> None:
-        """Free a request before the next step; from the event loop."""
+        """Free a request before the next step; called on the event loop."""
         self._commands.put(lambda: self._drop(sequence))
 
     def stop(self) -> None:
-        """End the thread after the current step and wait for it. What it held is freed with it.
+        """End the thread after the current step and wait for it, which frees the model.
 
-        A load is not waited for: it cannot be broken off, and the thread is a daemon.
+        Does not wait while the model is loading, because a load cannot be interrupted.
         """
         self._commands.put(self._begin_stop)
         if self._thread.is_alive() and self.loaded.done():
@@ -115,14 +115,14 @@ class Worker:
     def _try_load(self) -> bool:
         try:
             self._runner = self._load()
-        except Exception as err:  # noqa: BLE001  (handed to who waits for `loaded`)
+        except Exception as err:  # noqa: BLE001  (re-raised where `loaded` is awaited)
             self.loaded.set_exception(err)
             return False
         self.loaded.set_result(None)
         return True
 
     def _take_commands(self) -> bool:
-        """Carry out all commands, waiting for one when there is nothing to compute."""
+        """Execute all commands, waiting for one if there is nothing to compute. False: stop."""
         try:
             while not self._is_stopping:
                 self._commands.get(block=not self._scheduler.has_work)()
@@ -158,10 +158,10 @@ class Worker:
     def _attempt(
         self, sequences: Iterable[Sequence], work: Callable[[], list[Event] | None]
     ) -> list[Event]:
-        """Do a piece of work; when it fails, end the sequences it was for."""
+        """Do a piece of work; if it fails, end the sequences it was for."""
         try:
             return work() or []
-        except Exception as err:  # noqa: BLE001  (the engine's border: reported to each request)
+        except Exception as err:  # noqa: BLE001  (reported to each request)
             return [self._fail(sequence, err) for sequence in sequences]
 
     def _forward(self, step: Step) -> list[Event]:
@@ -173,7 +173,7 @@ class Worker:
         ]
 
     def _advance(self, choice: Choice) -> Event:
-        """The event of a new token; frees the request when it was the last."""
+        """The event of a new token; frees the request after its last one."""
         sequence = choice.sequence
         reason: FinishReason | None = None
         if choice.is_complete or choice.token_id in sequence.request.stop_token_ids:

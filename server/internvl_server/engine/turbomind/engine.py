@@ -45,10 +45,10 @@ class TurbomindEngine:
     As many requests run as there are native handles (`max_num_seqs`); more wait in order. A request that
     is left is cancelled in TurboMind at once; its handle is free again when TurboMind has confirmed that.
 
-    Guaranteed: greedy takes the likeliest token; a guide that TurboMind's compiler is known to be looser on
+    Guaranteed: greedy takes the likeliest token; a grammar that TurboMind's compiler is known to be looser on
     is refused. Not proven without a GPU: that its version keeps enums of many similar values. Not
     guaranteed: the same text for the same seed beside other requests, because sums on a GPU depend on
-    the batch. Log probabilities are the model's own, before penalty, temperature, filters and guide.
+    the batch. Log probabilities are the model's own, before penalty, temperature, filters and grammar.
 
     Args:
         checkpoint: What to load; read in `start`.
@@ -73,7 +73,7 @@ class TurbomindEngine:
         self._state = "not started"
         self._runtime: Runtime | None = None
         self._jobs: JobPool | None = None
-        self._guides: GrammarCompiler[object]
+        self._compiler: GrammarCompiler[object]
 
     @property
     def info(self) -> EngineInfo:
@@ -94,7 +94,7 @@ class TurbomindEngine:
             self._state = f"part of the one on node 0, as node {self._settings.node_rank}"
             return
         self._jobs = JobPool(self._info.max_num_seqs, runtime.new_handle)
-        self._guides = GrammarCompiler(runtime.compile_constraint)
+        self._compiler = GrammarCompiler(runtime.compile_constraint)
         self._state = "running"
         watch = partial(self._watch, runtime, self._jobs)
         threading.Thread(target=watch, name="turbomind-watch", daemon=True).start()
@@ -106,7 +106,7 @@ class TurbomindEngine:
         if runtime is None:
             return
         if self._jobs is not None:
-            self._guides.close()
+            self._compiler.close()
             await self._jobs.close(_CLOSE_S)
         await _in_thread(runtime.close)
 
@@ -122,7 +122,7 @@ class TurbomindEngine:
         )
 
     def generate(self, request: GenerateRequest) -> TokenStream:
-        """Queue a request; see `Engine.generate`. A guide is compiled before the request is accepted."""
+        """Queue a request; see `Engine.generate`. A grammar is compiled before the request is accepted."""
         return Stream(partial(self._accept, request))
 
     async def _accept(self, request: GenerateRequest, stream: Stream) -> Abort:
@@ -130,7 +130,7 @@ class TurbomindEngine:
         check_request(request, self._limits)
         check_turbomind_limits(request, self._limits, self._checkpoint.stop_token_ids)
         constraint = request.sampling.constraint
-        grammar = None if constraint is None else await self._guides.compile(constraint)
+        grammar = None if constraint is None else await self._compiler.compile(constraint)
         images = None
         if request.images:
             images = await asyncio.to_thread(runtime.multimodal, request)

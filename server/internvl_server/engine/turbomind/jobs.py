@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Work:
-    """What the native side is given: the request without its pixels, its images, its compiled guide."""
+    """What the native side is given: the request without its pixels, its images, its compiled grammar."""
 
     request: GenerateRequest
     images: "Multimodal | None"

@@ -32,7 +32,7 @@ from internvl_server.settings import TurbomindSettings
 
 __all__ = ["Handle", "Multimodal", "Runtime", "engine_config", "load_runtime"]
 
-# Compiled grammars that are kept for the next request with the same guide.
+# Compiled grammars that are kept for the next request with the same grammar.
 _GRAMMAR_CACHE_BYTES = 64 << 20
 
 Multimodal: TypeAlias = list[dict[str, Any]]

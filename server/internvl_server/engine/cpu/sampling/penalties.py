@@ -1,4 +1,4 @@
-"""What is added to, taken from or multiplied with the logits of single tokens."""
+"""Penalties and biases on the logits of single tokens."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -15,9 +15,8 @@ __all__ = ["Penalties"]
 class Penalties:
     """Penalties and biases of one request, in the order of `apply`.
 
-    The repetition penalty covers the text of the prompt and everything generated. The placeholders of
-    images are left out: they stand for pixels, the model did not read their id. Presence and frequency
-    penalty cover what was generated.
+    The repetition penalty covers the text of the prompt and the generated tokens. Image tokens are left out,
+    because they stand for pixels. Presence and frequency penalty cover the generated tokens.
 
     Args:
         params: The request's parameters.
@@ -36,7 +35,7 @@ class Penalties:
 
     @classmethod
     def of(cls, params: SamplingParams, prompt_token_ids: Iterable[int]) -> Self | None:
-        """Those that the parameters ask for; None when they ask for none."""
+        """The penalties of a request; None if it has none."""
         is_asked = (
             params.repetition_penalty != 1.0
             or params.presence_penalty
@@ -46,7 +45,7 @@ class Penalties:
         return cls(params, prompt_token_ids) if is_asked else None
 
     def observe(self, token_id: int) -> None:
-        """Take note of a token of the answer."""
+        """Record a generated token."""
         if self._repetition != 1.0:
             self._seen[token_id] = None
         if self._presence or self._frequency:
@@ -55,9 +54,9 @@ class Penalties:
     def apply(self, logits: Tensor) -> None:
         """Change the logits of the tokens concerned.
 
-        Repetition is that of Keskar et al. 2019 (CTRL), as transformers has it: a positive logit is
-        divided by it, a negative one multiplied. Presence and frequency are OpenAI's: taken off once
-        and times the count. A bias is added.
+        The repetition penalty is that of Keskar et al. 2019 (CTRL), as in transformers: it divides a
+        positive logit and multiplies a negative one. The presence penalty is subtracted once, the
+        frequency penalty times the count, as in OpenAI's API. A bias is added.
 
         Args:
             logits: float32, (vocab_size,); changed.

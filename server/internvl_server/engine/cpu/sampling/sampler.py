@@ -1,13 +1,13 @@
-"""From the logits of one token to its id, as one request's parameters ask for.
+"""Chooses the next token of a request from its logits.
 
-Order: repetition penalty, presence and frequency penalty, logit bias, what the guide forbids, stop
-tokens before `min_tokens`, temperature, top_k, top_p, min_p, draw. That is transformers' `generate`
-with OpenAI's parameters put behind the penalty that multiplies. Each filter keeps at least the most
-likely token; top_p is taken of the probabilities that top_k left. Where a guide allows nothing but
-the end, the end is chosen, `min_tokens` or not.
+Order: repetition penalty, presence and frequency penalty, logit bias, grammar, stop tokens before
+`min_tokens`, temperature, top_k, top_p, min_p, draw. This is the order of transformers' `generate`, with
+OpenAI's parameters after the repetition penalty. Each filter keeps at least the likeliest token; top_p
+applies to the probabilities that top_k keeps. If the grammar allows only the end, the end is chosen in spite
+of `min_tokens`.
 
-The draw takes one uniform number of the request's own generator, so a seed gives the same text
-whatever else is computed at the same time.
+Each request has its own random generator and draws one number a token, so that seeded text does not depend on
+other requests.
 """
 
 from collections.abc import Iterable
@@ -21,22 +21,22 @@ from internvl_server.engine.guided.matcher import GrammarMatcher
 
 __all__ = ["Sampler", "filter_logits"]
 
-# So many candidates are looked at before the whole vocabulary is sorted for top_p: sorting 150 000
-# logits takes longer than a step of a small model.
+# For top_p, this many of the likeliest tokens are tried before the whole vocabulary is sorted: sorting
+# 150,000 logits takes longer than a step of a small model.
 _NUM_LIKELY = 512
 
-# Below this, dividing by the temperature leaves the numbers' range; the likeliest token wins anyway.
+# Below this, dividing by the temperature may overflow; the likeliest token would win anyway.
 _MIN_TEMPERATURE = 1e-5
 
 
 class Sampler:
-    """Chooses the tokens of one request and remembers what the next choice depends on.
+    """Chooses the tokens of one request and keeps the state that the next choice depends on.
 
     Args:
         params: The request's parameters; a seed of None draws a fresh one.
         prompt_token_ids: Ids of the prompt that a repetition penalty covers.
-        stop_token_ids: Ids of the vocabulary that are not chosen before `params.min_tokens` tokens.
-        guide: What the answer is held to.
+        stop_token_ids: Ids that are not chosen before `params.min_tokens` tokens.
+        grammar: Constrains the answer.
     """
 
     def __init__(
@@ -44,16 +44,16 @@ class Sampler:
         params: SamplingParams,
         prompt_token_ids: Iterable[int] = (),
         stop_token_ids: Iterable[int] = (),
-        guide: GrammarMatcher | None = None,
+        grammar: GrammarMatcher | None = None,
     ) -> None:
         self._params = params
         self._penalties = Penalties.of(params, prompt_token_ids)
         self._stops = torch.tensor(sorted(stop_token_ids), dtype=torch.int64)
-        self._guide = guide
+        self._grammar = grammar
         self._num_chosen = 0
         self._is_greedy = params.temperature < _MIN_TEMPERATURE
         self._is_adjusted = bool(
-            self._penalties or guide or (params.min_tokens and len(self._stops))
+            self._penalties or grammar or (params.min_tokens and len(self._stops))
         )
         self._generator = torch.Generator()
         if params.seed is None:
@@ -63,13 +63,13 @@ class Sampler:
 
     @property
     def is_plain_greedy(self) -> bool:
-        """The most likely token is all that is wanted, so many rows can be done at once."""
+        """Whether the likeliest token is chosen as it is, so that many rows can be computed at once."""
         return self._is_greedy and not self._is_adjusted
 
     @property
     def is_complete(self) -> bool:
-        """The guide allows nothing but the end now."""
-        return self._guide is not None and self._guide.is_complete
+        """Whether the grammar allows only the end now."""
+        return self._grammar is not None and self._grammar.is_complete
 
     def choose(self, logits: Tensor) -> int:
         """Choose a token.
@@ -78,7 +78,7 @@ class Sampler:
             logits: float32, (vocab_size,); may be changed.
 
         Raises:
-            EngineError: The guide has become too large to go on with.
+            EngineError: The state of the grammar has grown beyond its limit.
         """
         if self._is_adjusted:
             self._adjust(logits)
@@ -86,16 +86,16 @@ class Sampler:
         self._num_chosen += 1
         if self._penalties is not None:
             self._penalties.observe(token_id)
-        if self._guide is not None:
-            self._guide.advance(token_id)
+        if self._grammar is not None:
+            self._grammar.advance(token_id)
         return token_id
 
     def _adjust(self, logits: Tensor) -> None:
-        """Apply what comes before the temperature, in place."""
+        """Apply penalties, grammar and `min_tokens`, in place."""
         if self._penalties is not None:
             self._penalties.apply(logits)
-        if self._guide is not None:
-            logits.masked_fill_(torch.from_numpy(self._guide.forbidden), -torch.inf)
+        if self._grammar is not None:
+            logits.masked_fill_(torch.from_numpy(self._grammar.forbidden), -torch.inf)
         if self._num_chosen < self._params.min_tokens and len(self._stops):
             kept = logits[self._stops]
             logits[self._stops] = -torch.inf
@@ -106,22 +106,21 @@ class Sampler:
         weights, token_ids = filter_logits(logits, self._params)
         cumulative = weights.cumsum(0)
         point = torch.rand((), generator=self._generator, dtype=torch.float64) * cumulative[-1]
-        # `right` so that a weight of zero is never drawn; the clamp is for a point rounded to the
-        # end.
+        # `right`, so that a weight of zero is never drawn; the clamp is for a point rounded up to the end.
         index = int(torch.searchsorted(cumulative, point, right=True).clamp(max=len(weights) - 1))
         return index if token_ids is None else int(token_ids[index])
 
 
 def filter_logits(logits: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor | None]:
-    """Weights of the tokens that may be drawn.
+    """Compute the weights of the tokens that may be drawn.
 
     Args:
-        logits: float32, (vocab_size,), penalty applied.
+        logits: float32, (vocab_size,), after penalties.
         params: A temperature above 0 and the filters.
 
     Returns:
-        Weights (float64, not normalised) and their token ids, most likely first; or the weights of
-        the whole vocabulary in its own order and None when nothing is filtered.
+        Weights (float64, not normalised) and their token ids, likeliest first. Without any filter, the
+        weights of the whole vocabulary in order of their ids, and None.
     """
     scaled = logits.double() / params.temperature
     scaled -= scaled.max()
@@ -141,7 +140,7 @@ def filter_logits(logits: Tensor, params: SamplingParams) -> tuple[Tensor, Tenso
 
 
 def _most_likely(scaled: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
-    """At least every token that the filters can keep, most likely first."""
+    """At least every token that the filters can keep, likeliest first."""
     if top_k == len(scaled) > _NUM_LIKELY and top_p < 1.0:
         values, token_ids = scaled.topk(_NUM_LIKELY)
         weights = values.exp()
