@@ -1,4 +1,4 @@
-"""Every way a request or the server can fail, as one tree. It knows no HTTP.
+"""The exceptions of the server, as one tree. They do not depend on HTTP.
 
 ServerError
 ├── InvalidRequestError              the request itself is wrong
@@ -7,13 +7,13 @@ ServerError
 │   ├── RequestTooLargeError         the body is larger than the limit
 │   ├── UnsupportedMediaTypeError    the body is not plain JSON
 │   ├── ImageError                   one image cannot be used
-│   │   ├── ImageUrlError            the URL is malformed or of another scheme
+│   │   ├── ImageUrlError            the URL is malformed or its scheme unsupported
 │   │   ├── ImageBlockedError        the address is not allowed
-│   │   ├── ImageFetchError          the host did not deliver
+│   │   ├── ImageFetchError          the host did not deliver it
 │   │   │   └── ImageFetchTimeoutError
 │   │   ├── ImageTooLargeError       bytes, pixels or aspect ratio over the limit
 │   │   └── ImageDecodeError         truncated, corrupt or unknown bytes
-│   └── VideoError                   one video cannot be used; below it as for images
+│   └── VideoError                   one video cannot be used; subclasses as for images
 │       ├── VideoUrlError
 │       ├── VideoBlockedError
 │       ├── VideoFetchError
@@ -25,7 +25,7 @@ ServerError
 ├── RouteNotFoundError
 ├── MethodNotAllowedError
 ├── RequestTimeoutError              the client did not send its body in time
-├── EngineOverloadedError            no room now; not executed, safe to retry
+├── EngineOverloadedError            no capacity now; not executed, safe to retry
 ├── EngineUnavailableError           starting, draining or down; not executed
 ├── EngineError                      the engine failed while working
 └── StartupError                     settings or checkpoint cannot be served
@@ -140,7 +140,7 @@ class InvalidRequestError(ServerError):
 
 
 class UnsupportedParameterError(InvalidRequestError):
-    """A field this server, or the engine it runs, does not implement."""
+    """A field that this server or its engine does not implement."""
 
 
 class ContextLengthExceededError(InvalidRequestError):
@@ -160,11 +160,11 @@ class ImageError(InvalidRequestError):
 
 
 class ImageUrlError(ImageError):
-    """The image's URL is malformed or of a scheme that is not served."""
+    """The image's URL is malformed, or its scheme is not supported."""
 
 
 class ImageBlockedError(ImageError):
-    """The image's address is not one this server may connect to."""
+    """The server may not connect to the image's address."""
 
 
 class ImageFetchError(ImageError):
@@ -188,11 +188,11 @@ class VideoError(InvalidRequestError):
 
 
 class VideoUrlError(VideoError):
-    """The video's URL is malformed or of a scheme that is not served."""
+    """The video's URL is malformed, or its scheme is not supported."""
 
 
 class VideoBlockedError(VideoError):
-    """The video's address is not one this server may connect to."""
+    """The server may not connect to the video's address."""
 
 
 class VideoFetchError(VideoError):
@@ -208,7 +208,7 @@ class VideoTooLargeError(VideoError):
 
 
 class VideoDecodeError(VideoError):
-    """The video's bytes are truncated, corrupt, without a picture or of an unknown format."""
+    """The video's bytes are truncated, corrupt, without a video stream, or of an unknown format."""
 
 
 class AuthenticationError(ServerError):
@@ -216,15 +216,15 @@ class AuthenticationError(ServerError):
 
 
 class ModelNotFoundError(ServerError):
-    """The request names a model that is not served here."""
+    """The request names a model that this server does not have."""
 
 
 class RouteNotFoundError(ServerError):
-    """No such path."""
+    """The path does not exist."""
 
 
 class MethodNotAllowedError(ServerError):
-    """The path exists, the method does not."""
+    """The path does not support the method."""
 
 
 class RequestTimeoutError(ServerError):
@@ -232,7 +232,7 @@ class RequestTimeoutError(ServerError):
 
 
 class EngineOverloadedError(ServerError):
-    """There is no room now. The request was not executed and may be sent again."""
+    """There is no capacity now. The request was not executed and may be sent again."""
 
 
 class EngineUnavailableError(ServerError):
@@ -244,4 +244,4 @@ class EngineError(ServerError):
 
 
 class StartupError(ServerError):
-    """The settings or the checkpoint cannot be served; says why and what to change."""
+    """The settings or the checkpoint cannot be used; the message says why and what to change."""

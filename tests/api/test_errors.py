@@ -7,6 +7,7 @@ import httpx2
 import openai
 import pytest
 from internvl_server.api.admission import GateState
+from internvl_server.api.sse import EventStream
 
 from tests.live_server import LiveServer
 
@@ -203,3 +204,32 @@ def test_many_tiny_elements_are_refused_at_once(echo_server: LiveServer) -> None
     assert_envelope(
         echo_server.post(HELLO | {"messages": [{}] * 200_000}), 400, "invalid_request", "messages"
     )
+
+
+@pytest.mark.parametrize("broken", ["__init__", "take_over"])
+@pytest.mark.parametrize("path", ["chat/completions", "completions", "responses"])
+def test_a_response_that_cannot_be_built_holds_nothing(
+    echo_server: LiveServer, monkeypatch: pytest.MonkeyPatch, path: str, broken: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no response")
+
+    monkeypatch.setattr(EventStream, broken, fail)
+    body = {"model": "tiny", "stream": True, "prompt": "hi", "input": "hi"} | HELLO
+    needed = {"chat/completions": "messages", "completions": "prompt", "responses": "input"}
+    fields = {name: body[name] for name in ("model", "stream", needed[path])}
+    response = httpx2.post(f"{echo_server.url}/v1/{path}", json=fields, timeout=60)
+    assert_envelope(response, 500, "internal_error")
+    echo_server.wait_idle(timeout_s=5)
+
+
+def test_a_key_that_is_not_ascii_is_refused(start_server: Callable[..., LiveServer]) -> None:
+    server = start_server(server={"api_keys": ["secret"]})
+    for key in ("sécret".encode(), "sécret".encode("latin-1")):
+        headers = {"authorization": b"Bearer " + key}
+        assert_envelope(server.get("/v1/models", headers=headers), 401, "invalid_api_key")
+
+
+def test_the_model_says_what_it_takes(echo_server: LiveServer) -> None:
+    [model] = echo_server.get("/v1/models").json()["data"]
+    assert model["input_modalities"] == ["text", "image", "video"]

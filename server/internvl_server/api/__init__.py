@@ -1,1 +1,1 @@
-"""The edge: routes, SSE, the error table, auth, limits, admission. Alone knows HTTP."""
+"""The HTTP layer: routes, SSE, errors, authentication, admission. The only package that imports FastAPI."""

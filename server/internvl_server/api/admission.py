@@ -1,4 +1,4 @@
-"""How many requests are accepted at once. Refusing early and cheaply keeps the accepted ones fast."""
+"""Limits the requests in flight. Refusing early and cheaply keeps the accepted ones fast."""
 
 from enum import Enum, auto
 

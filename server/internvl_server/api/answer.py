@@ -59,7 +59,7 @@ async def respond(request: Request, services: Services, accept: Accept) -> Respo
             headers=answer.headers,
             settings=services.settings.server,
         )
-        response.own(owner.pop_all())
+        response.take_over(owner)
         return response
 
 

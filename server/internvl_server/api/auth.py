@@ -1,4 +1,4 @@
-"""Pure ASGI middleware: bearer keys, checked before a byte of the body is read. Default deny."""
+"""ASGI middleware that checks bearer keys before any of the body is read. It denies by default."""
 
 import hashlib
 import hmac
@@ -12,16 +12,16 @@ from internvl_server.errors import AuthenticationError
 
 __all__ = ["AuthMiddleware"]
 
-# Exact matches on scope["path"]: never on a URL rebuilt from the Host header.
+# Compared with scope["path"], never with a URL rebuilt from the Host header.
 _OPEN_PATHS = frozenset({"/health", "/ready"})
 
 
 class AuthMiddleware:
-    """Lets through requests with one of the keys; all, when there are no keys.
+    """Admits requests that have one of the keys, or all requests when there are no keys.
 
     Args:
-        app: What is protected.
-        api_keys: Accepted keys in clear; only their digests are kept.
+        app: The protected application.
+        api_keys: Accepted keys in clear text; only their digests are kept.
     """
 
     def __init__(self, app: ASGIApp, api_keys: Iterable[str]) -> None:
@@ -43,7 +43,7 @@ class AuthMiddleware:
     def _is_known(self, authorization: str) -> bool:
         scheme, _, key = authorization.partition(" ")
         digest = _digest(key.strip())
-        # Every key is compared, in constant time: how long it takes tells nothing.
+        # All keys are compared in constant time, so that timing reveals nothing.
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         return scheme.lower() == "bearer" and bool(key.strip()) and any(matches)
 

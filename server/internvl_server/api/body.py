@@ -1,4 +1,4 @@
-"""A request's body: JSON only, not compressed, bounded in size and time, parsed off the loop when large."""
+"""Reads request bodies: uncompressed JSON, bounded in size and time, parsed in a thread when large."""
 
 import asyncio
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from internvl_server.settings import LimitSettings, Settings
 
 __all__ = ["BodyParser", "ignored_header", "read_json_body", "read_request"]
 
-# Names the fields that were ignored, percent-encoded, where a setting lets unknown ones pass.
+# Names the ignored fields, percent-encoded, when `server.unknown_fields` is "ignore".
 IGNORED_HEADER = "x-ignored-fields"
-# Clients and proxies refuse answers with larger heads.
+# Clients and proxies refuse responses with larger headers.
 _MAX_IGNORED_SHOWN = 64
 _MAX_IGNORED_CHARS = 4096
 
@@ -28,10 +28,10 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class BodyParser(Protocol[T_co]):
-    """Reads and validates the bytes of one endpoint's body."""
+    """Parses and validates the body of one endpoint."""
 
     def __call__(self, body: bytes, limits: LimitSettings, *, ignore_unknown: bool) -> T_co:
-        """The request.
+        """Parse a body.
 
         Raises:
             InvalidRequestError: With the JSON path of the first thing that is wrong.
@@ -39,7 +39,7 @@ class BodyParser(Protocol[T_co]):
 
 
 async def read_request(request: Request, settings: Settings, parser: BodyParser[T_co]) -> T_co:
-    """Read a body and parse it. Raises what `read_json_body` and the parser raise."""
+    """Read and parse a body. Raises as `read_json_body` and the parser do."""
     data = await read_json_body(request, settings.limits)
     ignore_unknown = settings.server.unknown_fields == "ignore"
     parse = partial(parser, data, settings.limits, ignore_unknown=ignore_unknown)
@@ -47,7 +47,7 @@ async def read_request(request: Request, settings: Settings, parser: BodyParser[
 
 
 def ignored_header(paths: Sequence[str]) -> dict[str, str]:
-    """The header that names what was ignored, the first of it if it is much; none where nothing was."""
+    """Build the x-ignored-fields header, truncated to a safe length; empty if nothing was ignored."""
     if not paths:
         return {}
     names = ", ".join(quote(path) for path in paths[:_MAX_IGNORED_SHOWN])
@@ -61,7 +61,7 @@ async def read_json_body(request: Request, limits: LimitSettings) -> bytes:
 
     Raises:
         UnsupportedMediaTypeError: It is not `application/json`, or compressed.
-        RequestTooLargeError: It has, or says it has, more than `limits.max_body_bytes`.
+        RequestTooLargeError: It has, or declares, more than `limits.max_body_bytes`.
         RequestTimeoutError: It did not arrive within `limits.body_timeout_s`.
         ClientDisconnect: The client left (Starlette's).
     """

@@ -1,4 +1,4 @@
-"""Stop working for a client that has gone."""
+"""Cancels work for clients that have left."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -12,11 +12,11 @@ T = TypeVar("T")
 
 
 class ClientGoneError(Exception):
-    """The client left; there is nobody to answer."""
+    """The client left before it was answered."""
 
 
 async def run_until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled when the client leaves. The body must have been read.
+    """Await `work`, and cancel it when the client leaves. The body must have been read.
 
     Raises:
         ClientGoneError: The client left first.

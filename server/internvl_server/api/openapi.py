@@ -1,4 +1,4 @@
-"""The OpenAPI document: FastAPI's, completed with our bodies' schemas and our errors."""
+"""Completes FastAPI's OpenAPI document with the schemas of bodies and errors."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -25,18 +25,18 @@ _ERROR_SCHEMA: dict[str, Any] = {
     },
 }
 _ERROR = {
-    "description": "Refused or failed; says why.",
+    "description": "The request was refused or failed.",
     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
 }
 _METHODS = frozenset({"get", "put", "post", "delete", "options", "head", "patch", "trace"})
 
 
 def json_body(model: type[BaseModel], *, streams: bool = False) -> dict[str, Any]:
-    """The `openapi_extra` of a route that reads its body itself.
+    """The `openapi_extra` of a route that parses its body itself.
 
     Args:
-        model: What the body is.
-        streams: Whether the answer may be server-sent events too.
+        model: The body's schema.
+        streams: Whether the answer can also be server-sent events.
     """
     schema = model.model_json_schema()
     extra: dict[str, Any] = {
@@ -49,7 +49,7 @@ def json_body(model: type[BaseModel], *, streams: bool = False) -> dict[str, Any
 
 
 def install_openapi(app: FastAPI) -> None:
-    """Let the app's document be complete: references resolve, errors are documented."""
+    """Complete the app's document: resolve references and describe errors."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -66,7 +66,7 @@ def _completed(document: dict[str, Any]) -> dict[str, Any]:
         body = operation.get("requestBody", {}).get("content", {})
         for content in body.values():
             schemas.update(content["schema"].pop("$defs", {}))
-        operation["responses"].pop("422", None)  # ours are 400
+        operation["responses"].pop("422", None)  # this server answers 400
         operation["responses"]["4XX"] = operation["responses"]["5XX"] = _ERROR
     schemas["Error"] = _ERROR_SCHEMA
     for name in ("HTTPValidationError", "ValidationError"):
@@ -83,7 +83,7 @@ def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _hoisted(value: Any) -> Any:  # noqa: ANN401  (any JSON value)
-    """References into a schema's own definitions as references into the components."""
+    """Rewrite references to a schema's own definitions as references to the components."""
     if isinstance(value, dict):
         return {key: _hoisted(member) for key, member in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Pure ASGI middleware: gives each request its id, echoes it, and writes one access line at the end."""
+"""ASGI middleware that gives each request an id, returns it, and writes one access log line."""
 
 import logging
 import time
@@ -19,7 +19,7 @@ _log = logging.getLogger("server.access")
 
 
 class RequestContextMiddleware:
-    """Assigns `x-request-id` (the caller's, when it is harmless) and logs status and duration."""
+    """Assigns `x-request-id` (the caller's, if it is valid) and logs status and duration."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -29,8 +29,8 @@ class RequestContextMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        asked = Headers(scope=scope).get("x-request-id", "")
-        request_id = asked if is_valid_request_id(asked) else new_request_id()
+        supplied = Headers(scope=scope).get("x-request-id", "")
+        request_id = supplied if is_valid_request_id(supplied) else new_request_id()
         token = current_request_id.set(request_id)
         started = time.monotonic()
         status = 0
@@ -45,7 +45,9 @@ class RequestContextMiddleware:
         try:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
-            if status:  # the answer has begun: only the connection can tell that it is not whole
+            if (
+                status
+            ):  # the response has begun: only closing the connection shows that it is incomplete
                 raise
             response = unexpected_response(error, dialect_of(scope))
             await response(scope, receive, send_with_id)

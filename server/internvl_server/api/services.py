@@ -1,4 +1,4 @@
-"""What the routes work with: wired once in `app.py`, kept on the app's state."""
+"""The collaborators of the routes: wired once in `app.py` and kept on the app's state."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -18,7 +18,7 @@ __all__ = ["Services", "ServicesDep"]
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The finished collaborators of the edge. `created` is the process's start, Unix seconds."""
+    """The collaborators of the routes. `created` is the start of the process in Unix seconds."""
 
     settings: Settings
     checkpoint: Checkpoint
@@ -31,10 +31,10 @@ class Services:
     created: int
 
     def check_model(self, name: str) -> None:
-        """Refuse a model that is not the served one.
+        """Check that a request names the served model.
 
         Raises:
-            ModelNotFoundError: With the name that is served.
+            ModelNotFoundError: It names another; the message has the served name.
         """
         served = self.checkpoint.served_name
         if name != served and not self.settings.model.accept_any_name:

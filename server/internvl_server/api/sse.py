@@ -45,12 +45,12 @@ class EventStream(EventSourceResponse):
         )
         self._owner = AsyncExitStack()
 
-    def own(self, resources: AsyncExitStack) -> None:
-        """Close the resources when the stream ends, even if the client leaves before the first event.
+    def take_over(self, owner: AsyncExitStack) -> None:
+        """Become the owner of all resources, even if the client leaves before the first event.
 
-        Call it last: a response that cannot be completed must not hold anything.
+        Call it last: until then the previous owner closes them if the response cannot be built.
         """
-        self._owner = resources
+        self._owner = owner.pop_all()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream."""

@@ -1,4 +1,4 @@
-"""What a client gets: text, log probabilities, tool calls and counts; and how much of it."""
+"""The answer to a request: text, log probabilities, tool calls and token counts."""
 
 from dataclasses import dataclass
 
@@ -18,11 +18,11 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class AnswerParams:
-    """How many answers there are, where they end, and what of their tokens is shown.
+    """How many answers there are, where they end and which parts of them are visible.
 
-    `stop_token_ids` end an answer as well as the model's own, which with `ignore_eos` do not.
-    With `include_stop` the stop string, or the stop token's text, that ended it is part of it.
-    `tool_names` are those of all tools the model was told of.
+    `stop_token_ids` end an answer in addition to the model's own stop tokens, which `ignore_eos` disables.
+    With `include_stop` the answer includes the stop string, or the text of the stop token, that ended it.
+    `tool_names` are the names of the tools listed in the prompt.
     """
 
     num_choices: int = 1
@@ -36,7 +36,7 @@ class AnswerParams:
 
 @dataclass(frozen=True, slots=True)
 class ImageUsage:
-    """What one image, or one frame, took of the prompt."""
+    """The size of one image or frame in the prompt."""
 
     num_tiles: int
     num_tokens: int
@@ -44,7 +44,7 @@ class ImageUsage:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of one request. Image tokens and cached tokens are part of the prompt's."""
+    """Token counts of one request. Image tokens and cached tokens are part of the prompt tokens."""
 
     num_prompt_tokens: int
     num_completion_tokens: int
@@ -55,7 +55,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class LogprobToken:
-    """A token as the client sees it: text, bytes (maybe part of a character), natural log probability."""
+    """A token in an answer: text, bytes (possibly part of a character), natural log probability."""
 
     text: str
     data: bytes
@@ -64,7 +64,7 @@ class LogprobToken:
 
 @dataclass(frozen=True, slots=True)
 class TextLogprobs:
-    """A chosen token and the likeliest at its place, likeliest first; the chosen one is among them."""
+    """A chosen token and the most likely ones at its position, in descending order, itself included."""
 
     token: LogprobToken
     top: tuple[LogprobToken, ...] = ()
@@ -72,7 +72,7 @@ class TextLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallDelta:
-    """A piece of a tool call: `id` and `name` come with its first piece, `arguments` is appended."""
+    """A piece of a tool call. Its first piece has `id` and `name`; `arguments` are concatenated."""
 
     index: int
     id: str | None = None
@@ -82,10 +82,10 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """Text that is certain: whole characters, no part of a stop string or of a tool call.
+    """New text of an answer: whole characters, without parts of stop strings or tool calls.
 
-    `finish_reason` and `usage` are set on the last delta of a choice only. `logprobs`, when asked for,
-    are of the tokens that ended since the last delta. `index` numbers the choices of a request.
+    `finish_reason` and `usage` are set only on the last delta of a choice. `logprobs`, when requested, belong
+    to the tokens that ended since the last delta. `index` is the number of the choice.
     """
 
     text: str

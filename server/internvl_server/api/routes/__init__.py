@@ -1,1 +1,1 @@
-"""One file a group of endpoints."""
+"""The endpoints, one file for each group."""

@@ -1,4 +1,4 @@
-"""GET /health (the process is alive) and /ready (the engine can produce a token)."""
+"""GET /health (the process is alive) and GET /ready (the engine can generate)."""
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
@@ -16,14 +16,14 @@ router = APIRouter()
 @router.get("/health")
 @router.head("/health", include_in_schema=False)
 async def health() -> dict[str, str]:
-    """Alive: the event loop answers. Says nothing about the engine."""
+    """Report that the event loop answers, whatever the engine's state."""
     return {"status": "ok"}
 
 
 @router.get("/ready")
 @router.head("/ready", include_in_schema=False)
 async def ready(services: ServicesDep) -> JSONResponse:
-    """Ready: send requests here. 503 while loading, draining, or when the engine stands still."""
+    """Report whether requests can be served: 503 while loading, draining, or when the engine stalls."""
     if services.gate.state is not GateState.OPEN:
         return error_response(EngineUnavailableError("The server is shutting down."))
     engine = services.engine.health()

@@ -1,4 +1,4 @@
-"""GET /version: what runs here, and what was checked when it started."""
+"""GET /version: versions, and the results of the start-up check."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ router = APIRouter()
 
 @router.get("/version")
 async def version(services: ServicesDep) -> dict[str, Any]:
-    """Versions, and the self-check without which the server would not have started."""
+    """Versions, and the results of the check that the server passed when it started."""
     check = services.self_check
     return {
         "version": __version__,
