@@ -1,4 +1,4 @@
-"""Runs an app on a socket with uvicorn: start-up message, signals, draining."""
+"""Serves an app on a socket with uvicorn: start line, signals, draining."""
 
 import ipaddress
 import logging
@@ -24,10 +24,10 @@ _log = logging.getLogger(__name__)
 
 
 def serve(settings: Settings) -> int:
-    """Serve until a signal, and return the exit code.
+    """Serve until a signal arrives, and return the exit code.
 
     Raises:
-        StartupError: The settings or the checkpoint cannot be served.
+        StartupError: The server cannot start; says why and what to change.
     """
     configure_logs(settings.log.level)
     _check_exposure(settings.server)
@@ -43,7 +43,7 @@ def serve(settings: Settings) -> int:
         host=settings.server.host,
         port=settings.server.port,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
-        http="h11",  # the one of uvicorn's parsers that bounds the header block (16 KiB)
+        http="h11",  # unlike httptools, it limits the size of the headers (16 KiB)
         ws="none",
         proxy_headers=False,
         server_header=False,
@@ -62,11 +62,11 @@ def serve(settings: Settings) -> int:
 
 
 class DrainingServer(uvicorn.Server):
-    """Stops being ready the moment it is told to stop; what runs is finished first.
+    """Finishes running requests before it stops.
 
-    SIGTERM: `/ready` says no at once, the socket closes after `pre_drain_s`, running requests get
-    `drain_s`. SIGINT skips the first wait, a second one ends at once. Leaves with exit code 0: uvicorn's
-    own handler would raise the signal again at the end.
+    On SIGTERM `/ready` answers 503 at once, the socket closes after `pre_drain_s`, and running requests may
+    take another `drain_s`. SIGINT skips the first wait; a second SIGINT stops the server at once. The exit
+    code is 0, whereas uvicorn's own handler would raise the signal again at the end.
     """
 
     def __init__(self, config: uvicorn.Config, services: Services) -> None:
@@ -76,7 +76,7 @@ class DrainingServer(uvicorn.Server):
         self._leave_at = math.inf
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """On SIGTERM or SIGINT."""
+        """Called by uvicorn on SIGTERM and SIGINT."""
         del frame
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
@@ -88,7 +88,7 @@ class DrainingServer(uvicorn.Server):
             self._drain()
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: whether to stop."""
+        """Called by uvicorn ten times a second. Returns whether to stop."""
         if time.monotonic() >= self._leave_at and not self.should_exit:
             self._drain()
         return await super().on_tick(counter)
@@ -104,8 +104,8 @@ def _bind(config: uvicorn.Config) -> socket.socket:
         return config.bind_socket()
     except SystemExit as err:  # uvicorn has logged the system's reason
         raise StartupError(
-            f"server.host {config.host} and server.port {config.port} cannot be listened on. "
-            "Is another server running there? Choose another with --port, or 0 for a free one."
+            f"Cannot listen on server.host {config.host}, server.port {config.port}. Is another server "
+            "running there? Choose another port with --port, or 0 for a free one."
         ) from err
 
 
@@ -113,9 +113,9 @@ def _check_exposure(settings: ServerSettings) -> None:
     if settings.api_keys or settings.allow_anonymous or _is_loopback(settings.host):
         return
     raise StartupError(
-        f"server.host is {settings.host}, which others can reach, and there are no server.api_keys. "
-        "Set keys (INTERNVL_SERVER__API_KEYS='[\"…\"]'), or server.allow_anonymous = true behind a proxy "
-        "that authenticates."
+        f"server.host (--host) is {settings.host}, which other machines can reach, but no API keys are set. "
+        "Set server.api_keys (--api-key, or INTERNVL_SERVER__API_KEYS='[\"…\"]' in the environment), or "
+        "server.allow_anonymous = true behind a proxy that authenticates."
     )
 
 

@@ -1,8 +1,8 @@
-"""What shapes answers, checked at start: the grids, the normalisation and the prompt must be the reference's.
+"""Start-up check of tiling, normalisation and prompt template against stored values of the reference.
 
-Wrong tiles or a wrong prompt give plausible, worse answers, and nobody notices. So a few stored values are
-computed anew each time the server starts, and it does not start when one differs. The hashes of what was
-checked, and of the tokenizer, are shown by `/version` and make up the `system_fingerprint`.
+Wrong tiles or a wrong prompt make answers worse without making them look wrong. The server therefore
+computes the stored values anew at each start, and does not start if one differs. `/version` shows the hashes
+of what was checked and of the tokenizer; the `system_fingerprint` is derived from them.
 """
 
 import hashlib
@@ -30,8 +30,9 @@ from internvl_server.prompt.tokenizer import PromptTokenizer
 
 __all__ = ["GOLDEN_GRIDS", "SelfCheck", "fingerprint_of", "run_self_check"]
 
-# (width, height, most tiles) → (columns, rows), of the published `dynamic_preprocess`: extreme shapes,
-# ties between grids of one shape, sizes a pixel beside a border (tests/data/tiling.json has them too).
+# (width, height, maximum number of tiles) → (columns, rows) of the published `dynamic_preprocess`: extreme
+# shapes, ties between grids of the same shape, and sizes one pixel from a border. They are a part of
+# tests/data/tiling.json.
 GOLDEN_GRIDS: Mapping[tuple[int, int, int], tuple[int, int]] = {
     (1, 1, 12): (1, 1),
     (448, 448, 1): (1, 1),
@@ -53,10 +54,10 @@ GOLDEN_GRIDS: Mapping[tuple[int, int, int], tuple[int, int]] = {
     (2480, 3508, 12): (2, 3),
 }
 
-# SHA-256 of the normalised values of every byte in each channel, float32, little-endian.
+# SHA-256 of the normalised values of all 256 levels of each channel, as little-endian float32.
 _GOLDEN_PIXELS = "1d8b9af12b7b391827f7c801265239e21435c7e29b4d78c6189a35e437633897"
 
-# SHA-256 of `_SAMPLES` written by a template of ours.
+# SHA-256 of the prompts that each of this server's templates writes for `_SAMPLES`.
 _GOLDEN_TEMPLATES: Mapping[str, str] = {
     "internvl2_5": "4bd87017291945eee33d2196534696969081c03e9141a6f8c5cccec5830d8cf9",
 }
@@ -86,7 +87,7 @@ _SAMPLES = (
 
 @dataclass(frozen=True, slots=True)
 class SelfCheck:
-    """What was found at start; hashes are SHA-256, in hex."""
+    """Results of the check. Hashes are SHA-256 in hexadecimal."""
 
     template_hash: str
     tokenizer_hash: str
@@ -95,23 +96,24 @@ class SelfCheck:
 
 
 def run_self_check(template: Template, tokenizer: PromptTokenizer) -> SelfCheck:
-    """Compute the stored values anew. Takes about a millisecond.
+    """Compare tiling, normalisation and the template with the stored values. Takes about a millisecond.
 
     Raises:
-        StartupError: One differs: this is not the model's own preprocessing.
+        StartupError: A value differs, so that the model would not see what it was trained on.
     """
     grids = {key: select_grid(*key[:2], max_tiles=key[2]) for key in GOLDEN_GRIDS}
     for key, grid in grids.items():
         if grid != GOLDEN_GRIDS[key]:
             raise _mismatch(
-                f"a picture of {key[0]}x{key[1]} at {key[2]} tiles is cut {grid}, not {GOLDEN_GRIDS[key]}"
+                f"an image of {key[0]}x{key[1]} pixels at {key[2]} tiles is cut into a grid of {grid} "
+                f"instead of {GOLDEN_GRIDS[key]}"
             )
     pixels = _pixels_hash()
     if pixels != _GOLDEN_PIXELS:
-        raise _mismatch("pixels are normalised to other values")
+        raise _mismatch("the normalised pixel values differ from the stored ones")
     template_hash = _template_hash(template)
     if template_hash != _GOLDEN_TEMPLATES.get(template.name, template_hash):
-        raise _mismatch(f"the template {template.name} writes other prompts")
+        raise _mismatch(f"the prompts of the template {template.name} differ from the stored ones")
     return SelfCheck(
         template_hash=template_hash,
         tokenizer_hash=tokenizer.digest,
@@ -120,11 +122,11 @@ def run_self_check(template: Template, tokenizer: PromptTokenizer) -> SelfCheck:
 
 
 def fingerprint_of(check: SelfCheck, version: str, config_hash: str) -> str:
-    """The `system_fingerprint`: changes when something that shapes answers does.
+    """The `system_fingerprint`, which changes with the preprocessing, the version and the config.
 
     Args:
-        check: What was found at start.
-        version: The server's.
+        check: Results of the start-up check.
+        version: Version of the server.
         config_hash: Hash of the checkpoint's config.json.
     """
     hashes = (check.template_hash, check.tokenizer_hash, check.tiles_hash)
@@ -142,10 +144,10 @@ def _template_hash(template: Template) -> str:
 
 
 def _written(template: Template, conversation: Conversation) -> str:
-    """The prompt as one string in which text cannot be taken for a control token."""
+    """The prompt as one string, in which control tokens are marked so that text cannot imitate them."""
     try:
         return "".join(map(_marked, template.render(conversation)))
-    except InvalidRequestError:  # a checkpoint's own template may not accept it
+    except InvalidRequestError:  # the template of a checkpoint may not accept the sample
         return "refused"
 
 
@@ -161,6 +163,6 @@ def _sha256(*parts: str) -> str:
 
 def _mismatch(what: str) -> StartupError:
     return StartupError(
-        f"The self-check failed: {what}. The installed server is damaged or was changed; answers "
-        "would be worse without looking wrong. Install it again."
+        f"The self-check failed: {what}. The installed server is damaged or was changed; its answers "
+        "would be worse without looking wrong. Reinstall it."
     )
