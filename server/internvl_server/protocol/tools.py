@@ -54,12 +54,15 @@ def to_tools(functions: Sequence[Function], path: str) -> tuple[Tool, ...]:
                 param=path.format(index),
             )
         names.add(function.name)
-    return tuple(_tool(function) for function in functions)
-
-
-def _tool(function: Function) -> Tool:
-    parameters = {"type": "object"} if function.parameters is None else function.parameters
-    return Tool(function.name, function.description, parameters, is_strict=bool(function.strict))
+    return tuple(
+        Tool(
+            function.name,
+            function.description,
+            {"type": "object"} if function.parameters is None else function.parameters,
+            is_strict=bool(function.strict),
+        )
+        for function in functions
+    )
 
 
 def to_tool_choice(
