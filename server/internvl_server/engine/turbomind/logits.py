@@ -9,7 +9,7 @@ from dataclasses import fields
 
 from internvl_server.concurrency.budget import Budget
 from internvl_server.core import GenerateRequest, SamplingParams
-from internvl_server.errors import EngineOverloadedError
+from internvl_server.errors import EngineOverloadedError, Field
 
 __all__ = ["logits_budget", "logits_bytes", "needs_logits"]
 
@@ -44,5 +44,7 @@ def logits_budget(max_bytes: int) -> Budget:
 
 def _no_memory(_: int) -> EngineOverloadedError:
     return EngineOverloadedError(
-        "The engine has no memory for more log probabilities now. Retry shortly, or set max_tokens lower."
+        "The engine has no memory for more log probabilities now. Retry shortly, or lower ",
+        Field.MAX_TOKENS,
+        ".",
     )
