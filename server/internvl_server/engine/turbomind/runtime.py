@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import logging
+import re
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Any, TypeAlias
@@ -99,16 +100,22 @@ class Runtime:
         """Compile the grammar that constrains an answer. CPU-bound; releases the GIL.
 
         Raises:
-            UnsupportedParameterError: It uses what an answer would not be held to.
-            RuntimeError, ValueError: It is malformed, or the compiler does not know what it uses.
+            UnsupportedConstraintError: The compiler would not enforce all of it.
+            ValueError: It is malformed, or uses what the compiler does not know.
         """
         compiler = self._compiler = self._compiler or self._new_compiler()
         if isinstance(constraint, JsonSchema):
-            schema = schema_of(constraint.schema, constraint.param)
-            return compiler.compile_json_schema(json.dumps(schema, ensure_ascii=False))
-        if isinstance(constraint, Regex):
-            return compiler.compile_regex(constraint.pattern)
-        return compiler.compile_structural_tag(structural_tag(constraint))
+            text = json.dumps(schema_of(constraint.schema), ensure_ascii=False)
+            compile_text = compiler.compile_json_schema
+        elif isinstance(constraint, Regex):
+            text, compile_text = constraint.pattern, compiler.compile_regex
+        else:
+            text, compile_text = structural_tag(constraint), compiler.compile_structural_tag
+        try:
+            return compile_text(text)
+        except RuntimeError as err:  # all that the native compiler raises
+            place = r"^\[[\d:]+\] \S+:\d+: "  # time, file and line of its source
+            raise ValueError(re.sub(place, "", str(err))) from err
 
     def close(self) -> None:
         """Free the model. Handles must be gone."""
