@@ -14,9 +14,7 @@ __all__ = ["add_plan_options", "plan_text"]
 
 _GPUS = "1x24,1x80,2x80,8x80"
 _KV_BITS = {"none": 16, "int8": 8, "int4": 4}
-_REQUEST_TOKENS = (
-    4096  # an image of 12 tiles and thumbnail (3,328 tokens), and 768 for text and answer
-)
+_REQUEST_TOKENS = 4096  # 3,328 for an image of 12 tiles and thumbnail, 768 for text and answer
 
 
 def add_plan_options(parser: argparse.ArgumentParser) -> None:

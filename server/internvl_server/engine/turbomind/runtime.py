@@ -1,6 +1,6 @@
 """LMDeploy TurboMind 0.18 wrapped in this server's types: loads it and runs requests on it.
 
-Only this file, `sampling.py` (parameters), `outputs.py` (tokens) and `checkpoint.py` (configs) use LMDeploy.
+Only this file, `sampling.py` (parameters), `outputs.py` (tokens) and `authors_config.py` use LMDeploy.
 It serves as a library at the lowest level that takes token ids and pixels,
 `TurboMindInstance.async_stream_infer`; its HTTP app, media loader, chat templates and detokenizer are never
 used. tests/lmdeploy/test_differences.py records where LMDeploy's own server behaves differently.
@@ -23,7 +23,7 @@ from lmdeploy.turbomind.tokenizer_info import TokenizerInfo
 
 from internvl_server.checkpoint.files import Checkpoint
 from internvl_server.core import Constraint, GenerateRequest, JsonSchema, Regex
-from internvl_server.engine.turbomind.checkpoint import register_authors_config
+from internvl_server.engine.turbomind.authors_config import register_authors_config
 from internvl_server.engine.turbomind.guided.tags import schema_of, structural_tag
 from internvl_server.engine.turbomind.outputs import Output, OutputReader
 from internvl_server.engine.turbomind.sampling import generation_config
