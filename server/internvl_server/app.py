@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from functools import partial
 
 from fastapi import FastAPI
 
@@ -18,20 +17,14 @@ from internvl_server.api.request_context import RequestContextMiddleware
 from internvl_server.api.routes import chat, completions, health, models, responses, tokens, version
 from internvl_server.api.services import Services
 from internvl_server.checkpoint.files import load_checkpoint
-from internvl_server.core.vocabulary import Vocabulary
 from internvl_server.engine.base import Engine
 from internvl_server.engine.loader import check_backend, choose_engine, load_engine, unused_settings
 from internvl_server.errors import StartupError
 from internvl_server.media.preparer import MediaPreparer
-from internvl_server.output.detokenizer import (
-    BytesDetokenizer,
-    DetokenizerFactory,
-    WindowDetokenizer,
-)
-from internvl_server.pipeline import Pipeline, PipelineVocabulary, PromptCounter
+from internvl_server.pipeline import Pipeline, PromptCounter
 from internvl_server.planner.check import check_settings
 from internvl_server.prompt.builder import PromptBuilder, select_template
-from internvl_server.prompt.tokenizer import PromptTokenizer, load_tokenizer
+from internvl_server.prompt.tokenizer import load_tokenizer
 from internvl_server.settings import Settings
 from internvl_server.startup_check import fingerprint_of, run_self_check
 
@@ -68,7 +61,7 @@ def create_app(
     tokenizer = load_tokenizer(checkpoint.path)
     template = select_template(checkpoint, tokenizer)
     check = run_self_check(template, tokenizer)
-    engine = engine or load_engine(settings.engine, checkpoint, _vocabulary(tokenizer))
+    engine = engine or load_engine(settings.engine, checkpoint, tokenizer.vocabulary)
     media = MediaPreparer(
         settings.media,
         tile_px=checkpoint.tile_px,
@@ -82,11 +75,7 @@ def create_app(
         media=media,
         builder=builder,
         engine=engine,
-        vocabulary=PipelineVocabulary(
-            size=tokenizer.vocab_size,
-            bytes_of=tokenizer.bytes_of,
-            new_detokenizer=_detokenizer_factory(tokenizer),
-        ),
+        vocabulary=tokenizer.vocabulary,
         limits=settings.limits,
     )
     services = Services(
@@ -175,17 +164,3 @@ def _startup_error(cause: Exception) -> StartupError:
     error = StartupError(f"Starting failed: {cause!r}")
     _log.critical("cannot start: %s", error.message, exc_info=cause)
     return error
-
-
-def _vocabulary(tokenizer: PromptTokenizer) -> Vocabulary:
-    return Vocabulary(tokenizer.all_token_bytes, tokenizer.special_ids, tokenizer.encode_answer)
-
-
-def _detokenizer_factory(tokenizer: PromptTokenizer) -> DetokenizerFactory:
-    tables = tokenizer.token_bytes, tokenizer.all_token_bytes
-    if tables[0] is not None and tables[1] is not None:
-        plain, whole = tables[0], tables[1]
-        return lambda skip_special: BytesDetokenizer(plain if skip_special else whole)
-    return lambda skip_special: WindowDetokenizer(
-        partial(tokenizer.decode, skip_special_tokens=skip_special)
-    )

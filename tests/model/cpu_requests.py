@@ -19,7 +19,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 def read_tokens(checkpoint: Checkpoint) -> Vocabulary:
     tokenizer = load_tokenizer(checkpoint.path)
-    return Vocabulary(tokenizer.all_token_bytes, tokenizer.special_ids, tokenizer.encode_answer)
+    return tokenizer.vocabulary
 
 
 @asynccontextmanager

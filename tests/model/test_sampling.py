@@ -59,7 +59,7 @@ def reference(tiny_checkpoint):
 @pytest.fixture(scope="module")
 def text_of(tiny_checkpoint):
     tokenizer = load_tokenizer(tiny_checkpoint)
-    return lambda ids: b"".join(map(tokenizer.bytes_of, ids)).decode()
+    return lambda ids: b"".join(map(tokenizer.vocabulary.bytes_of, ids)).decode()
 
 
 async def deltas_of(engine, request, pause_s=0.0):
@@ -259,7 +259,7 @@ async def test_a_guide_that_fails_under_way_fails_its_request_alone(
 
 async def test_what_it_says_it_can_do(engine, checkpoint):
     assert engine.info.capabilities == frozenset(Capability)
-    bare = Vocabulary(None, frozenset(), lambda text: [])
+    bare = Vocabulary(None, frozenset(), lambda text: [], lambda ids, **_: "", 0)
     async with running_engine(checkpoint, tokens=bare) as without:
         lacking = frozenset(Capability) - without.info.capabilities
         assert lacking == {Capability.GUIDED_DECODING, Capability.GUIDED_TOOL_CALLS}

@@ -1,20 +1,38 @@
-"""What an engine may know of the tokenizer: nothing but bytes and ids."""
+"""The tokenizer as engines and output see it: ids, their bytes and their text."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 __all__ = ["Vocabulary"]
+
+
+class DecodeIds(Protocol):
+    """Converts token ids to text."""
+
+    def __call__(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """The text of all ids."""
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
     """The text of every id.
 
-    `token_bytes` holds UTF-8 bytes by id, parts of characters maybe; None when the vocabulary is not
-    byte-level. Ids of `special_ids` stand for no text. `encode` gives ids of text as the model would
-    write it, never one of `special_ids`; it may change the text's spelling (Unicode normalisation).
+    `token_bytes` holds UTF-8 bytes by id, maybe parts of characters, and the names of special tokens; it is
+    None when the vocabulary is not byte-level. Ids of `special_ids` stand for no text. `encode` gives the ids
+    of text as the model would write it, never one of `special_ids`; it may change the text's spelling
+    (Unicode normalisation). `decode` gives the text of ids. `size` is the number of ids, added tokens
+    included.
     """
 
     token_bytes: Sequence[bytes] | None
     special_ids: frozenset[int]
     encode: Callable[[str], list[int]]
+    decode: DecodeIds
+    size: int
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """UTF-8 bytes of one id, maybe part of a character; the name of a special token."""
+        if self.token_bytes is None:
+            return self.decode((token_id,), skip_special_tokens=False).encode()
+        return self.token_bytes[token_id] if token_id < len(self.token_bytes) else b""

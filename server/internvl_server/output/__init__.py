@@ -1,1 +1,1 @@
-"""From token ids to text: detokenizer, stop strings."""
+"""From token ids to what the client sees: text, tool calls, log probabilities."""

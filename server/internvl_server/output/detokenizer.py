@@ -7,44 +7,56 @@ decode stream.
 
 import codecs
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias
+from functools import partial
+from typing import Protocol
 
-__all__ = ["BytesDetokenizer", "Detokenizer", "DetokenizerFactory", "WindowDetokenizer"]
+from internvl_server.core.vocabulary import Vocabulary
+
+__all__ = ["BytesDetokenizer", "Detokenizer", "WindowDetokenizer", "new_detokenizer"]
 
 
 class Detokenizer(Protocol):
-    """Turns one answer's ids into text; the pieces concatenate to the one-shot decode."""
+    """Turns the ids of one answer into text; the pieces concatenate to the one-shot decode."""
 
     def push(self, token_ids: Sequence[int]) -> str:
         """Text that these ids complete; may be empty."""
 
     def flush(self) -> str:
-        """What is left when no id will follow: a cut character becomes U+FFFD."""
+        """The text that is left when no id will follow: an incomplete character becomes U+FFFD."""
 
 
-# Makes the detokenizer of one answer; the flag leaves special tokens out of its text.
-DetokenizerFactory: TypeAlias = Callable[[bool], Detokenizer]
+def new_detokenizer(vocabulary: Vocabulary, *, skip_special_tokens: bool) -> Detokenizer:
+    """The detokenizer of one answer."""
+    if vocabulary.token_bytes is None:
+        decode = partial(vocabulary.decode, skip_special_tokens=skip_special_tokens)
+        return WindowDetokenizer(decode)
+    skipped_ids = vocabulary.special_ids if skip_special_tokens else frozenset()
+    return BytesDetokenizer(vocabulary.token_bytes, skipped_ids)
 
 
 class BytesDetokenizer:
     """For byte-level vocabularies.
 
     Args:
-        token_bytes: UTF-8 bytes of each id; empty for those that are left out.
+        token_bytes: UTF-8 bytes of each id.
+        skipped_ids: Ids that are left out of the text.
     """
 
-    def __init__(self, token_bytes: Sequence[bytes]) -> None:
+    def __init__(
+        self, token_bytes: Sequence[bytes], skipped_ids: frozenset[int] = frozenset()
+    ) -> None:
         self._token_bytes = token_bytes
+        self._skipped_ids = skipped_ids
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_ids: Sequence[int]) -> str:
         """Text that these ids complete. An id beyond the vocabulary (padding rows) has no text."""
-        table = self._token_bytes
-        data = b"".join([table[i] for i in token_ids if i < len(table)])
+        table, skipped = self._token_bytes, self._skipped_ids
+        data = b"".join([table[i] for i in token_ids if i < len(table) and i not in skipped])
         return self._decoder.decode(data)
 
     def flush(self) -> str:
-        """A character cut short becomes U+FFFD."""
+        """An incomplete character becomes U+FFFD."""
         return self._decoder.decode(b"", final=True)
 
 
@@ -62,7 +74,7 @@ class WindowDetokenizer:
         self._emitted = 0  # ids whose text has been emitted
 
     def push(self, token_ids: Sequence[int]) -> str:
-        """Text that these ids complete; a trailing U+FFFD is held back, it may be half a character."""
+        """Text that these ids complete; a trailing U+FFFD is held back: the character may be incomplete."""
         self._ids += token_ids
         before = self._decode(self._ids[self._start : self._emitted])
         after = self._decode(self._ids[self._start :])
@@ -72,6 +84,6 @@ class WindowDetokenizer:
         return after[len(before) :]
 
     def flush(self) -> str:
-        """What was held back."""
+        """The text that was held back."""
         before = self._decode(self._ids[self._start : self._emitted])
         return self._decode(self._ids[self._start :])[len(before) :]

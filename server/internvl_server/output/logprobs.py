@@ -1,4 +1,4 @@
-"""Log probabilities as clients read them: the true text and bytes of every token."""
+"""Converts log probabilities for clients: each token with its text and bytes."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,12 +11,12 @@ LEAST_LOGPROB = -9999.0
 
 
 class LogprobWriter:
-    """Looks the tokens of log probabilities up.
+    """Looks up the text of the tokens that log probabilities belong to.
 
     Args:
         bytes_of: UTF-8 bytes of a token id, special tokens' names included.
-        num_top: Most likely tokens that were asked for at each place. The chosen token is always among
-            them: where it is not one of the likeliest it takes the last one's place.
+        num_top: Number of most likely tokens requested for each position. The chosen token is always among
+            them: if it is not one of the most likely, it replaces the last one.
     """
 
     def __init__(self, bytes_of: Callable[[int], bytes], num_top: int) -> None:
@@ -24,7 +24,7 @@ class LogprobWriter:
         self._num_top = num_top
 
     def __call__(self, token_id: int, logprobs: TokenLogprobs) -> TextLogprobs:
-        """Those of one place of the answer."""
+        """The log probabilities of one position."""
         chosen = self._token(token_id, logprobs.logprob)
         return TextLogprobs(chosen, tuple(self._top(token_id, chosen, logprobs.top)))
 

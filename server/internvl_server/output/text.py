@@ -1,17 +1,24 @@
-"""One answer, from an engine's tokens to what the client sees: text, tool calls, log probabilities."""
+"""Turns the tokens of one answer into what the client sees: text, tool calls, log probabilities."""
 
+import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from internvl_server.core import (
+    AnswerParams,
     FinishReason,
+    GenerateRequest,
     TextDelta,
     TextLogprobs,
     TokenDelta,
     TokenLogprobs,
     ToolCallDelta,
+    ToolCalls,
 )
-from internvl_server.output.detokenizer import Detokenizer
+from internvl_server.core.vocabulary import Vocabulary
+from internvl_server.output.detokenizer import Detokenizer, new_detokenizer
+from internvl_server.output.logprobs import LogprobWriter
 from internvl_server.output.stop import StopMatcher
 from internvl_server.output.tool_calls import ParsedText, ToolCallParser
 
@@ -20,11 +27,11 @@ __all__ = ["AnswerRules", "AnswerText"]
 
 @dataclass(frozen=True, slots=True)
 class AnswerRules:
-    """What of an answer is shown.
+    """Which parts of an answer are visible.
 
-    `end_ids` are the tokens that end it; their text is shown only with `show_end`. Stop strings count
-    from the token after `min_tokens`. `to_logprobs` makes log probabilities presentable; None when
-    nobody asked for them.
+    `end_ids` are the tokens that end it; their text is visible only with `show_end`. Stop strings count
+    from the token after `min_tokens`. `to_logprobs` converts log probabilities for the client; it is None
+    when they were not requested.
     """
 
     end_ids: frozenset[int] = frozenset()
@@ -37,9 +44,9 @@ class AnswerText:
     """Turns one answer's token deltas into text deltas.
 
     Args:
-        rules: What is shown.
-        detokenizer: Of this answer.
-        stop: Of this answer.
+        rules: Which parts are visible.
+        detokenizer: A new one.
+        stop: A new one.
         calls: Finds tool calls; None when no tool may be called.
     """
 
@@ -54,16 +61,26 @@ class AnswerText:
         self._detokenizer = detokenizer
         self._stop = stop
         self._calls = calls
-        # With neither, the deltas of a slow reader need not be looked at token by token.
+        # Fast path: without stop strings and log probabilities, whole deltas are decoded at once.
         self._is_plain = not stop.is_active and rules.to_logprobs is None
         self._num_chars_made = self._num_chars_certain = 0
         self._pending: list[tuple[int, TextLogprobs]] = []
         self.num_tokens = 0
 
-    def push(self, delta: TokenDelta) -> TextDelta:
-        """What the delta makes certain; the last one has a `finish_reason`, and no `usage` yet.
+    @classmethod
+    def of(cls, request: GenerateRequest, params: AnswerParams, vocabulary: Vocabulary) -> Self:
+        """The text of a new answer to a request."""
+        return cls(
+            _rules(request, params, vocabulary),
+            new_detokenizer(vocabulary, skip_special_tokens=params.skip_special_tokens),
+            StopMatcher(request.sampling.stop, is_shown=params.include_stop),
+            _call_parser(request, params),
+        )
 
-        Tokens after a stop string are neither shown nor counted, however many came in one delta.
+    def push(self, delta: TokenDelta) -> TextDelta:
+        """The text that is certain now; the last delta has a `finish_reason`, and no `usage` yet.
+
+        Tokens after a stop string are neither visible nor counted, even if they came in the same delta.
         """
         text = self._plain_text(delta) if self._is_plain else self._text_token_by_token(delta)
         if delta.finish_reason is not None and not self._stop.is_stopped:
@@ -83,20 +100,20 @@ class AnswerText:
             if index == num_shown:
                 break
             if index < len(logprobs):
-                self._note(token_id, logprobs[index])
+                self._add_logprobs(token_id, logprobs[index])
             text += self._certain(self._detokenizer.push((token_id,)))
             if self._stop.is_stopped:
                 break
         return text
 
     def _num_shown(self, delta: TokenDelta) -> int:
-        """Tokens whose text belongs to the answer: all but the one that ended it."""
+        """Number of tokens whose text is visible: all but the one that ended the answer."""
         ids = delta.token_ids
         ended = delta.finish_reason == "stop" and bool(ids) and ids[-1] in self._rules.end_ids
         return len(ids) - (ended and not self._rules.show_end)
 
     def _certain(self, piece: str) -> str:
-        """What of a new piece, and of what was held back, can be shown now."""
+        """The text that can be shown now, of a new piece and of text that was held back."""
         self._num_chars_made += len(piece)
         counts = self.num_tokens > self._rules.min_tokens
         text = self._stop.push(piece) if counts else piece
@@ -104,20 +121,20 @@ class AnswerText:
         return text
 
     def _rest(self) -> str:
-        """What was held back is certain at the end, unless it is a stop string."""
+        """The text that was held back. It is certain at the end, unless it is a stop string."""
         text = self._certain(self._detokenizer.flush())
         if not self._stop.is_stopped:
             text += self._stop.flush()
             self._num_chars_certain = self._num_chars_made + 1  # every token is
         return text
 
-    def _note(self, token_id: int, logprobs: TokenLogprobs) -> None:
+    def _add_logprobs(self, token_id: int, logprobs: TokenLogprobs) -> None:
         assert self._rules.to_logprobs is not None
         entry = self._rules.to_logprobs(token_id, logprobs)
         self._pending.append((self._num_chars_made, entry))
 
     def _logprobs(self) -> tuple[TextLogprobs, ...]:
-        """Those of tokens whose text has begun to be shown."""
+        """Log probabilities of the tokens whose text has begun to be shown."""
         ready = [entry for start, entry in self._pending if start < self._num_chars_certain]
         del self._pending[: len(ready)]
         return tuple(ready)
@@ -141,6 +158,27 @@ class AnswerText:
         is_shown = bool(text or tool_calls or reason is not None)
         logprobs = self._logprobs() if self._pending and is_shown else ()
         return TextDelta(text, reason, logprobs=logprobs, tool_calls=tool_calls)
+
+
+def _rules(request: GenerateRequest, params: AnswerParams, vocabulary: Vocabulary) -> AnswerRules:
+    num_top = request.sampling.num_logprobs
+    return AnswerRules(
+        end_ids=request.stop_token_ids,
+        show_end=params.include_stop,
+        min_tokens=request.sampling.min_tokens,
+        to_logprobs=None if num_top is None else LogprobWriter(vocabulary.bytes_of, num_top),
+    )
+
+
+def _call_parser(request: GenerateRequest, params: AnswerParams) -> ToolCallParser | None:
+    if params.tool_choice.mode == "none" or not params.tool_names:
+        return None
+    return ToolCallParser(
+        params.tool_choice,
+        params.tool_names,
+        lambda: f"call_{secrets.token_hex(12)}",
+        is_guided=isinstance(request.sampling.constraint, ToolCalls),
+    )
 
 
 def _joined(parsed: Iterable[ParsedText]) -> tuple[ToolCallDelta, ...]:

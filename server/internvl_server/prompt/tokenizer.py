@@ -16,6 +16,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.pre_tokenizers import ByteLevel
 
+from internvl_server.core.vocabulary import Vocabulary
 from internvl_server.errors import StartupError
 
 __all__ = ["PromptTokenizer", "load_tokenizer"]
@@ -122,21 +123,16 @@ class PromptTokenizer:
             return self.decode(token_ids, skip_special_tokens=False)
         return b"".join([table[i] for i in token_ids if i < len(table)]).decode("utf-8", "replace")
 
-    def bytes_of(self, token_id: int) -> bytes:
-        """UTF-8 bytes of one id's text; part of a character, maybe. Those of a special token are its name."""
-        table = self.all_token_bytes
-        if table is None:
-            return self.decode((token_id,), skip_special_tokens=False).encode()
-        return table[token_id] if token_id < len(table) else b""
-
     @cached_property
-    def token_bytes(self) -> tuple[bytes, ...] | None:
-        """As `all_token_bytes`, special tokens empty."""
-        table = self.all_token_bytes
-        if table is None:
-            return None
-        special = self.special_ids
-        return tuple(b"" if i in special else data for i, data in enumerate(table))
+    def vocabulary(self) -> Vocabulary:
+        """What engines and output know of the tokenizer."""
+        return Vocabulary(
+            token_bytes=self.all_token_bytes,
+            special_ids=self.special_ids,
+            encode=self.encode_answer,
+            decode=self.decode,
+            size=self.vocab_size,
+        )
 
     @cached_property
     def all_token_bytes(self) -> tuple[bytes, ...] | None:

@@ -1,15 +1,19 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from internvl_server.output.detokenizer import BytesDetokenizer, Detokenizer, WindowDetokenizer
+from internvl_server.output.detokenizer import BytesDetokenizer, Detokenizer, new_detokenizer
 from internvl_server.prompt.tokenizer import PromptTokenizer
 
 
 def make(kind: str, tokenizer: PromptTokenizer) -> Detokenizer:
-    if kind == "bytes":
-        assert tokenizer.token_bytes is not None
-        return BytesDetokenizer(tokenizer.token_bytes)
-    return WindowDetokenizer(tokenizer.decode)
+    vocabulary = tokenizer.vocabulary
+    if kind == "window":
+        vocabulary = replace(vocabulary, token_bytes=None)
+    detokenizer = new_detokenizer(vocabulary, skip_special_tokens=True)
+    assert isinstance(detokenizer, BytesDetokenizer) == (kind == "bytes")
+    return detokenizer
 
 
 @pytest.mark.parametrize("kind", ["bytes", "window"])
@@ -40,8 +44,10 @@ def test_any_ids_at_all_decode_as_in_one_go(
     ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=30))
     detokenizer = make("bytes", tokenizer)
     pieces = [detokenizer.push([i]) for i in ids]
-    assert tokenizer.token_bytes is not None
-    whole = b"".join(tokenizer.token_bytes[i] for i in ids).decode("utf-8", "replace")
+    table = tokenizer.all_token_bytes
+    assert table is not None
+    kept = [i for i in ids if i not in tokenizer.special_ids]
+    whole = b"".join(table[i] for i in kept).decode("utf-8", "replace")
     assert "".join(pieces) + detokenizer.flush() == whole
 
 
@@ -56,3 +62,16 @@ def test_a_character_cut_by_the_end_becomes_a_replacement(tokenizer: PromptToken
 
 def test_an_id_beyond_the_vocabulary_has_no_text(tokenizer: PromptTokenizer) -> None:
     assert make("bytes", tokenizer).push([10**6]) == ""
+
+
+@pytest.mark.parametrize("kind", ["bytes", "window"])
+def test_special_tokens_are_text_only_where_they_are_not_skipped(
+    tokenizer: PromptTokenizer, kind: str
+) -> None:
+    vocabulary = tokenizer.vocabulary
+    if kind == "window":
+        vocabulary = replace(vocabulary, token_bytes=None)
+    ids = [*tokenizer.encode_text("a"), tokenizer.control_id("<|im_end|>")]
+    for skip, text in ((True, "a"), (False, "a<|im_end|>")):
+        detokenizer = new_detokenizer(vocabulary, skip_special_tokens=skip)
+        assert detokenizer.push(ids) + detokenizer.flush() == text
