@@ -20,7 +20,7 @@ from internvl_server.media.encoded import EncodedMedia
 from internvl_server.media.sources.data_url import max_base64_chars
 from internvl_server.media.sources.fetch import MediaFetcher
 from internvl_server.media.sources.loader import RequestLoader, attach_param, gather
-from internvl_server.media.tile_budget import allocate_tiles, fits_worst_case
+from internvl_server.media.tile_budget import allocate_tiles
 from internvl_server.media.tiling import TILE_PX, count_tiles, select_grid
 from internvl_server.media.video_preparer import VideoPreparer
 from internvl_server.media.workers.pool import DecodePool
@@ -33,6 +33,7 @@ HIGH_DETAIL_TILES = 12
 MAX_AUTO_WORKERS = 4
 
 T = TypeVar("T")
+ReserveTiles: TypeAlias = Callable[[int], None]
 Video: TypeAlias = VideoReference | FrameList
 
 
@@ -89,7 +90,11 @@ class MediaPreparer:
         await self._videos.close()
 
     async def prepare(
-        self, media_parts: Sequence[MediaPart], *, max_image_tokens: int | None = None
+        self,
+        media_parts: Sequence[MediaPart],
+        *,
+        max_image_tokens: int | None = None,
+        reserve_tiles: ReserveTiles | None = None,
     ) -> tuple[ImageTiles, ...]:
         """Tile all images and videos: several tiles per image, one per frame, in the order of `media_parts`.
 
@@ -100,6 +105,8 @@ class MediaPreparer:
         Args:
             media_parts: The images and videos; none is fetched if there are too many.
             max_image_tokens: Most prompt tokens of all images and frames; None for no limit.
+            reserve_tiles: Called with one tile per image and frame before anything is fetched, then with
+                the number of tiles before an image is decoded. May raise to refuse them.
 
         Raises:
             InvalidRequestError: There are too many images or videos, even at one tile each.
@@ -107,10 +114,18 @@ class MediaPreparer:
             EngineOverloadedError: The server is fetching too many.
         """
         budget = self._image_budget(media_parts, max_image_tokens)
+        reserve_tiles = reserve_tiles or _grant
+        reserve_tiles(_min_tiles(media_parts))
+        num_frames = _min_tiles(media_parts) - _num_images(media_parts)
         loader = RequestLoader(self._fetcher, self._settings)
         return await _in_order(
             media_parts,
-            partial(self._prepare_images, loader=loader, budget=budget),
+            partial(
+                self._prepare_images,
+                loader=loader,
+                budget=budget,
+                reserve_tiles=lambda num_tiles: reserve_tiles(num_frames + num_tiles),
+            ),
             partial(self._videos.prepare, loader=loader),
         )
 
@@ -143,7 +158,7 @@ class MediaPreparer:
     def _image_budget(self, media_parts: Sequence[MediaPart], max_image_tokens: int | None) -> int:
         """Check the numbers of images, videos and frames; returns how many tiles are left for images."""
         settings = self._settings
-        num_images = sum(isinstance(part, ImageReference) for part in media_parts)
+        num_images = _num_images(media_parts)
         num_videos = len(media_parts) - num_images
         min_tiles = _min_tiles(media_parts)
         num_frames = min_tiles - num_images
@@ -172,13 +187,16 @@ class MediaPreparer:
         return min(settings.max_tiles_per_request, max_tiles) - num_frames
 
     async def _prepare_images(
-        self, references: Sequence[ImageReference], *, loader: RequestLoader, budget: int
+        self,
+        references: Sequence[ImageReference],
+        *,
+        loader: RequestLoader,
+        budget: int,
+        reserve_tiles: ReserveTiles,
     ) -> tuple[ImageTiles, ...]:
         images = await _load_all(references, loader)
-        caps = self._requested_tiles(references)
-        if not fits_worst_case(caps, budget):
-            sizes = await self._read_sizes(references, images)
-            caps = allocate_tiles(caps, sizes, budget, tile_px=self._tile_px)
+        sizes, caps = await self._plan_tiles(references, images, budget)
+        reserve_tiles(sum(map(self._num_tiles, sizes, caps)))
         return await gather(
             attach_param(self._pool.tile(image, max_tiles=cap), reference.param)
             for reference, image, cap in zip(references, images, caps, strict=True)
@@ -187,15 +205,23 @@ class MediaPreparer:
     async def _measure_images(
         self, references: Sequence[ImageReference], *, loader: RequestLoader, budget: int
     ) -> tuple[ImageMeasure, ...]:
-        sizes = await self._read_sizes(references, await _load_all(references, loader))
-        requested = self._requested_tiles(references)
-        caps = allocate_tiles(requested, sizes, budget, tile_px=self._tile_px)
-        return tuple(
-            ImageMeasure(
-                size, count_tiles(select_grid(*size, max_tiles=cap, tile_px=self._tile_px))
-            )
-            for size, cap in zip(sizes, caps, strict=True)
+        images = await _load_all(references, loader)
+        sizes, caps = await self._plan_tiles(references, images, budget)
+        return tuple(map(ImageMeasure, sizes, map(self._num_tiles, sizes, caps)))
+
+    async def _plan_tiles(
+        self, references: Sequence[ImageReference], images: Sequence[EncodedMedia], budget: int
+    ) -> tuple[Sequence[tuple[int, int]], Sequence[int]]:
+        """The size of each image, from its header, and its tile cap within the budget."""
+        sizes = await gather(
+            attach_param(self._pool.read_size(image), reference.param)
+            for reference, image in zip(references, images, strict=True)
         )
+        requested = self._requested_tiles(references)
+        return sizes, allocate_tiles(requested, sizes, budget, tile_px=self._tile_px)
+
+    def _num_tiles(self, size: tuple[int, int], cap: int) -> int:
+        return count_tiles(select_grid(*size, max_tiles=cap, tile_px=self._tile_px))
 
     def _requested_tiles(self, references: Sequence[ImageReference]) -> tuple[int, ...]:
         """The tile cap that each image's `max_tiles` or `detail` requests."""
@@ -206,13 +232,13 @@ class MediaPreparer:
             for reference in references
         )
 
-    async def _read_sizes(
-        self, references: Sequence[ImageReference], images: Sequence[EncodedMedia]
-    ) -> tuple[tuple[int, int], ...]:
-        return await gather(
-            attach_param(self._pool.read_size(image), reference.param)
-            for reference, image in zip(references, images, strict=True)
-        )
+
+def _grant(_: int) -> None:
+    """Reserve nothing."""
+
+
+def _num_images(media_parts: Sequence[MediaPart]) -> int:
+    return sum(isinstance(part, ImageReference) for part in media_parts)
 
 
 def _min_tiles(media_parts: Sequence[MediaPart]) -> int:

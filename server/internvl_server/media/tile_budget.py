@@ -5,12 +5,7 @@ from collections.abc import Sequence
 
 from internvl_server.media.tiling import TILE_PX, count_tiles, select_grid
 
-__all__ = ["allocate_tiles", "fits_worst_case"]
-
-
-def fits_worst_case(max_tiles: Sequence[int], budget: int) -> bool:
-    """Whether images with these caps fit the budget at any size, thumbnails included."""
-    return sum(count_tiles((cap, 1)) for cap in max_tiles) <= budget
+__all__ = ["allocate_tiles"]
 
 
 def allocate_tiles(

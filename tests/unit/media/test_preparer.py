@@ -8,6 +8,7 @@ import pytest
 from internvl_server.core import Detail
 from internvl_server.errors import (
     ContextLengthExceededError,
+    EngineOverloadedError,
     Field,
     ImageDecodeError,
     ImageFetchError,
@@ -92,7 +93,7 @@ class TestTiles:
 
 
 class TestBudget:
-    async def test_images_share_the_tiles(self, preparer: MediaPreparer) -> None:
+    async def test_images_share_the_tokens(self, preparer: MediaPreparer) -> None:
         references = [reference(WIDE), reference(WIDE), reference(SMALL, detail=Detail.LOW)]
         prepared = await preparer.prepare(references, max_image_tokens=7 * 256)
         assert [tiles.num_tiles for tiles in prepared] == [3, 3, 1]
@@ -214,3 +215,35 @@ class TestFailure:
                 await preparer.prepare([reference(url)])
             for word in ("0x", "object at", "Traceback", "127.0", "/work", "PIL"):
                 assert word not in error.value.message
+
+
+class TestReservation:
+    """Tiles are reserved before they are made."""
+
+    async def test_the_number_reserved_is_the_number_made(self, preparer: MediaPreparer) -> None:
+        reserved: list[int] = []
+        parts = [reference(url) for url in (WIDE, SMALL, WIDE)]
+        tiles = await preparer.prepare(parts, reserve_tiles=reserved.append)
+        assert reserved == [3, sum(image.num_tiles for image in tiles)]
+
+    @pytest.mark.parametrize(("limit", "num_fetched"), [(0, 0), (4, 1)])
+    async def test_a_refusal_costs_no_decoding(
+        self,
+        preparer: MediaPreparer,
+        host: StubHost,
+        monkeypatch: pytest.MonkeyPatch,
+        limit: int,
+        num_fetched: int,
+    ) -> None:
+        host.reply(encode(make_image(1344, 336), "PNG"), "Content-Type: image/png")
+        decoded: list[int] = []
+        monkeypatch.setattr(preparer._pool, "tile", lambda *_, **__: decoded.append(1))
+
+        def reserve(num_tiles: int) -> None:
+            if num_tiles > limit:
+                raise EngineOverloadedError("full")
+
+        with pytest.raises(EngineOverloadedError):
+            await preparer.prepare([reference(host.url())], reserve_tiles=reserve)
+        assert (len(host.requests), decoded) == (num_fetched, [])
+        assert num_other_tasks() == 0
