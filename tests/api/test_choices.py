@@ -53,7 +53,7 @@ def test_pictures_are_prepared_once_for_all_choices(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server = start_server()
-    media = server.app.state.services.pipeline._media
+    media = server.app.state.services.pipeline._prompts._media
     prepared: list[int] = []
     prepare = media.prepare
 

@@ -1,6 +1,7 @@
 """One envelope for every refusal, whoever makes it."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2
@@ -8,9 +9,12 @@ import openai
 import pytest
 from internvl_server.api.admission import GateState
 from internvl_server.api.sse import EventStream
+from internvl_server.core import GenerateRequest, TokenDelta
+from internvl_server.engine.base import EngineHealth
 
 from tests.live_server import LiveServer
 
+JSON = {"content-type": "application/json"}
 HELLO = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -182,9 +186,46 @@ def test_too_many_tiles_in_flight_are_refused(
     part = {"type": "image_url", "image_url": {"url": picture_url(), "detail": "low"}}
     body = HELLO | {"messages": [{"role": "user", "content": [part]}]}
     stream = server.client().chat.completions.create(**body, stream=True)
+    server.app.state.services.pipeline._prompts._media._pool.tile = (
+        None  # a refusal costs no decoding
+    )
     assert_envelope(server.post(body), 429, "engine_overloaded")
     assert server.gate.num_in_flight == 1
     stream.close()
+
+
+def test_an_engine_that_is_not_ready_refuses_before_the_body_is_read(
+    start_server: Callable[..., LiveServer],
+) -> None:
+    server = start_server()
+    server.engine.health = lambda: EngineHealth(is_ready=False, reason="The engine is loading.")
+    for path in ("/v1/chat/completions", "/v1/completions", "/v1/responses"):
+        response = httpx2.post(server.url + path, content=b"{", headers=JSON)
+        assert_envelope(response, 503, "engine_unavailable")
+        assert "loading" in response.json()["error"]["message"]
+    server.engine.health = lambda: EngineHealth(is_ready=True, reason="")
+
+
+@asynccontextmanager
+async def without_end(request: GenerateRequest) -> AsyncIterator[AsyncIterator[TokenDelta]]:
+    async def tokens() -> AsyncIterator[TokenDelta]:
+        yield TokenDelta(request.prompt_token_ids[-1:])
+
+    yield tokens()
+
+
+@pytest.mark.parametrize("num_choices", [1, 2])
+def test_a_token_stream_without_an_end_is_an_engine_error(
+    start_server: Callable[..., LiveServer], num_choices: int
+) -> None:
+    server = start_server()
+    server.engine.generate = without_end
+    body = HELLO | {"n": num_choices}
+    assert_envelope(server.post(body), 500, "engine_error")
+    frames = server.post(body | {"stream": True}).text.split("\n\n")
+    assert '"code":"engine_error"' in frames[-2].replace(" ", "")
+    assert "[DONE]" not in "".join(frames)
+    server.wait_idle()
 
 
 def test_no_redirect_is_built_from_the_clients_host(echo_server: LiveServer) -> None:

@@ -50,6 +50,7 @@ async def respond(request: Request, services: Services, accept: Accept) -> Respo
     """
     async with AsyncExitStack() as owner:
         owner.enter_context(services.gate.admit())
+        services.pipeline.check_ready()
         answer = await accept(request, services, owner)
         if not answer.is_stream:
             content = await run_until_disconnect(request, answer.whole())

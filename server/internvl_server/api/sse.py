@@ -67,13 +67,9 @@ def _ping() -> ServerSentEvent:
 
 
 class StreamWriter(Protocol):
-    """Writes the events of one answer in a dialect, as encoded server-sent events.
-
-    `end` is what follows the last delta, and may be empty.
-    """
+    """Writes the events of one answer in a dialect, as encoded server-sent events."""
 
     dialect: Dialect
-    end: bytes
 
     def begin(self) -> bytes:
         """The events before the first delta."""
@@ -83,6 +79,9 @@ class StreamWriter(Protocol):
 
     def failed(self, error: ErrorBody) -> bytes:
         """The last event of an answer that failed."""
+
+    def end(self) -> bytes:
+        """The events after the last delta; may be empty."""
 
 
 async def stream_events(generation: Generation, writer: StreamWriter) -> AsyncIterator[bytes]:
@@ -95,5 +94,5 @@ async def stream_events(generation: Generation, writer: StreamWriter) -> AsyncIt
     except Exception as error:  # noqa: BLE001  (the edge: any failure must reach the client)
         yield writer.failed(error_body(client_facing_error(error), writer.dialect))
     else:
-        if writer.end:
-            yield writer.end
+        if events := writer.end():
+            yield events

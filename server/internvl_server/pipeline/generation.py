@@ -1,86 +1,87 @@
-"""A running request: the token streams of its choices, merged into one stream of text deltas."""
+"""A running request: the token streams of its answers, merged into one stream of text deltas."""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import Self
 
 from internvl_server.core import TextDelta, TextLogprobs, TokenDelta, ToolCallDelta, Usage
+from internvl_server.errors import EngineError
 from internvl_server.output.text import AnswerText
 
-__all__ = ["Choice", "Generation"]
+__all__ = ["Answer", "Generation"]
 
-# Deltas that may wait for a reader slower than the engine; then its choices wait too.
+# Deltas that may wait for a client slower than the engine; then its answers wait too.
 _MAX_QUEUED = 64
 
 
-class Choice:
-    """One of a request's answers while it is generated.
+class Answer:
+    """One answer to a request, one of the API's `choices`, while it is generated.
 
     Args:
-        index: Its number.
+        index: Its number in the request.
         tokens: The engine's stream.
-        text: Makes text of it.
+        text: Converts the tokens.
         owner: Closing it aborts this answer in the engine.
     """
 
     def __init__(
         self, index: int, tokens: AsyncIterator[TokenDelta], text: AnswerText, owner: AsyncExitStack
     ) -> None:
-        self._index = index
+        self.index = index
         self._tokens = tokens
         self._text = text
         self._owner = owner
         self.num_cached_tokens = 0
 
-    def reindex(self, index: int) -> Self:
-        """The same answer under another number."""
-        self._index = index
-        return self
-
     @property
     def num_tokens(self) -> int:
-        """Tokens generated so far, the one that ends the answer included."""
+        """Tokens generated so far, including the one that ends the answer."""
         return self._text.num_tokens
 
-    async def deltas(self) -> AsyncIterator[TextDelta]:
-        """What becomes certain, the last with a `finish_reason`; empty deltas are left out.
+    async def deltas(self, usage: Callable[[], Usage] | None = None) -> AsyncIterator[TextDelta]:
+        """Text as it becomes certain. Only the last delta has a `finish_reason`; none is empty.
+
+        Args:
+            usage: Makes the usage of the last delta.
 
         Raises:
-            EngineError: The engine failed.
+            EngineError: The engine failed, or ended its stream without a finish reason.
         """
         async for token_delta in self._tokens:
             self.num_cached_tokens = max(self.num_cached_tokens, token_delta.num_cached_tokens)
             delta = self._text.push(token_delta)
             if delta.finish_reason is not None:
-                await self._owner.aclose()  # at a stop string the engine would go on
-            if delta.finish_reason is not None or delta.text or delta.tool_calls:
-                yield replace(delta, index=self._index) if self._index else delta
-            if delta.finish_reason is not None:
+                await self._owner.aclose()  # the engine does not know stop strings and would go on
+                yield replace(delta, index=self.index, usage=usage() if usage else None)
                 return
+            if delta.text or delta.tool_calls:
+                yield replace(delta, index=self.index) if self.index else delta
+        raise EngineError("The engine ended the answer without a finish reason.")
 
 
 class Generation:
     """One accepted request while its answers are generated. Its owner's stack holds the resources.
 
     Args:
-        usage: What the prompt took.
-        choices: Its answers, as many of each prompt.
-        num_prompts: Prompts they are to.
+        usage: What the prompts took.
+        answers: The answers, equally many to each prompt, in the order of the prompts.
+        num_prompts: Number of prompts.
     """
 
-    def __init__(self, usage: Usage, choices: Sequence[Choice], *, num_prompts: int = 1) -> None:
-        self._firsts = choices[:: len(choices) // num_prompts]
+    def __init__(self, usage: Usage, answers: Sequence[Answer], *, num_prompts: int = 1) -> None:
+        self._firsts = answers[:: len(answers) // num_prompts]
         self._usage = usage
-        self._choices = choices
+        self._answers = answers
         self._pumps: list[asyncio.Task[None]] = []
 
     @classmethod
     def joined(cls, generations: "Sequence[Generation]") -> "Generation":
-        """The answers to several prompts as those to one request, reindex through."""
-        every = [choice for generation in generations for choice in generation.choices]
+        """Join the answers to several prompts into one generation, numbered consecutively."""
+        answers = [answer for generation in generations for answer in generation.answers]
+        for index, answer in enumerate(answers):
+            answer.index = index
         usages = [generation.prompt_usage for generation in generations]
         usage = replace(
             usages[0],
@@ -88,74 +89,65 @@ class Generation:
             num_image_tokens=sum(u.num_image_tokens for u in usages),
             images=tuple(image for u in usages for image in u.images),
         )
-        choices = [choice.reindex(index) for index, choice in enumerate(every)]
-        return cls(usage, choices, num_prompts=len(generations))
+        return cls(usage, answers, num_prompts=len(generations))
 
     @property
-    def choices(self) -> Sequence[Choice]:
-        """Its answers."""
-        return self._choices
+    def answers(self) -> Sequence[Answer]:
+        """The answers to all prompts."""
+        return self._answers
 
     @property
     def num_choices(self) -> int:
-        """Answers there will be."""
-        return len(self._choices)
+        """Number of answers."""
+        return len(self._answers)
 
     @property
     def prompt_usage(self) -> Usage:
-        """What the prompt took."""
+        """What the prompts took."""
         return self._usage
 
-    async def deltas(self) -> AsyncIterator[TextDelta]:
-        """Text as it becomes certain, of all choices as they come.
+    def deltas(self) -> AsyncIterator[TextDelta]:
+        """Text of all answers as it becomes certain.
 
-        The last delta of each choice has its `finish_reason`; the last of all has the `usage`.
+        The last delta of each answer has its `finish_reason`; the last of all has the `usage`.
 
         Raises:
             EngineError: The engine failed.
         """
-        num_open = len(self._choices)
-        stream = self._choices[0].deltas() if num_open == 1 else self._merged()
-        async for delta in stream:
-            num_open -= delta.finish_reason is not None
-            yield delta if num_open else replace(delta, usage=self._total())
+        is_one = len(self._answers) == 1
+        return self._answers[0].deltas(self._total) if is_one else self._merged()
 
     async def complete(self) -> list[TextDelta]:
-        """The whole answers, one delta each; the last one has the `usage`.
+        """Each answer as a whole, in one delta; the last one has the `usage`.
 
         Raises:
             EngineError: The engine failed.
         """
-        parts: list[list[TextDelta]] = [[] for _ in self._choices]
+        parts: list[list[TextDelta]] = [[] for _ in self._answers]
         async for delta in self.deltas():
             parts[delta.index].append(delta)
         whole = [_joined(deltas) for deltas in parts]
-        return [
-            *(replace(delta, usage=None) for delta in whole[:-1]),
-            replace(whole[-1], usage=self._total()),
-        ]
+        return [*whole[:-1], replace(whole[-1], usage=self._total())]
 
     async def _merged(self) -> AsyncIterator[TextDelta]:
-        """The choices' deltas in the order they come. A failure of one is a failure of all."""
-        queue: asyncio.Queue[TextDelta | Exception | None] = asyncio.Queue(_MAX_QUEUED)
-        self._pumps = [asyncio.create_task(_pump(choice, queue)) for choice in self._choices]
+        """The answers' deltas in the order in which they come. If one answer fails, all do."""
+        queue: asyncio.Queue[TextDelta | Exception] = asyncio.Queue(_MAX_QUEUED)
+        self._pumps = [asyncio.create_task(_pump(answer, queue)) for answer in self._answers]
         try:
             num_open = len(self._pumps)
             while num_open:
                 item = await queue.get()
                 if isinstance(item, Exception):
                     raise item
-                if item is None:
-                    num_open -= 1
-                else:
-                    yield item
+                num_open -= item.finish_reason is not None
+                yield item if num_open else replace(item, usage=self._total())
         finally:
             await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop reading the engine's streams, before whoever holds them leaves them. Idempotent.
+        """Stop reading the engine's streams, before their owner closes them. Idempotent.
 
-        A reader who goes away between two deltas leaves `deltas` unfinished, and nobody ends its tasks.
+        A client that disconnects between two deltas leaves `deltas` suspended, and its tasks running.
         """
         for pump in self._pumps:
             pump.cancel()
@@ -164,22 +156,21 @@ class Generation:
     def _total(self) -> Usage:
         return replace(
             self._usage,
-            num_completion_tokens=sum(choice.num_tokens for choice in self._choices),
-            num_cached_tokens=sum(choice.num_cached_tokens for choice in self._firsts),
+            num_completion_tokens=sum(answer.num_tokens for answer in self._answers),
+            num_cached_tokens=sum(answer.num_cached_tokens for answer in self._firsts),
         )
 
 
-async def _pump(choice: Choice, queue: "asyncio.Queue[TextDelta | Exception | None]") -> None:
+async def _pump(answer: Answer, queue: "asyncio.Queue[TextDelta | Exception]") -> None:
     try:
-        async for delta in choice.deltas():
+        async for delta in answer.deltas():
             await queue.put(delta)
-        await queue.put(None)
     except Exception as error:  # noqa: BLE001  (handed to the reader)
         await queue.put(error)
 
 
 def _joined(deltas: Sequence[TextDelta]) -> TextDelta:
-    """All deltas of a choice as one."""
+    """All deltas of an answer as one."""
     last = deltas[-1]
     logprobs: list[TextLogprobs] = []
     for delta in deltas:
@@ -194,23 +185,23 @@ def _joined(deltas: Sequence[TextDelta]) -> TextDelta:
 
 
 def _whole_calls(deltas: Sequence[TextDelta]) -> tuple[ToolCallDelta, ...]:
-    """Each call as one piece. One that the answer's end cut off is left out: a call's JSON is whole."""
-    calls: dict[int, ToolCallDelta] = {}
+    """Each call as one piece. A call that the end of the answer cut off is left out."""
+    pieces: dict[int, list[ToolCallDelta]] = {}
     for delta in deltas:
         for piece in delta.tool_calls:
-            call = calls.get(piece.index)
-            whole = (
-                piece if call is None else replace(call, arguments=call.arguments + piece.arguments)
-            )
-            calls[piece.index] = whole
-    if calls and not _is_json(calls[max(calls)].arguments):
-        del calls[max(calls)]
-    return tuple(calls.values())
+            pieces.setdefault(piece.index, []).append(piece)
+    calls = [
+        replace(of_call[0], arguments="".join(piece.arguments for piece in of_call))
+        for of_call in pieces.values()
+    ]
+    if calls and not _is_json(calls[-1].arguments):
+        del calls[-1]
+    return tuple(calls)
 
 
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text)
-    except ValueError:
+        json.loads(text, parse_int=float)  # Python refuses to read very long integers
+    except (ValueError, RecursionError):
         return False
     return True

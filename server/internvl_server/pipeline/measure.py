@@ -1,4 +1,4 @@
-"""What a request would take of the context, without an engine: counts, and the tokens themselves."""
+"""Counts and lists the tokens of a prompt, without an engine."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from internvl_server.core import Conversation, ImageMeasure, ImageUsage, Usage
 from internvl_server.errors import InvalidRequestError
 from internvl_server.media.preparer import MediaPreparer
-from internvl_server.pipeline.tokenization import tokenize_conversation, tokenize_raw
+from internvl_server.pipeline.prompts import tokenize_conversation, tokenize_raw
 from internvl_server.prompt.builder import PromptBuilder, PromptSkeleton
 from internvl_server.prompt.tokenizer import PromptTokenizer
 from internvl_server.settings import LimitSettings
@@ -16,9 +16,9 @@ __all__ = ["Measurement", "PromptCounter"]
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What a prompt takes, and whether it fits.
+    """The tokens of a prompt, and whether it fits the context.
 
-    `images` are in request order. `max_tokens` is what the answer is promised, or would be.
+    `images` are in request order. `max_tokens` is the most tokens that the answer may have.
     """
 
     usage: Usage
@@ -29,7 +29,7 @@ class Measurement:
 
 
 class PromptCounter:
-    """Measures conversations as `Pipeline.prepare` would build them. Works without an engine.
+    """Measures prompts as `Pipeline.prepare` would build them. Works without an engine.
 
     Args:
         media: Reads the sizes of images.
@@ -52,22 +52,22 @@ class PromptCounter:
         self._default = limits.default_max_tokens
 
     async def measure(self, conversation: Conversation, max_tokens: int | None) -> Measurement:
-        """Count the tokens of a conversation, from the headers of its images.
+        """Count the tokens of a conversation from the headers of its images.
 
         Args:
             conversation: What would be answered.
-            max_tokens: The request's own limit of the answer.
+            max_tokens: The request's limit of the answer's length.
 
         Raises:
             InvalidRequestError: An image or the order of messages cannot be used.
-            ContextLengthExceededError: The text is too long to be looked at.
+            ContextLengthExceededError: The text cannot fit, whatever its tokens are.
         """
-        skeleton, images = await self._look_at(conversation, max_tokens)
+        skeleton, images = await self._measure_images(conversation, max_tokens)
         per_tile = self._builder.num_tokens_per_tile
         num_image_tokens = sum(image.num_tiles for image in images) * per_tile
         num_prompt_tokens = skeleton.num_tokens + num_image_tokens
-        promised = self._builder.fit_max_tokens(num_prompt_tokens, max_tokens, self._default)
-        room = self._room(skeleton, max_tokens)
+        answer_tokens = self._builder.fit_max_tokens(num_prompt_tokens, max_tokens, self._default)
+        max_image_tokens = self._max_image_tokens(skeleton, max_tokens)
         usage = Usage(
             num_prompt_tokens=num_prompt_tokens,
             num_completion_tokens=0,
@@ -78,34 +78,36 @@ class PromptCounter:
             usage=usage,
             images=images,
             max_model_len=self._builder.max_model_len,
-            max_tokens=promised or max_tokens or self._default,
-            fits=promised is not None and (not images or num_image_tokens <= room),
+            max_tokens=answer_tokens or max_tokens or self._default,
+            fits=answer_tokens is not None and (not images or num_image_tokens <= max_image_tokens),
         )
 
     async def tokens(self, conversation: Conversation) -> tuple[int, ...]:
         """The prompt's token ids; raises like `measure`."""
-        skeleton, images = await self._look_at(conversation, None)
+        skeleton, images = await self._measure_images(conversation, None)
         return self._builder.fill(skeleton, [(i.num_tiles, b"") for i in images]).token_ids
 
     async def text_tokens(self, text: str) -> tuple[int, ...]:
         """The ids of literal text, in which nothing is a control token.
 
         Raises:
-            ContextLengthExceededError: The text is too long to be looked at.
+            ContextLengthExceededError: The text cannot fit, whatever its tokens are.
         """
         return (await tokenize_raw(self._builder, text)).token_ids
 
     def with_special_tokens(self, token_ids: Sequence[int]) -> tuple[int, ...]:
-        """With those the checkpoint's own tokenizer puts around a text; prompts served here have none."""
+        """Add the special tokens that the checkpoint's tokenizer puts around a text."""
         before, after = self._tokenizer.affixes
         return (*before, *token_ids, *after)
 
     def token_strs(self, token_ids: Sequence[int]) -> list[str]:
-        """The text of each id by itself; part of a character is U+FFFD. CPU-bound for many ids."""
-        return [self._tokenizer.bytes_of(i).decode("utf-8", "replace") for i in token_ids]
+        """The text of each id; part of a character is U+FFFD. CPU-bound for many ids."""
+        return [
+            self._tokenizer.vocabulary.bytes_of(i).decode("utf-8", "replace") for i in token_ids
+        ]
 
     def text_of(self, token_ids: Sequence[int]) -> str:
-        """The text of ids together, special tokens by name. CPU-bound for many ids.
+        """The text of all ids, with the names of special tokens. CPU-bound for many ids.
 
         Raises:
             InvalidRequestError: An id is not in the vocabulary.
@@ -119,15 +121,14 @@ class PromptCounter:
                 )
         return self._tokenizer.text_of(token_ids)
 
-    async def _look_at(
+    async def _measure_images(
         self, conversation: Conversation, max_tokens: int | None
     ) -> tuple[PromptSkeleton, tuple[ImageMeasure, ...]]:
-        self._builder.check_length_of_text(conversation)
         skeleton = await tokenize_conversation(self._builder, conversation)
         images = await self._media.measure(
-            conversation.media_parts, max_image_tokens=self._room(skeleton, max_tokens)
+            conversation.media_parts, max_image_tokens=self._max_image_tokens(skeleton, max_tokens)
         )
         return skeleton, images
 
-    def _room(self, skeleton: PromptSkeleton, max_tokens: int | None) -> int:
+    def _max_image_tokens(self, skeleton: PromptSkeleton, max_tokens: int | None) -> int:
         return self._builder.max_image_tokens(skeleton, max_tokens, self._default)

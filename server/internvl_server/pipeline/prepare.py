@@ -1,36 +1,29 @@
 """Everything between a validated request and an engine that works on it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 
-from internvl_server.concurrency.budget import Budget
 from internvl_server.concurrency.offload import offload
 from internvl_server.core import (
     AnswerParams,
     Conversation,
     GenerateRequest,
     ImageUsage,
-    PixelValues,
     Prompt,
     SamplingParams,
-    ToolCalls,
     Usage,
 )
-from internvl_server.engine.base import Capability, Engine
-from internvl_server.errors import (
-    EngineOverloadedError,
-    EngineUnavailableError,
-    InvalidRequestError,
-)
+from internvl_server.core.vocabulary import Vocabulary
+from internvl_server.engine.base import Engine
+from internvl_server.errors import EngineUnavailableError, Field, InvalidRequestError
 from internvl_server.media.pixels import to_pixel_values
 from internvl_server.media.preparer import MediaPreparer
 from internvl_server.output.text import AnswerText
-from internvl_server.pipeline.answers import PipelineVocabulary, text_factory
-from internvl_server.pipeline.capabilities import check_capabilities
-from internvl_server.pipeline.generation import Choice, Generation
-from internvl_server.pipeline.tokenization import tokenize_conversation, tokenize_raw
+from internvl_server.pipeline.generation import Answer, Generation
+from internvl_server.pipeline.prompts import PromptPreparer, tokenize_raw
+from internvl_server.pipeline.sampling import resolve_sampling
 from internvl_server.prompt.builder import PromptBuilder
 from internvl_server.settings import LimitSettings
 
@@ -40,7 +33,7 @@ _INT64 = 1 << 64
 
 
 class Pipeline:
-    """Everything between a validated conversation and an engine.
+    """Turns a validated request into a running generation.
 
     Args:
         media: Fetches and tiles images.
@@ -56,147 +49,29 @@ class Pipeline:
         media: MediaPreparer,
         builder: PromptBuilder,
         engine: Engine,
-        vocabulary: PipelineVocabulary,
+        vocabulary: Vocabulary,
         limits: LimitSettings,
     ) -> None:
-        self._media = media
+        self._prompts = PromptPreparer(media, builder, limits)
         self._builder = builder
         self._engine = engine
         self._vocabulary = vocabulary
         self._limits = limits
-        self._tile_budget = Budget(
-            limits.max_tiles_in_flight, _too_many_tiles, admits_oversized=True
-        )
 
-    async def prepare(
-        self,
-        request_id: str,
-        conversation: Conversation,
-        sampling: SamplingParams,
-        answer: AnswerParams,
-        owner: AsyncExitStack,
-    ) -> Generation:
-        """Do all that can refuse the request and hand it to the engine.
-
-        Args:
-            request_id: Names the request in log lines.
-            conversation: What to answer.
-            sampling: How.
-            answer: How often, and what of it is shown.
-            owner: Closing it aborts the generation and frees what it holds.
+    def check_ready(self) -> None:
+        """Refuse a request before its body is read.
 
         Raises:
-            InvalidRequestError: The request cannot be served; says which part and why.
-            EngineUnavailableError: The engine is not running.
+            EngineUnavailableError: The engine cannot produce a token now.
         """
-        self._refuse_when_not_ready()
-        sampling = self.check(sampling, answer, conversation)
-        self._builder.check_length_of_text(conversation)
-        prompt = await self._build(conversation, sampling)
-        return await self._start(request_id, prompt, sampling, answer, owner)
-
-    async def prepare_raw(
-        self,
-        request_id: str,
-        raw: str | Sequence[int],
-        sampling: SamplingParams,
-        answer: AnswerParams,
-        owner: AsyncExitStack,
-    ) -> Generation:
-        """As `prepare`, for a prompt that is no conversation.
-
-        Args:
-            request_id: Names the request in log lines.
-            raw: Literal text, in which nothing is a control token, or the ids of tokens.
-            sampling: How.
-            answer: How often, and what of it is shown.
-            owner: Closing it aborts the generation and frees what it holds.
-        """
-        self._refuse_when_not_ready()
-        sampling = self.check(sampling, answer, None)
-        prompt = await tokenize_raw(self._builder, raw)
-        return await self._start(request_id, prompt, sampling, answer, owner)
-
-    async def _start(
-        self,
-        request_id: str,
-        prompt: Prompt,
-        sampling: SamplingParams,
-        answer: AnswerParams,
-        owner: AsyncExitStack,
-    ) -> Generation:
-        default = self._limits.default_max_tokens
-        model_ends = frozenset() if answer.ignore_eos else self._builder.stop_token_ids
-        request = GenerateRequest(
-            request_id=request_id,
-            prompt_token_ids=prompt.token_ids,
-            max_tokens=self._builder.resolve_max_tokens(prompt, sampling.max_tokens, default),
-            sampling=sampling,
-            stop_token_ids=model_ends | answer.stop_token_ids,
-            images=prompt.images,
-            pixel_values=await self._pixels(prompt, answer.num_choices, owner),
-        )
-        # From here on only counts: the tiles are large and an answer may take minutes.
-        usage = _prompt_usage(prompt)
-        del prompt
-        new_text = text_factory(request, answer, self._vocabulary)
-        choices = [
-            await self._choose(request, index, new_text, owner)
-            for index in range(answer.num_choices)
-        ]
-        generation = Generation(usage, choices)
-        owner.push_async_callback(generation.aclose)
-        return generation
-
-    async def _choose(
-        self,
-        request: GenerateRequest,
-        index: int,
-        new_text: Callable[[], AnswerText],
-        owner: AsyncExitStack,
-    ) -> Choice:
-        """Hand one choice to the engine: the same prompt and pixels, a seed of its own."""
-        mine = await owner.enter_async_context(AsyncExitStack())
-        if index:
-            sampling = replace(request.sampling, seed=_next_seed(request.sampling.seed, index))
-            request = replace(
-                request, request_id=f"{request.request_id}-{index}", sampling=sampling
-            )
-        tokens = await mine.enter_async_context(self._engine.generate(request))
-        return Choice(index, tokens, new_text(), mine)
-
-    async def _build(self, conversation: Conversation, sampling: SamplingParams) -> Prompt:
-        skeleton = await tokenize_conversation(self._builder, conversation)
-        if not conversation.media_parts:
-            return self._builder.build(skeleton, ())
-        tiles = await self._media.prepare(
-            conversation.media_parts,
-            max_image_tokens=self._builder.max_image_tokens(
-                skeleton, sampling.max_tokens, self._limits.default_max_tokens
-            ),
-        )
-        return self._builder.build(skeleton, tiles)
-
-    async def _pixels(
-        self, prompt: Prompt, num_choices: int, owner: AsyncExitStack
-    ) -> PixelValues | None:
-        """The prompt's pixels, counted once for each choice: an engine may copy them for each."""
-        if not prompt.tiles:
-            return None
-        num_tiles = sum(tiles.num_tiles for tiles in prompt.tiles)
-        owner.enter_context(self._tile_budget.reserve(num_tiles * num_choices))
-        return await offload(partial(to_pixel_values, prompt.tiles))
-
-    def _refuse_when_not_ready(self) -> None:
-        """Before pictures are fetched and decoded for nothing."""
         health = self._engine.health()
         if not health.is_ready:
             raise EngineUnavailableError(f"{health.reason} Try again shortly.")
 
-    def check(
+    def resolve_sampling(
         self, sampling: SamplingParams, answer: AnswerParams, conversation: Conversation | None
     ) -> SamplingParams:
-        """Refuse what this server or its engine cannot do, whether the engine runs or not.
+        """Refuse parameters that this server or its engine does not support, whether it is ready or not.
 
         Returns:
             The parameters, without a constraint that is only a hint where the engine cannot follow it.
@@ -210,33 +85,119 @@ class Pipeline:
                 "(limits.max_choices).",
                 param="n",
             )
-        self._check_ids("logit_bias", [token_id for token_id, _ in sampling.logit_bias])
-        self._check_ids("stop_token_ids", answer.stop_token_ids)
-        can_guide = Capability.GUIDED_TOOL_CALLS in self._engine.info.capabilities
-        constraint = sampling.constraint
-        if isinstance(constraint, ToolCalls) and constraint.is_hint and not can_guide:
-            sampling = replace(sampling, constraint=None)
-        check_capabilities(self._engine.info, sampling, answer, conversation)
-        return sampling
+        vocab_size = self._vocabulary.size
+        return resolve_sampling(self._engine.info, vocab_size, sampling, answer, conversation)
 
-    def _check_ids(self, param: str, token_ids: Sequence[int] | frozenset[int]) -> None:
-        for token_id in token_ids:
-            if not 0 <= token_id < self._vocabulary.size:
-                raise InvalidRequestError(
-                    f"'{param}' names the token {token_id}; this model's ids end at "
-                    f"{self._vocabulary.size - 1}.",
-                    param=param,
+    async def prepare(
+        self,
+        request_id: str,
+        conversation: Conversation,
+        sampling: SamplingParams,
+        answer: AnswerParams,
+        owner: AsyncExitStack,
+    ) -> Generation:
+        """Do everything that can refuse the request and hand it to the engine.
+
+        Args:
+            request_id: Names the request in log lines.
+            conversation: What to answer.
+            sampling: How to choose tokens.
+            answer: The number of answers, and which parts of them are visible.
+            owner: Closing it aborts the generation and frees what it holds.
+
+        Raises:
+            InvalidRequestError: The request cannot be served; says which part and why.
+            EngineOverloadedError: Too many image tiles are in flight.
+            EngineUnavailableError: The engine is not running.
+        """
+        sampling = self.resolve_sampling(sampling, answer, conversation)
+        prompt = await self._prompts.prepare(
+            conversation, sampling.max_tokens, answer.num_choices, owner
+        )
+        return await self._start(request_id, prompt, sampling, answer, owner)
+
+    async def prepare_raw(
+        self,
+        request_id: str,
+        prompts: Sequence[str | Sequence[int]],
+        sampling: SamplingParams,
+        answer: AnswerParams,
+        owner: AsyncExitStack,
+    ) -> Generation:
+        """As `prepare`, for raw prompts; answer i to prompt p has the index p times `num_choices` plus i.
+
+        Args:
+            request_id: Names the request in log lines.
+            prompts: Literal text, in which nothing is a control token, or token ids; at least one.
+            sampling: How to choose tokens, for all of them.
+            answer: The number of answers to each, and which parts of them are visible.
+            owner: Closing it aborts the generation and frees what it holds.
+        """
+        sampling = self.resolve_sampling(sampling, answer, None)
+        generations: list[Generation] = []
+        for index, raw in enumerate(prompts):
+            try:
+                prompt = await tokenize_raw(self._builder, raw)
+                generations.append(
+                    await self._start(f"{request_id}.{index}", prompt, sampling, answer, owner)
                 )
+            except InvalidRequestError as error:
+                if error.param is Field.PROMPT and len(prompts) > 1:
+                    error.param = (Field.PROMPT, f"[{index}]")
+                raise
+        joined = Generation.joined(generations)
+        owner.push_async_callback(joined.aclose)
+        return joined
 
+    async def _start(
+        self,
+        request_id: str,
+        prompt: Prompt,
+        sampling: SamplingParams,
+        answer: AnswerParams,
+        owner: AsyncExitStack,
+    ) -> Generation:
+        model_ends = frozenset() if answer.ignore_eos else self._builder.stop_token_ids
+        request = GenerateRequest(
+            request_id=request_id,
+            prompt_token_ids=prompt.token_ids,
+            max_tokens=self._builder.resolve_max_tokens(
+                prompt, sampling.max_tokens, self._limits.default_max_tokens
+            ),
+            sampling=sampling,
+            stop_token_ids=model_ends | answer.stop_token_ids,
+            images=prompt.images,
+            pixel_values=await offload(partial(to_pixel_values, prompt.tiles))
+            if prompt.tiles
+            else None,
+        )
+        # From here on only counts: the tiles are large and an answer may take minutes.
+        usage = _prompt_usage(prompt)
+        del prompt
+        answers = [
+            await self._generate(request, index, answer, owner)
+            for index in range(answer.num_choices)
+        ]
+        generation = Generation(usage, answers)
+        owner.push_async_callback(generation.aclose)
+        return generation
 
-def _too_many_tiles(num_tiles: int) -> EngineOverloadedError:
-    return EngineOverloadedError(
-        f"Too many image tiles are in flight ({num_tiles}). Retry shortly."
-    )
+    async def _generate(
+        self, request: GenerateRequest, index: int, params: AnswerParams, owner: AsyncExitStack
+    ) -> Answer:
+        """Start one answer: all have the same prompt and pixels, and different seeds."""
+        if index:
+            sampling = replace(request.sampling, seed=_next_seed(request.sampling.seed, index))
+            request = replace(
+                request, request_id=f"{request.request_id}-{index}", sampling=sampling
+            )
+        stack = await owner.enter_async_context(AsyncExitStack())
+        tokens = await stack.enter_async_context(self._engine.generate(request))
+        return Answer(index, tokens, AnswerText.of(request, params, self._vocabulary), stack)
 
 
 def _next_seed(seed: int | None, index: int) -> int | None:
-    """A choice's own seed: the request's plus its number, as a signed 64-bit integer."""
+    """The seed of an answer: the request's plus the answer's index, as a signed 64-bit integer."""
     if seed is None:
         return None
     wrapped = (seed + index) % _INT64

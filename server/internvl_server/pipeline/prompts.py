@@ -1,48 +1,91 @@
-"""Several prompts of one request: each is prepared by itself, their answers are one stream."""
+"""From a conversation or raw text to a prompt with its pixels."""
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 
-from internvl_server.core import AnswerParams, SamplingParams
-from internvl_server.errors import Field, InvalidRequestError
-from internvl_server.pipeline.generation import Generation
-from internvl_server.pipeline.prepare import Pipeline
+from internvl_server.concurrency.budget import Budget
+from internvl_server.concurrency.offload import MAX_TEXT_CHARS, MAX_TOKEN_IDS, offload
+from internvl_server.core import Conversation, Prompt
+from internvl_server.errors import EngineOverloadedError
+from internvl_server.media.preparer import MediaPreparer
+from internvl_server.prompt.builder import PromptBuilder, PromptSkeleton
+from internvl_server.settings import LimitSettings
 
-__all__ = ["prepare_prompts"]
+__all__ = ["PromptPreparer", "tokenize_conversation", "tokenize_raw"]
 
 
-async def prepare_prompts(
-    pipeline: Pipeline,
-    request_id: str,
-    prompts: Sequence[str | Sequence[int]],
-    sampling: SamplingParams,
-    answer: AnswerParams,
-    owner: AsyncExitStack,
-) -> Generation:
-    """Hand all prompts to the engine; choice i of prompt p has the index p times `num_choices` plus i.
-
-    Args:
-        pipeline: Prepares each.
-        request_id: Names the request in log lines.
-        prompts: Literal text or token ids, at least one.
-        sampling: How, for all of them.
-        answer: How often each, and what is shown.
-        owner: Closing it aborts all and frees what they hold.
+async def tokenize_conversation(
+    builder: PromptBuilder, conversation: Conversation
+) -> PromptSkeleton:
+    """The conversation's skeleton.
 
     Raises:
-        InvalidRequestError: One prompt cannot be served; `param` says which.
-        EngineUnavailableError: The engine is not running.
+        ContextLengthExceededError: The text cannot fit, whatever its tokens are.
     """
-    generations: list[Generation] = []
-    for index, prompt in enumerate(prompts):
-        try:
-            generations.append(
-                await pipeline.prepare_raw(f"{request_id}.{index}", prompt, sampling, answer, owner)
-            )
-        except InvalidRequestError as error:
-            if error.param is Field.PROMPT and len(prompts) > 1:
-                error.param = (Field.PROMPT, f"[{index}]")
-            raise
-    joined = Generation.joined(generations)
-    owner.push_async_callback(joined.aclose)
-    return joined
+    builder.check_length_of_text(conversation)
+    render = partial(builder.skeleton, conversation)
+    return await offload(render, size=conversation.num_text_chars, limit=MAX_TEXT_CHARS)
+
+
+async def tokenize_raw(builder: PromptBuilder, raw: str | Sequence[int]) -> Prompt:
+    """The prompt of literal text or of token ids; raises like `PromptBuilder.build_raw`."""
+    limit = MAX_TEXT_CHARS if isinstance(raw, str) else MAX_TOKEN_IDS
+    return await offload(partial(builder.build_raw, raw), size=len(raw), limit=limit)
+
+
+class PromptPreparer:
+    """Builds prompts within a budget of tiles.
+
+    Args:
+        media: Fetches, decodes and tiles images and videos.
+        builder: Writes prompts.
+        limits: The default length of an answer, and how many tiles may be in flight.
+    """
+
+    def __init__(self, media: MediaPreparer, builder: PromptBuilder, limits: LimitSettings) -> None:
+        self._media = media
+        self._builder = builder
+        self._default_max_tokens = limits.default_max_tokens
+        self._tile_budget = Budget(
+            limits.max_tiles_in_flight, _too_many_tiles, admits_oversized=True
+        )
+
+    async def prepare(
+        self,
+        conversation: Conversation,
+        max_tokens: int | None,
+        num_answers: int,
+        owner: AsyncExitStack,
+    ) -> Prompt:
+        """Build the prompt of a conversation, with the tiles of its images and videos.
+
+        Args:
+            conversation: What to answer.
+            max_tokens: The request's limit of the answer's length.
+            num_answers: Each tile is counted so often, because an engine may copy it for each answer.
+            owner: Holds the tiles' permit.
+
+        Raises:
+            InvalidRequestError: The text, an image or a video cannot be used.
+            EngineOverloadedError: Too many tiles are in flight; nothing was decoded.
+        """
+        skeleton = await tokenize_conversation(self._builder, conversation)
+        if not conversation.media_parts:
+            return self._builder.build(skeleton, ())
+        max_image_tokens = self._builder.max_image_tokens(
+            skeleton, max_tokens, self._default_max_tokens
+        )
+        permit = owner.enter_context(self._tile_budget.reserve(0))
+        tiles = await self._media.prepare(
+            conversation.media_parts,
+            max_image_tokens=max_image_tokens,
+            reserve_tiles=lambda num_tiles: permit.resize(num_tiles * num_answers),
+        )
+        return self._builder.build(skeleton, tiles)
+
+
+def _too_many_tiles(num_tiles: int) -> EngineOverloadedError:
+    return EngineOverloadedError(
+        f"Too many image tiles are in flight ({num_tiles}). Retry shortly."
+    )

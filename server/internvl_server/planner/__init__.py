@@ -1,1 +1,1 @@
-"""Computes whether a model fits given GPUs, from the config of the model."""
+"""Computes from a model's config alone whether it fits given GPUs."""

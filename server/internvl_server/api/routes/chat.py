@@ -75,7 +75,7 @@ async def count_chat_input(request: Request, services: ServicesDep) -> JSONRespo
         parser = partial(parse_chat_request, media=services.settings.media)
         parsed = await read_request(request, services.settings, parser)
         services.check_model(parsed.body.model)
-        services.pipeline.check(parsed.sampling, parsed.answer, parsed.conversation)
+        services.pipeline.resolve_sampling(parsed.sampling, parsed.answer, parsed.conversation)
         work = services.prompt_counter.measure(parsed.conversation, parsed.sampling.max_tokens)
         measured = await run_until_disconnect(request, work)
         content = input_tokens_json(

@@ -13,7 +13,7 @@ from internvl_server.api.body import ignored_header, read_request
 from internvl_server.api.disconnect import run_until_disconnect
 from internvl_server.api.openapi import json_body
 from internvl_server.api.services import Services, ServicesDep
-from internvl_server.pipeline import Generation, prepare_prompts
+from internvl_server.pipeline import Generation
 from internvl_server.protocol.chat.render import AnswerHead
 from internvl_server.protocol.completions.render import CompletionWriter, text_completion
 from internvl_server.protocol.completions.request import (
@@ -44,8 +44,8 @@ async def _accept(request: Request, services: Services, owner: AsyncExitStack) -
     parsed = await read_request(request, services.settings, parse_completion_request)
     body = parsed.body
     services.check_model(body.model)
-    work = prepare_prompts(
-        services.pipeline, completion_id, parsed.prompts, parsed.sampling, parsed.answer, owner
+    work = services.pipeline.prepare_raw(
+        completion_id, parsed.prompts, parsed.sampling, parsed.answer, owner
     )
     generation = await run_until_disconnect(request, work)
     options = body.stream_options or StreamOptions()

@@ -80,7 +80,7 @@ async def count_response_input(request: Request, services: ServicesDep) -> JSONR
         parsed = await read_request(request, services.settings, parse_input_tokens_request)
         if parsed.body.model is not None:
             services.check_model(parsed.body.model)
-        services.pipeline.check(parsed.sampling, parsed.answer, parsed.conversation)
+        services.pipeline.resolve_sampling(parsed.sampling, parsed.answer, parsed.conversation)
         work = services.prompt_counter.measure(parsed.conversation, None)
         measured = await run_until_disconnect(request, work)
         content = input_tokens_json(measured.usage)

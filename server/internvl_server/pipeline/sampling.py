@@ -1,13 +1,13 @@
-"""Checks that the engine can do what a request asks of it."""
+"""Checks what a request asks of an engine against what the engine supports."""
 
-from collections.abc import Iterator
-from dataclasses import fields
+from collections.abc import Iterable, Iterator
+from dataclasses import fields, replace
 
-from internvl_server.core import AnswerParams, Conversation, SamplingParams
+from internvl_server.core import AnswerParams, Conversation, SamplingParams, ToolCalls
 from internvl_server.engine.base import Capability, EngineInfo
-from internvl_server.errors import Field, UnsupportedParameterError
+from internvl_server.errors import Field, InvalidRequestError, UnsupportedParameterError
 
-__all__ = ["check_capabilities"]
+__all__ = ["resolve_sampling"]
 
 # Capabilities that are named after a sampling parameter are needed for any value but its default.
 _OPTIONAL = {
@@ -17,17 +17,46 @@ _OPTIONAL = {
 }
 
 
-def check_capabilities(
+def resolve_sampling(
+    info: EngineInfo,
+    vocab_size: int,
+    sampling: SamplingParams,
+    answer: AnswerParams,
+    conversation: Conversation | None,
+) -> SamplingParams:
+    """Refuse what the engine cannot do, before anything is computed.
+
+    Returns:
+        The parameters, without a constraint that is only a hint where the engine cannot follow it.
+
+    Raises:
+        InvalidRequestError: Names the request field.
+    """
+    _check_ids("logit_bias", (token_id for token_id, _ in sampling.logit_bias), vocab_size)
+    _check_ids("stop_token_ids", answer.stop_token_ids, vocab_size)
+    can_guide = Capability.GUIDED_TOOL_CALLS in info.capabilities
+    constraint = sampling.constraint
+    if isinstance(constraint, ToolCalls) and constraint.is_hint and not can_guide:
+        sampling = replace(sampling, constraint=None)
+    _check_capabilities(info, sampling, answer, conversation)
+    return sampling
+
+
+def _check_ids(param: str, token_ids: Iterable[int], vocab_size: int) -> None:
+    for token_id in token_ids:
+        if not 0 <= token_id < vocab_size:
+            raise InvalidRequestError(
+                f"'{param}' names the token {token_id}; this model's ids end at {vocab_size - 1}.",
+                param=param,
+            )
+
+
+def _check_capabilities(
     info: EngineInfo,
     sampling: SamplingParams,
     answer: AnswerParams,
     conversation: Conversation | None,
 ) -> None:
-    """Refuse what the engine cannot do, before anything is computed.
-
-    Raises:
-        UnsupportedParameterError: Names the request field.
-    """
     if (
         answer.tool_choice.mode == "required"
         and Capability.GUIDED_DECODING not in info.capabilities
