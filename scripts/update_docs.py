@@ -16,13 +16,18 @@ from pathlib import Path
 
 from internvl_server.api.errors import Row, error_rows
 from internvl_server.cli import main as run_command
-from internvl_server.engine.capabilities import CAPABILITIES
+from internvl_server.engine import cpu, echo, turbomind
 from internvl_server.protocol.chat.request import CHAT_FIELDS
 from internvl_server.protocol.field_table import FieldRow, FieldTable
 from internvl_server.protocol.responses.request import RESPONSES_FIELDS
 from internvl_server.settings import Settings
 from pydantic import BaseModel
 
+CAPABILITIES = {
+    "cpu": cpu.CAPABILITIES,
+    "echo": echo.CAPABILITIES,
+    "turbomind": turbomind.CAPABILITIES,
+}
 DOCS = Path(__file__).resolve().parents[1] / "server" / "docs"
 
 

@@ -24,6 +24,8 @@ from internvl_server.settings.options import OptionsFormatter, SettingsOptions
 
 __all__ = ["main"]
 
+_SOCKET_SETTINGS = frozenset({"server.host", "server.port"})  # a batch opens no socket
+
 _EPILOG = """\
 Every setting may also be given in the environment (INTERNVL_SECTION__KEY, e.g. INTERNVL_SERVER__PORT=8080;
 lists as JSON) or in a TOML file (--config). The command line takes precedence over the environment, the
@@ -113,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add_batch_options(batch)
-    batch.set_defaults(settings_options=SettingsOptions(batch))
+    batch.set_defaults(settings_options=SettingsOptions(batch, without=_SOCKET_SETTINGS))
     add_plan_options(commands.add_parser("plan", help="print which GPUs a model fits, and how"))
     return parser
 

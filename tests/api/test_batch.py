@@ -1,4 +1,4 @@
-"""`internvl-server batch` as a process: on its own echo engine, and against a running server."""
+"""`internvl-server batch` as a process: with an echo engine, and against a running server."""
 
 import contextlib
 import json
@@ -86,7 +86,7 @@ def test_all_lines_succeed(batch: Batch, picture_url: Callable[..., str]) -> Non
     assert results["picture"]["response"]["body"]["usage"]["prompt_tokens_details"]["image_tokens"]
 
 
-def test_failures_are_written_and_the_exit_code_tells(batch: Batch) -> None:
+def test_failures_are_written_and_set_the_exit_code(batch: Batch) -> None:
     batch.write(
         request_line("good"),
         request_line("stream", stream=True),
@@ -136,7 +136,7 @@ def test_wrong_files_and_options_change_nothing(
     assert batch.run("--url", "ftp://x")[0] == 2
 
 
-def test_a_running_server_is_asked(start_server: Callable[..., LiveServer], batch: Batch) -> None:
+def test_a_running_server_is_used(start_server: Callable[..., LiveServer], batch: Batch) -> None:
     server = start_server(server={"api_keys": ["secret"]}, limits={"max_in_flight": 1})
     batch.write(*(request_line(f"{n}") for n in range(4)))
     url = ["--url", f"{server.url}/v1/"]
@@ -149,7 +149,7 @@ def test_a_running_server_is_asked(start_server: Callable[..., LiveServer], batc
     assert server.engine.num_finished == 4
 
 
-def test_without_a_server_lines_are_left_for_the_next_run(
+def test_lines_without_an_answer_are_sent_by_the_next_run(
     batch: Batch, echo_server: LiveServer
 ) -> None:
     batch.write(request_line("a"))
@@ -166,7 +166,7 @@ def wait_for_lines(path: Path, num_lines: int) -> None:
         time.sleep(0.01)
 
 
-def test_a_batch_that_was_stopped_goes_on(batch: Batch) -> None:
+def test_a_stopped_batch_is_resumed(batch: Batch) -> None:
     batch.write(*(request_line(f"{n}") for n in range(30)))
     slow = ["--concurrency", "2", "--set", "engine.echo.token_delay_s=0.005"]
     process = batch.start(*batch.engine, *slow)
@@ -216,7 +216,7 @@ def test_progress_is_shown_on_a_terminal_only(batch: Batch) -> None:
     assert "/5" not in batch.run()[1]
 
 
-def test_a_model_that_cannot_be_served_is_said(batch: Batch) -> None:
+def test_a_model_that_cannot_be_served_is_named(batch: Batch) -> None:
     batch.write(request_line("a"))
     code, said = batch.run("--model", "/nonexistent", "--engine", "echo")
     assert code == 1

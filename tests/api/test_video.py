@@ -1,4 +1,4 @@
-"""Videos, lists of frames and pictures of tools over HTTP, with the real SDK and the echo engine."""
+"""Videos, lists of frames and images in tool messages over HTTP, with the real SDK and the echo engine."""
 
 import base64
 from collections.abc import Callable
@@ -57,11 +57,11 @@ def test_every_frame_is_a_tile(server: LiveServer, kind: str) -> None:
     )
 
 
-def test_number_of_frames_is_the_requests(server: LiveServer) -> None:
+def test_number_of_frames_is_that_of_the_request(server: LiveServer) -> None:
     assert image_tokens(asked(server, part(video(), num_frames=3))) == 3 * PER_TILE
 
 
-def test_video_frames_and_images_stand_in_their_order(
+def test_video_frames_and_images_are_in_order(
     server: LiveServer, picture_url: Callable[..., str]
 ) -> None:
     images = [image_part(picture_url(colour=colour)) for colour in ("red", "blue")]
@@ -74,7 +74,7 @@ def test_video_frames_and_images_stand_in_their_order(
     )
 
 
-def test_own_frame_labels_beside_images_stay_alone(
+def test_frame_labels_next_to_images_stay_alone(
     server: LiveServer, picture_url: Callable[..., str]
 ) -> None:
     texts = [{"type": "text", "text": f"Frame{n}: "} for n in (1, 2)]
@@ -83,7 +83,7 @@ def test_own_frame_labels_beside_images_stay_alone(
     assert "user\nFrame1: \nFrame2: \nWhat" in answer.choices[0].message.content
 
 
-def test_a_tool_answers_with_a_picture(server: LiveServer, picture_url: Callable[..., str]) -> None:
+def test_a_tool_answers_with_an_image(server: LiveServer, picture_url: Callable[..., str]) -> None:
     call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}
     messages: Any = [
         {"role": "system", "content": "s"},
@@ -147,7 +147,7 @@ def test_refusals_name_the_part(
     assert caught.value.code == code
 
 
-def test_limits_are_the_settings(start_server: Callable[..., LiveServer]) -> None:
+def test_limits_are_those_of_the_settings(start_server: Callable[..., LiveServer]) -> None:
     media = {
         "max_videos": 1,
         "default_video_frames": 2,
@@ -174,7 +174,7 @@ def test_a_video_cannot_refer_to_another_file(server: LiveServer, tmp_path: Path
     assert caught.value.code == "invalid_video"
 
 
-def test_images_share_what_frames_leave(
+def test_images_share_the_tiles_that_frames_leave(
     start_server: Callable[..., LiveServer], picture_url: Callable[..., str]
 ) -> None:
     server = start_server(media={"max_tiles_per_request": 8})
@@ -185,7 +185,7 @@ def test_images_share_what_frames_leave(
         asked(server, part(video(), num_frames=8), wide)
 
 
-def test_a_url_is_no_video(server: LiveServer) -> None:
+def test_a_bare_url_is_refused(server: LiveServer) -> None:
     picture = base64.b64encode(b"GIF89a").decode()
     with pytest.raises(openai.BadRequestError) as caught:
         asked(

@@ -112,9 +112,9 @@ async def test_a_follower_node_takes_no_requests(make_engine, loop, monkeypatch)
 
 IMPORT = """
 from PIL import Image, ImageFile
-from internvl_server.engine.turbomind.engine import _own_pillow_limits
+from internvl_server.engine.turbomind.engine import _keep_pillow_limits
 before = Image.MAX_IMAGE_PIXELS
-with _own_pillow_limits():
+with _keep_pillow_limits():
     import internvl_server.engine.turbomind.runtime
     assert ImageFile.LOAD_TRUNCATED_IMAGES, "LMDeploy no longer sets it: the guard can go"
 assert not ImageFile.LOAD_TRUNCATED_IMAGES

@@ -11,7 +11,7 @@ from unittest import mock
 import httpx2
 from fastapi import FastAPI
 from internvl_server.app import create_app
-from internvl_server.engine.turbomind.checkpoint import register_authors_config
+from internvl_server.engine.turbomind.authors_config import register_authors_config
 from internvl_server.settings import Settings
 from lmdeploy.messages import TurbomindEngineConfig
 from lmdeploy.serve.core.health import EngineHealthMonitor

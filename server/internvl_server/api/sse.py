@@ -67,9 +67,13 @@ def _ping() -> ServerSentEvent:
 
 
 class StreamWriter(Protocol):
-    """Writes the events of one answer in a dialect, as encoded server-sent events."""
+    """Writes the events of one answer in a dialect, as encoded server-sent events.
+
+    `end` is what follows the last delta, and may be empty.
+    """
 
     dialect: Dialect
+    end: bytes
 
     def begin(self) -> bytes:
         """The events before the first delta."""
@@ -79,9 +83,6 @@ class StreamWriter(Protocol):
 
     def failed(self, error: ErrorBody) -> bytes:
         """The last event of an answer that failed."""
-
-    def end(self) -> bytes:
-        """The events after the last delta; may be empty."""
 
 
 async def stream_events(generation: Generation, writer: StreamWriter) -> AsyncIterator[bytes]:
@@ -94,5 +95,5 @@ async def stream_events(generation: Generation, writer: StreamWriter) -> AsyncIt
     except Exception as error:  # noqa: BLE001  (the edge: any failure must reach the client)
         yield writer.failed(error_body(client_facing_error(error), writer.dialect))
     else:
-        if events := writer.end():
-            yield events
+        if writer.end:
+            yield writer.end

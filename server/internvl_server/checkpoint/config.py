@@ -15,6 +15,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PositiveFloat,
     PositiveInt,
     ValidationError,
 )
@@ -126,7 +127,7 @@ class ProjectorConfig(_Section):
     whose output is projected: an index with the embeddings as 0, or from the end with the last as -1.
     """
 
-    downsample_ratio: float = 0.5
+    downsample_ratio: PositiveFloat = 0.5
     ps_version: str = "v2"
     projector_hidden_act: str = "gelu"
     vision_feature_select_strategy: str = "default"

@@ -1,8 +1,8 @@
-"""The nouns of the system: what one stage of a request hands to the next.
+"""The types that one stage of a request hands to the next.
 
-Each type is named for what has been established when it exists: a `Conversation` is valid and in our
-words, an `ImageTiles` is decoded and cut, a `Prompt` fits the context. They know no HTTP, no files and
-no engine; every stage imports them and they import nothing of ours.
+Each type is named for what has been established when it exists: a `Conversation` is valid, an `ImageTiles`
+is decoded and cut, a `Prompt` fits the context. They depend on no HTTP, file or engine. Every stage imports
+them, and they import nothing else of this package.
 """
 
 from internvl_server.core.answer import (

@@ -1,4 +1,4 @@
-"""What the model reads: tiles of pictures, and token ids with places for them."""
+"""The input of the model: tiles of images, and token ids with positions for them."""
 
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -21,10 +21,10 @@ PixelValues: TypeAlias = npt.NDArray[np.float32]
 class ImageTiles:
     """One image cut into tiles, or one frame of a video as one tile.
 
-    `pixels` is uint8, (num_tiles, tile_px, tile_px, 3), RGB, row-major, the thumbnail last when there is
+    `pixels` is uint8, (num_tiles, tile_px, tile_px, 3), RGB, row-major, with the thumbnail last if there is
     one. `grid` is (columns, rows) without the thumbnail. `size` is the image's (width, height) in pixels
     after its EXIF orientation was applied. `fingerprint` is equal only for equal pixels: SHA-256 of the
-    encoded image or video and of how it was cut, 32 bytes; empty when nobody took it.
+    encoded image or video and of its tiling, 32 bytes; empty if not computed.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -40,7 +40,7 @@ class ImageTiles:
 
 @dataclass(frozen=True, slots=True)
 class ImageMeasure:
-    """What an image would be cut into, known from its header: `num_tiles`, thumbnail included.
+    """The tiling of an image as known from its header; `num_tiles` includes the thumbnail.
 
     `size` is the upright image's (width, height) in pixels.
     """
@@ -51,10 +51,10 @@ class ImageMeasure:
 
 @dataclass(frozen=True, slots=True)
 class ImageSpan:
-    """Where one image, or one frame, stands in the prompt.
+    """The position of one image, or one frame, in the prompt.
 
-    `offset` is the index of its first image token in `prompt_token_ids`; `num_image_tokens` follow each
-    other from there. `fingerprint` is its tiles'.
+    `offset` is the index of its first image token in `prompt_token_ids`; `num_image_tokens` are
+    consecutive from there. `fingerprint` is its tiles'.
     """
 
     offset: int
@@ -65,9 +65,9 @@ class ImageSpan:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Token ids that fit the model's context, and the tiles its image tokens stand for.
+    """Token ids that fit the model's context, and the tiles that its image tokens stand for.
 
-    `images` and `tiles` are in prompt order, one entry an image or frame.
+    `images` and `tiles` are in prompt order, one entry for each image or frame.
     """
 
     token_ids: tuple[int, ...]
@@ -76,5 +76,5 @@ class Prompt:
 
     @property
     def num_tokens(self) -> int:
-        """Prompt tokens, image tokens included."""
+        """Number of prompt tokens, including image tokens."""
         return len(self.token_ids)

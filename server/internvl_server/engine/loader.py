@@ -13,7 +13,7 @@ from internvl_server.errors import StartupError
 from internvl_server.settings import DEMO_MODEL, EngineSettings, Settings
 
 if TYPE_CHECKING:
-    from internvl_server.engine.echo.guides import EchoGuides
+    from internvl_server.engine.echo.constrained import ConstrainedAnswers
 
 __all__ = ["check_backend", "choose_engine", "load_engine", "unused_settings"]
 
@@ -106,7 +106,7 @@ def load_engine(settings: EngineSettings, checkpoint: Checkpoint, tokens: Vocabu
             max_num_seqs=settings.max_num_seqs,
             max_model_len=checkpoint.max_model_len,
             skip_token_ids=tokens.special_ids | {checkpoint.image_token_id},
-            guides=_echo_guides(tokens),
+            constrained=_constrained_answers(tokens),
         )
     if settings.kind == "turbomind":
         from internvl_server.engine.turbomind.engine import TurbomindEngine
@@ -137,14 +137,14 @@ def _missing_package(name: str | None) -> str:
     return f"The CPU engine needs the package {name!r}: install internvl-server[cpu]."
 
 
-def _echo_guides(tokens: Vocabulary) -> "EchoGuides | None":
+def _constrained_answers(tokens: Vocabulary) -> "ConstrainedAnswers | None":
     """Guided decoding for the echo engine, or None where llguidance is not installed."""
     if tokens.token_bytes is None:
         return None
     try:
-        from internvl_server.engine.echo.guides import EchoGuides
+        from internvl_server.engine.echo.constrained import ConstrainedAnswers
     except ModuleNotFoundError as err:
         if err.name != "llguidance":
             raise
         return None
-    return EchoGuides(tokens)
+    return ConstrainedAnswers(tokens)

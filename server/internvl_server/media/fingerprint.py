@@ -15,7 +15,7 @@ def fingerprint(image: EncodedMedia, grid: tuple[int, int], tile_px: int) -> byt
     """The cache key of an image's pixels.
 
     Equal keys imply equal pixels. The same image in another encoding, or once inline and once by URL, has
-    another key, which costs a cache hit.
+    another key, which only costs a cache hit.
 
     Args:
         image: The encoded image; base64 text is hashed as it is.

@@ -20,7 +20,7 @@ def to_pixel_values(
     """Normalise the tiles of all images of a request.
 
     The arithmetic is torchvision's `ToTensor` and `Normalize`, operation by operation in float32, so
-    the result equals theirs bit for bit (tests/parity/test_pixels.py). It works plane by plane in
+    the result equals theirs bit for bit (tests/unit/media/test_pixels.py). It works plane by plane in
     place, takes about 0.6 ms per tile, and releases the interpreter lock most of that time.
 
     Args:

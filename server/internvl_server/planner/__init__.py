@@ -1,1 +1,1 @@
-"""Computes from a model's config alone whether it fits given GPUs."""
+"""Computes whether a model fits given GPUs, from the config of the model."""

@@ -14,14 +14,14 @@ __all__ = ["add_plan_options", "plan_text"]
 
 _GPUS = "1x24,1x80,2x80,8x80"
 _KV_BITS = {"none": 16, "int8": 8, "int4": 4}
-_REQUEST_TOKENS = 4096  # a picture of 12 tiles and thumbnail (3,328), and 768 of text and answer
+_REQUEST_TOKENS = 4096  # 3,328 for an image of 12 tiles and thumbnail, 768 for text and answer
 
 
 def add_plan_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `plan`."""
     parser.add_argument(
         "--model",
-        help="checkpoint folder, hub name, or a size such as 8B or 8B-AWQ; default: all seven",
+        help="checkpoint folder, hub name, or a size such as 8B or 8B-AWQ; default: all published models",
     )
     parser.add_argument("--gpus", default=_GPUS, help="COUNTxGB, more with commas (%(default)s)")
     parser.add_argument(
@@ -44,11 +44,11 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
         "--request-tokens",
         type=_positive,
         default=_REQUEST_TOKENS,
-        help="tokens of a usual request, pictures and answer included (%(default)s)",
+        help="tokens of a usual request, including images and answer (%(default)s)",
     )
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print JSON, sizes in bytes")
-    output.add_argument("--markdown", action="store_true", help="print the table of the README")
+    output.add_argument("--markdown", action="store_true", help="print a Markdown table")
 
 
 def plan_text(options: argparse.Namespace) -> str:

@@ -1,1 +1,1 @@
-"""The OpenAI wire format: wire to core, core to wire. No I/O."""
+"""The API dialects: parses and validates requests, and writes answers and errors. It does no I/O."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from internvl_server.core import CallableTool, Constraint, JsonSchema, Tool, ToolCalls, ToolChoice
-from internvl_server.errors import InvalidRequestError
+from internvl_server.errors import Field, InvalidRequestError
 
 __all__ = ["combine", "tool_call_constraint"]
 
@@ -40,8 +40,11 @@ def combine(calls: ToolCalls | None, answer: Constraint | None) -> Constraint | 
         return calls
     if not isinstance(answer, JsonSchema):
         raise InvalidRequestError(
-            f"'{answer.param}' and 'tools' both say what the answer must be. Give one of them, or set "
-            "'tool_choice' to 'none'.",
+            f"'{answer.param}' and ",
+            Field.TOOLS,
+            " both say what the answer must be. Give one of them, or set ",
+            Field.TOOL_CHOICE,
+            " to 'none'.",
             param=answer.param,
         )
     return replace(calls, answer=answer.schema, param=answer.param)

@@ -93,7 +93,7 @@ def known_fields(
     """
     kept: dict[str, Any] = {}
     ignored: list[str] = []
-    implemented = table.implemented
+    implemented = table.model.model_fields
     for name, value in body.items():
         if name in implemented:
             kept[name] = value

@@ -85,15 +85,13 @@ def format_constraint(response_format: ResponseFormat | None) -> Constraint | No
     return None
 
 
-def structured_constraint(outputs: StructuredOutputs | None) -> Constraint | None:
+def structured_constraint(outputs: StructuredOutputs) -> Constraint:
     """The constraint of `structured_outputs`.
 
     Raises:
         InvalidRequestError: Not exactly one member is given, or `json` is a string that is not a JSON
             schema.
     """
-    if outputs is None:
-        return None
     given = {
         name: value
         for name, value in outputs.model_dump().items()

@@ -121,15 +121,21 @@ def to_sampling_params(
     """
     unconverted = {name: getattr(fields, name) for name in _UNCONVERTED}
     given = {name: value for name, value in unconverted.items() if value is not None}
-    _check_min_tokens(fields.min_tokens, max_tokens)
+    if fields.min_tokens and max_tokens is not None and fields.min_tokens > max_tokens:
+        raise InvalidRequestError(
+            f"'min_tokens' is {fields.min_tokens}, which is more than the limit of {max_tokens} tokens.",
+            param="min_tokens",
+        )
+    if fields.structured_outputs is not None:
+        answer_format = _structured(fields.structured_outputs, answer_format)
     return SamplingParams(
         **given,
         max_tokens=max_tokens,
         top_k=max(fields.top_k or 0, 0),
-        stop=_stops(fields.stop),
+        stop=() if fields.stop is None else _stops(fields.stop),
         logit_bias=_logit_bias(fields.logit_bias) if fields.logit_bias else (),
         num_logprobs=num_logprobs,
-        constraint=combine(calls, _one_format(answer_format, fields.structured_outputs)),
+        constraint=combine(calls, answer_format),
     )
 
 
@@ -159,29 +165,19 @@ def to_answer_params(
     )
 
 
-def _one_format(
-    answer_format: Constraint | None, outputs: StructuredOutputs | None
-) -> Constraint | None:
+def _structured(outputs: StructuredOutputs, answer_format: Constraint | None) -> Constraint:
     constraint = structured_constraint(outputs)
-    if answer_format is not None and constraint is not None:
+    if answer_format is not None:
         raise InvalidRequestError(
             f"'{constraint.param}' and '{answer_format.param}' both say what the answer must be. Give one "
             "of them.",
             param=constraint.param,
         )
-    return answer_format or constraint
+    return constraint
 
 
-def _check_min_tokens(min_tokens: int | None, max_tokens: int | None) -> None:
-    if min_tokens is not None and max_tokens is not None and min_tokens > max_tokens:
-        raise InvalidRequestError(
-            f"'min_tokens' is {min_tokens}, which is more than the limit of {max_tokens} tokens.",
-            param="min_tokens",
-        )
-
-
-def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
-    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+def _stops(stop: str | list[str]) -> tuple[str, ...]:
+    stops = (stop,) if isinstance(stop, str) else tuple(stop)
     if "" in stops:
         raise InvalidRequestError("'stop' strings must not be empty.", param="stop")
     return stops

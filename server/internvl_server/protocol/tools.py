@@ -4,11 +4,11 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import StringConstraints
 from pydantic_core import from_json
 
 from internvl_server.core import Tool, ToolChoice
-from internvl_server.errors import InvalidRequestError
+from internvl_server.errors import Field, InvalidRequestError
 from internvl_server.protocol.wire import Wire
 
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
 
 MAX_ALLOWED = 1024
 
-FunctionName: TypeAlias = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+FunctionName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 ToolMode: TypeAlias = Literal["none", "auto", "required"]
 
 
@@ -54,12 +54,15 @@ def to_tools(functions: Sequence[Function], path: str) -> tuple[Tool, ...]:
                 param=path.format(index),
             )
         names.add(function.name)
-    return tuple(_tool(function) for function in functions)
-
-
-def _tool(function: Function) -> Tool:
-    parameters = {"type": "object"} if function.parameters is None else function.parameters
-    return Tool(function.name, function.description, parameters, is_strict=bool(function.strict))
+    return tuple(
+        Tool(
+            function.name,
+            function.description,
+            {"type": "object"} if function.parameters is None else function.parameters,
+            is_strict=bool(function.strict),
+        )
+        for function in functions
+    )
 
 
 def to_tool_choice(
@@ -84,14 +87,21 @@ def to_tool_choice(
     if not tools:
         if named or mode == "required":
             raise InvalidRequestError(
-                "'tool_choice' is only allowed when 'tools' are given.", param="tool_choice"
+                Field.TOOL_CHOICE,
+                " is only allowed with ",
+                Field.TOOLS,
+                ".",
+                param=Field.TOOL_CHOICE,
             )
         return ToolChoice("none", is_parallel=is_parallel)
     known = {tool.name for tool in tools}
     for name, path in named:
         if name not in known:
             raise InvalidRequestError(
-                f"'{path}' names the tool '{name}', which is not among 'tools'.", param=path
+                f"'{path}' names the tool '{name}', which is not among ",
+                Field.TOOLS,
+                ".",
+                param=path,
             )
     return ToolChoice(mode, tuple(dict.fromkeys(name for name, _ in named)), is_parallel)
 

@@ -53,9 +53,13 @@ class SettingsOptions:
 
     Args:
         parser: Receives the options, the common ones in a group before those of each section.
+        without: Settings that have no effect on the command.
     """
 
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
+    def __init__(
+        self, parser: argparse.ArgumentParser, without: frozenset[str] = frozenset()
+    ) -> None:
+        self._without = without
         self._names: dict[str, tuple[str, ...]] = {}  # setting → names of its option
         self._common: dict[str, dict[str, Any]] = {}  # setting → arguments of `add_argument`
         common = parser.add_argument_group("common options")
@@ -67,7 +71,7 @@ class SettingsOptions:
             cli_use_class_docs_for_groups=True,
             add_argument_method=self._add,
         )
-        for key in _SHORT_NAMES:
+        for key in [key for key in _SHORT_NAMES if key not in without]:
             common.add_argument(*self._names[key], **self._common[key])
             if self._common[key].get("action") == "append":
                 self._add_plural(common, key)
@@ -96,9 +100,9 @@ class SettingsOptions:
         **kwargs: Any,  # noqa: ANN401 - as `add_argument` takes them
     ) -> None:
         """Called by pydantic-settings in place of `ArgumentParser.add_argument`."""
-        if kwargs.get("const") == "{}":  # a whole section as JSON
-            return
         key = kwargs["dest"]
+        if key in self._without or kwargs.get("const") == "{}":  # a whole section as JSON
+            return
         metavar = kwargs.get("metavar", "")
         if metavar:
             kwargs["metavar"] = _metavar(metavar)

@@ -9,7 +9,7 @@ from internvl_server.telemetry.request_id import current_request_id
 __all__ = ["configure_logs"]
 
 MAX_EVENT_CHARS = 8192
-_CUT_MARK = "\n  [...]\n"
+_CUT_MARK = " [...] "
 
 
 def configure_logs(level: str) -> None:
@@ -47,14 +47,17 @@ class EventFormatter(logging.Formatter):
         record.request_id = current_request_id.get()
         record.message = record.getMessage()
         record.asctime = self.formatTime(record)
-        lines = [_escape(self.formatMessage(record))]
+        lines = [_escape(_cut_middle(self.formatMessage(record)))]
         # Not `formatException`: its result is cached in the record and shared with other formatters.
         if record.exc_info:
-            text = "".join(traceback.format_exception(*record.exc_info))
-            lines += [f"  {_escape(line)}" for line in text.splitlines()]
+            lines += _indent("".join(traceback.format_exception(*record.exc_info)))
         if record.stack_info:
-            lines += [f"  {_escape(line)}" for line in record.stack_info.splitlines()]
+            lines += _indent(record.stack_info)
         return _cut_middle("\n".join(lines))
+
+
+def _indent(text: str) -> list[str]:
+    return [f"  {_escape(line)}" for line in _cut_middle(text).splitlines()]
 
 
 def _escape(text: str) -> str:
@@ -62,8 +65,8 @@ def _escape(text: str) -> str:
 
 
 def _cut_middle(text: str) -> str:
+    """Shorten a text; what is left before and after the cut is on one line, so no line can be forged."""
     if len(text) <= MAX_EVENT_CHARS:
         return text
     kept = (MAX_EVENT_CHARS - len(_CUT_MARK)) // 2
-    # The line that continues after the mark must not begin with text of a client.
-    return text[:kept] + _CUT_MARK + "  " + text[-kept + 2 :]
+    return text[:kept] + _CUT_MARK + text[-kept:]

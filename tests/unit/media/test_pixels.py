@@ -28,7 +28,7 @@ def test_values_are_normalised_channels_first_in_order(counts: tuple[int, ...]) 
     assert np.allclose(values, expected, rtol=0, atol=1e-6)
 
 
-def test_mean_and_std_are_those_given() -> None:
+def test_mean_and_std_can_be_given() -> None:
     values = to_pixel_values(make_tiles(1), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     assert values.min() >= 0
     assert values.max() <= 1

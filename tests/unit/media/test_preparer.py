@@ -93,7 +93,7 @@ class TestTiles:
 
 
 class TestBudget:
-    async def test_images_share_the_tokens(self, preparer: MediaPreparer) -> None:
+    async def test_images_share_the_tiles(self, preparer: MediaPreparer) -> None:
         references = [reference(WIDE), reference(WIDE), reference(SMALL, detail=Detail.LOW)]
         prepared = await preparer.prepare(references, max_image_tokens=7 * 256)
         assert [tiles.num_tiles for tiles in prepared] == [3, 3, 1]

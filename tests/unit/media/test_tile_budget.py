@@ -16,19 +16,19 @@ def total(caps: tuple[int, ...], sizes: list[tuple[int, int]]) -> int:
 
 
 @given(IMAGES, st.integers(8, 100))
-def test_share_fits_and_lowers_no_more_than_needed(
+def test_caps_fit_and_are_no_lower_than_needed(
     images: list[tuple[int, tuple[int, int]]], budget: int
 ) -> None:
-    wanted = [cap for cap, _ in images]
+    requested = [cap for cap, _ in images]
     sizes = [size for _, size in images]
-    caps = allocate_tiles(wanted, sizes, budget)
+    caps = allocate_tiles(requested, sizes, budget)
     assert total(caps, sizes) <= budget
-    assert all(1 <= cap <= most for cap, most in zip(caps, wanted, strict=True))
-    if list(caps) != wanted:
-        ceiling = max(caps)
-        one_more = tuple(min(cap, ceiling + 1) for cap in wanted)
+    assert all(1 <= cap <= most for cap, most in zip(caps, requested, strict=True))
+    if list(caps) != requested:
+        limit = max(caps)
+        one_more = tuple(min(cap, limit + 1) for cap in requested)
         assert total(one_more, sizes) > budget
-        assert caps == tuple(min(cap, ceiling) for cap in wanted)
+        assert caps == tuple(min(cap, limit) for cap in requested)
 
 
 @given(SIZES)
@@ -38,7 +38,7 @@ def test_a_larger_cap_never_yields_fewer_tiles(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "sizes", "budget", "caps"),
+    ("requested", "sizes", "budget", "caps"),
     [
         ([], [], 5, ()),
         ([12], [(448, 448)], 1, (12,)),
@@ -50,7 +50,7 @@ def test_a_larger_cap_never_yields_fewer_tiles(size: tuple[int, int]) -> None:
         ([12] * 8, [(1920, 1080)] * 8, 8, (1,) * 8),
     ],
 )
-def test_share(
-    wanted: list[int], sizes: list[tuple[int, int]], budget: int, caps: tuple[int, ...]
+def test_allocated_caps(
+    requested: list[int], sizes: list[tuple[int, int]], budget: int, caps: tuple[int, ...]
 ) -> None:
-    assert allocate_tiles(wanted, sizes, budget) == caps
+    assert allocate_tiles(requested, sizes, budget) == caps

@@ -1,4 +1,4 @@
-"""Videos through fetcher, worker processes and budget, without HTTP of our own."""
+"""Videos through fetcher, worker processes and tile budget, without the HTTP API."""
 
 import asyncio
 import os
@@ -82,7 +82,7 @@ class TestTiles:
         indices = [*sample_frames(20, 2), *sample_frames(20, 1)]
         assert np.allclose(reds, [colour(index)[0] for index in indices], atol=5)
 
-    async def test_frames_have_names_of_their_own(self, preparer: MediaPreparer) -> None:
+    async def test_frames_have_different_fingerprints(self, preparer: MediaPreparer) -> None:
         first = [t.fingerprint for t in await preparer.prepare([asked(num_frames=4)])]
         again = [t.fingerprint for t in await preparer.prepare([asked(num_frames=4)])]
         fewer = [t.fingerprint for t in await preparer.prepare([asked(num_frames=3)])]
@@ -103,14 +103,14 @@ class TestTiles:
 
 
 class TestBudget:
-    async def test_images_share_what_frames_leave(self, preparer: MediaPreparer) -> None:
+    async def test_images_share_the_tiles_that_frames_leave(self, preparer: MediaPreparer) -> None:
         media_parts = [asked(num_frames=4), reference(WIDE), reference(WIDE)]
         tiles = await preparer.prepare(media_parts, max_image_tokens=10 * 256)
         assert [t.num_tiles for t in tiles] == [1, 1, 1, 1, 3, 3]
         with pytest.raises(ContextLengthExceededError, match="6 images and frames"):
             await preparer.prepare(media_parts, max_image_tokens=6 * 256 - 1)
 
-    async def test_counts_are_judged_before_the_first_fetch(
+    async def test_counts_are_checked_before_the_first_fetch(
         self, preparer: MediaPreparer, host: StubHost
     ) -> None:
         for media_parts in ([asked(host.url())] * 5, [asked(host.url(), 32)] * 3):
@@ -135,7 +135,9 @@ class TestFetch:
             await preparer.prepare([asked(host.url())])
         assert error.value.param == PARAM
 
-    async def test_limits_are_the_videos_own(self, settings: MediaSettings, host: StubHost) -> None:
+    async def test_limits_are_those_of_videos(
+        self, settings: MediaSettings, host: StubHost
+    ) -> None:
         limits = {"max_image_bytes": 100, "max_video_bytes": len(GOOD), "fetch_timeout_s": 0.01}
         preparer = await started(settings, **limits)
         host.reply(GOOD)
@@ -167,7 +169,7 @@ class TestFetch:
         assert caught.value.param == PARAM  # type: ignore[attr-defined]
         assert "image URL" not in str(caught.value)
 
-    async def test_redirect_to_the_inside_is_refused(
+    async def test_redirect_to_a_private_address_is_refused(
         self, preparer: MediaPreparer, host: StubHost
     ) -> None:
         host.reply(b"", "Location: http://10.0.0.1/", status="302 Found")
@@ -217,7 +219,7 @@ class TestFetch:
 
 
 def slow_gif() -> bytes:
-    """Few bytes, a canvas of 25 million pixels, and 20,000 pictures on it: minutes of work."""
+    """Few bytes, a canvas of 25 million pixels, and 20,000 frames on it: minutes of work."""
     head = b"GIF89a" + struct.pack("<HHBBB", 5000, 5000, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
     delay = b"!\xf9\x04\x08\x02\0\0\0"
     return head + (delay + b",\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0") * 20_000 + b";"
@@ -230,7 +232,7 @@ class TestWorkers:
         await preparer.prepare([asked()])
         assert len(video_pids(preparer)) == 1
 
-    async def test_bomb_is_ended_in_time_and_harms_no_image(self, settings: MediaSettings) -> None:
+    async def test_bomb_times_out_and_affects_no_image(self, settings: MediaSettings) -> None:
         preparer = await started(settings, video_timeout_s=2.0)
         bomb = asyncio.create_task(
             preparer.prepare([asked(video_url(slow_gif(), "image/gif"), num_frames=8)])
@@ -257,7 +259,7 @@ class TestWorkers:
         assert len(await preparer.prepare([asked()])) == 4
 
     async def test_memory_is_bounded(self, settings: MediaSettings) -> None:
-        """A worker gets no more address space than its limits need, whatever a file asks for."""
+        """A worker gets no more address space than its limits need, whatever a file requests."""
         preparer = await started(settings, max_image_pixels=10_000)
         await preparer.prepare([asked()])
         [worker] = preparer._videos._pool._workers
@@ -281,7 +283,7 @@ class TestWorkers:
             await preparer.prepare([big])
         await preparer.close()
 
-    async def test_large_inputs_are_given_back(self, preparer: MediaPreparer) -> None:
+    async def test_memory_of_large_inputs_is_released(self, preparer: MediaPreparer) -> None:
         padding = 20 << 20
         padded = GOOD + struct.pack(">I", padding) + b"free" + bytes(padding - 8)
         await preparer.prepare([asked(video_url(padded))])
@@ -300,7 +302,7 @@ class TestWorkers:
                 await preparer.prepare([asked()])
         assert len(await preparer.prepare([asked()])) == 4
 
-    async def test_a_closed_pool_says_so(self, settings: MediaSettings) -> None:
+    async def test_a_closed_pool_refuses_jobs(self, settings: MediaSettings) -> None:
         preparer = await started(settings)
         await preparer.close()
         with pytest.raises(EngineUnavailableError):
@@ -318,7 +320,7 @@ class TestWorkers:
         )  # fmt: skip
         assert run.stdout.strip() == "[]"
 
-    async def test_worker_has_nothing_of_the_server(
+    async def test_worker_inherits_nothing_of_the_server(
         self, preparer: MediaPreparer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("INTERNVL_SERVER__API_KEYS", "secret")

@@ -49,7 +49,7 @@ def test_ids_are_those_of_the_whole_rendered_string(
     assert list(prompt.token_ids) == tokenizer._full.encode(whole, add_special_tokens=False).ids
 
 
-def test_image_tokens_stand_exactly_where_images_are(
+def test_image_tokens_are_exactly_where_images_are(
     builder: PromptBuilder, checkpoint: Checkpoint
 ) -> None:
     conversation = asked("<IMG_CONTEXT><img></img>", IMAGE, "<IMG_CONTEXT>")
@@ -60,7 +60,7 @@ def test_image_tokens_stand_exactly_where_images_are(
     assert span.num_image_tokens == 5 * checkpoint.num_tokens_per_tile
 
 
-def test_outline_counts_all_but_the_image_tokens(
+def test_skeleton_counts_all_but_the_image_tokens(
     builder: PromptBuilder, checkpoint: Checkpoint
 ) -> None:
     skeleton = builder.skeleton(asked(IMAGE, "What?", IMAGE))
@@ -82,7 +82,7 @@ def test_a_prompt_that_does_not_fit_is_refused_with_the_numbers(
     assert str(prompt.images[0].num_image_tokens) in message
 
 
-def test_answer_limit_is_honoured_refused_or_cut_to_the_room(
+def test_max_tokens_is_applied_refused_or_lowered(
     builder: PromptBuilder, checkpoint: Checkpoint
 ) -> None:
     prompt = builder.build(builder.skeleton(asked("hi")), ())
@@ -94,7 +94,7 @@ def test_answer_limit_is_honoured_refused_or_cut_to_the_room(
         builder.resolve_max_tokens(prompt, room + 1, 10)
 
 
-def test_hopelessly_long_text_is_refused_untokenised(
+def test_too_long_text_is_refused_before_tokenising(
     builder: PromptBuilder, checkpoint: Checkpoint
 ) -> None:
     with pytest.raises(ContextLengthExceededError):

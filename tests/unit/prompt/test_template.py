@@ -38,11 +38,11 @@ def test_own_system_text_replaces_it() -> None:
     )
 
 
-def test_one_image_is_a_place_and_a_newline() -> None:
+def test_one_image_is_a_placeholder_and_a_newline() -> None:
     assert "<|im_start|>user\n[image 0]\nWhat?<|im_end|>" in rendered(said("user", IMAGE, "What?"))
 
 
-def test_several_images_are_numbered_over_all_rounds() -> None:
+def test_several_images_are_numbered_over_all_turns() -> None:
     text = rendered(
         said("user", IMAGE, IMAGE, "Compare."),
         said("assistant", "Done."),
@@ -52,12 +52,12 @@ def test_several_images_are_numbered_over_all_rounds() -> None:
     assert "user\nNowImage-3: [image 2]\n<|im_end|>" in text
 
 
-def test_images_the_text_labels_itself_are_left_alone() -> None:
+def test_images_labelled_by_the_text_get_no_labels() -> None:
     text = rendered(said("user", "Image-1: ", IMAGE, "Image-2: ", IMAGE, "Compare."))
     assert "user\nImage-1: [image 0]\nImage-2: [image 1]\nCompare." in text
 
 
-def test_an_answer_that_names_labels_does_not_unlabel_the_pictures() -> None:
+def test_labels_in_an_answer_do_not_remove_labels_of_images() -> None:
     rounds = said("user", IMAGE, IMAGE), said("assistant", "Image-1: a cat."), said("user", "And?")
     assert "Image-1: [image 0]\nImage-2: [image 1]\n" in rendered(*rounds)
 

@@ -29,7 +29,7 @@ def test_no_text_around_a_control_tokens_name_makes_it_one(
     assert not set(tokenizer.control_ids.values()).intersection(ids)
 
 
-def test_control_ids_are_the_full_tokenizers(tokenizer: PromptTokenizer) -> None:
+def test_control_ids_are_those_of_the_full_tokenizer(tokenizer: PromptTokenizer) -> None:
     for name, token_id in tokenizer.control_ids.items():
         assert tokenizer._full.encode(name, add_special_tokens=False).ids == [token_id]
 
@@ -46,7 +46,7 @@ def test_text_without_control_names_encodes_as_the_full_tokenizer_does(
 
 @settings(max_examples=100, deadline=None)
 @given(before=ANY_TEXT, after=ANY_TEXT)
-def test_an_answer_s_text_has_added_tokens_but_no_special_ones(
+def test_text_of_an_answer_has_added_but_no_special_tokens(
     tokenizer: PromptTokenizer, before: str, after: str
 ) -> None:
     assert tokenizer.encode_answer(before) == tokenizer.encode_text(before) or any(
@@ -60,7 +60,7 @@ def test_an_answer_s_text_has_added_tokens_but_no_special_ones(
     assert tokenizer.decode(ids) == f"{before}<tool_call>{after}<|im_end|>"
 
 
-def test_token_bytes_spell_what_decode_says(tokenizer: PromptTokenizer) -> None:
+def test_token_bytes_agree_with_decode(tokenizer: PromptTokenizer) -> None:
     table = tokenizer.all_token_bytes
     assert table is not None
     for token_id in range(tokenizer.vocab_size):
@@ -68,7 +68,9 @@ def test_token_bytes_spell_what_decode_says(tokenizer: PromptTokenizer) -> None:
         assert table[token_id].decode("utf-8", "replace") == text
 
 
-def test_special_tokens_around_a_text_are_the_checkpoints(tokenizer: PromptTokenizer) -> None:
+def test_special_tokens_around_a_text_are_those_of_the_checkpoint(
+    tokenizer: PromptTokenizer,
+) -> None:
     assert tokenizer.affixes == ((), ())
     begin, end = (tokenizer.control_id(name) for name in ("<|im_start|>", "<|im_end|>"))
     full = Tokenizer.from_str(tokenizer._full.to_str())

@@ -82,7 +82,7 @@ def test_nothing_a_client_writes_becomes_a_control_token(template: Template, wor
 
 
 @given(word=HOSTILE)
-def test_no_token_of_the_prompt_is_a_clients(
+def test_client_text_adds_no_control_tokens(
     word: str, tiny_checkpoint: Path, tokenizer: PromptTokenizer
 ) -> None:
     builder = built(tiny_checkpoint, tokenizer)
@@ -112,7 +112,7 @@ def test_a_tokenizer_without_the_tags_writes_them_as_text() -> None:
     )
 
 
-def test_a_template_reads_schemas_as_they_are() -> None:
+def test_a_template_sees_words_of_schemas() -> None:
     text = shown(CheckpointTemplate(ALL_WAYS, CONTROL).render(conversed('a "b"')))
     assert '<a "b">(text)(required)' in text
     tool = json.dumps({"a": 'a "b"'})[6:-1]
@@ -142,9 +142,7 @@ def test_json_of_a_template_is_what_the_client_sent(word: str) -> None:
         ("{{ tools | tojson }}{{ messages[0].content }}", Field.PROMPT),
     ],
 )
-def test_a_template_that_leaves_tools_or_calls_out_is_not_used_for_them(
-    source: str, param: Field
-) -> None:
+def test_a_template_that_omits_tools_or_calls_is_refused(source: str, param: Field) -> None:
     conversation = conversed("x")
     template = CheckpointTemplate(source, CONTROL)
     call = Message("assistant", (), (ToolCall("c", "gone", "{}"),))
@@ -178,12 +176,12 @@ def test_a_prompt_ends_where_the_answer_begins(
 
 
 @pytest.mark.parametrize("template", [InternVL25Template(), CheckpointTemplate(SOURCE, CONTROL)])
-def test_an_empty_message_can_be_gone_on_with(template: Template) -> None:
+def test_an_empty_message_can_be_continued(template: Template) -> None:
     conversation = Conversation((SAID[0], Message("assistant", ())), continue_final_message=True)
     assert shown(template.render(conversation)).endswith("<|im_end|>\n<|im_start|>assistant\n")
 
 
-def test_a_template_that_hides_the_last_message_cannot_go_on_with_it() -> None:
+def test_a_template_that_omits_the_last_message_cannot_continue_it() -> None:
     template = CheckpointTemplate("{{ messages[0].content }}", CONTROL)
     with pytest.raises(UnsupportedParameterError) as caught:
         template.render(Conversation(SAID, continue_final_message=True))
@@ -198,7 +196,7 @@ def test_tools_follow_the_default_system_text_too() -> None:
     assert f"<tools>\n{line}\n</tools>" in text
 
 
-def test_a_word_of_schemas_is_held_where_a_control_token_is_made_of_it() -> None:
+def test_a_schema_word_in_a_control_token_is_protected() -> None:
     source = (
         "{% for t in tools %}{{ t.function.name }}"
         "{% for name in t.function.parameters.properties %}<{{ name }}>{% endfor %}{% endfor %}"

@@ -1,4 +1,4 @@
-"""Frames of videos in both templates, beside text and images."""
+"""Frames of videos in both templates, next to text and images."""
 
 import re
 
@@ -42,7 +42,7 @@ def said(*parts: str | Part, role: Role = "user") -> Message:
 
 
 def shown(template: Template, *messages: Message) -> str:
-    """The prompt behind its system turn; a place is its index in braces."""
+    """The prompt after its system turn; a placeholder is its index in braces."""
     segments = template.render(Conversation((said("s", role="system"), *messages)))
     marks = {ImagePlaceholder: lambda s: f"{{{s.index}}}", Control: lambda s: s.name}
     text = "".join(s if isinstance(s, str) else marks[type(s)](s) for s in segments)
@@ -50,7 +50,7 @@ def shown(template: Template, *messages: Message) -> str:
 
 
 @TEMPLATES
-def test_frames_stand_where_the_video_stood(template: Template) -> None:
+def test_frames_replace_the_video(template: Template) -> None:
     text = shown(template, said("Before.\n", clip(3), "After."))
     assert text == (
         "<|im_start|>user\nBefore.\nFrame1: {0}\nFrame2: {1}\nFrame3: {2}\nAfter.<|im_end|>\n"
@@ -64,7 +64,7 @@ def test_a_list_of_frames_is_written_like_a_video(template: Template) -> None:
 
 
 @TEMPLATES
-def test_several_videos_are_labelled_over_all_rounds(template: Template) -> None:
+def test_several_videos_are_labelled_over_all_turns(template: Template) -> None:
     text = shown(template, said(clip(1)), said("ok", role="assistant"), said(frames(2), "And?"))
     assert "user\nVideo-1:\nFrame1: {0}\n<|im_end|>" in text
     assert "user\nVideo-2:\nFrame1: {1}\nFrame2: {2}\nAnd?" in text
@@ -79,7 +79,7 @@ def test_images_keep_their_own_numbers(template: Template) -> None:
 
 
 @TEMPLATES
-def test_own_labels_of_frames_beside_images_are_enough(template: Template) -> None:
+def test_frame_labels_of_the_text_replace_image_labels(template: Template) -> None:
     text = shown(template, said("Frame1: ", IMAGE, "Frame2: ", IMAGE, "x"))
     assert "user\nFrame1: {0}\nFrame2: {1}\nx" in text
     text = shown(template, said("Frame-1: ", IMAGE, "Frame-2: ", IMAGE, "x"))
@@ -87,7 +87,7 @@ def test_own_labels_of_frames_beside_images_are_enough(template: Template) -> No
 
 
 @TEMPLATES
-def test_speaking_of_a_videos_frame_does_not_unlabel_images(template: Template) -> None:
+def test_frame_labels_next_to_a_video_do_not_remove_image_labels(template: Template) -> None:
     text = shown(template, said(IMAGE, IMAGE, clip(2), "Frame2: what is it?"))
     assert "Image-1: {0}\nImage-2: {1}\nFrame1: {2}" in text
     text = shown(template, said(IMAGE, IMAGE), said("Frame1: a cat.", role="assistant"))
@@ -95,14 +95,14 @@ def test_speaking_of_a_videos_frame_does_not_unlabel_images(template: Template) 
 
 
 @TEMPLATES
-def test_pictures_of_a_tool_are_in_its_turn(template: Template) -> None:
+def test_images_of_a_tool_are_in_its_turn(template: Template) -> None:
     answer = Message("tool", (TextPart("seen: "), IMAGE), tool_call_id="c")
     text = shown(template, said(IMAGE, "look"), answer)
     assert "Image-1: {0}\nlook" in text
     assert "seen: Image-2: {1}\n" in text
 
 
-def test_visuals_are_numbered_as_the_template_places_them() -> None:
+def test_media_parts_are_numbered_in_template_order() -> None:
     conversation = Conversation((said("a", clip(2), IMAGE), said(frames(3), "b", IMAGE)))
     assert [type(v) for v in conversation.media_parts] == [
         VideoReference, ImageReference, FrameList, ImageReference,

@@ -3,6 +3,7 @@ from typing import Annotated, Any
 
 import pytest
 from internvl_server.core import Conversation, Message, TextPart, Tool, ToolCall, ToolChoice
+from internvl_server.errors import Field as RequestField
 from internvl_server.errors import InvalidRequestError, UnsupportedParameterError
 from internvl_server.protocol.chat.request import parse_chat_request
 from internvl_server.protocol.chat.tools import ToolChoiceField, ToolList, chosen_tools
@@ -144,7 +145,7 @@ def test_what_is_wrong_with_a_choice_is_named(tool_choice: Any, param: str) -> N
 def test_a_call_cannot_be_asked_for_without_tools(tool_choice: Any) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         parsed(tool_choice=tool_choice)
-    assert caught.value.param == "tool_choice"
+    assert caught.value.param is RequestField.TOOL_CHOICE
 
 
 def call(arguments: Any = "{}", call_id: str = "c1", **fields: Any) -> dict[str, Any]:

@@ -155,6 +155,12 @@ def test_unknown_and_shortened_options_are_refused(
     assert options[0] in capsys.readouterr().err
 
 
+def test_a_batch_has_no_options_for_a_socket(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["batch", "in.jsonl", "-o", "out.jsonl", "--port", "1"])
+    assert "--port" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["serve", "batch"])
 def test_help_shows_every_setting_with_its_docstring(
     command: str, capsys: pytest.CaptureFixture[str]
@@ -163,9 +169,12 @@ def test_help_shows_every_setting_with_its_docstring(
         main([command, "--help"])
     assert stop.value.code == 0
     shown = "".join(capsys.readouterr().out.split())
+    hidden = {"server.host", "server.port"} if command == "batch" else set()
     for key, docstring in leaves(Settings):
+        if key in hidden:
+            continue
         assert f"--{key.replace('_', '-')}" in shown
         assert docstring, key
         assert "".join(docstring.split()) in shown, key
-    order = ["commonoptions:", "--model,", "--port,", "serveroptions:", "mediaoptions:"]
+    order = ["commonoptions:", "--model,", "--api-key,", "serveroptions:", "mediaoptions:"]
     assert sorted(order, key=shown.index) == order

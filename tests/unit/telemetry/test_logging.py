@@ -54,11 +54,14 @@ def test_a_long_event_keeps_its_message_and_its_exception() -> None:
     assert all(line.startswith("  ") for line in text.splitlines()[1:])
 
 
-def test_a_long_message_loses_its_middle() -> None:
-    text = format_event("begin" + "x" * 20_000 + "end")
+@pytest.mark.parametrize("character", ["x", "\x00", "\n"])
+def test_a_long_message_loses_its_middle(character: str) -> None:
+    text = format_event("begin" + character * 20_000 + "end")
+    shown = repr(character)[1:-1]
+    assert len(text.splitlines()) == 1
     assert len(text) <= MAX_EVENT_CHARS
-    assert " beginxx" in text
-    assert text.endswith("xxend")
+    assert f" begin{shown}{shown}" in text
+    assert text.endswith(f"{shown}end")
 
 
 def test_events_go_to_the_current_stderr(capsys: pytest.CaptureFixture[str]) -> None:

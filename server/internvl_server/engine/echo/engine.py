@@ -1,12 +1,9 @@
-"""An engine without a model: answers with the prompt's own text. For tests and client development.
+"""An engine without a model, for tests and client development.
 
-Deterministic: the ids of the prompt that are neither image tokens, nor stop tokens, nor in
-`skip_token_ids`, in order, then an end. It is certain of each token, so temperature, filters and penalties
-change nothing. A `logit_bias` of -100 leaves a token out, and below `min_tokens` it says the text again.
-
-Held to a format (`response_format`, a tool that must be called) it answers a short text of that format
-instead, always the same; see `echo_guides.py`. Tools that may but need not be called change nothing: a call
-that the prompt spells out is echoed like any text, and found there by who reads the answer.
+It is deterministic, with probability 1 for every token: temperature, filters and penalties change nothing.
+A `logit_bias` of -100 excludes a token. Without a constraint it answers with the text of the prompt
+(`echoing.py`), under one with a short text that is allowed (`constrained.py`). Tools that need not be called
+are no constraint; a call that the prompt spells out is echoed as any other text.
 """
 
 import asyncio
@@ -15,20 +12,20 @@ import math
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
-from itertools import count, cycle, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from internvl_server.core import (
+    Constraint,
     FinishReason,
     GenerateRequest,
     SamplingParams,
     TokenDelta,
-    TokenLogprobs,
+    ToolCalls,
 )
 from internvl_server.engine.base import Capability, EngineHealth, EngineInfo
 from internvl_server.engine.checks import RequestLimits, check_request
 from internvl_server.engine.echo import CAPABILITIES
-from internvl_server.engine.echo.narrowing import is_binding
+from internvl_server.engine.echo.echoing import echoed, logprobs_of
 from internvl_server.engine.health import health_of
 from internvl_server.errors import (
     EngineError,
@@ -38,18 +35,20 @@ from internvl_server.errors import (
 from internvl_server.settings import EchoSettings
 
 if TYPE_CHECKING:
-    from internvl_server.engine.echo.answer import ShortAnswer
-    from internvl_server.engine.echo.guides import EchoGuides
+    from internvl_server.engine.echo.constrained import ConstrainedAnswers
 
 __all__ = ["EchoEngine"]
 
 # OpenAI's: a token with this bias is never chosen.
 _BANNING_BIAS = -100.0
 
+_Step: TypeAlias = tuple[tuple[int, ...], FinishReason | None]
+_Tokens: TypeAlias = Iterator[_Step]
+
 
 @dataclass(slots=True)
 class _Outcome:
-    """How a request ended; it is aborted until it is known to have ended otherwise."""
+    """How a request ended: `aborted` until it ends otherwise."""
 
     name: str = "aborted"
 
@@ -57,15 +56,15 @@ class _Outcome:
 class EchoEngine:
     """Implements `internvl_server.engine.base.Engine` with the delays and failures its settings ask for.
 
-    Requests beyond `max_num_seqs` wait in order. Each request that was entered counts in
-    `num_started` and, once it is left, in one of `num_finished`, `num_failed` and `num_aborted`.
+    Requests beyond `max_num_seqs` wait in order. Each request that was entered counts in `num_started` and,
+    after it was left, in one of `num_finished`, `num_failed` and `num_aborted`.
 
     Args:
         settings: Delays and failures.
         max_num_seqs: Most requests answered at the same time.
         max_model_len: Most tokens of a request, prompt and answer together.
-        skip_token_ids: Ids no text can contain, which are not echoed.
-        guides: What answers are held to; None where llguidance is not installed or the vocabulary is not
+        skip_token_ids: Ids that are not text and are not echoed.
+        constrained: Answers to constraints; None where llguidance is not installed or the vocabulary is not
             byte-level.
     """
 
@@ -76,7 +75,7 @@ class EchoEngine:
         max_num_seqs: int,
         max_model_len: int,
         skip_token_ids: frozenset[int] = frozenset(),
-        guides: "EchoGuides | None" = None,
+        constrained: "ConstrainedAnswers | None" = None,
     ) -> None:
         self.num_started = self.num_running = 0
         self._outcomes: Counter[str] = Counter()
@@ -85,8 +84,8 @@ class EchoEngine:
         self._slots = asyncio.Semaphore(max_num_seqs)
         self._closed = asyncio.Event()
         self._state = "not started"
-        self._guides = guides
-        lacking = frozenset() if guides else frozenset({Capability.GUIDED_DECODING})
+        self._constrained = constrained
+        lacking = frozenset() if constrained else frozenset({Capability.GUIDED_DECODING})
         capabilities = CAPABILITIES - lacking
         self._info = EngineInfo("echo", max_model_len, max_num_seqs, capabilities)
 
@@ -107,7 +106,7 @@ class EchoEngine:
 
     @property
     def num_failed(self) -> int:
-        """Requests that ended by an error of the engine."""
+        """Requests that ended with an error of the engine."""
         return self._outcomes["failed"]
 
     @property
@@ -116,17 +115,17 @@ class EchoEngine:
         return self._outcomes["aborted"]
 
     async def start(self) -> None:
-        """Be ready; there is nothing to load but the vocabulary for guides."""
-        if self._guides is not None:
-            await self._guides.start()
+        """Index the vocabulary for constraints; nothing else is loaded."""
+        if self._constrained is not None:
+            await self._constrained.start()
         self._state = "running"
 
     async def close(self) -> None:
-        """Fail what is still read and refuse what comes."""
+        """Fail running requests and refuse new ones."""
         self._state = "closed"
         self._closed.set()
-        if self._guides is not None:
-            self._guides.close()
+        if self._constrained is not None:
+            self._constrained.close()
 
     def health(self) -> EngineHealth:
         """Ready between `start` and `close`."""
@@ -136,98 +135,68 @@ class EchoEngine:
     async def generate(self, request: GenerateRequest) -> AsyncIterator[AsyncIterator[TokenDelta]]:
         """Queue a request; see `Engine.generate`."""
         self._check(request)
-        guided = await self._begin_guided(request)
+        tokens = await self._tokens_of(request)
         self._check(request)
         self.num_started += 1
         outcome = _Outcome()
-        answer = self._answer(request, guided, outcome)
+        deltas = self._deltas(tokens, request.sampling, outcome)
         try:
-            yield answer
+            yield deltas
         finally:
-            await answer.aclose()
+            await deltas.aclose()
             self._outcomes[outcome.name] += 1
 
     def _check(self, request: GenerateRequest) -> None:
-        """Refuse what cannot be answered, for the reasons any engine has."""
         if self._state != "running":
             raise EngineUnavailableError(f"The engine is {self._state}; try again later.")
         check_request(request, RequestLimits(self._info.max_model_len))
 
-    async def _begin_guided(self, request: GenerateRequest) -> "ShortAnswer | None":
-        """What is answered instead of the prompt's text, if the request asks for a format."""
-        constraint = request.sampling.constraint
-        if constraint is None or not is_binding(constraint):
-            return None
-        if self._guides is None:
+    async def _tokens_of(self, request: GenerateRequest) -> _Tokens:
+        """The whole answer, computed as it is read."""
+        limit = min(request.max_tokens, self._info.max_model_len - len(request.prompt_token_ids))
+        banned = _banned_ids(request.sampling)
+        constraint = _binding_constraint(request.sampling)
+        if constraint is None:
+            skipped = self._skip_token_ids | request.stop_token_ids | banned
+            return echoed(request, skipped, sorted(request.stop_token_ids - banned), limit)
+        constrained = self._require_constrained(constraint)
+        grammar = await constrained.compile(constraint)
+        return constrained.answer(grammar, request, banned, limit)
+
+    def _require_constrained(self, constraint: Constraint) -> "ConstrainedAnswers":
+        if self._constrained is None:
             raise UnsupportedParameterError(
-                "The echo engine holds answers to a format only with internvl-server[cpu] installed and "
-                "a byte-level tokenizer.",
+                f"The echo engine supports '{constraint.param}' only with llguidance installed "
+                "(internvl-server[cpu]) and a byte-level tokenizer.",
                 param=constraint.param,
             )
-        compiled = await self._guides.compile(constraint)
-        return self._guides.begin(compiled, request, _banned_ids(request.sampling))
+        return self._constrained
 
-    async def _answer(
-        self, request: GenerateRequest, guided: "ShortAnswer | None", outcome: _Outcome
+    async def _deltas(
+        self, tokens: _Tokens, sampling: SamplingParams, outcome: _Outcome
     ) -> AsyncGenerator[TokenDelta, None]:
         async with self._slots:
             self.num_running += 1
             try:
                 await self._pause(self._settings.first_token_delay_s)
-                async with contextlib.aclosing(self._deltas(request, guided)) as deltas:
-                    number = 0
-                    async for delta in deltas:
-                        await self._misbehave(number)
-                        await self._pause(self._settings.token_delay_s)
-                        number += 1
-                        if delta.finish_reason is not None:
-                            outcome.name = "finished"
-                        yield delta
+                number = 0
+                while (step := await _next(tokens, sampling)) is not None:
+                    await self._inject_fault(number)
+                    await self._pause(self._settings.token_delay_s)
+                    number += 1
+                    token_ids, reason = step
+                    if reason is not None:
+                        outcome.name = "finished"
+                    yield TokenDelta(
+                        token_ids, reason, logprobs_of(token_ids, sampling.num_logprobs)
+                    )
             except EngineError:
                 outcome.name = "failed"
                 raise
             finally:
                 self.num_running -= 1
 
-    async def _deltas(
-        self, request: GenerateRequest, guided: "ShortAnswer | None"
-    ) -> AsyncGenerator[TokenDelta, None]:
-        """One token each; the end is a stop token where the request has any and there is room."""
-        limit = min(request.max_tokens, self._info.max_model_len - len(request.prompt_token_ids))
-        num_top = request.sampling.num_logprobs
-        if guided is None:
-            for token_ids, reason in self._echo(request, limit):
-                yield _delta(token_ids, reason, num_top)
-            return
-        for number in range(1, limit + 1):
-            token_ids = await asyncio.to_thread(guided.step)
-            is_last = guided.has_ended or number == limit
-            yield _delta(token_ids, _reason(guided.has_ended) if is_last else None, num_top)
-            if is_last:
-                return
-
-    def _echo(
-        self, request: GenerateRequest, limit: int
-    ) -> Iterator[tuple[tuple[int, ...], FinishReason | None]]:
-        """The tokens of the prompt's text; the last with the reason."""
-        banned = _banned_ids(request.sampling)
-        token_ids = self._text(request, banned)
-        stop_ids = sorted(request.stop_token_ids - banned)[:1]
-        reason = _reason(len(token_ids) < limit)
-        token_ids = (token_ids + stop_ids)[:limit]
-        yield from (((token_id,), None) for token_id in token_ids[:-1])
-        yield tuple(token_ids[-1:]), reason
-
-    def _text(self, request: GenerateRequest, banned: frozenset[int]) -> list[int]:
-        """The prompt's text, as often as `min_tokens` asks for."""
-        skipped = self._skip_token_ids | request.stop_token_ids | banned
-        text = list(_text_ids(request, skipped))
-        if len(text) < request.sampling.min_tokens:
-            filler = text or [next(i for i in count() if i not in skipped)]
-            text = list(islice(cycle(filler), request.sampling.min_tokens))
-        return text
-
-    async def _misbehave(self, num_tokens: int) -> None:
+    async def _inject_fault(self, num_tokens: int) -> None:
         """Fail or hang after so many tokens, when the settings say so."""
         if num_tokens == self._settings.fail_after_tokens:
             raise EngineError("The echo engine failed, as its settings ask for.")
@@ -251,31 +220,18 @@ class EchoEngine:
             raise EngineError("The engine was shut down.")
 
 
-def _text_ids(request: GenerateRequest, skipped: frozenset[int]) -> Iterator[int]:
-    start = 0
-    for span in request.images:
-        yield from (i for i in request.prompt_token_ids[start : span.offset] if i not in skipped)
-        start = span.offset + span.num_image_tokens
-    yield from (i for i in request.prompt_token_ids[start:] if i not in skipped)
+def _binding_constraint(sampling: SamplingParams) -> Constraint | None:
+    constraint = sampling.constraint
+    is_hint = isinstance(constraint, ToolCalls) and constraint.is_hint
+    return None if is_hint else constraint
 
 
-def _reason(has_ended: bool) -> FinishReason:  # noqa: FBT001
-    return "stop" if has_ended else "length"
-
-
-def _delta(
-    token_ids: tuple[int, ...], reason: FinishReason | None, num_top: int | None
-) -> TokenDelta:
-    logprobs = None if num_top is None else tuple(_logprobs(i, num_top) for i in token_ids)
-    return TokenDelta(token_ids, reason, logprobs)
+async def _next(tokens: _Tokens, sampling: SamplingParams) -> _Step | None:
+    if _binding_constraint(sampling) is None:
+        return next(tokens, None)
+    # A step under a constraint may take milliseconds.
+    return await asyncio.to_thread(next, tokens, None)
 
 
 def _banned_ids(params: SamplingParams) -> frozenset[int]:
     return frozenset(i for i, bias in params.logit_bias if bias <= _BANNING_BIAS)
-
-
-def _logprobs(token_id: int, num_top: int) -> TokenLogprobs:
-    """Certainty of one token; others that are as good as impossible, from id 0 on."""
-    others = islice((i for i in count() if i != token_id), max(num_top - 1, 0))
-    top = [(token_id, 0.0), *((i, -100.0 * rank) for rank, i in enumerate(others, start=1))]
-    return TokenLogprobs(0.0, tuple(top[:num_top]))

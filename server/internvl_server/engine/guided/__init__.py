@@ -1,1 +1,1 @@
-"""Guided decoding shared by the engines: compiling constraints and following them."""
+"""Guided decoding for the engines: compile constraints into grammars and follow them token by token."""

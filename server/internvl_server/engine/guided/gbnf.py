@@ -1,128 +1,110 @@
-"""GBNF, llama.cpp's notation for grammars, in llguidance's variant of Lark.
+"""GBNF, llama.cpp's grammar notation, converted to llguidance's variant of Lark.
 
-The library's parser reads the rules. Its conversion alone is not used as it is: it refuses or changes some of
-what GBNF can say, which is put right on the parsed rules here.
+llguidance's own converter reads the rules. Some GBNF is refused by it, or changes its meaning on the way:
+`.` would not match a newline, `&&` and `~~` in a class would be operators, code points would lose leading
+zeros, the repetition of a repetition would be malformed, and names that Lark spells alike would collide.
+The text is rewritten first so that none of this occurs. `--` in a class is refused.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
-from llguidance.gbnf_to_lark import (
-    AlternativeNode,
-    ASTNode,
-    GrammarParser,
-    LiteralNode,
-    RegexNode,
-    RepetitionNode,
-    RuleNode,
-    RuleRefNode,
-    resolve,
-)
+from llguidance.gbnf_to_lark import gbnf_to_lark
 
 __all__ = ["lark_of_gbnf"]
 
-_HEADER = "%llguidance {}\n"
-_RULE = re.compile(r"^[ \t]*([\w-]+)[ \t]*::=", re.MULTILINE)
-_HEX = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|.)")
+_TOKEN = re.compile(
+    r"""(?P<comment>\#[^\r\n]*)
+    | (?P<text>"(?:\\.|[^"\\])*")
+    | (?P<char_class>\[(?:\\.|[^\]\\])*\])
+    | (?P<bounds>\{[^}]*\})
+    | (?P<repeated_group>\)(?=\s*[*+?{]))
+    | (?P<any_char>\.)
+    | (?P<name>[\w-]+)(?P<is_definition>[ \t]*::=)?""",
+    re.VERBOSE | re.DOTALL,
+)
+_CODE_POINT = re.compile(
+    r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|.)", re.DOTALL
+)
 _ASCII_END = 0x80
-# The library takes time that grows with the square of the rules.
+# The converter takes time quadratic in the number of rules.
 _MAX_RULES = 500
-# Rules repeat rules, so that a few lines can be longer than any memory.
-_MAX_SIZE = 50_000
 
 
 def lark_of_gbnf(source: str) -> str:
-    """GBNF rules, beginning with `root`, as Lark rules.
+    """Convert GBNF rules, beginning with `root`, to Lark rules.
 
-    Rules that do not lead back to themselves become regular expressions, which are matched exactly. In
-    the others each piece takes as much text as it can, as llguidance's lexer does.
+    Rules that do not refer to themselves, not even indirectly, become regular expressions, which are matched
+    exactly. In the others each piece takes as much text as it can, as llguidance's lexer does.
+
+    Raises:
+        ValueError: The rules are malformed, too many, or use what cannot be converted.
     """
-    names = _RULE.findall(source)
-    if len(names) != len(set(names)):
-        raise ValueError("a rule is given twice")
-    if len(names) > _MAX_RULES:
-        raise ValueError(f"it has {len(names)} rules; at most {_MAX_RULES} are allowed")
-    parsed = GrammarParser().parse(_HEX.sub(_plain_escape, source))
-    if "root" not in parsed:
-        raise ValueError("there is no rule 'root'")
-    # Names of our own: theirs may collide once they are spelled as Lark wants them.
-    names_of = {name: f"rule{number}" for number, name in enumerate(parsed)}
-    for node in (node for rule in parsed.values() for node in _walk(rule)):
-        if isinstance(node, RegexNode):
-            node.rx = _class_of_gbnf(node.rx)
-        if isinstance(node, RepetitionNode) and isinstance(node.node, AlternativeNode):
-            node.node = _Group(node.node)
-        if isinstance(node, RuleRefNode | RuleNode):
-            if node.name not in names_of:
-                raise ValueError(f"there is no rule {node.name!r}")
-            node.name = names_of[node.name]
-    rules = {rule.name: rule for rule in parsed.values()}
-    if _Sizes(rules).of(rules[names_of["root"]]) > _MAX_SIZE:
-        raise ValueError(f"it is over {_MAX_SIZE} pieces long, with all repeats. Lower its bounds")
-    # The first rule is never made an expression, so it only refers to theirs.
-    rules["root"] = RuleNode("root", RuleRefNode(names_of["root"]), "")
-    resolve(rules)
-    return _HEADER + "".join(f"{rule}\n" for rule in rules.values())
+    rewriter = _Rewriter()
+    rules = _TOKEN.sub(rewriter.rewrite, source)
+    root = rewriter.check()
+    try:
+        # The first rule never becomes an expression, so it only refers to the client's.
+        return gbnf_to_lark(f"root ::= {root}\n{rules}")
+    except Exception as err:  # the converter raises bare exceptions for malformed text
+        raise ValueError(str(err)) from err
 
 
-def _class_of_gbnf(rx: str) -> str:
-    """A GBNF class as a regular expression, where `.` has no line ends, and `&&`, `~~` are operators."""
-    return r"(.|\n)" if rx == "." else rx.replace("&", r"\&").replace("~", r"\~")
+class _Rewriter:
+    """Rewrites tokens of GBNF, and keeps the names of its rules."""
+
+    def __init__(self) -> None:
+        self._new_names: dict[str, str] = {}
+        self._defined: list[str] = []
+
+    def rewrite(self, token: re.Match[str]) -> str:
+        """The token as the converter reads it correctly."""
+        text = token.group()
+        match token.lastgroup:
+            case "comment":
+                return ""
+            case "text":
+                return _CODE_POINT.sub(_plain_code_point, text)
+            case "char_class":
+                return _char_class(text)
+            case "repeated_group":
+                return ' "")'  # a group of two pieces keeps its brackets
+            case "any_char":
+                return r"(. | [\n])"
+            case "name" | "is_definition":
+                return self._rename(token["name"], token["is_definition"] or "")
+        return text
+
+    def check(self) -> str:
+        """The new name of the rule `root`.
+
+        Raises:
+            ValueError: A rule is missing or defined twice, or there are too many.
+        """
+        if len(self._defined) > _MAX_RULES:
+            raise ValueError(f"it has {len(self._defined)} rules; at most {_MAX_RULES} are allowed")
+        for name in ("root", *self._new_names):
+            if (count := self._defined.count(name)) != 1:
+                raise ValueError(f"the rule '{name}' is {'defined twice' if count else 'missing'}")
+        return self._new_names["root"]
+
+    def _rename(self, name: str, definition: str) -> str:
+        if definition:
+            self._defined.append(name)
+        new_name = self._new_names.setdefault(name, f"rule{len(self._new_names)}")
+        return new_name + definition
 
 
-def _plain_escape(match: re.Match[str]) -> str:
-    """GBNF's escapes of code points in the one form that Lark shares."""
-    digits = match.group(1) or match.group(2) or match.group(3)
+def _char_class(text: str) -> str:
+    if "--" in text:
+        raise ValueError("'--' in a character class is not supported")
+    plain = _CODE_POINT.sub(_plain_code_point, text)
+    return plain.replace("&", r"\x26").replace("~", r"\x7e")
+
+
+def _plain_code_point(escape: re.Match[str]) -> str:
+    """The one form of a code point that the converter, Lark and regular expressions share."""
+    digits = escape[1] or escape[2] or escape[3]
     if digits is None:
-        return match.group()
-    return f"\\x{int(digits, 16):02x}" if int(digits, 16) < _ASCII_END else chr(int(digits, 16))
-
-
-def _walk(node: ASTNode) -> Iterator[ASTNode]:
-    yield node
-    for child in node.children():
-        yield from _walk(child)
-
-
-@dataclass
-class _Group(ASTNode):
-    """Brackets that stay: the library would write the repeat of a repeat as two marks in a row."""
-
-    node: ASTNode
-
-    def __str__(self) -> str:
-        return f"({self.node})"
-
-    def children(self) -> list[ASTNode]:
-        return [self.node]
-
-    def simplify(self) -> ASTNode:
-        self.node = self.node.simplify()
-        return self
-
-
-class _Sizes:
-    """How long rules are with every repeat and every other rule written out.
-
-    Args:
-        rules: By name.
-    """
-
-    def __init__(self, rules: Mapping[str, RuleNode]) -> None:
-        self._rules = rules
-        # A rule that leads back to itself counts once.
-        self._known: dict[str, int] = {}
-
-    def of(self, node: ASTNode) -> int:
-        """Characters and classes of a node."""
-        if isinstance(node, RuleRefNode):
-            if node.name not in self._known:
-                self._known[node.name] = 1
-                self._known[node.name] = self.of(self._rules[node.name])
-            return self._known[node.name]
-        own = len(node.value) if isinstance(node, LiteralNode) else 1
-        size = own + sum(map(self.of, node.children()))
-        if isinstance(node, RepetitionNode):
-            size *= max(node.min_times, node.max_times or 1)
-        return size
+        return escape.group()
+    number = int(digits, 16)
+    return f"\\x{number:02x}" if number < _ASCII_END else chr(number)

@@ -1,8 +1,8 @@
-"""A guide as a grammar of llguidance: what it must say, in the library's variant of Lark.
+"""Constraints as grammars of llguidance.
 
-JSON is written as Python's `json.dumps` writes it, with one space after `,` and `:` and no other, so
-that a model cannot fill an answer with blanks. A keyword of a schema that llguidance does not know how
-to keep is an error, never left out.
+JSON is written as Python's `json.dumps` writes it, with one space after `,` and `:` and no other white
+space, so that a model cannot pad an answer with blanks. A schema keyword that llguidance cannot enforce is
+an error; it is never ignored.
 """
 
 import json
@@ -28,28 +28,28 @@ _CALL_START = "<tool_call>"
 _CALL_END = "\n</tool_call>"
 
 
-def grammar_of(guide: Constraint) -> str:
-    """The grammar every answer of a guide fits.
+def grammar_of(constraint: Constraint) -> str:
+    """Write a constraint as a grammar. Errors in the grammar itself are found when it is compiled.
 
     Raises:
-        Exception: The source is malformed. What a grammar itself has wrong, its compiler tells.
+        ValueError: The constraint is malformed.
     """
-    if isinstance(guide, JsonSchema):
-        return _json_grammar(guide.schema)
-    if isinstance(guide, Regex):
-        return str(LLMatcher.grammar_from_regex(_without_anchors(guide.pattern)))
-    lark = lark_of_gbnf(guide.gbnf) if isinstance(guide, Grammar) else _lark_of_tools(guide)
-    return str(LLMatcher.grammar_from_lark(lark))
+    if isinstance(constraint, JsonSchema):
+        return _json_grammar(constraint.schema)
+    if isinstance(constraint, Regex):
+        return str(LLMatcher.grammar_from_regex(_without_anchors(constraint.pattern)))
+    if isinstance(constraint, Grammar):
+        return str(LLMatcher.grammar_from_lark(lark_of_gbnf(constraint.gbnf)))
+    return str(LLMatcher.grammar_from_lark(_lark_of_tools(constraint)))
 
 
 def _json_grammar(schema: Mapping[str, Any]) -> str:
-    return str(
-        LLMatcher.grammar_from_json_schema(dict(schema), overrides=cast("Any", _JSON_OPTIONS))
-    )
+    options = cast("Any", _JSON_OPTIONS)
+    return str(LLMatcher.grammar_from_json_schema(dict(schema), overrides=options))
 
 
 def _without_anchors(pattern: str) -> str:
-    """The whole answer must fit anyway; llguidance knows no anchors."""
+    """Remove anchors, which llguidance does not know; it always matches the whole answer."""
     pattern = pattern.removeprefix("^")
     if pattern.endswith("$"):
         body = pattern[:-1]
@@ -59,41 +59,41 @@ def _without_anchors(pattern: str) -> str:
 
 
 def _lark_of_tools(calls: ToolCalls) -> str:
-    """Text with calls, nothing but calls, or calls or JSON; calls as Qwen2.5 writes them.
-
-    The lexeme before a call is lazy: it ends with the first `<tool_call>`, so no text gets past one.
-    """
-    lines = [_HEADER]
-    more = ' ("\\n" first call)*' if calls.is_parallel else ""
-    only_calls = f'"\\n"? first call{more}'
-    if calls.answer is not None:
-        schema = json.dumps({**calls.answer, "x-guidance": dict(_JSON_OPTIONS)})
-        lines += [f"start: {only_calls} | answer", f"answer: %json {schema}"]
-    elif not calls.is_required:
-        lines += [
-            f"start: (before call){'*' if calls.is_parallel else '?'} AFTER",
-            f"before[lazy]: /(.|\\n)*{_CALL_START}/",
-            f"AFTER: /(.|\\n)*/ & ~/(.|\\n)*{_CALL_START}(.|\\n)*/",
-        ]
-    else:
-        lines.append(f"start: {only_calls}")
-    if not calls.is_hint:
-        lines.append(f"first: {json.dumps(_CALL_START)}")
+    """The calls as Qwen2.5 writes them, with text, alone, or instead of a JSON answer."""
     names = [f"call{number}" for number in range(len(calls.tools))]
-    lines.append(f"call: {' | '.join(names)}")
+    lines = [_HEADER, *_start_rules(calls), f"call: {' | '.join(names)}"]
     for name, tool in zip(names, calls.tools, strict=True):
         head = f'\n{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "arguments": '
-        arguments = json.dumps(_arguments_schema(tool.parameters))
         lines += [
             f"{name}: {json.dumps(head)} {name}_json {json.dumps('}' + _CALL_END)}",
-            f"{name}_json: %json {arguments}",
+            f"{name}_json: %json {_arguments_schema(tool.parameters)}",
         ]
     return "\n".join(lines)
 
 
-def _arguments_schema(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema of a tool's arguments, which are an object whatever it says."""
+def _start_rules(calls: ToolCalls) -> list[str]:
+    if calls.is_hint:
+        # The lexeme before a call is lazy: it ends with the first `<tool_call>`, so no text contains one.
+        return [
+            f"start: (before call){'*' if calls.is_parallel else '?'} AFTER",
+            f"before[lazy]: /(.|\\n)*{_CALL_START}/",
+            f"AFTER: /(.|\\n)*/ & ~/(.|\\n)*{_CALL_START}(.|\\n)*/",
+        ]
+    further = ' ("\\n" first call)*' if calls.is_parallel else ""
+    only_calls = f'"\\n"? first call{further}'
+    first = f"first: {json.dumps(_CALL_START)}"
+    if calls.answer is None:
+        return [f"start: {only_calls}", first]
+    return [f"start: {only_calls} | answer", f"answer: %json {_with_options(calls.answer)}", first]
+
+
+def _arguments_schema(parameters: Mapping[str, Any]) -> str:
+    """The arguments of a tool are an object, even where its schema does not say so."""
     types = parameters.get("type", "object")
     if types != "object" and not (isinstance(types, list) and "object" in types):
         raise ValueError("the parameters of a tool must be an object")
-    return {**parameters, "type": "object", "x-guidance": dict(_JSON_OPTIONS)}
+    return _with_options({**parameters, "type": "object"})
+
+
+def _with_options(schema: Mapping[str, Any]) -> str:
+    return json.dumps({**schema, "x-guidance": dict(_JSON_OPTIONS)})

@@ -1,7 +1,4 @@
-"""Guided decoding with llguidance: which tokens may come next.
-
-A guide is compiled to a matcher at the start of its answer; each request runs a copy.
-"""
+"""Guided decoding with llguidance: which tokens may come next."""
 
 import re
 from collections.abc import Collection, Iterable
@@ -18,18 +15,18 @@ from internvl_server.errors import EngineError
 
 __all__ = ["CompiledGrammar", "GrammarMatcher", "GrammarVocabulary"]
 
-# A state takes one or two kilobytes; a request that would need more fails alone.
+# A state takes one or two kilobytes. A request that needs more states fails; others are not affected.
 _MAX_LEXER_STATES = 50_000
-# First tokens that are tried when a guide is compiled.
+# First tokens tried when a constraint is compiled.
 _MAX_TRIED = 4
 
 
 class GrammarVocabulary:
-    """The tokens of a model, ready to be matched with grammars. Takes a second for a large vocabulary.
+    """The tokens of a model, indexed for matching. Takes a second for a large vocabulary.
 
     Args:
-        table: Bytes of the tokens, with `token_bytes`.
-        vocab_size: Ids the model has logits for, which may be more than have text.
+        table: The text of the tokens; its `token_bytes` are known.
+        vocab_size: Number of logits, which may be more than the tokens that have text.
     """
 
     def __init__(self, table: Vocabulary, vocab_size: int) -> None:
@@ -41,15 +38,14 @@ class GrammarVocabulary:
             eos_token=vocab_size,
         )
 
-    def compile(self, guide: Constraint) -> "CompiledGrammar":
-        """Make a guide ready for answers. CPU-bound; frees the interpreter lock.
+    def compile(self, constraint: Constraint) -> "CompiledGrammar":
+        """Compile a constraint. CPU-bound; releases the interpreter lock.
 
         Raises:
-            Exception: The guide is malformed, unsupported, too large to be followed from its very beginning,
-                or allows no text.
+            ValueError: The constraint is malformed, unsupported or too large, or allows no text.
         """
         limits = LLParserLimits(max_lexer_states=_MAX_LEXER_STATES, verbose_errors=False)
-        matcher = LLMatcher(self._tokenizer, grammar_of(guide), log_level=0, limits=limits)
+        matcher = LLMatcher(self._tokenizer, grammar_of(constraint), log_level=0, limits=limits)
         if matcher.is_error():
             raise ValueError(_reason(matcher.get_error()))
         first_ids = np.flatnonzero(_allowed(matcher, self.vocab_size))
@@ -60,17 +56,17 @@ class GrammarVocabulary:
         _check_beginning(matcher, first_ids[:_MAX_TRIED].tolist())
         return CompiledGrammar(self, matcher)
 
-    def textless(self, token_ids: Iterable[int]) -> list[int]:
-        """Those of the ids that stand for no text, in order."""
+    def without_text(self, token_ids: Iterable[int]) -> list[int]:
+        """Those of the ids that have no text, in order."""
         return [i for i in sorted(token_ids) if not self._has_text[i]]
 
 
 class CompiledGrammar:
-    """A guide, which any number of answers may be held to; only the engine's thread starts them.
+    """The grammar of a constraint, shared by any number of answers. `start` is called by one thread only.
 
     Args:
         vocabulary: The model's.
-        matcher: At the start of an answer.
+        matcher: In the state before the first token.
     """
 
     def __init__(self, vocabulary: GrammarVocabulary, matcher: LLMatcher) -> None:
@@ -78,20 +74,20 @@ class CompiledGrammar:
         self._matcher = matcher
 
     def start(self, stop_token_ids: Iterable[int]) -> "GrammarMatcher":
-        """The beginning of one answer, which ends with one of these ids of the vocabulary."""
+        """Begin an answer that ends with one of these ids."""
         vocabulary = self._vocabulary
-        end_ids = vocabulary.textless(stop_token_ids)
+        end_ids = vocabulary.without_text(stop_token_ids)
         return GrammarMatcher(self._matcher.deep_copy(), end_ids, vocabulary.vocab_size)
 
 
 class GrammarMatcher:
-    """Where one answer is in its guide.
+    """Follows one answer through its grammar.
 
     Args:
-        matcher: At the start; this answer's own.
-        end_ids: Stop tokens without text, which may come where the guide is fulfilled. A stop token with
-            text follows the guide as any other token does.
-        vocab_size: Ids the model has logits for.
+        matcher: In the state before the first token; not shared.
+        end_ids: Stop tokens without text, allowed where the text so far is a complete answer. A stop token
+            with text is treated as any other token.
+        vocab_size: Number of logits.
     """
 
     def __init__(self, matcher: LLMatcher, end_ids: Collection[int], vocab_size: int) -> None:
@@ -102,28 +98,24 @@ class GrammarMatcher:
 
     @property
     def forbidden(self) -> NDArray[np.bool_]:
-        """bool, (vocab_size,): the tokens that may not come next."""
+        """bool, (vocab_size,): the tokens that must not come next."""
         return self._forbidden
 
     @property
-    def is_fulfilled(self) -> bool:
-        """The text so far is an answer."""
-        return self._is_fulfilled
+    def is_accepting(self) -> bool:
+        """The text so far is a complete answer."""
+        return self._is_accepting
 
     @property
     def is_complete(self) -> bool:
-        """The guide is fulfilled and no text can follow."""
+        """The text so far is a complete answer and no text can follow."""
         return self._is_complete
 
-    def forced(self) -> list[int]:
-        """The next tokens where the guide leaves no choice of text, spelled as a model would."""
-        return list(self._matcher.compute_ff_tokens())
-
     def advance(self, token_id: int) -> None:
-        """Go on by a token that is not forbidden.
+        """Append a token that is not forbidden.
 
         Raises:
-            EngineError: The guide has become too large to go on with.
+            EngineError: The grammar has exceeded a limit on the states it may need.
         """
         if token_id in self._end_ids:
             self._is_complete = True
@@ -132,23 +124,22 @@ class GrammarMatcher:
         self._update()
 
     def _update(self) -> None:
-        # The bits of a token are asked for right after the one before: only so does the last token of an
-        # answer show that nothing can follow it.
+        # Computed eagerly, because only this shows that nothing can follow the last token of an answer.
         allowed = _allowed(self._matcher, self._vocab_size)
-        self._is_fulfilled = is_fulfilled = self._matcher.is_accepting()
-        self._is_complete = is_fulfilled and not allowed.any()
-        if self._matcher.is_error() or not (is_fulfilled or allowed.any()):
+        self._is_accepting = is_accepting = self._matcher.is_accepting()
+        self._is_complete = is_accepting and not allowed.any()
+        if self._matcher.is_error() or not (is_accepting or allowed.any()):
             reason = self._matcher.get_error() or "it allows no token"
-            raise EngineError(f"The guide cannot be followed any further: {reason}")
-        allowed[self._end_ids] = is_fulfilled
+            raise EngineError(f"The constraint cannot be followed any further: {reason}")
+        allowed[self._end_ids] = is_accepting
         self._forbidden: NDArray[np.bool_] = allowed == 0
 
 
 def _check_beginning(matcher: LLMatcher, first_ids: Iterable[int]) -> None:
-    """Some limits of the matcher only show when a token has been taken: a refusal is better than a failure.
+    """Try first tokens, because some limits are exceeded only there, and a refusal is better than a failure.
 
     Raises:
-        ValueError: After none of these tokens it can go on.
+        ValueError: None of these tokens can be followed by another.
     """
     reason = ""
     for token_id in first_ids:
@@ -168,9 +159,9 @@ def _allowed(matcher: LLMatcher, vocab_size: int) -> NDArray[np.uint8]:
 
 
 class _Source:
-    """A vocabulary as llguidance reads it.
+    """A vocabulary in the form that llguidance reads.
 
-    The end is an id of its own beyond the model's: which tokens end an answer is for each request to say.
+    The end of text is an additional id after the model's, because each request has its own stop tokens.
     """
 
     def __init__(self, table: Vocabulary, vocab_size: int) -> None:
@@ -184,17 +175,17 @@ class _Source:
         self._bytes_ids = {data: i for i, data in enumerate(known) if len(data) == 1}
 
     def __call__(self, text: str) -> list[int]:
-        """Ids of text that a grammar leaves no choice about."""
+        """Tokenise text that a grammar forces."""
         token_ids = self._encode(text)
         data = text.encode()
         if b"".join(self.tokens[i] for i in token_ids) == data:
             return token_ids
-        # Another spelling of the same characters would break the grammar; single bytes never do.
+        # The tokenizer has normalised the characters, which would break the grammar; single bytes never do.
         return [self._bytes_ids[data[i : i + 1]] for i in range(len(data))]
 
 
 def _reason(message: str) -> str:
-    """The compiler's words, without the place in a grammar that the client did not write."""
+    """The compiler's message without positions in a grammar that the client did not write."""
     lines = [line.strip() for line in message.splitlines()]
     first = re.sub(r"^at \d+\(\d+\): |; \w+ in regex .*$", "", lines[0])
     if first.startswith("oneOf"):

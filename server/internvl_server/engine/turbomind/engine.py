@@ -1,4 +1,4 @@
-"""The asyncio side of TurboMind: takes or refuses requests, and knows how the engine is."""
+"""The asyncio side of the TurboMind engine: accepts or refuses requests and watches its progress."""
 
 import asyncio
 import threading
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["TurbomindEngine"]
 
 _SAMPLE_S = 1.0
-# Native requests that are told to end usually do within a pass.
+# Cancelled native requests usually end within one forward pass.
 _CLOSE_S = 10.0
 
 T = TypeVar("T")
@@ -42,19 +42,19 @@ T = TypeVar("T")
 class TurbomindEngine:
     """InternVL3 on NVIDIA GPUs by LMDeploy TurboMind; implements `internvl_server.engine.base.Engine`.
 
-    As many requests run as there are native handles (`max_num_seqs`); more wait in order. A request that
-    is left is cancelled in TurboMind at once; its handle is free again when TurboMind has confirmed that.
+    There are `max_num_seqs` native handles; further requests wait in order. If the reader of a request
+    leaves, TurboMind is told to cancel it at once, and its handle is free once TurboMind confirms that.
 
-    Guaranteed: greedy takes the likeliest token; a grammar that TurboMind's compiler is known to be looser on
-    is refused. Not proven without a GPU: that its version keeps enums of many similar values. Not
-    guaranteed: the same text for the same seed beside other requests, because sums on a GPU depend on
-    the batch. Log probabilities are the model's own, before penalty, temperature, filters and grammar.
+    Greedy decoding takes the likeliest token. A constraint that TurboMind's compiler enforces only loosely is
+    refused; whether it enforces enums of many similar values has not been verified on a GPU. A seed does
+    not guarantee the same text beside other requests, because sums on a GPU depend on the batch. Log
+    probabilities are the model's own, before penalty, temperature, filters and grammar.
 
     Args:
         checkpoint: What to load; read in `start`.
         settings: GPUs, types and memory.
-        max_num_seqs: Most requests computed at the same time.
-        max_model_len: Most tokens of a request, prompt and answer together.
+        max_num_seqs: Largest number of requests computed at the same time.
+        max_model_len: Largest number of tokens of a request, prompt and completion together.
     """
 
     def __init__(
@@ -77,11 +77,11 @@ class TurbomindEngine:
 
     @property
     def info(self) -> EngineInfo:
-        """What does not change while the engine lives."""
+        """Facts that do not change while the engine lives."""
         return self._info
 
     async def start(self) -> None:
-        """Load the model onto the GPUs, on a thread of its own.
+        """Load the model onto the GPUs, on a separate thread.
 
         Raises:
             StartupError: There is no GPU, or LMDeploy cannot load the checkpoint.
@@ -100,7 +100,7 @@ class TurbomindEngine:
         threading.Thread(target=watch, name="turbomind-watch", daemon=True).start()
 
     async def close(self) -> None:
-        """Abort what runs, wait up to 10 s for TurboMind to confirm it, and free the model."""
+        """Abort all requests, wait up to 10 s until TurboMind confirms it, and free the model."""
         runtime, self._runtime = self._runtime, None
         self._state = "closed"
         if runtime is None:
@@ -111,7 +111,7 @@ class TurbomindEngine:
         await _in_thread(runtime.close)
 
     def health(self) -> EngineHealth:
-        """Ready while TurboMind runs and, when there is work, its scheduler has ticked lately."""
+        """Ready while TurboMind runs and, if there is work, its scheduler has ticked recently."""
         if self._jobs is None:
             return health_of(self._state)
         return health_of(
@@ -122,7 +122,7 @@ class TurbomindEngine:
         )
 
     def generate(self, request: GenerateRequest) -> TokenStream:
-        """Queue a request; see `Engine.generate`. A grammar is compiled before the request is accepted."""
+        """Queue a request; see `Engine.generate`. Compiles the constraint before it accepts the request."""
         return Stream(partial(self._accept, request))
 
     async def _accept(self, request: GenerateRequest, stream: Stream) -> Abort:
@@ -134,14 +134,14 @@ class TurbomindEngine:
         images = None
         if request.images:
             images = await asyncio.to_thread(runtime.multimodal, request)
-        _, jobs = self._parts()  # it may have been closed meanwhile
+        _, jobs = self._parts()  # the engine may have been closed meanwhile
         permit = self._logits_budget.reserve(logits_bytes(request, self._limits.vocab_size))
         job = jobs.submit(stream, Work(replace(request, pixel_values=None), images, grammar))
         job.task.add_done_callback(lambda _: permit.release())
         return partial(jobs.abort, job)
 
     def _parts(self) -> tuple["Runtime", JobPool]:
-        """What a request needs.
+        """The loaded runtime and its jobs.
 
         Raises:
             EngineUnavailableError: The engine is not running.
@@ -151,9 +151,9 @@ class TurbomindEngine:
         return self._runtime, self._jobs
 
     def _load(self) -> "Runtime":
-        with _own_pillow_limits():
+        with _keep_pillow_limits():
             try:
-                # Imported here: it takes seconds, and the server's socket is open already.
+                # Imported here, because it takes seconds and the server should answer /health meanwhile.
                 from internvl_server.engine.turbomind.runtime import load_runtime  # noqa: PLC0415
 
                 return load_runtime(
@@ -164,13 +164,13 @@ class TurbomindEngine:
                 )
             except StartupError:
                 raise
-            except Exception as err:  # LMDeploy has no errors of its own: it asserts
+            except Exception as err:  # LMDeploy raises AssertionError and others
                 raise StartupError(
                     f"LMDeploy cannot load the checkpoint: {type(err).__name__}: {err}"
                 ) from err
 
     def _watch(self, runtime: "Runtime", jobs: JobPool) -> None:
-        """Note when the scheduler ticks. On a thread: asking a scheduler that hangs may hang as well."""
+        """Record when the scheduler ticks; on a thread, since a query to a hanging scheduler may hang."""
         last: int | None = None
         while self._state == "running":
             tick = runtime.scheduler_tick()
@@ -189,7 +189,7 @@ def _limits_of(checkpoint: Checkpoint, max_model_len: int) -> RequestLimits:
 
 
 async def _in_thread(function: Callable[[], T]) -> T:
-    """Run it on a thread that does not keep a process alive which is told to end meanwhile."""
+    """Run a function on a daemon thread, so that a process can end meanwhile."""
     future: Future[T] = Future()
 
     def run() -> None:
@@ -205,8 +205,8 @@ async def _in_thread(function: Callable[[], T]) -> T:
 
 
 @contextmanager
-def _own_pillow_limits() -> Iterator[None]:
-    """Undo what LMDeploy's media loader sets for the whole process when it is imported."""
+def _keep_pillow_limits() -> Iterator[None]:
+    """Restore the Pillow settings that LMDeploy's media loader changes for the whole process on import."""
     limits = ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
     try:
         yield

@@ -1,7 +1,7 @@
-"""Requests on their way through TurboMind: each waits its turn, gets a handle, and is seen to its end.
+"""Runs accepted requests on native handles, in order of arrival.
 
-A job is a task of its own and not its reader's: a reader may leave at any await, a native request may not
-be forgotten before TurboMind has said that it is over.
+Each job has its own task, separate from its reader's: a reader may leave at any await, but a native request
+must be tracked until TurboMind has reported its end.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Work:
-    """What the native side is given: the request without its pixels, its images, its compiled grammar."""
+    """Input of the native side: the request without pixels, its images, its compiled grammar."""
 
     request: GenerateRequest
     images: "Multimodal | None"
@@ -52,7 +52,7 @@ class Job:
         self.task: asyncio.Task[None]
 
     def put(self, output: "Output") -> None:
-        """Hand new tokens, or the end, to the reader."""
+        """Pass new tokens, or the end, to the reader."""
         if output.token_ids:
             self._last_id = output.token_ids[-1]
         if output.error is not None:
@@ -69,7 +69,7 @@ class Job:
         self._stream.put(new)
 
     def fail(self, error: ServerError) -> None:
-        """End the reader's stream. Once it has tokens, nothing says any more that it was not executed."""
+        """Fail the reader's stream; not with an error that invites a retry once it has tokens."""
         self._is_over = True
         is_retriable = isinstance(error, EngineOverloadedError | EngineUnavailableError)
         if is_retriable and self._last_id is not None:
@@ -77,17 +77,17 @@ class Job:
         self._stream.fail(error)
 
     def end(self) -> None:
-        """The native side is done; a reader who still waits is told."""
+        """The native side is done; fail a reader that still waits."""
         if not self._is_over:
             self.fail(EngineError("The engine ended the request without a reason."))
 
 
 class JobPool:
-    """As many native handles as requests may run, given out in order of arrival.
+    """A fixed number of native handles, assigned to jobs in order of arrival.
 
     Args:
-        size: How many.
-        new_handle: Makes one.
+        size: Number of handles.
+        new_handle: Creates a handle.
     """
 
     def __init__(self, size: int, new_handle: Callable[[], "Handle"]) -> None:
@@ -99,12 +99,12 @@ class JobPool:
 
     @property
     def num_free(self) -> int:
-        """Handles nobody has."""
+        """Unused handles."""
         return len(self._handles)
 
     @property
     def num_running(self) -> int:
-        """Jobs with a handle: TurboMind has them, or has yet to confirm that it has dropped them."""
+        """Jobs with a handle, including those whose cancellation TurboMind has not confirmed yet."""
         return sum(job.handle is not None for job in self._jobs)
 
     @property
@@ -115,7 +115,7 @@ class JobPool:
     def submit(self, stream: Stream, work: Work) -> Job:
         """Queue a request."""
         if not self._jobs:
-            self.last_progress = time.monotonic()  # the idle time before it is no stall
+            self.last_progress = time.monotonic()  # idle time is not a stall
         job = Job(stream, work.request)
         job.task = asyncio.create_task(self._run(job, work))
         self._jobs.add(job)
@@ -123,7 +123,7 @@ class JobPool:
         return job
 
     async def abort(self, job: Job) -> None:
-        """End a job whose reader has left; returns without waiting for the native side."""
+        """End a job whose reader has left, without waiting for the native side."""
         if job.task.done() or job.is_cancelled:
             return
         job.is_cancelled = True
@@ -133,7 +133,7 @@ class JobPool:
             await job.handle.cancel()
 
     async def close(self, timeout_s: float) -> None:
-        """Fail and abort every job, and wait until the native side has confirmed it."""
+        """Fail and abort every job, and wait until the native side confirms it."""
         jobs = tuple(self._jobs)
         for job in jobs:
             kind = EngineUnavailableError if job.handle is None else EngineError
@@ -160,6 +160,6 @@ class JobPool:
                     self.last_progress = time.monotonic()
                     job.put(output)
         except Exception:  # noqa: BLE001  (logged, with its traceback)
-            # Whatever LMDeploy raises concerns this request; the others go on.
+            # Any error of LMDeploy concerns this request only.
             _log.exception("request %s failed in the engine", work.request.request_id)
             job.fail(EngineError("The engine failed."))

@@ -9,11 +9,11 @@ from dataclasses import fields
 
 from internvl_server.concurrency.budget import Budget
 from internvl_server.core import GenerateRequest, SamplingParams
-from internvl_server.errors import EngineOverloadedError
+from internvl_server.errors import EngineOverloadedError, Field
 
 __all__ = ["logits_budget", "logits_bytes", "needs_logits"]
 
-_BYTES_PER_LOGIT = 2  # of the model's 16 bit type
+_BYTES_PER_LOGIT = 2  # in the model's 16-bit dtype
 
 
 # Parameters that leave TurboMind's distribution the model's own. Any other one, a new one included, counts as
@@ -31,18 +31,20 @@ def needs_logits(sampling: SamplingParams) -> bool:
 
 
 def logits_bytes(request: GenerateRequest, vocab_size: int) -> int:
-    """Memory the logits of the longest answer take; 0 if none are needed."""
+    """Memory for the logits of the longest answer; 0 if none are needed."""
     if not needs_logits(request.sampling):
         return 0
     return (request.max_tokens + 1) * vocab_size * _BYTES_PER_LOGIT
 
 
 def logits_budget(max_bytes: int) -> Budget:
-    """Bounds the bytes that the logits of all requests take while these wait and run."""
+    """The budget for the logits of all waiting and running requests, in bytes."""
     return Budget(max_bytes, _no_memory)
 
 
 def _no_memory(_: int) -> EngineOverloadedError:
     return EngineOverloadedError(
-        "The engine has no memory for more log probabilities now. Retry shortly, or set max_tokens lower."
+        "The engine has no memory for more log probabilities now. Retry shortly, or lower ",
+        Field.MAX_TOKENS,
+        ".",
     )

@@ -1,4 +1,4 @@
-"""What TurboMind answers, in our words: tokens, log probabilities, and what each status means."""
+"""Converts TurboMind's outputs: tokens, log probabilities and statuses."""
 
 import math
 from collections.abc import Mapping
@@ -18,13 +18,13 @@ from internvl_server.errors import (
 
 __all__ = ["Output", "OutputReader"]
 
-# What each status that is neither progress nor an end means to the client.
+# The error for each status that is neither progress nor an end.
 _ERRORS: Mapping[ResponseType, tuple[type[ServerError], str]] = {
     ResponseType.INPUT_LENGTH_ERROR: (
         ContextLengthExceededError,
         "The prompt does not fit the memory the engine has for one request. Shorten it.",
     ),
-    ResponseType.NO_QUEUE: (EngineUnavailableError, "The engine takes no requests now."),
+    ResponseType.NO_QUEUE: (EngineUnavailableError, "The engine accepts no requests now."),
     ResponseType.OUT_OF_MEMORY: (
         EngineOverloadedError,
         "The engine has no memory for this request now. Try again later, or send a shorter one.",
@@ -45,7 +45,7 @@ _ERRORS: Mapping[ResponseType, tuple[type[ServerError], str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """New token ids of a request, and how it stands: `is_last` once the native side is done with it."""
+    """New token ids of a request; `is_last` once the native side is done with it."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] | None = None
@@ -58,8 +58,8 @@ class OutputReader:
     """Reads the outputs of one request, in order.
 
     Args:
-        sampling: What was asked for.
-        vocab_size: Logits of a row that are a token's.
+        sampling: Parameters of the request.
+        vocab_size: Number of logits in a row that belong to tokens; the rest is padding.
     """
 
     def __init__(self, sampling: SamplingParams, vocab_size: int) -> None:
@@ -68,7 +68,7 @@ class OutputReader:
         self._num_read = 0
 
     def read(self, output: EngineOutput) -> Output:
-        """One output in our words. With logits it computes for about a millisecond a token."""
+        """Convert one output. With logits this takes about a millisecond a token."""
         token_ids = tuple(output.token_ids)
         metrics = output.req_metrics
         num_cached = 0 if metrics is None else int(metrics.cached_tokens)
@@ -85,7 +85,7 @@ class OutputReader:
         if self._num_top is None:
             return None
         if output.logits is not None:
-            # All rows so far, one for each token of the answer.
+            # LMDeploy returns all rows so far, one for each token of the answer.
             rows = output.logits[self._num_read :, : self._vocab_size]
             pairs = zip(token_ids, rows, strict=True)
             return tuple(_from_logits(token_id, row, self._num_top) for token_id, row in pairs)
@@ -96,7 +96,7 @@ class OutputReader:
 
 
 def _from_logits(token_id: int, logits: torch.Tensor, num_top: int) -> TokenLogprobs:
-    """Of one row, (vocabulary,), in the model's type."""
+    """Log probabilities from one row of logits, (vocab_size,), in the model's dtype."""
     logprobs = torch.log_softmax(logits.float(), dim=-1)
     values, ids = logprobs.topk(num_top)
     top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
@@ -104,6 +104,6 @@ def _from_logits(token_id: int, logits: torch.Tensor, num_top: int) -> TokenLogp
 
 
 def _from_likeliest(token_id: int, row: Mapping[int, float], num_top: int) -> TokenLogprobs:
-    """LMDeploy's row holds the likeliest, and the chosen token wherever it ranks."""
+    """LMDeploy's row holds the likeliest tokens, and the chosen token whatever its rank."""
     ranked = sorted(row.items(), key=lambda item: -item[1])
     return TokenLogprobs(row.get(token_id, -math.inf), tuple(ranked[:num_top]))

@@ -1,10 +1,9 @@
-"""LMDeploy TurboMind (0.18) behind names of ours: loading it, and running requests on it.
+"""LMDeploy TurboMind 0.18 wrapped in this server's types: loads it and runs requests on it.
 
-With lmdeploy_sampling.py (parameters), lmdeploy_output.py (answers) and lmdeploy_layout.py (configs) the only
-file that knows LMDeploy. It is used as a library at its deepest door that takes token ids and pixels,
-`TurboMindInstance.async_stream_infer`; its HTTP app, media loader, chat templates and detokeniser are
-never used. Where its own server behaves otherwise than this file, tests/lmdeploy/test_tm_differences.py names
-the difference.
+Only this file, `sampling.py` (parameters), `outputs.py` (tokens) and `authors_config.py` use LMDeploy.
+It serves as a library at the lowest level that takes token ids and pixels,
+`TurboMindInstance.async_stream_infer`; its HTTP app, media loader, chat templates and detokenizer are never
+used. tests/lmdeploy/test_differences.py records where LMDeploy's own server behaves differently.
 """
 
 import asyncio
@@ -12,6 +11,7 @@ import hashlib
 import itertools
 import json
 import logging
+import re
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Any, TypeAlias
@@ -23,7 +23,7 @@ from lmdeploy.turbomind.tokenizer_info import TokenizerInfo
 
 from internvl_server.checkpoint.files import Checkpoint
 from internvl_server.core import Constraint, GenerateRequest, JsonSchema, Regex
-from internvl_server.engine.turbomind.checkpoint import register_authors_config
+from internvl_server.engine.turbomind.authors_config import register_authors_config
 from internvl_server.engine.turbomind.guided.tags import schema_of, structural_tag
 from internvl_server.engine.turbomind.outputs import Output, OutputReader
 from internvl_server.engine.turbomind.sampling import generation_config
@@ -32,7 +32,7 @@ from internvl_server.settings import TurbomindSettings
 
 __all__ = ["Handle", "Multimodal", "Runtime", "engine_config", "load_runtime"]
 
-# Compiled grammars that are kept for the next request with the same grammar.
+# Compiled grammars are kept for later requests with the same constraint.
 _GRAMMAR_CACHE_BYTES = 64 << 20
 
 Multimodal: TypeAlias = list[dict[str, Any]]
@@ -43,7 +43,7 @@ class Runtime:
 
     Args:
         turbomind: LMDeploy's engine.
-        checkpoint: What it has loaded.
+        checkpoint: The checkpoint it has loaded.
     """
 
     def __init__(self, turbomind: TurboMind, checkpoint: Checkpoint) -> None:
@@ -55,26 +55,26 @@ class Runtime:
 
     @property
     def is_follower(self) -> bool:
-        """Whether another node takes the requests of this one."""
+        """Whether another node accepts the requests that this one helps to compute."""
         return bool(self._turbomind.is_dummy)
 
     def new_handle(self) -> "Handle":
-        """What runs one request at a time."""
+        """Create a handle, which runs one request at a time."""
         return Handle(
             self._turbomind.create_instance(),
             self._session_ids,
-            self._turbomind._vocab_size,  # noqa: SLF001  (nothing public has it)
+            self._turbomind._vocab_size,  # noqa: SLF001  (not public)
         )
 
     def scheduler_tick(self) -> int | None:
-        """How often the scheduler has run; None if this build does not say. May block while it hangs."""
+        """Number of scheduler runs; None if this build does not report it. May block while it hangs."""
         try:
             return int(self._turbomind.get_schedule_metrics().scheduler_tick)
-        except AttributeError:  # the native side hands out no metrics
+        except AttributeError:  # the native side reports no metrics
             return None
 
     def multimodal(self, request: GenerateRequest) -> Multimodal | None:
-        """The images as LMDeploy takes them: pixels in the vision encoder's type, place, name. CPU-bound."""
+        """The images as LMDeploy expects them, with pixels in the vision encoder's dtype. CPU-bound."""
         if request.pixel_values is None:
             return None
         pixels = torch.from_numpy(request.pixel_values).to(self._pixel_dtype)
@@ -90,36 +90,42 @@ class Runtime:
                     "image_tokens": span.num_image_tokens,
                     "image_token_id": self._checkpoint.image_token_id,
                     "offset": span.offset,
-                    # Without a name LMDeploy hashes the pixels on the event loop.
+                    # Without a fingerprint LMDeploy hashes the pixels on the event loop.
                     "fingerprint": span.fingerprint or _hash_of(tiles),
                 }
             )
         return images
 
     def compile_constraint(self, constraint: Constraint) -> object:
-        """Make the grammar an answer is held to. CPU-bound; releases the interpreter lock.
+        """Compile the grammar that constrains an answer. CPU-bound; releases the GIL.
 
         Raises:
-            UnsupportedParameterError: It uses what an answer would not be held to.
-            RuntimeError, ValueError: It is malformed, or the compiler does not know what it uses.
+            UnsupportedConstraintError: The compiler would not enforce all of it.
+            ValueError: It is malformed, or uses what the compiler does not know.
         """
         compiler = self._compiler = self._compiler or self._new_compiler()
         if isinstance(constraint, JsonSchema):
-            schema = schema_of(constraint.schema, constraint.param)
-            return compiler.compile_json_schema(json.dumps(schema, ensure_ascii=False))
-        if isinstance(constraint, Regex):
-            return compiler.compile_regex(constraint.pattern)
-        return compiler.compile_structural_tag(structural_tag(constraint))
+            text = json.dumps(schema_of(constraint.schema), ensure_ascii=False)
+            compile_text = compiler.compile_json_schema
+        elif isinstance(constraint, Regex):
+            text, compile_text = constraint.pattern, compiler.compile_regex
+        else:
+            text, compile_text = structural_tag(constraint), compiler.compile_structural_tag
+        try:
+            return compile_text(text)
+        except RuntimeError as err:  # all that the native compiler raises
+            place = r"^\[[\d:]+\] \S+:\d+: "  # time, file and line of its source
+            raise ValueError(re.sub(place, "", str(err))) from err
 
     def close(self) -> None:
         """Free the model. Handles must be gone."""
         self._turbomind.close()
 
     def _new_compiler(self) -> Any:  # noqa: ANN401  (a native object)
-        # LMDeploy's own knows one stop token, and keeps every grammar for ever.
+        # LMDeploy's own compiler knows only one stop token, and never drops a grammar.
         vocabulary = TokenizerInfo.from_huggingface(
             self._turbomind.tokenizer.model.model,
-            vocab_size=self._turbomind._vocab_size,  # noqa: SLF001  (nothing public has it)
+            vocab_size=self._turbomind._vocab_size,  # noqa: SLF001  (not public)
             stop_token_ids=sorted(self._checkpoint.stop_token_ids),
         )
         return _turbomind.GrammarCompiler(
@@ -132,8 +138,8 @@ class Handle:
 
     Args:
         instance: LMDeploy's `TurboMindInstance`.
-        session_ids: Ids no two requests share.
-        vocab_size: Logits of a row that are a token's.
+        session_ids: Unique ids for requests.
+        vocab_size: Number of logits in a row that belong to tokens.
     """
 
     def __init__(
@@ -146,13 +152,13 @@ class Handle:
         self._session_ids = session_ids
         self._vocab_size = vocab_size
         self._session_id = 0
-        # On the native object stay a grammar, which would hold the next request to it as well, and logits.
+        # The native object keeps a grammar, which would constrain the next request as well, and logits.
         self.is_reusable = True
 
     async def outputs(
         self, request: GenerateRequest, images: Multimodal | None, grammar: object | None
     ) -> AsyncGenerator[Output, None]:
-        """Run a request to its end; after `cancel` the end comes soon. Leaving before waits for it."""
+        """Run a request to its end, which comes soon after `cancel`. Leaving earlier waits for the end."""
         config = generation_config(request)
         if grammar is not None:
             self._instance.model_inst.set_grammar(grammar)
@@ -174,7 +180,7 @@ class Handle:
                     yield await asyncio.to_thread(reader.read, output)
 
     async def cancel(self) -> None:
-        """Ask the native side to end the running request; it answers through `outputs`."""
+        """Ask the native side to end the running request; `outputs` then yields the last output."""
         await self._instance.async_cancel(self._session_id)
 
 
@@ -184,14 +190,13 @@ def load_runtime(
     """Load a checkpoint onto the GPUs. Takes seconds to minutes.
 
     Raises:
-        StartupError: The checkpoint would need code of its own.
-        Exception: Whatever LMDeploy raises when it cannot load it.
+        StartupError: The checkpoint's tokenizer exists only as Python code.
+        Exception: LMDeploy cannot load it.
     """
     _check_needs_no_code(checkpoint)
     register_authors_config()
-    logging.getLogger("lmdeploy").setLevel(
-        logging.WARNING
-    )  # at INFO it writes lines for each request
+    # At INFO it logs every request.
+    logging.getLogger("lmdeploy").setLevel(logging.WARNING)
     config = engine_config(settings, max_num_seqs=max_num_seqs, max_model_len=max_model_len)
     turbomind = TurboMind.from_pretrained(
         str(checkpoint.path), engine_config=config, trust_remote_code=False
@@ -202,7 +207,7 @@ def load_runtime(
 def engine_config(
     settings: TurbomindSettings, *, max_num_seqs: int, max_model_len: int
 ) -> TurbomindEngineConfig:
-    """The settings in LMDeploy's words."""
+    """Convert the settings to LMDeploy's config."""
     return TurbomindEngineConfig(
         dtype=settings.dtype,
         model_format=settings.model_format or None,
@@ -223,7 +228,7 @@ def engine_config(
 
 
 def _check_needs_no_code(checkpoint: Checkpoint) -> None:
-    """LMDeploy builds the tokenizer from the checkpoint's files, which InternLM3's lack in one layout."""
+    """LMDeploy builds the tokenizer from files that InternLM3's checkpoint lacks in the authors' layout."""
     if checkpoint.needs_code:
         raise StartupError(
             "The checkpoint's tokenizer exists only as Python code (trust_remote_code), which this server "
@@ -237,7 +242,7 @@ def _hash_of(pixels: torch.Tensor) -> bytes:
 
 
 def _pixel_dtype(turbomind: TurboMind) -> torch.dtype:
-    """What the vision encoder was loaded in; a quantised text model may differ from it."""
-    native = turbomind.source_model._vision_data_type  # noqa: SLF001  (nothing public has it)
+    """The dtype of the vision encoder, which may differ from that of a quantized text model."""
+    native = turbomind.source_model._vision_data_type  # noqa: SLF001  (not public)
     types = _turbomind.DataType
     return {types.TYPE_BF16: torch.bfloat16, types.TYPE_FP16: torch.float16}[native]

@@ -34,7 +34,7 @@ def check_container(data: bytes, container_format: str) -> None:
     """Refuse a file that ends too early, which FFmpeg may not notice.
 
     Raises:
-        VideoDecodeError: It does.
+        VideoDecodeError: The end of the file is missing.
     """
     if container_format == "gif":
         # The terminator of a block and the trailer, with room for what careless writers append.

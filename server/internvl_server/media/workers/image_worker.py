@@ -1,8 +1,8 @@
 """The program of an image worker: reads jobs from its pipe, decodes and tiles, until the pipe closes.
 
 `process.py` runs it with `python -m`; it imports only decoding and tiling. The parent does not trust it,
-because a crafted image may have taken it over: it inherits no environment, no sockets and no secrets,
-and the parent validates its answers.
+because a crafted image may have taken it over: it inherits no environment and no sockets, and the parent
+validates its answers. It is not a sandbox: the process runs as the same user and may use the network.
 """
 
 import json
@@ -88,7 +88,7 @@ class ImageWorker:
         return {"size": tiles.size, "grid": tiles.grid}
 
 
-def confine(max_memory_bytes: int) -> None:
+def limit_resources(max_memory_bytes: int) -> None:
     """Ignore signals, lower the priority and limit the memory of this process."""
     # The parent ends its workers, also when a supervisor signals the whole process group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -107,7 +107,7 @@ def serve(
         config: Written by `WorkerProcess`; has the two file descriptors.
         new_worker: Makes the object that answers the jobs.
     """
-    confine(config["max_memory_bytes"])
+    limit_resources(config["max_memory_bytes"])
     memory = mmap.mmap(config["memory_fd"], config["memory_bytes"])
     os.close(config["memory_fd"])
     worker = new_worker(WorkerMemory(memory, config["output_offset"]), config)

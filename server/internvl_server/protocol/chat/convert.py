@@ -50,7 +50,8 @@ def to_conversation(
         for index, message in enumerate(body.messages)
     )
     _check_results(messages)
-    _check_continuation(body)
+    if body.continue_final_message:
+        _check_continuation(body)
     return Conversation(
         messages,
         tools=tools,
@@ -60,8 +61,6 @@ def to_conversation(
 
 
 def _check_continuation(body: ConversationFields) -> None:
-    if not body.continue_final_message:
-        return
     if body.add_generation_prompt:
         raise InvalidRequestError(
             "'continue_final_message' continues the last message and 'add_generation_prompt' begins a "

@@ -68,6 +68,7 @@ class ChunkWriter:
     """
 
     dialect = CHAT
+    end = DONE
 
     def __init__(
         self,
@@ -92,7 +93,7 @@ class ChunkWriter:
         """The chunks of a delta: its content, the reason why its choice ended, the usage."""
         chunks = ""
         if delta.text or delta.tool_calls or delta.logprobs:
-            chunks += self._choice(delta.index, _content(delta), _logprobs_text(delta.logprobs))
+            chunks += self._choice(delta.index, *_content(delta))
         if delta.finish_reason is not None:
             chunks += self._choice(delta.index, "{}", finish_reason=f'"{delta.finish_reason}"')
         if self._include_usage and delta.usage is not None:
@@ -102,10 +103,6 @@ class ChunkWriter:
     def failed(self, error: ErrorBody) -> bytes:
         """The last event of an answer that failed; no `[DONE]` follows it."""
         return f"data: {dumps(self.dialect.envelope(error))}\n\n".encode()
-
-    def end(self) -> bytes:
-        """The last event of a complete answer."""
-        return DONE
 
     def _choice(
         self, index: int, delta: str, logprobs: str = "null", *, finish_reason: str = "null"
@@ -178,13 +175,16 @@ def _whole_choice(answer: TextDelta, head: AnswerHead) -> dict[str, Any]:
     }
 
 
-def _content(delta: TextDelta) -> str:
+def _content(delta: TextDelta) -> tuple[str, str]:
+    """The members `delta` and `logprobs` of a chunk."""
     if not delta.tool_calls and not delta.logprobs:
-        return f'{{"content":{dumps(delta.text)}}}'
+        return f'{{"content":{dumps(delta.text)}}}', "null"
     content: dict[str, Any] = {"content": delta.text} if delta.text else {}
     if delta.tool_calls:
         content["tool_calls"] = [_call_delta_json(call) for call in delta.tool_calls]
-    return dumps(content)
+    if not delta.logprobs:
+        return dumps(content), "null"
+    return dumps(content), dumps({"content": logprobs_json(delta.logprobs), "refusal": None})
 
 
 def _call_delta_json(call: ToolCallDelta) -> dict[str, Any]:
@@ -196,12 +196,6 @@ def _call_delta_json(call: ToolCallDelta) -> dict[str, Any]:
 
 def _function_json(call: ToolCallDelta) -> dict[str, Any]:
     return {"name": call.name, "arguments": call.arguments}
-
-
-def _logprobs_text(logprobs: Sequence[TextLogprobs]) -> str:
-    if not logprobs:
-        return "null"
-    return dumps({"content": logprobs_json(logprobs), "refusal": None})
 
 
 def _token_json(token: LogprobToken) -> dict[str, Any]:

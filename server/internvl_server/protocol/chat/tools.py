@@ -81,21 +81,22 @@ class HistoryCall(Wire):
 
 def _without_custom_tools(value: Any) -> Any:  # noqa: ANN401  (any JSON value)
     for index, tool in enumerate(value if isinstance(value, list) else ()):
-        _refuse_custom(tool, f"tools[{index}]")
+        if isinstance(tool, dict) and tool.get("type") == "custom":
+            raise _custom_tool(f"tools[{index}]")
     return value
 
 
 def _without_custom_choice(value: Any) -> Any:  # noqa: ANN401  (any JSON value)
-    _refuse_custom(value, "tool_choice")
+    if isinstance(value, dict) and value.get("type") == "custom":
+        raise _custom_tool("tool_choice")
     return value
 
 
-def _refuse_custom(value: Any, path: str) -> None:  # noqa: ANN401  (any JSON value)
-    if isinstance(value, dict) and value.get("type") == "custom":
-        raise UnsupportedParameterError(
-            f"'{path}' is a custom tool; this server calls tools of type 'function'.",
-            param=f"{path}.type",
-        )
+def _custom_tool(path: str) -> UnsupportedParameterError:
+    return UnsupportedParameterError(
+        f"'{path}' is a custom tool; this server calls tools of type 'function'.",
+        param=f"{path}.type",
+    )
 
 
 def _branch_of_choice(value: Any) -> str:  # noqa: ANN401  (any JSON value)

@@ -63,6 +63,7 @@ class CompletionWriter:
     """
 
     dialect = COMPLETIONS
+    end = DONE
 
     def __init__(
         self,
@@ -102,10 +103,6 @@ class CompletionWriter:
     def failed(self, error: ErrorBody) -> bytes:
         """The last event of an answer that failed; no `[DONE]` follows it."""
         return f"data: {dumps(self.dialect.envelope(error))}\n\n".encode()
-
-    def end(self) -> bytes:
-        """The last event of a complete answer."""
-        return DONE
 
 
 def text_completion(

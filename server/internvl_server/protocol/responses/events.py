@@ -21,6 +21,7 @@ class ResponseWriter:
     """
 
     dialect = RESPONSES
+    end = b""
 
     def __init__(self, head: ResponseHead, *, obfuscate: bool = False) -> None:
         self._head = head
@@ -46,10 +47,6 @@ class ResponseWriter:
         """The last event of a response that failed, with the output so far."""
         ending = Ending("failed", self._items.json, error=error.message)
         return self._frames([{"type": "response.failed", "response": self._head.json(ending)}])
-
-    def end(self) -> bytes:
-        """Nothing: the last delta ends the stream."""
-        return b""
 
     def add(self, delta: TextDelta) -> None:
         """Add a delta of an answer that is not streamed."""

@@ -182,6 +182,7 @@ LIST = 'root ::= item ("," item)*  # a comment\nitem ::= "(" root ")" | [0-9]+'
         (LIST, ["1,2,(3,(44))"], ["(1", "1,"]),
         ('root ::= a-b aB\na-b ::= "x"\naB ::= "y"\na_b ::= "z"', ["xy"], ["xz"]),
         ('root ::= [^"\\\\/] "/" [\\]a]{2,3}', ["x/]a", "é/aaa"], ["//aa", "x/a"]),
+        ('root ::= start+ # (\nstart ::= "a#\\"" | "[" .* "]"', ['a#"', "[\n]"], ["a"]),
     ],
 )
 def test_gbnf(words, rules, good, bad):
@@ -194,18 +195,17 @@ def test_gbnf(words, rules, good, bad):
     "guide",
     [
         Grammar('root ::= "a"\nroot ::= "b"'), Grammar('root := "a"'), Grammar('x ::= "a"'),
-        Grammar("root ::= x"), Grammar('root ::= ""'), Grammar('root ::= "a'),
+        Grammar("root ::= [+--]"), Grammar("root ::= x"), Grammar('root ::= ""'), Grammar('root ::= "a'),
         Grammar('root ::= "\\'), Grammar('start: "a"'), Grammar(""),
         Grammar("root ::= root"), Grammar("root ::= " + "a" * 2000),
         Grammar("".join(f"r{i} ::= r{i + 1} r{i + 1}\n" for i in range(30)) + 'r30 ::= "a"\nroot ::= r0'),
-        Grammar("".join(f"r{i} ::= r{i + 1}{{99}}\n" for i in range(8)) + 'r8 ::= "a"\nroot ::= r0'),
         Grammar("root ::= r1\n" + "".join(f'r{i} ::= "a"\n' for i in range(600))),
         Regex("("), Regex("a^b"), Regex(r"\bfoo"), Regex("a{5,2}"), Regex(r"(a)\1"),
         Regex("^$"), Regex("[]"),
     ],
 )  # fmt: skip
 def test_a_malformed_guide_is_refused(demo, guide):
-    with pytest.raises(Exception, match=r"."):
+    with pytest.raises(ValueError, match=r"."):
         demo.vocabulary.compile(guide)
 
 

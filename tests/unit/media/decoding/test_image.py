@@ -69,12 +69,12 @@ class TestFormats:
          b"<html>" * 50, b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF\0\0\0\0WEBP",
          b"\xff" * 1000],
     )  # fmt: skip
-    def test_no_image_is_refused(self, data: bytes) -> None:
+    def test_a_file_that_is_not_an_image_is_refused(self, data: bytes) -> None:
         with pytest.raises(ImageDecodeError) as error:
             decode(data)
         assert "0x" not in error.value.message
 
-    def test_only_the_first_frame_counts(self) -> None:
+    def test_only_the_first_frame_is_decoded(self) -> None:
         frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
         for image_format in ("GIF", "WEBP", "PNG"):
             data = encode(
@@ -89,7 +89,7 @@ class TestFormats:
 
 
 class TestModes:
-    def test_transparency_is_laid_on_white(self) -> None:
+    def test_transparency_becomes_white(self) -> None:
         image = Image.new("RGBA", (4, 1))
         image.putdata([(255, 0, 0, 255), (255, 0, 0, 0), (0, 0, 0, 128), (0, 255, 0, 1)])
         pixels = list(decode(encode(image)).get_flattened_data())
@@ -249,7 +249,7 @@ class TestLimits:
         with pytest.raises(ImageDecodeError):
             decode(make_png(1, 1, 8, 0, text, rows))
 
-    def test_switches_of_other_libraries_are_set_back(
+    def test_pillow_settings_of_other_libraries_are_overridden(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)

@@ -37,7 +37,7 @@ def patched(data: bytes, name: bytes, offset: int, value: bytes) -> bytes:
 class TestFrames:
     @pytest.mark.parametrize("kind", CONTAINERS)
     @pytest.mark.parametrize("num_frames", [1, 8, 20])
-    def test_chosen_frames_come_out_in_order(self, kind: str, num_frames: int) -> None:
+    def test_sampled_frames_are_in_order(self, kind: str, num_frames: int) -> None:
         expected = [colour(index)[0] for index in sample_frames(20, num_frames)]
         shown = reds(video(kind), num_frames)
         assert np.allclose(shown, expected, atol=5)  # frames are 12 apart
@@ -50,7 +50,7 @@ class TestFrames:
         wanted=st.integers(1, 12),
     )
     @settings(max_examples=40, deadline=None)
-    def test_seeking_finds_what_decoding_all_would(
+    def test_seeking_finds_the_same_frames_as_decoding_all(
         self, num: int, gop: int, b_frames: int, kind: str, wanted: int
     ) -> None:
         data = video(kind, num_frames=num, gop=gop, b_frames=b_frames, size=(32, 32))
@@ -71,7 +71,9 @@ class TestFrames:
     @pytest.mark.parametrize(
         ("rotation", "white"), [(0, (0, 0)), (90, (1, 0)), (180, (1, 1)), (-90, (0, 1))]
     )
-    def test_turned_as_the_side_data_says(self, rotation: int, white: tuple[int, int]) -> None:
+    def test_rotation_of_the_side_data_is_applied(
+        self, rotation: int, white: tuple[int, int]
+    ) -> None:
         data = video(rotation=rotation, corner=True)
         [image] = decode_frames(data, 1, LIMITS)
         assert image.size == ((64, 48) if rotation % 180 == 0 else (48, 64))
@@ -79,9 +81,7 @@ class TestFrames:
         corners = {(y, x): pixels[-y, -x].min() > 240 for y in (0, 1) for x in (0, 1)}
         assert [corner for corner, is_white in corners.items() if is_white] == [white]
 
-    def test_a_picture_in_between_is_not_decoded_twice(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_frames_in_between_are_not_decoded_twice(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(video_module, "MAX_DECODED_FRAMES", 40)
         assert len(reds(video(num_frames=40, gop=250, b_frames=0), 8)) == 8
 
@@ -139,14 +139,14 @@ class TestHostile:
             reds(TOO_LARGE[name](), 8)
 
     @pytest.mark.parametrize("side", [1500, 4097, 20_000, 65_535])
-    def test_canvas_of_a_gif_is_not_laid_out(self, side: int) -> None:
+    def test_canvas_of_a_gif_is_not_allocated(self, side: int) -> None:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with pytest.raises(VideoError):
             reds(gif(side, side), 8)
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
 
     def test_the_codecs_size_counts(self) -> None:
-        """A container may claim what it likes: the codec's header is what is decoded by."""
+        """The container's size is not trusted: frames have the size of the codec's header."""
         start = video().index(b"avc1") + 28
         claimed = video()[:start] + struct.pack(">HH", 65535, 65535) + video()[start + 4 :]
         assert next(decode_frames(claimed, 1, LIMITS)).size == (64, 48)
@@ -158,7 +158,7 @@ class TestHostile:
         with pytest.raises(VideoDecodeError):
             reds(data[: int(len(data) * share)], 8)
 
-    def test_length_is_measured_not_believed(self) -> None:
+    def test_duration_is_measured_from_the_frames(self) -> None:
         limits = VideoLimits(1_000_000, 4096, 200, max_duration_s=1)
         data = video("mp4", num_frames=20, rate=5)
         short = patched(data, b"mvhd", 16, struct.pack(">I", 1))
@@ -173,7 +173,7 @@ class TestHostile:
 
     @given(st.data())
     @settings(max_examples=150, deadline=None)
-    def test_any_damage_is_survived_or_refused(self, data: Any) -> None:
+    def test_damaged_files_are_decoded_or_refused(self, data: Any) -> None:
         whole = bytearray(SAMPLES[data.draw(st.sampled_from(sorted(SAMPLES)))])
         for _ in range(data.draw(st.integers(1, 8))):
             whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))

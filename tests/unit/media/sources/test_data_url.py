@@ -59,7 +59,7 @@ def test_malformed_url_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize("num_bytes", [1, 2, 3, 100])
-def test_length_is_judged_before_decoding(num_bytes: int) -> None:
+def test_length_is_checked_before_decoding(num_bytes: int) -> None:
     text = base64.b64encode(b"x" * num_bytes).decode()
     assert len(text) == max_base64_chars(num_bytes)
     assert split("data:;base64," + text, max_bytes=num_bytes) == text
@@ -77,5 +77,5 @@ def test_base64_is_strict(text: str) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_base64_is_undone(data: bytes) -> None:
+def test_base64_is_decoded(data: bytes) -> None:
     assert decode_base64(base64.b64encode(data)) == data

@@ -58,7 +58,7 @@ class TestDelivery:
         host.reply(BODY, "Content-Type: image/png")
         assert await fetcher.fetch(host.url("/a?b=c"), param=PARAM) == BODY
 
-    async def test_request_gives_nothing_away(
+    async def test_request_discloses_nothing(
         self,
         host: StubHost,
         fetcher: MediaFetcher,
@@ -152,12 +152,14 @@ class TestMisbehavingHost:
             await fetcher.fetch(host.url(), param=PARAM)
 
     @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200", b"SSH-2.0-x\r\n\r\n", b"\0" * 100])
-    async def test_no_http(self, host: StubHost, fetcher: MediaFetcher, answer: bytes) -> None:
+    async def test_answer_that_is_not_http(
+        self, host: StubHost, fetcher: MediaFetcher, answer: bytes
+    ) -> None:
         host.answer = host.send(answer)
         with pytest.raises(ImageFetchError):
             await fetcher.fetch(host.url(), param=PARAM)
 
-    async def test_nobody_listens(self, fetcher: MediaFetcher, host: StubHost) -> None:
+    async def test_connection_is_refused(self, fetcher: MediaFetcher, host: StubHost) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -339,7 +341,7 @@ class TestAddress:
         with pytest.raises(ImageFetchError):
             await fetch_with(settings, "http://example.com/")
 
-    async def test_the_judged_answer_is_dialled(
+    async def test_the_checked_address_is_dialled(
         self, host: StubHost, fetcher: MediaFetcher, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asked = resolve_to(monkeypatch, ("127.0.0.1",), ("10.0.0.1",))
@@ -403,7 +405,7 @@ class TestRedirect:
         ["http://10.0.0.1/", "//10.0.0.1/", "http://[::1]/", "http://169.254.169.254/latest/",
          "https://192.168.0.1/", "http://127.0.0.1:22/"],
     )  # fmt: skip
-    async def test_every_hop_is_judged(
+    async def test_every_hop_is_checked(
         self, host: StubHost, fetcher: MediaFetcher, location: str
     ) -> None:
         self.redirect(host, "/first", location)
@@ -428,7 +430,7 @@ class TestRedirect:
         with pytest.raises(ImageFetchError, match="missing"):
             await fetcher.fetch(host.url(), param=PARAM)
 
-    async def test_resolved_anew_at_each_hop(
+    async def test_each_hop_is_resolved_again(
         self, host: StubHost, fetcher: MediaFetcher, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         resolve_to(monkeypatch, ("127.0.0.1",), ("10.0.0.1",))

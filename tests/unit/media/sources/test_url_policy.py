@@ -58,11 +58,11 @@ def test_public_address_is_allowed(address: str) -> None:
         ("fd00::5", "fd00::/64"),
     ],
 )
-def test_range_of_the_operator_is_allowed(address: str, network: str) -> None:
+def test_allowed_private_network_is_allowed(address: str, network: str) -> None:
     assert is_public_address(ip_address(address), [ip_network(network)])
 
 
-def test_range_of_the_operator_allows_nothing_else() -> None:
+def test_allowed_private_network_allows_nothing_else() -> None:
     networks = parse_networks(("10.1.0.0/16",))
     assert not is_public_address(ip_address("10.2.0.1"), networks)
     assert not is_public_address(ip_address("127.0.0.1"), networks)
@@ -70,7 +70,7 @@ def test_range_of_the_operator_allows_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("network", ["10.0.0.1/8", "example.com", ""])
-def test_malformed_range_stops_the_start(network: str) -> None:
+def test_malformed_network_prevents_the_start(network: str) -> None:
     with pytest.raises(StartupError, match="allowed_private_networks"):
         parse_networks((network,))
 
@@ -84,7 +84,7 @@ def test_public_ipv4_is_global_for_python_too(number: int) -> None:
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_carried_ipv4_is_judged_like_itself(number: int) -> None:
+def test_embedded_ipv4_is_checked_like_itself(number: int) -> None:
     expected = is_public_address(IPv4Address(number))
     for prefix in (0xFFFF << 32, 0x64FF9B << 96):
         assert is_public_address(IPv6Address(prefix | number)) == expected
@@ -144,7 +144,7 @@ def test_url_is_rebuilt_from_its_parts(url: str, rebuilt: str) -> None:
         "http://" + "@" * 8000 + "/",
     ],
 )  # fmt: skip
-def test_url_that_is_not_understood_is_refused(url: str) -> None:
+def test_ambiguous_url_is_refused(url: str) -> None:
     with pytest.raises(ImageUrlError) as error:
         parse_url(url, RULES, param=PARAM)
     assert error.value.param == PARAM
@@ -189,7 +189,7 @@ def test_host_must_be_on_the_list(host: str, is_allowed: bool) -> None:
 
 
 @given(st.text(max_size=40), st.text(max_size=40))
-def test_what_is_rebuilt_reads_the_same_again(host: str, rest: str) -> None:
+def test_rebuilt_url_parses_to_itself(host: str, rest: str) -> None:
     try:
         parsed = parse_url(f"http://{host}/{rest}", RULES, param=PARAM)
     except (ImageUrlError, ImageBlockedError):

@@ -61,13 +61,13 @@ class TestResults:
             assert np.array_equal(tiles.pixels, expected.pixels)
             assert (tiles.grid, tiles.size) == (expected.grid, expected.size)
 
-    async def test_results_are_their_own(self, pool: DecodePool) -> None:
+    async def test_results_are_copies(self, pool: DecodePool) -> None:
         first = await pool.tile(GOOD, max_tiles=12)
         kept = first.pixels.copy()
         await pool.tile(BinaryMedia(encode(make_image(900, 500, seed=2))), max_tiles=12)
         assert np.array_equal(first.pixels, kept)
 
-    async def test_base64_is_read_in_the_worker(self, pool: DecodePool) -> None:
+    async def test_base64_is_decoded_in_the_worker(self, pool: DecodePool) -> None:
         assert isinstance(GOOD.data, bytes)
         text = data_url(GOOD.data).partition(",")[2]
         tiles = await pool.tile(Base64Media(text), max_tiles=3)
@@ -94,7 +94,7 @@ class TestResults:
 
 
 class TestDeath:
-    async def test_killed_in_the_middle_fails_that_image_only(self) -> None:
+    async def test_death_in_a_job_fails_only_its_image(self) -> None:
         pool = DecodePool(SPEC, num_workers=2, timeout_s=30)
         await pool.start()
         slow = asyncio.create_task(pool.tile(SLOW, max_tiles=12))
@@ -111,7 +111,7 @@ class TestDeath:
         await pool.close()
 
     @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
-    async def test_killed_while_idle_fails_nothing(
+    async def test_death_while_idle_fails_nothing(
         self, pool: DecodePool, signal_number: int
     ) -> None:
         [pid] = pids(pool)
@@ -130,7 +130,7 @@ class TestDeath:
                 await task
         assert (await pool.tile(GOOD, max_tiles=1)).num_tiles == 1
 
-    async def test_too_slow_is_ended(self, pool: DecodePool) -> None:
+    async def test_slow_worker_is_ended(self, pool: DecodePool) -> None:
         before = pids(pool)
         pool._timeout_s = 0.01
         with pytest.raises(ImageDecodeError, match="too long"):
@@ -139,7 +139,7 @@ class TestDeath:
         assert (await pool.tile(GOOD, max_tiles=1)).num_tiles == 1
         assert pids(pool) != before
 
-    async def test_terminal_signals_are_for_the_server(self, pool: DecodePool) -> None:
+    async def test_terminal_signals_do_not_end_a_worker(self, pool: DecodePool) -> None:
         [pid] = pids(pool)
         os.kill(pid, signal.SIGINT)
         os.kill(pid, signal.SIGTERM)
@@ -154,7 +154,7 @@ class TestDeath:
          b'{"grid": [true, true], "size": [1, 1]}', b'{"grid": [1], "size": [1, 1]}',
          b'{"grid": "11", "size": [1, 1]}', b"x" * 5000],
     )  # fmt: skip
-    async def test_senseless_answer_ends_the_worker(
+    async def test_invalid_answer_ends_the_worker(
         self, pool: DecodePool, answer: bytes, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A worker that was taken over can only spoil its own image."""
@@ -243,8 +243,10 @@ class TestOwnership:
         pytest.fail("the worker outlived its parent")
 
 
-class TestConfinement:
-    async def test_worker_has_nothing_of_the_server(self, monkeypatch: pytest.MonkeyPatch) -> None:
+class TestIsolation:
+    async def test_worker_inherits_nothing_of_the_server(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("INTERNVL_SERVER__API_KEYS", "secret")
         listener = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
         pool = DecodePool(SPEC, num_workers=2, timeout_s=30)
@@ -296,7 +298,7 @@ class TestConfinement:
         await pool.close()
 
 
-async def test_a_closed_pool_says_so_to_both_calls() -> None:
+async def test_a_closed_pool_refuses_both_calls() -> None:
     pool = DecodePool(SPEC, num_workers=1, timeout_s=30)
     for work in (pool.tile(GOOD, max_tiles=1), pool.read_size(GOOD)):
         with pytest.raises(EngineUnavailableError):

@@ -120,4 +120,4 @@ def test_a_failure_ends_a_stream_without_done() -> None:
     error = ErrorBody("It broke.", "server_error", "engine_error", None)
     [event] = chunks_of(writer(include_usage=False).failed(error))
     assert json.loads(event)["error"]["message"] == "It broke."
-    assert chunks_of(writer(include_usage=False).end()) == [b"[DONE]"]
+    assert chunks_of(writer(include_usage=False).end) == [b"[DONE]"]

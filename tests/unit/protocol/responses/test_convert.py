@@ -14,7 +14,7 @@ from internvl_server.core import (
     ToolChoice,
 )
 from internvl_server.core.conversation import Detail
-from internvl_server.errors import InvalidRequestError, UnsupportedParameterError
+from internvl_server.errors import Field, InvalidRequestError, UnsupportedParameterError
 from internvl_server.protocol.parsing import ParsedRequest
 from internvl_server.protocol.responses.parse import (
     parse_input_tokens_request,
@@ -247,7 +247,7 @@ ALLOW_G = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": "required"}, Field.TOOL_CHOICE),
         ({"tools": [TOOL, TOOL]}, "tools[1].name"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "g"}}, "tool_choice.name"),
         ({"tools": [TOOL], "tool_choice": ALLOW_G}, "tool_choice.tools[0].name"),

@@ -1,7 +1,7 @@
-"""The Qwen2 text model over a flat batch: the new tokens of all sequences, one after another.
+"""The Qwen2 text model over a flat batch: the new tokens of all sequences, concatenated.
 
-Linear layers see the flat list, attention sees each sequence with its own keys and values, so no
-token is ever padded. Equations: transformers 5.23, `models/qwen2/modeling_qwen2.py`; parity in
+Linear layers process the flat batch and attention each sequence with its keys and values, so that no token
+is padded. Equations: transformers 5.23, `models/qwen2/modeling_qwen2.py`; parity in
 tests/model/test_parity.py.
 """
 
@@ -28,7 +28,7 @@ class Segment:
 
 
 class DecoderLayer(nn.Module):
-    """Attention and gated MLP, each behind an RMS norm and with a residual."""
+    """Attention and gated MLP, each after an RMS norm and with a residual."""
 
     def __init__(self, config: TextConfig, index: int) -> None:
         super().__init__()
@@ -49,9 +49,9 @@ class DecoderLayer(nn.Module):
         """Apply the layer.
 
         Args:
-            x: (num_tokens, hidden_size), the segments' tokens one after another.
+            x: (num_tokens, hidden_size), the tokens of all segments.
             rope: Cosines and sines, each (num_tokens, 1, head_dim / 2).
-            segments: Whose tokens these are.
+            segments: The sequences that the tokens belong to.
 
         Returns:
             Like `x`.
@@ -83,7 +83,7 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Token embeddings in, logits out. `rope` holds the tables for every position it may see."""
+    """From token embeddings to logits."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -98,11 +98,11 @@ class Decoder(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the weights, and of keys and values."""
+        """Dtype of weights, keys and values."""
         return self.norm.weight.dtype
 
     def prepare(self, max_model_len: int) -> None:
-        """Compute the rope tables, in the type of the weights, as the reference does."""
+        """Compute the rope tables for every position, in the dtype of the weights, as the reference does."""
         half = torch.arange(0, self._config.head_dim, 2, dtype=torch.float32)
         inverse = 1.0 / self._config.rope_theta ** (half / self._config.head_dim)
         angles = torch.outer(torch.arange(max_model_len, dtype=torch.float32), inverse)
@@ -113,8 +113,8 @@ class Decoder(nn.Module):
 
         Args:
             x: Embeddings of the segments' tokens, (num_tokens, hidden_size).
-            segments: Whose tokens these are, in order.
-            rows: Indices into `x` of the tokens whose successors are wanted, int64.
+            segments: The sequences that the tokens belong to, in order.
+            rows: Indices into `x` of the tokens to predict successors for, int64.
 
         Returns:
             Logits, float32, (len(rows), vocab_size).
@@ -130,7 +130,7 @@ class Decoder(nn.Module):
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of (num_tokens, num_heads, head_dim): the halves of a head are a pair."""
+    """Rotary embedding of (num_tokens, num_heads, head_dim): the two halves of a head form pairs."""
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
@@ -138,8 +138,8 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def _causal_attention(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Attention of a sequence's newest tokens to all of its tokens.
 
-    The heads that share keys stand together as (num_kv_heads, num_shared, ...), which expands the
-    keys without copying them.
+    Heads that share keys are grouped as (num_kv_heads, num_shared, ...), which expands the keys without
+    copying them.
 
     Args:
         query: (num_new, num_heads, head_dim), the last `num_new` positions.
@@ -152,7 +152,7 @@ def _causal_attention(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     num_new, num_heads, head_dim = query.shape
     num_kv_heads, num_tokens, _ = keys.shape
     if num_new == 1:
-        # One token sees everything: the sharing heads become the rows of one unmasked attention.
+        # One token attends to everything: heads that share keys become rows of one unmasked attention.
         grouped = query.view(1, num_kv_heads, num_heads // num_kv_heads, head_dim)
         return F.scaled_dot_product_attention(grouped, keys[None], values[None]).reshape(1, -1)
     shape = (num_kv_heads, num_heads // num_kv_heads, num_tokens, head_dim)

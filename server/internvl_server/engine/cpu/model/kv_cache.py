@@ -43,6 +43,6 @@ class KvCache:
 
 
 def kv_bytes_per_token(config: TextConfig, dtype: torch.dtype) -> int:
-    """Bytes one token's keys and values take in all layers."""
+    """Bytes of the keys and values of one token in all layers."""
     per_layer = 2 * config.num_key_value_heads * config.head_dim
     return int(per_layer * config.num_hidden_layers * dtype.itemsize)

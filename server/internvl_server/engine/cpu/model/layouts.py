@@ -1,8 +1,7 @@
-"""What the two checkpoint layouts call the tensors of the model.
+"""Names of the model's tensors in the two checkpoint layouts.
 
-One canonical name stands for one or several stored tensors, which are stacked by rows: the text
-model's q, k and v, its gate and up projections, and transformers' split q, k and v of the vision
-model.
+One parameter of the model holds one stored tensor, or several stacked by rows: q, k and v of the text model,
+its gate and up projections, and q, k and v of the vision model in transformers' layout.
 """
 
 import re
@@ -12,7 +11,7 @@ from internvl_server.checkpoint.config import Layout
 
 __all__ = ["older_name", "stored_names"]
 
-# Canonical name, then the stored names whose rows make it up. `{i}` is a layer's index.
+# The model's name, then the stored names whose rows form it. `{i}` is the index of a layer.
 _DECODER = {
     "embed": ("model.embed_tokens",),
     "norm": ("model.norm",),
@@ -64,7 +63,7 @@ _VISION: Mapping[Layout, Mapping[str, tuple[str, ...]]] = {
     "authors": _VISION_AUTHORS,
     "hf": _VISION_HF,
 }
-# transformers since 4.52 writes one more level of names than before; both become the older ones.
+# Since 4.52, transformers writes one more level of names; both forms are mapped to the older one.
 _NEW_PREFIXES = {
     "model.vision_tower.": "vision_tower.",
     "model.multi_modal_projector.": "multi_modal_projector.",
@@ -74,7 +73,7 @@ _NEW_PREFIXES = {
 
 
 def stored_names(name: str, layout: Layout) -> tuple[str, ...]:
-    """Names of the stored tensors that make up the parameter `name`, in the order of their rows."""
+    """Names of the stored tensors that form the parameter `name`, in the order of their rows."""
     tower, _, rest = name.partition(".")
     base, dot, suffix = rest.rpartition(".")
     if suffix not in {"weight", "bias"}:
@@ -90,7 +89,7 @@ def stored_names(name: str, layout: Layout) -> tuple[str, ...]:
 
 
 def older_name(name: str) -> str:
-    """A stored tensor's name as transformers before 4.52 wrote it; the authors' are unchanged."""
+    """The name that transformers before 4.52 gave a stored tensor; the authors' names are unchanged."""
     for prefix, older in _NEW_PREFIXES.items():
         if name.startswith(prefix):
             return older + name.removeprefix(prefix)

@@ -1,6 +1,6 @@
-"""The InternViT and its projector: from normalised tiles to embeddings in the text model's space.
+"""InternViT and its projector: from normalised tiles to embeddings of the text model.
 
-Equations: transformers 5.23, `models/internvl/modeling_internvl.py`, which are the authors' with
+Equations: transformers 5.23, `models/internvl/modeling_internvl.py`, which are the authors' for
 `ps_version` v2; parity in tests/model/test_parity.py.
 """
 
@@ -58,7 +58,7 @@ class VisionLayer(nn.Module):
 
 
 class Projector(nn.Module):
-    """From four neighbouring patches to one text-model embedding."""
+    """Projects four neighbouring patches to one embedding of the text model."""
 
     def __init__(self, vision_size: int, text_size: int) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Projector(nn.Module):
 
 
 class VisionEncoder(nn.Module):
-    """Encodes tiles one by one, layer by layer, so that its work can be spread over many steps."""
+    """Encodes tiles one by one and layer by layer, so that the work can be spread over many steps."""
 
     def __init__(self, config: CheckpointConfig) -> None:
         super().__init__()
@@ -88,8 +88,7 @@ class VisionEncoder(nn.Module):
         """Encode tiles, pausing after each layer of each tile.
 
         Args:
-            pixel_values: float32, (num_tiles, 3, image_size, image_size), normalised. Dropped at
-            the end.
+            pixel_values: float32, (num_tiles, 3, image_size, image_size), normalised.
 
         Returns:
             (num_tiles * num_patches / 4, text hidden_size), tiles in order.
@@ -106,7 +105,7 @@ class VisionEncoder(nn.Module):
 
 
 def _merge_neighbours(patches: Tensor) -> Tensor:
-    """Lay each 2x2 square of patches side by side ("pixel shuffle" v2 with a ratio of one half)."""
+    """Concatenate each 2x2 square of patches ("pixel shuffle" v2 with a ratio of one half)."""
     half = int(len(patches) ** 0.5) // 2
     squares = patches.view(half, 2, half, 2, -1).permute(0, 2, 1, 3, 4)
     return squares.reshape(half * half, -1)

@@ -1,4 +1,4 @@
-"""From a checkpoint's safetensors, in either layout, to a model that can compute."""
+"""Loads a checkpoint's safetensors, in either layout, into the model."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ __all__ = ["load_model"]
 
 logger = logging.getLogger(__name__)
 
-# Names listed in a message before it says "and so many more".
+# Names listed in a message before "and N more".
 _MAX_NAMED = 4
 _HEAD = "language_model.lm_head.weight"
 
@@ -37,7 +37,7 @@ class _Stored:
 def load_model(checkpoint: Checkpoint, dtype: torch.dtype, *, max_model_len: int) -> InternVL:
     """Build the model and fill it tensor by tensor, casting each to `dtype`.
 
-    Needs memory for the model, and one file at a time is mapped.
+    Needs memory for the model; one file at a time is mapped.
 
     Raises:
         StartupError: A tensor is missing or of another shape, or a file cannot be read.
@@ -57,7 +57,7 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype, *, max_model_len: int
 
 
 def _find_tensors(folder: Path) -> dict[str, _Stored]:
-    """Every stored tensor by its older name; reads the files' headers only."""
+    """Find every stored tensor by its older name; reads only the headers of the files."""
     found = {}
     for path in _weight_files(folder):
         with safe_open(path, framework="pt") as file:
@@ -90,7 +90,7 @@ def _weight_files(folder: Path) -> list[Path]:
 def _match(
     model: InternVL, stored: Mapping[str, _Stored], checkpoint: Checkpoint
 ) -> dict[Path, list[tuple[str, Tensor]]]:
-    """For each file, the keys to read and the rows of a parameter each goes to."""
+    """For each file, the keys to read and the parameter rows that each key fills."""
     wanted = {
         name: stored_names(name, checkpoint.config.layout) for name, _ in model.named_parameters()
     }
@@ -118,7 +118,7 @@ def _rows(name: str, parameter: Tensor, sources: list[_Stored]) -> Iterable[tupl
     if sum(num_rows) != shape[0] or any(stored[1:] != shape[1:] for stored in shapes):
         keys = " + ".join(source.key for source in sources)
         raise StartupError(
-            f"The checkpoint's {keys} has the shape {shapes}; its config.json asks for {shape} "
+            f"The checkpoint's {keys} has the shape {shapes}; its config.json requires {shape} "
             f"({name})."
         )
     return zip(sources, torch.split(parameter, num_rows), strict=True)

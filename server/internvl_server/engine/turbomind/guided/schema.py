@@ -43,6 +43,8 @@ _FORMATS = frozenset(
      "uri-reference", "uri-template", "json-pointer", "relative-json-pointer"}
 )  # fmt: skip
 _LARGEST = 2**53 - 1
+# Properties times their number: takes the compiler about two seconds.
+_MAX_COUNTED = 4000
 _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "string": str, "integer": int, "number": (int, float), "array": list, "object": dict,
     "boolean": bool, "null": type(None),
@@ -176,6 +178,7 @@ def _check_object(schema: Schema) -> None:
         for name in required:
             if name not in properties:
                 raise ValueError(f"'required' names {name!r}, which 'properties' does not have")
+    _check_num_properties(schema)
     for pattern in _names(schema, "patternProperties"):
         _check_pattern(pattern)
     # What the others are held to would hold for the named ones as well, a second time.
@@ -184,6 +187,17 @@ def _check_object(schema: Schema) -> None:
             raise ValueError(
                 f"'{key}' beside 'properties' is not supported by the turbomind engine"
             )
+
+
+def _check_num_properties(schema: Schema) -> None:
+    """The compiler hangs on a count of many properties; see tests/lmdeploy/test_guides.py."""
+    bounds = [schema.get(key) for key in ("minProperties", "maxProperties")]
+    count = max((bound for bound in bounds if isinstance(bound, int)), default=0)
+    if count * len(_names(schema, "properties")) > _MAX_COUNTED:
+        raise ValueError(
+            f"the turbomind engine cannot count up to {count} of so many 'properties' "
+            "('minProperties', 'maxProperties')"
+        )
 
 
 def _names(schema: Schema, key: str) -> list[str]:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from internvl_server.core import Grammar, ToolCalls
+from internvl_server.engine.guided.compiler import UnsupportedConstraintError
 from internvl_server.engine.turbomind.guided.schema import native_schema
-from internvl_server.errors import UnsupportedParameterError
 
 __all__ = ["schema_of", "structural_tag"]
 
@@ -17,16 +17,15 @@ def structural_tag(constraint: Grammar | ToolCalls) -> str:
     """JSON text of the structural tag of a constraint.
 
     Raises:
-        UnsupportedParameterError: The schema of a tool uses a keyword that the compiler would not enforce,
+        UnsupportedConstraintError: The schema of a tool uses a keyword that the compiler would not enforce,
             or the constraint allows an answer in place of calls.
     """
     if isinstance(constraint, Grammar):
         return _tag({"type": "grammar", "grammar": constraint.gbnf})
     if constraint.answer is not None:
-        raise UnsupportedParameterError(
-            f"The turbomind engine cannot hold an answer to '{constraint.param}' where tools may be "
-            "called instead. Leave one of them out.",
-            param=constraint.param,
+        raise UnsupportedConstraintError(
+            "the turbomind engine cannot constrain an answer to a format where tools may be called instead; "
+            "leave one of them out"
         )
     if constraint.is_required:
         # Nothing but calls, separated by a newline.
@@ -34,28 +33,20 @@ def structural_tag(constraint: Grammar | ToolCalls) -> str:
     else:
         # Any text; each trigger must begin a call. After a single call nothing may follow.
         shape = {"type": "triggered_tags", "triggers": [_BEGIN], "at_least_one": False}
-    tags = [
-        _call(tool.name, schema_of(tool.parameters, constraint.param)) for tool in constraint.tools
-    ]
+    tags = [_call(tool.name, schema_of(tool.parameters)) for tool in constraint.tools]
     return _tag(shape | {"tags": tags, "stop_after_first": not constraint.is_parallel})
 
 
-def schema_of(schema: Mapping[str, Any], param: str) -> object:
+def schema_of(schema: Mapping[str, Any]) -> object:
     """Rewrite a schema so that the compiler enforces all of it.
 
-    Args:
-        schema: A JSON schema.
-        param: The request field it came from, for errors.
-
     Raises:
-        UnsupportedParameterError: Names the field and the keyword that cannot be enforced.
+        UnsupportedConstraintError: Names the keyword that cannot be enforced.
     """
     try:
         return native_schema(schema)
     except ValueError as err:
-        raise UnsupportedParameterError(
-            f"The {param} cannot be used: {err}.", param=param
-        ) from None
+        raise UnsupportedConstraintError(str(err)) from None
 
 
 def _call(name: str, parameters: object) -> dict[str, object]:

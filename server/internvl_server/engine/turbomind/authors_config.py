@@ -15,7 +15,7 @@ _TEXT_MODEL_TYPE = "qwen2"
 
 
 class AuthorsConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
-    """`InternVLChatModel`'s config.json as objects: `llm_config` and `vision_config` have attributes."""
+    """`InternVLChatModel`'s config.json, with `llm_config` and `vision_config` as objects."""
 
     model_type = "internvl_chat"
 
@@ -23,10 +23,10 @@ class AuthorsConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
         self,
         llm_config: dict[str, Any] | None = None,
         vision_config: dict[str, Any] | None = None,
-        **fields: Any,  # noqa: ANN401  (whatever else config.json holds)
+        **fields: Any,  # noqa: ANN401  (the other fields of config.json)
     ) -> None:
         self.llm_config = _text_config(llm_config or {})
-        # Old dumps leave out what was the default.
+        # Older files omit the defaults of their time.
         self.vision_config = PretrainedConfig(
             **{"num_channels": 3, "norm_type": "layer_norm", **(vision_config or {})}
         )
@@ -34,7 +34,7 @@ class AuthorsConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
 
 
 def register_authors_config() -> None:
-    """Make transformers read the authors' layout with the class above. Idempotent."""
+    """Register the class above with transformers for the authors' layout. Idempotent."""
     AutoConfig.register(AuthorsConfig.model_type, AuthorsConfig, exist_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""The echo engine held to a format: short answers the format allows, always the same, and how they end."""
+"""The echo engine under a constraint: short answers that are allowed, the same each time, and their end."""
 
 import json
 import re
@@ -19,8 +19,8 @@ from internvl_server.core import (
 )
 from internvl_server.engine.base import Capability
 from internvl_server.engine.echo import CAPABILITIES
+from internvl_server.engine.echo.constrained import ConstrainedAnswers
 from internvl_server.engine.echo.engine import EchoEngine
-from internvl_server.engine.echo.guides import EchoGuides
 from internvl_server.errors import (
     EngineUnavailableError,
     InvalidRequestError,
@@ -38,7 +38,9 @@ END = DEMO.control_id("<|im_end|>")
 
 def make_engine(tokenizer):
     tokens = tokenizer.vocabulary
-    return EchoEngine(EchoSettings(), max_num_seqs=4, max_model_len=2000, guides=EchoGuides(tokens))
+    return EchoEngine(
+        EchoSettings(), max_num_seqs=4, max_model_len=2000, constrained=ConstrainedAnswers(tokens)
+    )
 
 
 @pytest.fixture
@@ -93,39 +95,26 @@ LIST = {
     "$defs": {"n": record(v=INTEGER, next={"anyOf": [{"$ref": "#/$defs/n"}, {"type": "null"}]})},
     "$ref": "#/$defs/n",
 }
-# After a sum the same choice comes twice: whoever always tries the other next never ends.
-SUM = {
-    "$defs": {
-        "e": {
-            "anyOf": [
-                record(op=STRING, left={"$ref": "#/$defs/e"}, right={"$ref": "#/$defs/e"}),
-                record(value=INTEGER),
-            ]
-        }
-    },
-    "$ref": "#/$defs/e",
-}
 
 
 @pytest.mark.parametrize(
     ("schema", "expected"),
     [
         ({"type": "object"}, {}),
-        ({}, 0),
+        ({}, ""),
         (record([], a=STRING), {}),
         (record(s=STRING, i=INTEGER, b={"type": "boolean"}, l={"type": "array", "items": STRING}),
          {"s": "", "i": 0, "b": False, "l": []}),
         (record(o=record(p=record(q={"type": "null"}))), {"o": {"p": {"q": None}}}),
         (record(c={"enum": ["red", "blue"]}, d={"enum": [30, 1]}, e={"const": "z"}),
-         {"c": "red", "d": 30, "e": "z"}),
-        ({"type": "string", "enum": [3, "x", "y"]}, "x"),
+         {"c": "blue", "d": 1, "e": "z"}),
         ({"type": "array", "items": STRING, "minItems": 3}, ["", "", ""]),
         ({"type": "array", "items": INTEGER, "minItems": 3}, [0, 1, 2]),
         ({"type": "string", "minLength": 1}, "A"),
         ({"type": "integer", "minimum": 17, "maximum": 19}, 17),
         ({"type": "integer", "maximum": -5, "minimum": -9}, -5),
         ({"type": "string", "pattern": r"^[A-Z]{2}-\d{2}$"}, "AB-01"),
-        ({"oneOf": [INTEGER, record(k={"const": "a"})]}, 0),
+        ({"anyOf": [record(k=STRING), {"type": "null"}]}, None),
         ({"oneOf": [record(k={"const": "b"}), record(k={"const": "a"}, n=INTEGER)]}, {"k": "a", "n": 0}),
         (LIST, {"v": 0, "next": None}),
     ],
@@ -135,11 +124,6 @@ async def test_json(engine, schema, expected):
     first = await text(engine, schema_guide(schema))
     assert json.loads(first) == expected
     assert await text(engine, schema_guide(schema), seed=3, temperature=2.0) == first
-
-
-async def test_a_rule_that_leads_back_to_itself_is_left(engine):
-    value = json.loads(await text(engine, schema_guide(SUM)))
-    assert set(value) in ({"op", "left", "right"}, {"value"})
 
 
 FORMATS = {
@@ -160,13 +144,12 @@ async def test_formats_of_strings(engine, name):
 @pytest.mark.parametrize(
     ("guide", "expected"),
     [
-        (Regex("(red)|(blue)"), "red"),
+        (Regex("(red)|(blue)"), "blue"),
         (Regex(r"\d{3}-[A-Z]{2}"), "012-AB"),
         (Regex(r"\{[a-z]*\}"), "{}"),
         (Regex("[a-z]*"), ""),
         (Grammar('root ::= "yes" | "yes please"'), "yes"),
         (Grammar('root ::= item ("," item)*\nitem ::= "(" root ")" | [0-9]+'), "0"),
-        (Grammar('root ::= "}" root | "x"'), "x"),
         (Grammar('root ::= "(" root ")" root | "[" root root "]" | "q"'), "q"),
     ],
 )
@@ -174,27 +157,24 @@ async def test_patterns_and_rules(engine, guide, expected):
     assert await text(engine, guide) == expected
 
 
-@pytest.mark.parametrize("pattern", ["[^~]*~", "[a-z]*X", '"*y', r"(ab|cd)+\."])
+@pytest.mark.parametrize("pattern", ["[^~]*~", "[a-z]*X", r"(ab|cd)+\."])
 async def test_repetitions_end(engine, pattern):
-    token_ids, reason = await answer(engine, make_request(Regex(pattern)))
-    assert reason == "stop"
-    assert len(token_ids) < 500
     assert re.fullmatch(pattern, await text(engine, Regex(pattern)))
+
+
+@pytest.mark.parametrize("guide", [Regex('"*y'), Grammar('root ::= "}" root | "x"')])
+async def test_what_does_not_end_is_cut_off(engine, guide):
+    token_ids, reason = await answer(engine, make_request(guide, max_tokens=200))
+    assert (len(token_ids), reason) == (200, "length")
 
 
 async def test_the_text_does_not_depend_on_the_vocabulary(engine, tokenizer):
     other = make_engine(tokenizer)
     await other.start()
     end = tokenizer.control_id("<|im_end|>")
-    for schema in (
-        SUM,
-        record(
-            s={"type": "string", "minLength": 9}, u={"type": "string", "format": "uuid"}, v=LIST
-        ),
-    ):
-        guide = schema_guide({"$defs": SUM["$defs"] | LIST["$defs"]} | schema)
-        token_ids, _ = await answer(other, make_request(guide, stop=(end,)))
-        assert tokenizer.text_of(token_ids) == await text(engine, guide)
+    for schema in (record(u={"type": "string", "format": "uuid"}), LIST):
+        token_ids, _ = await answer(other, make_request(schema_guide(schema), stop=(end,)))
+        assert tokenizer.text_of(token_ids) == await text(engine, schema_guide(schema))
     await other.close()
 
 
@@ -236,7 +216,7 @@ async def test_tools_that_may_be_called_change_nothing(engine):
     [
         JsonSchema({"not": {}}, "text.format"),
         Regex("(", "text.format"),
-        Regex("((a{99}){99}){99}", "text.format"),
+        Regex("(a?){1000}a{1000}", "text.format"),
         Grammar("root ::= x", "text.format"),
     ],
     ids=str,
@@ -310,7 +290,7 @@ async def test_log_probabilities(engine):
 
 
 async def test_leaving_early_is_an_abort(engine):
-    async with engine.generate(make_request(schema_guide(SUM))) as deltas:
+    async with engine.generate(make_request(schema_guide(LIST))) as deltas:
         await anext(deltas)
     assert (engine.num_running, engine.num_aborted, engine.num_finished) == (0, 1, 0)
 
@@ -324,7 +304,7 @@ async def test_nothing_is_taken_once_it_is_closed(engine):
 # Where guides cannot be followed.
 
 
-async def test_without_guides_it_says_so():
+async def test_without_llguidance_it_says_so():
     assert Capability.GUIDED_DECODING in CAPABILITIES
     engine = EchoEngine(EchoSettings(), max_num_seqs=1, max_model_len=64)
     await engine.start()

@@ -1,0 +1,119 @@
+"""What is read from the files of a checkpoint folder, in both layouts, and what is said of missing ones."""
+
+import json
+
+import pytest
+from internvl_server.checkpoint.files import load_checkpoint
+from internvl_server.errors import StartupError
+from internvl_server.settings import ModelSettings
+
+from scripts.make_random_checkpoint import SHAPES, write_checkpoint
+
+
+@pytest.fixture(params=["hf", "authors"])
+def folder(request, tmp_path):
+    path = tmp_path / "my-model"
+    write_checkpoint(path, SHAPES["tiny"], layout=request.param, dtype="float16")
+    return path
+
+
+def load(folder, **settings):
+    return load_checkpoint(ModelSettings(path=str(folder), **settings))
+
+
+def edit(path, **changes):
+    """Change fields of a JSON file; a null removes one."""
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+
+
+def test_both_layouts_say_the_same(folder):
+    checkpoint = load(folder)
+    assert (checkpoint.tile_px, checkpoint.num_tokens_per_tile) == (56, 4)
+    assert (checkpoint.max_tiles, checkpoint.max_model_len) == (12, 2048)
+    assert (checkpoint.served_name, checkpoint.template) == ("my-model", "internvl2_5")
+    assert (checkpoint.image_token_id, checkpoint.stop_token_ids) == (344, {320, 322})
+    assert not checkpoint.needs_code
+    text = checkpoint.config.text
+    assert (text.family, text.rope_theta, text.has_qkv_bias) == ("qwen2", 1e6, True)
+    assert (text.num_key_value_heads, text.head_dim) == (2, 16)
+
+
+def test_settings_go_before_the_files(folder):
+    checkpoint = load(folder, served_name="x", template="checkpoint", max_model_len=100)
+    assert (checkpoint.served_name, checkpoint.template) == ("x", "checkpoint")
+    assert checkpoint.max_model_len == 100
+
+
+def test_the_context_is_at_most_the_trained_one(folder):
+    with pytest.raises(StartupError, match=r"max_model_len is 2049.* trained for 2048"):
+        load(folder, max_model_len=2049)
+
+
+def test_max_tiles_comes_from_either_file(folder):
+    edit(folder / "config.json", max_dynamic_patch=None)
+    edit(folder / "preprocessor_config.json", max_patches=7)
+    assert load(folder).max_tiles == 7
+    edit(folder / "config.json", max_dynamic_patch=5)
+    assert load(folder).max_tiles == 5
+
+
+def test_every_config_may_name_stop_tokens(folder):
+    edit(folder / "generation_config.json", eos_token_id=[5, 6])
+    assert load(folder).stop_token_ids >= {5, 6, 320, 322}
+    edit(folder / "generation_config.json", eos_token_id=7)
+    assert load(folder).stop_token_ids >= {7, 320, 322}
+
+
+def test_a_null_counts_as_omitted(folder):
+    path = folder / "config.json"
+    expected = load(folder).config
+    content = json.loads(path.read_text()) | {"served_name": None}
+    content["llm_config" if "llm_config" in content else "text_config"]["head_dim"] = None
+    path.write_text(json.dumps(content))
+    assert load(folder).config == expected
+
+
+def test_the_hash_changes_with_the_file(folder):
+    before = load(folder).config_hash
+    edit(folder / "config.json", unknown=1)
+    assert load(folder).config_hash != before
+
+
+def test_a_tokenizer_that_is_code_is_noticed(folder):
+    edit(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["x.Y", None]})
+    assert load(folder).needs_code
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no config.json"),
+        ("{", "config.json of the checkpoint is not readable JSON"),
+        ("[]", "not a JSON object"),
+        ("{}", r"config.json of my-model names the architecture \[\]"),
+        ('{"architectures": ["InternVLChatModel"]}', "no section 'llm_config'"),
+    ],
+)
+def test_a_bad_config_is_named(folder, content, message):
+    (folder / "config.json").unlink()
+    if content is not None:
+        (folder / "config.json").write_text(content)
+    with pytest.raises(StartupError, match=message):
+        load(folder)
+
+
+def test_a_tokenizer_without_the_image_token_is_refused(folder):
+    edit(folder / "config.json", image_token_id=None)
+    path = folder / "tokenizer.json"
+    path.write_text(path.read_text().replace("<IMG_CONTEXT>", "<OTHER>"))
+    with pytest.raises(StartupError, match="no token <IMG_CONTEXT>"):
+        load(folder)
+    edit(path, added_tokens=[1])
+    with pytest.raises(StartupError, match="of my-model is not one of an InternVL model"):
+        load(folder)
+
+
+def test_there_must_be_a_folder(tmp_path):
+    with pytest.raises(StartupError, match="there is no folder"):
+        load(tmp_path / "nothing")
