@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from scripts.demo_model.training.trainer import PHASES, Sizes, Trainer
 def main() -> None:
     """Run one phase, or all of them in order."""
     options = _parse_options()
+    sys.stdout.reconfigure(line_buffering=True)  # progress appears at once in a log file
     torch.set_num_threads(options.threads)
     if options.fresh:
         shutil.rmtree(options.work, ignore_errors=True)
