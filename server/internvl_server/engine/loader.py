@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from internvl_server.checkpoint.files import Checkpoint
@@ -38,7 +39,7 @@ def choose_engine(settings: Settings) -> tuple[EngineSettings, str]:
 
 
 def _detect(model: str) -> tuple[Literal["cpu", "turbomind"], str]:
-    if model == str(DEMO_MODEL):
+    if Path(model).resolve() == DEMO_MODEL.resolve():
         return "cpu", "the bundled demo model is made for the CPU"
     if problem := machine.find_problem():
         return "cpu", problem

@@ -67,7 +67,7 @@ class SettingsOptions:
             Settings,
             root_parser=parser,
             cli_kebab_case=True,
-            cli_implicit_flags="dual",
+            cli_implicit_flags=True,
             cli_use_class_docs_for_groups=True,
             add_argument_method=self._add,
         )

@@ -1,7 +1,9 @@
 """Which engine is chosen, and what the server says about it."""
 
 import logging
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from internvl_server.app import create_app
 from internvl_server.engine import loader
 from internvl_server.engine.loader import check_backend, choose_engine, unused_settings
 from internvl_server.errors import StartupError
-from internvl_server.settings import Settings
+from internvl_server.settings import DEMO_MODEL, Settings
 
 from tests.nvidia_driver import Driver
 
@@ -43,9 +45,12 @@ def test_auto(
     assert reason in sentence
 
 
-def test_auto_serves_the_demo_model_on_the_cpu(machine: Machine) -> None:
+@pytest.mark.parametrize(
+    "path", [DEMO_MODEL, os.path.relpath(DEMO_MODEL)], ids=["full", "relative"]
+)
+def test_auto_serves_the_demo_model_on_the_cpu(machine: Machine, path: str | Path) -> None:
     machine(Driver(1))
-    engine, sentence = choose_engine(Settings())
+    engine, sentence = choose_engine(Settings(model={"path": str(path)}))
     assert engine.kind == "cpu"
     assert "demo model" in sentence
 
