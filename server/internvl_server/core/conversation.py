@@ -150,32 +150,30 @@ class Conversation:
     """A validated list of messages, oldest first, and the tools listed in the prompt.
 
     With `continue_final_message` the answer continues the last message, which is the assistant's. Without
-    `add_generation_prompt` the prompt ends where the messages end. `num_text_chars` counts the characters of
-    all literal text, including calls and tools; it is computed once, because tools can be long.
+    `add_generation_prompt` the prompt ends where the messages end.
+
+    `media_parts` are all images and videos in the order of the prompt, in which they are numbered: an image
+    is one, a video or list of frames is `num_frames`. `num_text_chars` counts the characters of all literal
+    text, including calls and tools; it is computed once, because tools can be long.
     """
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
     continue_final_message: bool = False
     add_generation_prompt: bool = True
+    media_parts: tuple[MediaPart, ...] = field(init=False, repr=False, compare=False)
     num_text_chars: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        parts = [part for message in self.messages for part in message.content]
+        media = tuple([part for part in parts if not isinstance(part, TextPart)])
+        object.__setattr__(self, "media_parts", media)
+        object.__setattr__(self, "num_text_chars", sum(map(len, self._texts())))
 
     @property
     def images(self) -> tuple[ImageReference, ...]:
         """All images of all messages, in order, without frames and videos."""
-        return tuple(image for message in self.messages for image in message.images)
-
-    @property
-    def media_parts(self) -> tuple[MediaPart, ...]:
-        """All images and videos, in the order of the prompt.
-
-        They are numbered in this order: an image is one, a video or list of frames is `num_frames`.
-        """
-        parts = (part for message in self.messages for part in message.content)
-        return tuple(part for part in parts if not isinstance(part, TextPart))
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "num_text_chars", sum(map(len, self._texts())))
+        return tuple([part for part in self.media_parts if isinstance(part, ImageReference)])
 
     def _texts(self) -> Iterator[str]:
         for message in self.messages:

@@ -52,16 +52,16 @@ def parse_responses_request(
     fields, unknown = _fields(body, limits, RESPONSES_FIELDS, ignore_unknown=ignore_unknown)
     request, inner = validate(ResponsesRequest, fields, ignore_unknown=ignore_unknown)
     check_stream_options(request.stream_options, stream=request.stream)
-    tools, choice = _tools(request)
+    conversation, tools, choice = _prompt(request)
     has_logprobs = bool(request.include or request.top_logprobs)
     return ParsedRequest(
         request,
-        _conversation(request, tools, choice),
+        conversation,
         to_sampling_params(
             request,
             max_tokens=request.max_output_tokens,
             num_logprobs=(request.top_logprobs or 0) if has_logprobs else None,
-            answer_format=format_constraint(request.text),
+            answer_format=format_constraint(request.text) if request.text else None,
             calls=tool_call_constraint(tools, choice),
         ),
         to_answer_params(
@@ -77,26 +77,25 @@ def parse_input_tokens_request(
     """As `parse_responses_request`, for `/v1/responses/input_tokens`."""
     fields, unknown = _fields(body, limits, COUNT_FIELDS, ignore_unknown=ignore_unknown)
     request, inner = validate(InputTokensRequest, fields, ignore_unknown=ignore_unknown)
-    tools, choice = _tools(request)
-    constraint = combine(tool_call_constraint(tools, choice), format_constraint(request.text))
+    conversation, tools, choice = _prompt(request)
+    answer_format = format_constraint(request.text) if request.text else None
+    constraint = combine(tool_call_constraint(tools, choice), answer_format)
     return ParsedRequest(
         request,
-        _conversation(request, tools, choice),
+        conversation,
         SamplingParams(constraint=constraint),
         AnswerParams(tool_choice=choice),
         unknown + inner,
     )
 
 
-def _tools(body: PromptFields) -> tuple[tuple[Tool, ...], ToolChoice]:
+def _prompt(body: PromptFields) -> tuple[Conversation, tuple[Tool, ...], ToolChoice]:
+    """The conversation, all tools of the request, and the choice among them."""
     tools = to_tools(body.tools or (), "tools[{}].name")
     mode, named = chosen_tools(body.tool_choice)
-    return tools, to_tool_choice(mode, named, tools, parallel=body.parallel_tool_calls)
-
-
-def _conversation(body: PromptFields, tools: tuple[Tool, ...], choice: ToolChoice) -> Conversation:
+    choice = to_tool_choice(mode, named, tools, parallel=body.parallel_tool_calls)
     shown = () if choice.mode == "none" else tools
-    return to_conversation(body.input, body.instructions, shown)
+    return to_conversation(body.input, body.instructions, shown), tools, choice
 
 
 def _fields(

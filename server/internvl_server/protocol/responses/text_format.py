@@ -54,11 +54,10 @@ class TextConfig(Wire):
     verbosity: Literal["medium"] | None = None
 
 
-def format_constraint(text: TextConfig | None) -> Constraint | None:
+def format_constraint(text: TextConfig) -> Constraint | None:
     """The constraint of `text.format`; None for free text."""
-    text_format = text.format if text else None
-    if isinstance(text_format, JsonObjectText):
+    if isinstance(text.format, JsonObjectText):
         return json_constraint(None, "text.format")
-    if isinstance(text_format, JsonSchemaText):
-        return json_constraint(text_format.schema_, "text.format")
+    if isinstance(text.format, JsonSchemaText):
+        return json_constraint(text.format.schema_, "text.format")
     return None

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from internvl_server.core import (
     ImageUsage,
@@ -246,6 +246,7 @@ PIECES = st.lists(
 
 
 @pytest.mark.parametrize("reason", ["stop", "length"])
+@settings(deadline=None)
 @given(pieces=PIECES)
 def test_stream_and_whole_answer_agree_and_the_events_nest(pieces: list[Any], reason: Any) -> None:
     deltas: list[TextDelta] = []
