@@ -185,9 +185,9 @@ def test_patterns_that_are_not(pattern):
 
 async def test_the_client_is_told(make_engine, loop):
     engine = await make_engine()
-    guide = JsonSchema({"not": {"type": "string"}}, param="guided_json")
+    constraint = JsonSchema({"not": {"type": "string"}}, param="guided_json")
     with pytest.raises(UnsupportedParameterError, match=r"'guided_json' .* 'not'") as caught:
-        await answer(engine, make_request(constraint=guide))
+        await answer(engine, make_request(constraint=constraint))
     assert caught.value.param == "guided_json"
     assert loop.calls == []
 

@@ -17,7 +17,7 @@ WEATHER = {
 TOOLS = (CallableTool("weather", WEATHER), CallableTool("an\u00fcthing", {"type": "object"}))
 
 
-def guide(*, is_required, is_parallel, tools=TOOLS):
+def constraint(*, is_required, is_parallel, tools=TOOLS):
     return ToolCalls(tools, is_required, is_parallel)
 
 
@@ -25,11 +25,11 @@ def call(arguments, name="weather"):
     return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
 
 
-def accepts(guide, text):
+def accepts(constraint, text):
     """Whether an answer may be this text and end there."""
     vocabulary = [bytes([byte]) for byte in range(256)] + ["<end>"]
     info = xgrammar.TokenizerInfo(vocabulary, stop_token_ids=[256])
-    tag = structural_tag(guide)
+    tag = structural_tag(constraint)
     compiled = xgrammar.GrammarCompiler(info, cache_enabled=False).compile_structural_tag(tag)
     matcher = xgrammar.GrammarMatcher(compiled)
     return matcher.accept_string(text) and matcher.accept_token(256)
@@ -39,10 +39,10 @@ PARIS = call('{"city": "Paris"}')
 ROME = call('{"city": "Rome", "days": 3}')
 ANY = call('{"a": [1, {"b": null}]}', "an\u00fcthing")
 SHAPES = {
-    "auto, several": guide(is_required=False, is_parallel=True),
-    "auto, one": guide(is_required=False, is_parallel=False),
-    "required, several": guide(is_required=True, is_parallel=True),
-    "required, one": guide(is_required=True, is_parallel=False),
+    "auto, several": constraint(is_required=False, is_parallel=True),
+    "auto, one": constraint(is_required=False, is_parallel=False),
+    "required, several": constraint(is_required=True, is_parallel=True),
+    "required, one": constraint(is_required=True, is_parallel=False),
 }
 # text → the shapes that allow it
 TEXTS = {
@@ -86,7 +86,7 @@ async def test_the_native_compiler_takes_it(make_engine, loop, shape):
 async def test_a_schema_that_cannot_be_held_to_is_refused(make_engine, loop):
     engine = await make_engine()
     tools = (CallableTool("f", {"type": "array", "uniqueItems": True}),)
-    request = make_request(constraint=guide(is_required=False, is_parallel=True, tools=tools))
+    request = make_request(constraint=constraint(is_required=False, is_parallel=True, tools=tools))
     with pytest.raises(UnsupportedParameterError, match="uniqueItems") as caught:
         await answer(engine, request)
     assert caught.value.param == "tools"

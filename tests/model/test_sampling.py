@@ -1,4 +1,4 @@
-"""Sampling, log probabilities and guides on the CPU engine, with models of random weights."""
+"""Sampling, log probabilities and constraints on the CPU engine, with models of random weights."""
 
 import asyncio
 import dataclasses
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from internvl_server.core import CallableTool, JsonSchema, Regex, ToolCalls
 from internvl_server.core.vocabulary import Vocabulary
 from internvl_server.engine.base import Capability
-from internvl_server.engine.guided import matcher as guides
+from internvl_server.engine.guided import matcher
 from internvl_server.errors import EngineError, EngineUnavailableError, InvalidRequestError
 from internvl_server.prompt.tokenizer import load_tokenizer
 
@@ -92,8 +92,8 @@ def everything(checkpoint, number):
         stop_token_ids=checkpoint.stop_token_ids,
         **EVERYTHING,
     )
-    guide = Regex("[a-z ]{3,40}") if number % 3 == 0 else None
-    sampling = dataclasses.replace(request.sampling, seed=100 + number, constraint=guide)
+    constraint = Regex("[a-z ]{3,40}") if number % 3 == 0 else None
+    sampling = dataclasses.replace(request.sampling, seed=100 + number, constraint=constraint)
     return dataclasses.replace(request, sampling=sampling)
 
 
@@ -141,9 +141,9 @@ async def test_log_probabilities_equal_transformers(engine, checkpoint, referenc
 
 
 async def test_log_probabilities_are_the_model_s_own(engine, checkpoint, reference):
-    """Not those after penalties, temperature, filters and guides; a chosen token may be unlikely."""
-    guide = Regex("[a-z]{60}")
-    request = make_request(checkpoint, max_tokens=20, constraint=guide, **EVERYTHING)
+    """Not those after penalties, temperature, filters and constraints; a chosen token may be unlikely."""
+    constraint = Regex("[a-z]{60}")
+    request = make_request(checkpoint, max_tokens=20, constraint=constraint, **EVERYTHING)
     _, found = check_logprobs(reference, request, await deltas_of(engine, request), 3)
     assert any(entry.logprob < entry.top[-1][1] for entry in found)
 
@@ -194,15 +194,15 @@ def test_guided_answers_fit_schemas(ask, checkpoint, text_of, schema, seed):
     assert fits(json.loads(text), schema), text
 
 
-async def test_a_fulfilled_guide_ends_the_answer(engine, checkpoint, text_of):
+async def test_a_fulfilled_constraint_ends_the_answer(engine, checkpoint, text_of):
     """Without any stop token, and on the last token that was allowed."""
-    guide = Regex("[ab]{7}")
+    constraint = Regex("[ab]{7}")
     for max_tokens in (7, 50):
-        request = make_request(checkpoint, max_tokens=max_tokens, constraint=guide)
+        request = make_request(checkpoint, max_tokens=max_tokens, constraint=constraint)
         ids, reason = await answer(engine, request)
         assert (len(ids), reason) == (7, "stop")
         assert set(text_of(ids)) <= {"a", "b"}
-    request = make_request(checkpoint, max_tokens=6, constraint=guide)
+    request = make_request(checkpoint, max_tokens=6, constraint=constraint)
     assert (await answer(engine, request))[1] == "length"
     endless = make_request(checkpoint, max_tokens=30, constraint=Regex("[ab]+"))
     assert (await answer(engine, endless))[1] == "length"
@@ -211,8 +211,10 @@ async def test_a_fulfilled_guide_ends_the_answer(engine, checkpoint, text_of):
 async def test_required_calls(engine, checkpoint, text_of, tiny_checkpoint):
     parameters = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"]}
     tool = CallableTool("f", parameters | {"additionalProperties": False})
-    guide = ToolCalls((tool,), is_required=True, is_parallel=False)
-    ids, reason = await answer(engine, make_request(checkpoint, max_tokens=80, constraint=guide))
+    constraint = ToolCalls((tool,), is_required=True, is_parallel=False)
+    ids, reason = await answer(
+        engine, make_request(checkpoint, max_tokens=80, constraint=constraint)
+    )
     text = text_of(ids).removeprefix("\n")
     assert reason == "stop"
     head, tail = "<tool_call>\n", "\n</tool_call>"
@@ -222,7 +224,7 @@ async def test_required_calls(engine, checkpoint, text_of, tiny_checkpoint):
     assert called["arguments"]["n"] in (1, 2)
 
 
-async def test_a_bad_guide_is_refused_and_nothing_else(engine, checkpoint):
+async def test_a_bad_constraint_is_refused_and_nothing_else(engine, checkpoint):
     bad = make_request(checkpoint, constraint=JsonSchema({"not": {}}))
     beside = asyncio.ensure_future(answer(engine, make_request(checkpoint, max_tokens=40)))
     with pytest.raises(InvalidRequestError, match=r"not") as caught:
@@ -233,10 +235,10 @@ async def test_a_bad_guide_is_refused_and_nothing_else(engine, checkpoint):
     assert engine._worker._runner.num_sequences == 0
 
 
-async def test_a_guide_that_fails_under_way_fails_its_request_alone(
+async def test_a_constraint_that_fails_under_way_fails_its_request_alone(
     engine, checkpoint, monkeypatch
 ):
-    limits = guides.GrammarMatcher.advance
+    limits = matcher.GrammarMatcher.advance
     count = 0
 
     def fail(state, token_id):
@@ -246,7 +248,7 @@ async def test_a_guide_that_fails_under_way_fails_its_request_alone(
             raise EngineError("too large")
         limits(state, token_id)
 
-    monkeypatch.setattr(guides.GrammarMatcher, "advance", fail)
+    monkeypatch.setattr(matcher.GrammarMatcher, "advance", fail)
     guided = make_request(checkpoint, max_tokens=40, constraint=Regex("[ab]{30}"))
     plain = make_request(checkpoint, max_tokens=40)
     results = await asyncio.gather(
@@ -268,16 +270,16 @@ async def test_what_it_says_it_can_do(engine, checkpoint):
         assert (await answer(without, make_request(checkpoint)))[1] == "length"
 
 
-async def test_leaving_or_closing_while_a_guide_is_compiled(checkpoint, monkeypatch):
+async def test_leaving_or_closing_while_a_constraint_is_compiled(checkpoint, monkeypatch):
     begun, release = threading.Event(), threading.Event()
-    compile_guide = guides.GrammarVocabulary.compile
+    compile_constraint = matcher.GrammarVocabulary.compile
 
-    def slowly(vocabulary, guide):
+    def slowly(vocabulary, constraint):
         begun.set()
         release.wait(20)
-        return compile_guide(vocabulary, guide)
+        return compile_constraint(vocabulary, constraint)
 
-    monkeypatch.setattr(guides.GrammarVocabulary, "compile", slowly)
+    monkeypatch.setattr(matcher.GrammarVocabulary, "compile", slowly)
     try:
         async with running_engine(checkpoint) as engine:
             left, waiting = (

@@ -1,4 +1,4 @@
-"""What an engine is asked and what it answers: token ids in, token ids out."""
+"""What goes into an engine and what comes out: token ids both ways."""
 
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -19,12 +19,12 @@ __all__ = [
 class SamplingParams:
     """How to choose tokens and when to stop.
 
-    A temperature of 0 is greedy. `top_k` 0 means no limit. `seed` None asks for a fresh one.
-    `stop` holds strings matched on text; `max_tokens` None means what the server's settings say.
+    A `temperature` of 0 is greedy. A `top_k` of 0 means no limit. Without a `seed` the engine draws one.
+    `stop` holds strings matched on text. Without `max_tokens` the limit in the server's settings applies.
     `num_logprobs` None asks for no log probabilities, 0 for those of the chosen tokens, n for those of the
-    n likeliest as well. `presence_penalty` and `frequency_penalty` are OpenAI's: taken from the logits of
-    tokens of the answer so far, once and times their count. `logit_bias` holds pairs of token id and what
-    is added to its logit. No stop token is chosen before `min_tokens` tokens.
+    n likeliest as well. `presence_penalty` and `frequency_penalty` are OpenAI's: they are subtracted from the
+    logits of tokens generated so far, once and times their count. `logit_bias` holds pairs of a token id and
+    the number added to its logit. No stop token is chosen before `min_tokens` tokens.
     """
 
     max_tokens: int | None = None
@@ -45,10 +45,10 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """What an engine is asked: tokens and pixels in, at most `max_tokens` tokens out.
+    """A request to an engine: tokens and pixels in, at most `max_tokens` tokens out.
 
-    `pixel_values` is float32, (total tiles, 3, tile_px, tile_px), normalised, the images' tiles one after
-    another in prompt order; None for a text prompt. `images` tells which image tokens they belong to.
+    `pixel_values` is float32, (total tiles, 3, tile_px, tile_px), normalised: the tiles of all
+    images in prompt order; None for a text prompt. `images` says which image tokens they belong to.
     The engine ends a request after any id of `stop_token_ids`.
     """
 
@@ -66,7 +66,7 @@ FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """Natural log probability of a chosen token, and of the likeliest at its place, likeliest first.
+    """Natural log probabilities of a chosen token and of the likeliest at its position, likeliest first.
 
     `top` holds pairs of token id and log probability.
     """
@@ -79,9 +79,9 @@ class TokenLogprobs:
 class TokenDelta:
     """Newly generated token ids, in order; `finish_reason` is set on the last delta only.
 
-    A stop token, where one ended the request, is the last id. `logprobs`, when asked for, has one entry
-    for each id. `num_cached_tokens`, on the first delta at the latest on the last, are those of the prompt
-    that were not computed anew.
+    If a stop token ended the request, it is the last id. `logprobs`, if requested, has one entry for each id.
+    `num_cached_tokens` counts the prompt tokens whose prefill was skipped; it is set on the last delta at the
+    latest.
     """
 
     token_ids: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""What an answer must be: `response_format` and `structured_outputs` on the wire, and as a `Constraint`."""
+"""`response_format` and `structured_outputs`: their wire types, and the constraints they stand for."""
 
 import json
 import re
@@ -35,7 +35,7 @@ class JsonObjectFormat(Wire):
 
 
 class JsonSchema(Wire):
-    """A JSON schema with a name; answers are held to it whether `strict` is set or not."""
+    """A JSON schema with a name. Answers must fit it whether `strict` is set or not."""
 
     model_config = ConfigDict(serialize_by_alias=True)
 
@@ -58,7 +58,7 @@ ResponseFormat: TypeAlias = Annotated[
 
 
 class StructuredOutputs(Wire):
-    """What an answer must be, as vLLM names it; exactly one member is given."""
+    """vLLM's field for guided decoding; exactly one member is given."""
 
     model_config = ConfigDict(serialize_by_alias=True)
 

@@ -1,4 +1,4 @@
-"""What the guide of a request allows, the parser reads: the two must agree on the format."""
+"""What the constraint of a request allows, the parser reads: the two must agree on the format."""
 
 import json
 import random
@@ -26,7 +26,7 @@ def words() -> Words:
 
 @settings(deadline=None, max_examples=40)
 @given(schema=OBJECTS, seed=st.integers(0, 2**32), is_parallel=st.booleans())
-def test_random_calls_a_guide_allows_are_read_whole(
+def test_random_calls_a_constraint_allows_are_read_whole(
     words: Words, schema: dict[str, object], seed: int, is_parallel: bool
 ) -> None:
     choice = ToolChoice("required", is_parallel=is_parallel)

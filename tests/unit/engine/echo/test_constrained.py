@@ -51,9 +51,9 @@ async def engine():
     await engine.close()
 
 
-def make_request(guide, *, max_tokens=1000, stop=(END,), **sampling):
+def make_request(constraint, *, max_tokens=1000, stop=(END,), **sampling):
     prompt = tuple(DEMO.encode_text("hello"))
-    params = SamplingParams(constraint=guide, **sampling)
+    params = SamplingParams(constraint=constraint, **sampling)
     return GenerateRequest("r", prompt, max_tokens, params, frozenset(stop))
 
 
@@ -69,14 +69,14 @@ async def answer(engine, request):
     return [i for delta in (*rest, last) for i in delta.token_ids], last.finish_reason
 
 
-async def text(engine, guide, **sampling):
+async def text(engine, constraint, **sampling):
     """Of an answer that ended by itself."""
-    token_ids, reason = await answer(engine, make_request(guide, **sampling))
+    token_ids, reason = await answer(engine, make_request(constraint, **sampling))
     assert reason == "stop"
     return b"".join(DEMO.vocabulary.bytes_of(i) for i in token_ids if i != END).decode()
 
 
-def schema_guide(schema):
+def json_schema(schema):
     return JsonSchema(schema)
 
 
@@ -121,9 +121,9 @@ LIST = {
     ids=str,
 )  # fmt: skip
 async def test_json(engine, schema, expected):
-    first = await text(engine, schema_guide(schema))
+    first = await text(engine, json_schema(schema))
     assert json.loads(first) == expected
-    assert await text(engine, schema_guide(schema), seed=3, temperature=2.0) == first
+    assert await text(engine, json_schema(schema), seed=3, temperature=2.0) == first
 
 
 FORMATS = {
@@ -137,12 +137,12 @@ FORMATS = {
 
 @pytest.mark.parametrize("name", FORMATS)
 async def test_formats_of_strings(engine, name):
-    value = json.loads(await text(engine, schema_guide({"type": "string", "format": name})))
+    value = json.loads(await text(engine, json_schema({"type": "string", "format": name})))
     assert re.fullmatch(FORMATS[name], value)
 
 
 @pytest.mark.parametrize(
-    ("guide", "expected"),
+    ("constraint", "expected"),
     [
         (Regex("(red)|(blue)"), "blue"),
         (Regex(r"\d{3}-[A-Z]{2}"), "012-AB"),
@@ -153,8 +153,8 @@ async def test_formats_of_strings(engine, name):
         (Grammar('root ::= "(" root ")" root | "[" root root "]" | "q"'), "q"),
     ],
 )
-async def test_patterns_and_rules(engine, guide, expected):
-    assert await text(engine, guide) == expected
+async def test_patterns_and_rules(engine, constraint, expected):
+    assert await text(engine, constraint) == expected
 
 
 @pytest.mark.parametrize("pattern", ["[^~]*~", "[a-z]*X", r"(ab|cd)+\."])
@@ -162,9 +162,9 @@ async def test_repetitions_end(engine, pattern):
     assert re.fullmatch(pattern, await text(engine, Regex(pattern)))
 
 
-@pytest.mark.parametrize("guide", [Regex('"*y'), Grammar('root ::= "}" root | "x"')])
-async def test_what_does_not_end_is_cut_off(engine, guide):
-    token_ids, reason = await answer(engine, make_request(guide, max_tokens=200))
+@pytest.mark.parametrize("constraint", [Regex('"*y'), Grammar('root ::= "}" root | "x"')])
+async def test_what_does_not_end_is_cut_off(engine, constraint):
+    token_ids, reason = await answer(engine, make_request(constraint, max_tokens=200))
     assert (len(token_ids), reason) == (200, "length")
 
 
@@ -173,8 +173,8 @@ async def test_the_text_does_not_depend_on_the_vocabulary(engine, tokenizer):
     await other.start()
     end = tokenizer.control_id("<|im_end|>")
     for schema in (record(u={"type": "string", "format": "uuid"}), LIST):
-        token_ids, _ = await answer(other, make_request(schema_guide(schema), stop=(end,)))
-        assert tokenizer.text_of(token_ids) == await text(engine, schema_guide(schema))
+        token_ids, _ = await answer(other, make_request(json_schema(schema), stop=(end,)))
+        assert tokenizer.text_of(token_ids) == await text(engine, json_schema(schema))
     await other.close()
 
 
@@ -185,14 +185,14 @@ async def test_the_text_does_not_depend_on_the_vocabulary(engine, tokenizer):
 )
 @given(schema=SCHEMAS)
 async def test_answers_fit_their_schema(engine, schema):
-    assert fits(json.loads(await text(engine, schema_guide(schema))), schema)
+    assert fits(json.loads(await text(engine, json_schema(schema))), schema)
 
 
 WEATHER = CallableTool("weather", record(["city"], city=STRING, unit={"enum": ["C"]}))
 CLOCK = CallableTool("clock", {"type": "object"})
 
 
-def tool_guide(*tools, is_required=True):
+def tool_calls(*tools, is_required=True):
     return ToolCalls(tools, is_required)
 
 
@@ -201,18 +201,18 @@ def call(name, arguments):
 
 
 async def test_a_required_call_is_one_of_the_first_tool(engine):
-    assert await text(engine, tool_guide(CLOCK, WEATHER)) == call("clock", "{}")
-    assert await text(engine, tool_guide(WEATHER, CLOCK)) == call("weather", '{"city": ""}')
-    assert await text(engine, tool_guide(WEATHER)) == call("weather", '{"city": ""}')
+    assert await text(engine, tool_calls(CLOCK, WEATHER)) == call("clock", "{}")
+    assert await text(engine, tool_calls(WEATHER, CLOCK)) == call("weather", '{"city": ""}')
+    assert await text(engine, tool_calls(WEATHER)) == call("weather", '{"city": ""}')
 
 
 async def test_tools_that_may_be_called_change_nothing(engine):
-    assert await text(engine, tool_guide(CLOCK, is_required=False)) == "hello"
+    assert await text(engine, tool_calls(CLOCK, is_required=False)) == "hello"
     assert Capability.GUIDED_TOOL_CALLS not in engine.info.capabilities
 
 
 @pytest.mark.parametrize(
-    "guide",
+    "constraint",
     [
         JsonSchema({"not": {}}, "text.format"),
         Regex("(", "text.format"),
@@ -221,9 +221,9 @@ async def test_tools_that_may_be_called_change_nothing(engine):
     ],
     ids=str,
 )
-async def test_a_bad_guide_is_refused_before_the_request_is_accepted(engine, guide):
+async def test_a_bad_constraint_is_refused_before_the_request_is_accepted(engine, constraint):
     with pytest.raises(InvalidRequestError) as caught:
-        async with engine.generate(make_request(guide)):
+        async with engine.generate(make_request(constraint)):
             pytest.fail("accepted")
     assert caught.value.param == "text.format"
     assert engine.num_started == 0
@@ -246,11 +246,11 @@ async def test_the_end_is_a_stop_token_only_where_text_could_follow(engine):
 
 
 async def test_max_tokens_and_the_context_cut(engine):
-    whole, _ = await answer(engine, make_request(schema_guide(record(name=STRING))))
+    whole, _ = await answer(engine, make_request(json_schema(record(name=STRING))))
     for most in (1, 4, len(whole) - 1):
-        cut = await answer(engine, make_request(schema_guide(record(name=STRING)), max_tokens=most))
+        cut = await answer(engine, make_request(json_schema(record(name=STRING)), max_tokens=most))
         assert cut == (whole[:most], "length")
-    exact = make_request(schema_guide(record(name=STRING)), max_tokens=len(whole))
+    exact = make_request(json_schema(record(name=STRING)), max_tokens=len(whole))
     assert await answer(engine, exact) == (whole, "stop")
     [a] = DEMO.encode_text("a")
     assert await answer(engine, make_request(Regex("ab?"), max_tokens=1)) == (
@@ -264,14 +264,14 @@ async def test_a_stop_token_with_text_is_said_only_where_nothing_else_may_be(eng
     either, both = Regex("[ab]x"), Regex("abx")
     assert await answer(engine, make_request(either, stop=(END, a))) == ([b, x], "stop")
     assert await answer(engine, make_request(both, stop=(END, b))) == ([a, b], "stop")
-    # A banned token is said where the guide asks for it, and ends nothing.
+    # A banned token is said where the constraint asks for it, and ends nothing.
     banned = make_request(both, logit_bias=((b, -100.0),))
     assert await answer(engine, banned) == ([a, b, x], "stop")
     banned = make_request(either, logit_bias=((a, -100.0),))
     assert await answer(engine, banned) == ([b, x], "stop")
 
 
-async def test_min_tokens_gives_way_to_the_guide(engine):
+async def test_min_tokens_gives_way_to_the_constraint(engine):
     token_ids, _ = await answer(engine, make_request(Regex("a{1,9}"), min_tokens=4))
     text = b"".join(DEMO.vocabulary.bytes_of(i) for i in token_ids if i != END)
     assert token_ids[-1] == END
@@ -281,7 +281,7 @@ async def test_min_tokens_gives_way_to_the_guide(engine):
 
 
 async def test_log_probabilities(engine):
-    deltas = await deltas_of(engine, make_request(schema_guide({"type": "null"}), num_logprobs=2))
+    deltas = await deltas_of(engine, make_request(json_schema({"type": "null"}), num_logprobs=2))
     assert len(deltas) > 0
     for delta in deltas:
         [logprobs] = delta.logprobs
@@ -290,7 +290,7 @@ async def test_log_probabilities(engine):
 
 
 async def test_leaving_early_is_an_abort(engine):
-    async with engine.generate(make_request(schema_guide(LIST))) as deltas:
+    async with engine.generate(make_request(json_schema(LIST))) as deltas:
         await anext(deltas)
     assert (engine.num_running, engine.num_aborted, engine.num_finished) == (0, 1, 0)
 
@@ -301,7 +301,7 @@ async def test_nothing_is_taken_once_it_is_closed(engine):
         await answer(engine, make_request(Regex("a")))
 
 
-# Where guides cannot be followed.
+# Where constraints cannot be followed.
 
 
 async def test_without_llguidance_it_says_so():
@@ -312,7 +312,7 @@ async def test_without_llguidance_it_says_so():
     with pytest.raises(UnsupportedParameterError) as caught:
         await answer(engine, make_request(Regex("a", "structured_outputs.regex")))
     assert caught.value.param == "structured_outputs.regex"
-    assert await answer(engine, make_request(tool_guide(CLOCK, is_required=False))) == (
+    assert await answer(engine, make_request(tool_calls(CLOCK, is_required=False))) == (
         [*DEMO.encode_text("hello"), END], "stop"
     )  # fmt: skip
 
@@ -339,7 +339,7 @@ print("response_format" in engine.info.capabilities, "torch" in sys.modules)
         ("sys.modules['llguidance'] = None", "(b'a',)", "False False"),
     ],
 )
-def test_it_is_loaded_with_guides_only_where_they_work_and_without_torch(
+def test_it_is_loaded_with_constraints_only_where_they_work_and_without_torch(
     tiny_checkpoint, before, token_bytes, expected
 ):
     code = LOAD.format(before=before, path=str(tiny_checkpoint), token_bytes=token_bytes)

@@ -23,10 +23,10 @@ def compiled():
 
 @pytest.fixture
 def compiler(compiled):
-    def compile_constraint(guide):
-        if "bad" in str(guide):
+    def compile_constraint(constraint):
+        if "bad" in str(constraint):
             raise ValueError("the reason\nand more")
-        compiled.append(guide)
+        compiled.append(constraint)
         return object()
 
     compiler = GrammarCompiler(compile_constraint)
@@ -131,7 +131,7 @@ async def test_equal_constraints_are_compiled_once_at_the_same_time(compiler, co
 
 async def test_after_closing_only_what_has_begun_is_compiled():
     release = threading.Event()
-    compiler = GrammarCompiler(lambda guide: release.wait(20))
+    compiler = GrammarCompiler(lambda constraint: release.wait(20))
     tasks = [asyncio.ensure_future(compiler.compile(Regex(str(n)))) for n in range(3)]
     await asyncio.sleep(0)
     compiler.close()

@@ -1,4 +1,4 @@
-"""What guides allow, token by token, without a model."""
+"""What constraints allow, token by token, without a model."""
 
 import json
 import random
@@ -29,7 +29,7 @@ NUM_PADDING = 11  # logits of models have more rows than their tokenizers have t
 
 
 class Words:
-    """A tokenizer, and its vocabulary for guides."""
+    """A tokenizer, and its vocabulary for constraints."""
 
     def __init__(self, tokenizer: PromptTokenizer) -> None:
         self.tokenizer = tokenizer
@@ -40,17 +40,17 @@ class Words:
     def bytes_of(self, token_ids) -> bytes:
         return b"".join(map(self.tokenizer.vocabulary.bytes_of, token_ids))
 
-    def read(self, guide: Constraint, text: str, stops=None):
-        """Where a guide is after a text; None when it does not allow it."""
-        state = self.vocabulary.compile(guide).start([self.end] if stops is None else stops)
+    def read(self, constraint: Constraint, text: str, stops=None):
+        """Where a constraint is after a text; None when it does not allow it."""
+        state = self.vocabulary.compile(constraint).start([self.end] if stops is None else stops)
         for token_id in self.tokenizer.encode_answer(text):
             if state.forbidden[token_id]:
                 return None
             state.advance(token_id)
         return state
 
-    def accepts(self, guide: Constraint, text: str) -> bool:
-        state = self.read(guide, text)
+    def accepts(self, constraint: Constraint, text: str) -> bool:
+        state = self.read(constraint, text)
         return state is not None and not state.forbidden[self.end]
 
 
@@ -73,7 +73,7 @@ def words(request) -> Words:
     return request.getfixturevalue(request.param)
 
 
-def json_guide(schema) -> JsonSchema:
+def json_schema(schema) -> JsonSchema:
     return JsonSchema(schema)
 
 
@@ -95,9 +95,9 @@ JSON_TEXTS = [
 
 @pytest.mark.parametrize(("schema", "good", "bad"), JSON_TEXTS, ids=str)
 def test_json(words, schema, good, bad):
-    guide = json_guide(schema)
-    assert [text for text in good if not words.accepts(guide, text)] == []
-    assert [text for text in bad if words.accepts(guide, text)] == []
+    constraint = json_schema(schema)
+    assert [text for text in good if not words.accepts(constraint, text)] == []
+    assert [text for text in bad if words.accepts(constraint, text)] == []
 
 
 UNSUPPORTED = [
@@ -115,19 +115,19 @@ UNSUPPORTED = [
 @pytest.mark.parametrize("schema", UNSUPPORTED, ids=str)
 def test_a_schema_that_cannot_be_kept_is_refused(demo, schema):
     with pytest.raises(ValueError, match=r".") as caught:
-        demo.vocabulary.compile(json_guide(schema))
+        demo.vocabulary.compile(json_schema(schema))
     assert "\n" not in str(caught.value)
     assert "coerce" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "guide",
-    [Regex("[^\\s\\S]"), Grammar("root ::= root"), json_guide({"$ref": "#"})],
+    "constraint",
+    [Regex("[^\\s\\S]"), Grammar("root ::= root"), json_schema({"$ref": "#"})],
     ids=str,
 )
-def test_a_guide_that_allows_nothing_is_refused(demo, guide):
+def test_a_constraint_that_allows_nothing_is_refused(demo, constraint):
     with pytest.raises(ValueError, match="allows no text"):
-        demo.vocabulary.compile(guide)
+        demo.vocabulary.compile(constraint)
 
 
 MANY = {
@@ -136,15 +136,15 @@ MANY = {
 }
 
 
-@pytest.mark.parametrize("guide", [Regex("(a?){1000}a{1000}"), json_guide(MANY)])
-def test_a_guide_that_is_too_large_for_its_first_token_is_refused(demo, guide):
+@pytest.mark.parametrize("constraint", [Regex("(a?){1000}a{1000}"), json_schema(MANY)])
+def test_a_constraint_that_is_too_large_for_its_first_token_is_refused(demo, constraint):
     with pytest.raises(ValueError, match=r"expressions|items"):
-        demo.vocabulary.compile(guide)
+        demo.vocabulary.compile(constraint)
 
 
 def test_the_keyword_is_named(demo):
     with pytest.raises(ValueError, match="uniqueItems"):
-        demo.vocabulary.compile(json_guide({"type": "array", "uniqueItems": True}))
+        demo.vocabulary.compile(json_schema({"type": "array", "uniqueItems": True}))
     with pytest.raises(ValueError, match="look-around"):
         demo.vocabulary.compile(Regex("(?=a)b"))
 
@@ -162,9 +162,9 @@ def test_the_keyword_is_named(demo):
     ],
 )
 def test_regex(words, pattern, good, bad):
-    guide = Regex(pattern)
-    assert [text for text in good if not words.accepts(guide, text)] == []
-    assert [text for text in bad if words.accepts(guide, text)] == []
+    constraint = Regex(pattern)
+    assert [text for text in good if not words.accepts(constraint, text)] == []
+    assert [text for text in bad if words.accepts(constraint, text)] == []
 
 
 LIST = 'root ::= item ("," item)*  # a comment\nitem ::= "(" root ")" | [0-9]+'
@@ -186,13 +186,13 @@ LIST = 'root ::= item ("," item)*  # a comment\nitem ::= "(" root ")" | [0-9]+'
     ],
 )
 def test_gbnf(words, rules, good, bad):
-    guide = Grammar(rules)
-    assert [text for text in good if not words.accepts(guide, text)] == []
-    assert [text for text in bad if words.accepts(guide, text)] == []
+    constraint = Grammar(rules)
+    assert [text for text in good if not words.accepts(constraint, text)] == []
+    assert [text for text in bad if words.accepts(constraint, text)] == []
 
 
 @pytest.mark.parametrize(
-    "guide",
+    "constraint",
     [
         Grammar('root ::= "a"\nroot ::= "b"'), Grammar('root := "a"'), Grammar('x ::= "a"'),
         Grammar("root ::= [+--]"), Grammar("root ::= x"), Grammar('root ::= ""'), Grammar('root ::= "a'),
@@ -204,9 +204,9 @@ def test_gbnf(words, rules, good, bad):
         Regex("^$"), Regex("[]"),
     ],
 )  # fmt: skip
-def test_a_malformed_guide_is_refused(demo, guide):
+def test_a_malformed_constraint_is_refused(demo, constraint):
     with pytest.raises(ValueError, match=r"."):
-        demo.vocabulary.compile(guide)
+        demo.vocabulary.compile(constraint)
 
 
 WEATHER = CallableTool(
@@ -225,7 +225,7 @@ def call(name: str, arguments: str) -> str:
     return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
 
 
-def tool_guide(is_required: bool, is_parallel: bool, tools=TOOLS) -> ToolCalls:
+def tool_calls(is_required: bool, is_parallel: bool, tools=TOOLS) -> ToolCalls:
     return ToolCalls(tools, is_required, is_parallel)
 
 
@@ -234,7 +234,7 @@ TWO = ONE + "\n" + call("now", '{"x": [1, {}]}')
 
 
 def test_free_text_with_calls(words):
-    several, single = tool_guide(False, True), tool_guide(False, False)
+    several, single = tool_calls(False, True), tool_calls(False, False)
     for text in (
         "",
         "hello",
@@ -262,28 +262,28 @@ def test_free_text_with_calls(words):
 def test_calls_or_an_answer_in_a_format(words):
     schema = {"type": "object", "properties": {"a": {"const": 1}}, "additionalProperties": False}
     for is_parallel in (True, False):
-        guide = ToolCalls(TOOLS, is_parallel=is_parallel, answer=schema)
+        constraint = ToolCalls(TOOLS, is_parallel=is_parallel, answer=schema)
         for text in (ONE, "{}", '{"a": 1}'):
-            assert words.accepts(guide, text), text
-        assert words.accepts(guide, TWO) == is_parallel
+            assert words.accepts(constraint, text), text
+        assert words.accepts(constraint, TWO) == is_parallel
         for text in ("x", '{"a": 2}', ONE + "{}", '{"a": 1}\n<', call("other", "{}")):
-            assert words.read(guide, text) is None, text
-        assert not words.accepts(guide, "")
+            assert words.read(constraint, text) is None, text
+        assert not words.accepts(constraint, "")
 
 
 def test_nothing_but_calls(words):
-    several, single = tool_guide(True, True), tool_guide(True, False)
+    several, single = tool_calls(True, True), tool_calls(True, False)
     for text in (ONE, "\n" + ONE, call("now", "{}")):
         assert words.accepts(several, text), text
         assert words.accepts(single, text), text
         assert words.read(single, text).is_complete
         assert not words.read(several, text).is_complete
     assert words.accepts(several, TWO)
-    for guide, text in (
+    for constraint, text in (
         (single, TWO), (several, "x"), (several, ONE + "\nx"), (several, ONE + ONE), (several, ONE + " "),
         (several, "\n\n"), (several, call("other", "{}")),
     ):  # fmt: skip
-        assert words.read(guide, text) is None, text
+        assert words.read(constraint, text) is None, text
     assert not words.accepts(several, "")
     assert not words.accepts(several, ONE + "\n")
 
@@ -294,50 +294,50 @@ def test_tools_with_references_and_without_a_type(words):
         "properties": {"a": {"$ref": "#/$defs/n"}},
         "required": ["a"],
     }
-    guide = tool_guide(True, False, (CallableTool("t", parameters),))
-    assert words.accepts(guide, call("t", '{"a": 1}'))
-    assert not words.accepts(guide, call("t", "1"))
-    assert not words.accepts(guide, call("t", '{"a": "x"}'))
+    constraint = tool_calls(True, False, (CallableTool("t", parameters),))
+    assert words.accepts(constraint, call("t", '{"a": 1}'))
+    assert not words.accepts(constraint, call("t", "1"))
+    assert not words.accepts(constraint, call("t", '{"a": "x"}'))
 
 
 @pytest.mark.parametrize("parameters", [{"type": "string"}, {"not": {}}, {"properties": 3}])
 def test_tools_that_cannot_be_kept_are_refused(demo, parameters):
     with pytest.raises(ValueError, match=r"object|not|properties"):
-        demo.vocabulary.compile(tool_guide(True, True, (CallableTool("t", parameters),)))
+        demo.vocabulary.compile(tool_calls(True, True, (CallableTool("t", parameters),)))
 
 
 def test_the_token_the_model_was_trained_on_is_offered(tiny):
-    state = tiny.read(tool_guide(True, True), "")
+    state = tiny.read(tool_calls(True, True), "")
     assert not state.forbidden[tiny.tokenizer.control_id("<tool_call>")]
 
 
 def test_only_the_request_says_what_ends_it(words):
     other = words.tokenizer.control_id("<|endoftext|>")
-    guide = Regex("ab*")
-    state = words.read(guide, "ab", stops=[other])
+    constraint = Regex("ab*")
+    state = words.read(constraint, "ab", stops=[other])
     assert not state.forbidden[other]
     assert state.forbidden[words.end]
     [letter] = words.tokenizer.encode_text("b")
-    state = words.read(guide, "a", stops=[letter])
+    state = words.read(constraint, "a", stops=[letter])
     assert state.forbidden[[words.end, other]].all()
     assert not state.forbidden[letter]
     assert words.read(Regex("xb"), "", stops=[letter]).forbidden[letter]
 
 
 def test_special_and_unknown_tokens_are_never_allowed(words):
-    state = words.read(tool_guide(False, True), "hello")
+    state = words.read(tool_calls(False, True), "hello")
     special = sorted(words.tokenizer.special_ids - {words.end})
     assert state.forbidden[special].all()
     assert state.forbidden[words.tokenizer.vocab_size :].all()
     assert state.forbidden.shape == (words.size,)
 
 
-def test_min_tokens_gives_way_to_the_guide(tiny):
+def test_min_tokens_gives_way_to_the_constraint(tiny):
     import torch
 
-    guide = tiny.vocabulary.compile(Regex("a|ab"))
+    constraint = tiny.vocabulary.compile(Regex("a|ab"))
     params = SamplingParams(temperature=0.0, min_tokens=10)
-    sampler = Sampler(params, [], [tiny.end], guide.start([tiny.end]))
+    sampler = Sampler(params, [], [tiny.end], constraint.start([tiny.end]))
     logits = torch.zeros(tiny.size)
     logits[tiny.end] = 5.0
     first = [sampler.choose(logits.clone()) for _ in range(2)]
@@ -345,9 +345,9 @@ def test_min_tokens_gives_way_to_the_guide(tiny):
     assert sampler.is_complete
 
 
-def walk(words: Words, guide: Constraint, rng: random.Random, most: int):
+def walk(words: Words, constraint: Constraint, rng: random.Random, most: int):
     """Draws among the allowed tokens until the end, as a model that knows nothing does."""
-    state = words.vocabulary.compile(guide).start([words.end])
+    state = words.vocabulary.compile(constraint).start([words.end])
     token_ids: list[int] = []
     while not state.is_complete and len(token_ids) < most:
         if not state.forbidden[words.end] and rng.random() < 0.5:
@@ -362,7 +362,7 @@ def walk(words: Words, guide: Constraint, rng: random.Random, most: int):
 @settings(deadline=None, max_examples=60)
 @given(schema=SCHEMAS, seed=st.integers(0, 2**32))
 def test_random_answers_fit_their_schema(demo, schema, seed):
-    token_ids, has_ended = walk(demo, json_guide(schema), random.Random(seed), 500)
+    token_ids, has_ended = walk(demo, json_schema(schema), random.Random(seed), 500)
     assert has_ended
     value = json.loads(demo.bytes_of(token_ids).decode())
     assert fits(value, schema), value

@@ -1,7 +1,7 @@
-"""Which patterns of strings in JSON schemas TurboMind's grammar compiler (xgrammar) can be given.
+"""Patterns in JSON schemas that are safe to pass to TurboMind's grammar compiler (xgrammar).
 
-It writes a pattern between the quotes of a JSON string as it is. A pattern that allows a quote, a backslash
-or a control character would so end the string, or not be JSON at all.
+The compiler inserts a pattern unchanged between the quotes of a JSON string. A pattern that matches a quote,
+a backslash or a control character would end the string early, or produce invalid JSON.
 """
 
 import re
@@ -17,7 +17,7 @@ _FIRST_PRINTABLE = " "
 
 
 def is_safe_pattern(pattern: str) -> bool:
-    """Whether all it can match stands between quotes as it is."""
+    """Whether every match is a valid JSON string when put between quotes."""
     return all(map(_is_safe_atom, _ATOM.finditer(pattern)))
 
 
@@ -39,10 +39,10 @@ def _is_safe_range(first: str, last: str | None) -> bool:
 
 
 def _is_safe_escape(character: str) -> bool:
-    """Digits and word characters, and what an escape leaves as it is."""
+    """Digits, word characters, and characters that an escape leaves unchanged."""
     return character in _CLASSES or (not character.isalnum() and _are_plain(character, character))
 
 
 def _are_plain(first: str, last: str) -> bool:
-    """Whether a range has none of the characters that JSON escapes."""
+    """Whether a range contains no character that JSON escapes."""
     return first >= _FIRST_PRINTABLE and not any(first <= mark <= last for mark in '"\\')

@@ -1,10 +1,9 @@
-"""JSON schemas as TurboMind's grammar compiler (xgrammar) holds an answer to them in full.
+"""The part of JSON Schema that TurboMind's grammar compiler (xgrammar) enforces completely.
 
-It skips what it does not know without a word, and the answer would be held to less than the client asked
-for. What is let through here was tried keyword by keyword, alone and beside others, with the releases of
-xgrammar that TurboMind 0.18 may have been built from (0.1.34 to 0.2.2) and with the one beside it;
-tests/lmdeploy has the table. Stricter than asked is let through: patterns are anchored, and an object with
-`properties` has no others.
+The compiler silently ignores what it does not know, so an answer could violate the client's schema. Each
+keyword accepted here was tested, alone and in combination, with the releases of xgrammar that TurboMind 0.18
+may have been built from (0.1.34 to 0.2.2) and with the installed package; tests/lmdeploy has the table.
+Stricter behaviour is accepted: patterns are anchored, and an object with `properties` has no others.
 """
 
 from collections.abc import Mapping
@@ -30,7 +29,7 @@ _KEYWORDS: Mapping[str, frozenset[str]] = {
     "boolean": frozenset(),
     "null": frozenset(),
 }  # fmt: skip
-# Each decides alone: what stands beside it is skipped.
+# Where one of these is present, the compiler ignores all other keywords.
 _ALONE = ("$ref", "const", "enum", "anyOf", "allOf")
 _NEVER = frozenset(
     {"not", "if", "then", "else", "oneOf", "multipleOf", "uniqueItems", "contains", "minContains",
@@ -43,7 +42,7 @@ _FORMATS = frozenset(
      "uri-reference", "uri-template", "json-pointer", "relative-json-pointer"}
 )  # fmt: skip
 _LARGEST = 2**53 - 1
-# Properties times their number: takes the compiler about two seconds.
+# Number of properties times their count; this takes the compiler about two seconds.
 _MAX_COUNTED = 4000
 _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "string": str, "integer": int, "number": (int, float), "array": list, "object": dict,
@@ -57,13 +56,13 @@ _MAPS = ("properties", "patternProperties", "$defs", "definitions")
 
 
 def native_schema(schema: object) -> object:
-    """The schema, written so that the compiler holds answers to all of it.
+    """Rewrite a schema so that the compiler enforces all of it.
 
     Raises:
-        ValueError: That cannot be; names the keyword.
+        ValueError: That is impossible; names the keyword.
     """
     if not isinstance(schema, Mapping):
-        return schema  # true, false, or malformed: the compiler says so
+        return schema  # true, false, or malformed, which the compiler reports
     keywords = {key for key in schema if key in _CONSTRAINTS and schema[key] is not False}
     if never := sorted(keywords & _NEVER):
         raise ValueError(f"the keyword '{never[0]}' is not supported by the turbomind engine")
@@ -88,13 +87,13 @@ def _native_value(key: str, value: object) -> object:
 
 
 def _bounded(schema: Schema, native: dict[str, object]) -> dict[str, object]:
-    """An integer's bounds, where the compiler keeps them: most of its ranges are a little too wide."""
+    """Rewrite the bounds of an integer; the compiler allows slightly too much for most of them."""
     low = max(
         _whole(schema, "minimum", -_LARGEST), _whole(schema, "exclusiveMinimum", -_LARGEST) + 1
     )
     if low not in (0, 1) or schema.keys() & {"maximum", "exclusiveMaximum"}:
         raise ValueError(
-            "the turbomind engine takes as bounds of an integer only a least value of 0 or 1"
+            "the turbomind engine supports no bounds of an integer other than a minimum of 0 or 1"
         )
     return {key: value for key, value in native.items() if key not in _NUMBER} | {"minimum": low}
 
@@ -120,7 +119,7 @@ def _check_alone(schema: Schema, alone: str, keywords: set[str]) -> None:
 
 
 def _fits(schema: Schema, alone: str) -> bool:
-    """Whether the type beside fixed values says nothing they do not say."""
+    """Whether `type` is redundant because all fixed values have it."""
     values = schema[alone] if alone == "enum" else [schema[alone]]
     types = _types(schema)
     return alone in ("const", "enum") and isinstance(values, list) and all(
@@ -135,7 +134,7 @@ def _is_of(value: object, name: str) -> bool:
 
 def _check_typed(schema: Schema, keywords: set[str]) -> None:
     types = _types(schema)
-    if not types:  # the type is guessed, by these alone
+    if not types:  # the compiler infers the type from these keywords only
         types = ["object"] if "properties" in schema else ["array"] if "items" in schema else []
     known = frozenset().union(*(_KEYWORDS.get(name, frozenset()) for name in types))
     # A keyword of another type constrains nothing, in any engine.
@@ -167,7 +166,7 @@ def _check_string(schema: Schema, keywords: set[str]) -> None:
 def _check_pattern(pattern: object) -> None:
     if isinstance(pattern, str) and not is_safe_pattern(pattern):
         raise ValueError(
-            "the turbomind engine takes no pattern with a dot, a negated class, white space other than "
+            "the turbomind engine supports no pattern with a dot, a negated class, white space other than "
             "blanks, a quote or a backslash"
         )
 
@@ -181,7 +180,7 @@ def _check_object(schema: Schema) -> None:
     _check_num_properties(schema)
     for pattern in _names(schema, "patternProperties"):
         _check_pattern(pattern)
-    # What the others are held to would hold for the named ones as well, a second time.
+    # The compiler would apply their schema to the named properties as well.
     for key in ("additionalProperties", "unevaluatedProperties"):
         if _names(schema, "properties") and schema.get(key, False) is not False:
             raise ValueError(
@@ -190,7 +189,7 @@ def _check_object(schema: Schema) -> None:
 
 
 def _check_num_properties(schema: Schema) -> None:
-    """The compiler hangs on a count of many properties; see tests/lmdeploy/test_guides.py."""
+    """Refuse to count many properties, on which the compiler hangs; see tests/lmdeploy."""
     bounds = [schema.get(key) for key in ("minProperties", "maxProperties")]
     count = max((bound for bound in bounds if isinstance(bound, int)), default=0)
     if count * len(_names(schema, "properties")) > _MAX_COUNTED:

@@ -39,21 +39,21 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("guide", GOOD, ids=str)
-async def test_the_grammar_reaches_the_native_side(make_engine, loop, guide):
+@pytest.mark.parametrize("constraint", GOOD, ids=str)
+async def test_the_grammar_reaches_the_native_side(make_engine, loop, constraint):
     engine = await make_engine(max_num_seqs=1)
-    await answer(engine, make_request(constraint=guide))
+    await answer(engine, make_request(constraint=constraint))
     await answer(engine, make_request())
     guided, free = loop.calls
     assert guided.grammar is not None
     assert free.grammar is None, "the next request was held to the grammar of the one before"
 
 
-@pytest.mark.parametrize("guide", BAD, ids=lambda guide: str(guide)[:40])
-async def test_a_guide_that_cannot_be_compiled_is_a_400(make_engine, loop, guide):
+@pytest.mark.parametrize("constraint", BAD, ids=lambda constraint: str(constraint)[:40])
+async def test_a_constraint_that_cannot_be_compiled_is_a_400(make_engine, loop, constraint):
     engine = await make_engine()
     with pytest.raises(InvalidRequestError) as caught:
-        await answer(engine, make_request(constraint=guide))
+        await answer(engine, make_request(constraint=constraint))
     assert caught.value.param == "response_format"
     assert "/" not in caught.value.message.replace("#/", "")
     assert loop.calls == []
@@ -74,8 +74,8 @@ async def test_what_lmdeploy_does_with_one(make_engine, loop):
 async def test_the_event_loop_runs_on_while_one_is_compiled(make_engine, loop):
     engine = await make_engine()
     properties = {f"k{n}": {"enum": [f"v{n}-{i}" for i in range(20)]} for n in range(150)}
-    guide = JsonSchema({"type": "object", "properties": properties})
-    task = asyncio.ensure_future(answer(engine, make_request(constraint=guide)))
+    constraint = JsonSchema({"type": "object", "properties": properties})
+    task = asyncio.ensure_future(answer(engine, make_request(constraint=constraint)))
     longest = 0.0
     while not task.done():
         start = time.monotonic()
