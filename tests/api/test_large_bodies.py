@@ -6,7 +6,6 @@ from typing import Any
 
 import httpx2
 import pytest
-from internvl_server.protocol import tools
 
 from tests.live_server import LiveServer
 
@@ -42,7 +41,7 @@ def test_tools_are_written_out_off_the_loop(
         return text
 
     data = dumps(body)
-    monkeypatch.setattr(tools.json, "dumps", noted)
+    monkeypatch.setattr("internvl_server.protocol.tools.json.dumps", noted)
     reply = httpx2.post(
         f"{echo_server.url}/v1/{path}",
         content=data,

@@ -110,6 +110,7 @@ def test_only_allowed_tools_are_called(client: openai.OpenAI) -> None:
 
 
 def test_without_tools_a_call_is_text(client: openai.OpenAI) -> None:
+    options: dict[str, Any]
     for options in ({"tools": []}, {"tool_choice": "none"}):
         response = client.responses.create(**ASK | options)
         assert [item.type for item in response.output] == ["message"]

@@ -104,7 +104,7 @@ def test_tokens_are_counted_beforehand(server: LiveServer, picture_url: Callable
     content = [part(video(), num_frames=5), {"type": "video", "video": [picture_url()] * 2}]
     body = {"model": MODEL, "messages": [{"role": "user", "content": content}]}
     counted = server.client().post("/chat/completions/input_tokens", cast_to=object, body=body)
-    answer = server.client().chat.completions.create(**body)  # type: ignore[arg-type]
+    answer = server.client().chat.completions.create(**body)
     assert isinstance(counted, dict)
     assert counted["input_tokens"] == answer.usage.prompt_tokens
 

@@ -63,7 +63,7 @@ def test_a_tool_is_called(ask: Any) -> None:
 
 
 def test_a_schema_is_kept(ask: Any) -> None:
-    schema = TOOL["function"]["parameters"]  # type: ignore[index]
+    schema = TOOL["function"]["parameters"]
     answer = ask(
         "A number.",
         response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": schema}},

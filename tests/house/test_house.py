@@ -43,12 +43,16 @@ def test_every_module_says_what_it_exports() -> None:
         assert ast.get_docstring(tree), path
         if path.name in ("__init__.py", "__main__.py"):
             continue
-        [exported] = [ast.literal_eval(node.value) for node in tree.body if _is_all(node)]
+        [exported] = [
+            ast.literal_eval(value) for node in tree.body if (value := _value_of_all(node))
+        ]
         assert exported == sorted(exported, key=_ruff_order), path
 
 
-def _is_all(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+def _value_of_all(node: ast.stmt) -> ast.expr | None:
+    if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+        return node.value
+    return None
 
 
 def _ruff_order(name: str) -> tuple[int, str]:

@@ -3,7 +3,7 @@
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import httpx2
@@ -22,7 +22,7 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
         time.sleep(0.01)
 
 
-def events(server: LiveServer, **fields: Any) -> Iterator[str]:
+def events(server: LiveServer, **fields: Any) -> Generator[str]:
     """Events as text, as they arrive."""
     url = f"{server.url}/v1/chat/completions"
     with httpx2.stream("POST", url, json=HELLO | {"stream": True} | fields, timeout=60) as answer:

@@ -120,7 +120,7 @@ class Request:
         self, inputs: Any, mm_inputs: Any, session: Any, gen_cfg: Any, stream_output: bool,
         enable_metrics: bool, cb: Callable[[], None],
     ) -> tuple[Any, SharedState, Any]:  # fmt: skip
-        prompt = torch.from_dlpack(inputs["input_ids"])
+        prompt = torch.utils.dlpack.from_dlpack(inputs["input_ids"])
         assert prompt.dtype == torch.int32
         call = Call(
             session.id, session.step, prompt.tolist(), read_items(mm_inputs), read_config(gen_cfg),
@@ -152,7 +152,12 @@ def read_items(mm_inputs: Any) -> list[Item]:
         return []
     assert isinstance(mm_inputs, _turbomind.multimodal.InternVitInput)
     return [
-        Item(i.token_begin, i.token_end, bytes(i.fingerprint), torch.from_dlpack(i.data).clone())
+        Item(
+            i.token_begin,
+            i.token_end,
+            bytes(i.fingerprint),
+            torch.utils.dlpack.from_dlpack(i.data).clone(),
+        )
         for i in mm_inputs.items
     ]
 

@@ -2,7 +2,6 @@
 
 import asyncio
 
-import lmdeploy.messages
 import pytest
 import torch
 from internvl_server.core import Regex
@@ -16,6 +15,7 @@ from internvl_server.errors import (
     InvalidRequestError,
     UnsupportedParameterError,
 )
+from lmdeploy.messages import ResponseType
 from PIL import Image, ImageFile
 
 from tests.lmdeploy.native import CANCEL, Plan
@@ -140,8 +140,8 @@ async def test_statuses(make_engine, loop, status, error, num_tokens):
 
 
 def test_every_status_of_lmdeploy_is_known():
-    known = set(adapter._ERRORS) | {adapter.ResponseType.SUCCESS, adapter.ResponseType.FINISH}
-    assert set(lmdeploy.messages.ResponseType) == known
+    known = set(adapter._ERRORS) | {ResponseType.SUCCESS, ResponseType.FINISH}
+    assert set(ResponseType) == known
 
 
 async def test_the_end_of_max_tokens_is_length(make_engine, loop):

@@ -287,7 +287,12 @@ async def test_health_tells_a_stall(engine, checkpoint, monkeypatch):
     monkeypatch.setattr("internvl_server.engine.health._STALL_S", 0.05)
     runner = engine._worker._runner
     forward = runner.forward
-    monkeypatch.setattr(runner, "forward", lambda *a: time.sleep(0.3) or forward(*a))
+
+    def slow_forward(*arguments):
+        time.sleep(0.3)
+        return forward(*arguments)
+
+    monkeypatch.setattr(runner, "forward", slow_forward)
     assert engine.health().is_ready
     task = asyncio.create_task(answer(engine, make_request(checkpoint, max_tokens=1)))
     await eventually(lambda: not engine.health().is_ready)

@@ -33,7 +33,7 @@ CASES = [pytest.param(case, id="{size[0]}x{size[1]}-{mode}-{max_tiles}".format(*
 
 
 def tiles_of(case: dict[str, Any]) -> ImageTiles:
-    image = make_picture(*case["size"], case["mode"]).convert("RGB")
+    image = make_picture(case["size"][0], case["size"][1], case["mode"]).convert("RGB")
     return tile_image(image, max_tiles=case["max_tiles"])
 
 

@@ -7,12 +7,9 @@ from internvl_server import startup_check as self_check
 from internvl_server.app import create_app
 from internvl_server.core import Conversation
 from internvl_server.errors import InvalidRequestError, StartupError
-from internvl_server.prompt.template import (
-    DEFAULT_SYSTEM_TEXT,
-    Control,
-    InternVL25Template,
-    Segment,
-)
+from internvl_server.media.pixels import to_pixel_values
+from internvl_server.prompt.segments import Control, Segment
+from internvl_server.prompt.template import DEFAULT_SYSTEM_TEXT, InternVL25Template
 from internvl_server.prompt.tokenizer import PromptTokenizer, load_tokenizer
 from internvl_server.settings import Settings
 from internvl_server.startup_check import GOLDEN_GRIDS, SelfCheck, fingerprint_of, run_self_check
@@ -119,7 +116,7 @@ def test_another_grid_is_noticed(
 def test_another_normalisation_is_noticed(
     tokenizer: PromptTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exact = self_check.to_pixel_values
+    exact = to_pixel_values
     monkeypatch.setattr(
         self_check, "to_pixel_values", lambda tiles: np.nextafter(exact(tiles), np.float32(9))
     )

@@ -77,7 +77,7 @@ class FrozenExam:
     def _rounds(self, number: int) -> list[Record]:
         """Freeze conversations of three questions about one image."""
         rng = random.Random("rounds")
-        records = []
+        records: list[Record] = []
         for scene in islice(_small_scenes(rng), number):
             item = rng.choice(scene.items)
             first, second = q.describe(rng, scene), q.count(rng, scene)

@@ -127,7 +127,8 @@ def _optimisers(
     network: nn.Module, read_out: list[nn.Parameter], schedule: Schedule
 ) -> list[torch.optim.Optimizer]:
     """Return Muon for the matrices of the network's layers, AdamW for all other parameters."""
-    matrices, others = [], list(read_out)
+    matrices: list[torch.nn.Parameter] = []
+    others = list(read_out)
     for name, parameter in network.named_parameters():
         is_matrix = parameter.ndim == 2 and "embed" not in name and "lm_head" not in name
         (matrices if is_matrix else others).append(parameter)

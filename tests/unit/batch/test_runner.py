@@ -56,7 +56,7 @@ class FakeClient:
 def new_runner(
     client: FakeClient, results: list[dict[str, Any]], concurrency: int = 3
 ) -> BatchRunner:
-    return BatchRunner(client, results.append, concurrency=concurrency, max_retries=3)  # type: ignore[arg-type]
+    return BatchRunner(client, results.append, concurrency=concurrency, max_retries=3)
 
 
 async def run(

@@ -135,7 +135,7 @@ class TestFailure:
         ],
     )
     async def test_error_names_the_image(
-        self, preparer: MediaPreparer, url: str, error: type[Exception]
+        self, preparer: MediaPreparer, url: str, error: type[InvalidRequestError]
     ) -> None:
         references = [
             reference(SMALL, param="messages[0].content[0].image_url"),

@@ -73,7 +73,7 @@ def test_a_long_repetitive_stop_is_found_after_it_broke_off(
 ) -> None:
     stops = ["a" * num + "!", "a" * (num // 2) + "b!"]
     text = "a" * num + between + "a" * num + "!" + "a"
-    pieces = []
+    pieces: list[str] = []
     rest = text
     while rest:
         size = piece_sizes[len(pieces) % len(piece_sizes)]

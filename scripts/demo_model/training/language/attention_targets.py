@@ -64,10 +64,9 @@ def question_targets(text: str, scenes: list[Scene]) -> list[AttentionTarget]:
         if len(found) <= 1:
             token = found[0] if found else None
             targets.append(AttentionTarget(READ_LAYER, match.end() - 1, match.end(), token))
-    match = _PLACE.search(text) if len(scenes) == 1 else None
-    if match:
-        token = VisualToken(0, _PLACES[match.group(0).lower()])
-        targets.append(AttentionTarget(READ_LAYER, match.end() - 1, match.end(), token))
+    if len(scenes) == 1 and (place := _PLACE.search(text)):
+        token = VisualToken(0, _PLACES[place.group(0).lower()])
+        targets.append(AttentionTarget(READ_LAYER, place.end() - 1, place.end(), token))
     return targets
 
 

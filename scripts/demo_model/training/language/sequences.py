@@ -60,7 +60,8 @@ class SequenceWriter:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._control = {name: tokenizer.token_to_id(name) for name in _CONTROL_TOKENS}
+        vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+        self._control = {name: vocabulary[name] for name in _CONTROL_TOKENS}
         self._cache: dict[str, Encoding] = {}
         self.begin()
 

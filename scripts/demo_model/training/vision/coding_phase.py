@@ -77,8 +77,8 @@ def evaluate(model: InternVLModel, data: LowerStates) -> str:
     for states, codes in zip(data.states.split(CHUNK), data.codes.split(CHUNK), strict=True):
         with mixed_precision():
             tokens = project(model, upper_states(model, states.float())[-1])
-        for name, correct in correct_tiles(tokens, codes).items():
-            found[name].append(correct)
+        for name, shares in correct_tiles(tokens, codes).items():
+            found[name].append(shares)
     correct = {name: torch.cat(parts).float() for name, parts in found.items()}
     by_fact = " ".join(f"{name} {tiles.mean():.4f}" for name, tiles in correct.items())
     counts = data.codes[:, 0, COUNT_CHANNELS].argmax(-1)

@@ -14,7 +14,7 @@ __all__ = ["register_authors_config"]
 _TEXT_MODEL_TYPE = "qwen2"
 
 
-class AuthorsConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
+class AuthorsConfig(PretrainedConfig):  # type: ignore[misc]
     """`InternVLChatModel`'s config.json, with `llm_config` and `vision_config` as objects."""
 
     model_type = "internvl_chat"

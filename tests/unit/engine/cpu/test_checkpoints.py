@@ -56,7 +56,7 @@ def test_weights_are_cast_to_the_asked_type(folder):
 
 def test_one_file_without_an_index_is_read(folder):
     expected = load(folder).state_dict()
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for path in folder.glob("*.safetensors"):
         tensors |= load_file(path)
         path.unlink()

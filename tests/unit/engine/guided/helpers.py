@@ -45,7 +45,9 @@ def _arrays(inner: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[
     )
 
 
-_VALUES = st.sampled_from([0, 17, "x", "é\n", None, True, [1, "two"], {"k": []}])
+_VALUES: st.SearchStrategy[Any] = st.sampled_from(
+    [0, 17, "x", "é\n", None, True, [1, "two"], {"k": []}]
+)
 _LEAVES = (
     _integers()
     | _strings()

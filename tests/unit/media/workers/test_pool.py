@@ -1,4 +1,5 @@
 import asyncio
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -19,7 +20,6 @@ from internvl_server.errors import (
 from internvl_server.media.decoding.image import DecodeLimits, decode_image
 from internvl_server.media.encoded import Base64Media, BinaryMedia
 from internvl_server.media.tiling import tile_image
-from internvl_server.media.workers import process as worker_process
 from internvl_server.media.workers.pool import DecodePool
 from internvl_server.media.workers.process import WorkerSpec
 
@@ -160,7 +160,7 @@ class TestDeath:
         """A worker that was taken over can only spoil its own image."""
         before = pids(pool)
         [worker] = pool._workers
-        ours, theirs = worker_process.multiprocessing.Pipe()
+        ours, theirs = multiprocessing.Pipe()
         worker._pipe.close()
         monkeypatch.setattr(worker, "_pipe", ours)
         with theirs:
