@@ -11,10 +11,12 @@ from internvl_server.core import AnswerParams, Regex, SamplingParams
 from internvl_server.engine.base import Capability
 from internvl_server.engine.turbomind.sampling import generation_config
 from internvl_server.errors import EngineOverloadedError, UnsupportedParameterError
-from internvl_server.pipeline.capabilities import check_capabilities
+from internvl_server.pipeline.sampling import resolve_sampling
 
 from tests.lmdeploy.native import HELD_BACK, Plan, logits_at
 from tests.lmdeploy.requests import END, answer, make_request
+
+VOCAB_SIZE = 1000
 
 # What each field becomes: the native fields it may change, or "refused", or "text": matched on text.
 FIELDS = {
@@ -51,10 +53,10 @@ async def test_a_field_is_native_or_refused(make_engine, loop, name):
     sampling = SamplingParams(**{name: VALUES[name]})
     if FIELDS[name] == "refused":
         with pytest.raises(UnsupportedParameterError) as caught:
-            check_capabilities(engine.info, sampling, AnswerParams(), None)
+            resolve_sampling(engine.info, VOCAB_SIZE, sampling, AnswerParams(), None)
         assert caught.value.param == name
         return
-    check_capabilities(engine.info, sampling, AnswerParams(), None)
+    resolve_sampling(engine.info, VOCAB_SIZE, sampling, AnswerParams(), None)
     for asked in ({"seed": 0}, {"seed": 0, name: VALUES[name]}):
         request = dataclasses.replace(make_request(), sampling=SamplingParams(**asked))
         await answer(engine, request)

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from functools import reduce
+from typing import Any
 
 import pytest
 from internvl_server.core import CallableTool, Grammar, JsonSchema, Regex, ToolCalls
@@ -35,7 +35,10 @@ def compiler(compiled):
 
 
 def nested(depth):
-    return reduce(lambda schema, _: {"items": schema}, range(depth), {})
+    schema: dict[str, Any] = {}
+    for _ in range(depth):
+        schema = {"items": schema}
+    return schema
 
 
 @pytest.mark.parametrize(
