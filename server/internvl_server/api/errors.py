@@ -214,7 +214,7 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
 
 
 def _allowed_methods(request: Request) -> list[str]:
-    """Those of every route on the path; the framework names only the first one's."""
+    """The methods of all routes on the path; the framework reports only the first route's."""
     scope = dict(request.scope)
     found: set[str] = set()
     for method in ("GET", "HEAD", "POST", "DELETE", "PUT", "PATCH"):

@@ -157,7 +157,7 @@ class ConversationFields(Wire):
     """The fields that become the prompt."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    """Roles and parts: below."""
+    """System, user, assistant and tool messages."""
     tools: ToolList | None = None
     """Functions, at most `limits.max_tools`."""
     continue_final_message: Annotated[bool | None, Extension()] = None
@@ -167,7 +167,7 @@ class ConversationFields(Wire):
 
 
 def prepare_messages(fields: dict[str, Any], limits: LimitSettings) -> None:
-    """Check the lengths of all lists in `messages`, and remove members that say nothing.
+    """Check the lengths of all lists in `messages`, and remove null and empty members.
 
     Anything else that is wrong is left to the validator.
 
@@ -190,7 +190,7 @@ def prepare_messages(fields: dict[str, Any], limits: LimitSettings) -> None:
 
 
 def _prepared(message: Mapping[str, Any], path: str, limits: LimitSettings) -> dict[str, Any]:
-    """A message without members that say nothing.
+    """A message without null and empty members.
 
     The SDK's own message objects, sent back as history, are full of nulls and empty lists
     (`refusal: null`, `annotations: []`).
