@@ -5,12 +5,17 @@ import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from internvl_server.prompt.tokenizer import PromptTokenizer, load_tokenizer
 from PIL import Image
 
 from scripts.make_random_checkpoint import SHAPES, write_checkpoint
 from tests.live_server import LiveServer, start_echo_server
+
+# The time of a single example depends on what else the machine does.
+hypothesis.settings.register_profile("no-deadline", deadline=None)
+hypothesis.settings.load_profile("no-deadline")
 
 
 @pytest.fixture(scope="session")

@@ -234,7 +234,7 @@ class MediaPreparer:
 
 
 def _grant(_: int) -> None:
-    """Reserve nothing."""
+    """Accept any number of tiles."""
 
 
 def _num_images(media_parts: Sequence[MediaPart]) -> int:

@@ -117,7 +117,7 @@ class PromptTokenizer:
         return tuple(encoding.ids[:first]), tuple(encoding.ids[last:])
 
     def text_of(self, token_ids: Sequence[int]) -> str:
-        """Text of ids, special tokens as their names; half a character is U+FFFD."""
+        """Text of ids, special tokens by name; an incomplete character is U+FFFD."""
         table = self.all_token_bytes
         if table is None:
             return self.decode(token_ids, skip_special_tokens=False)
@@ -125,7 +125,7 @@ class PromptTokenizer:
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """What engines and output know of the tokenizer."""
+        """The part of the tokenizer that engines and output use."""
         return Vocabulary(
             token_bytes=self.all_token_bytes,
             special_ids=self.special_ids,
