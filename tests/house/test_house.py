@@ -32,6 +32,29 @@ def test_functions_are_short() -> None:
     assert statistics.quantiles(bodies, n=10)[-1] <= 30
 
 
+def boxes() -> dict[Path, list[str]]:
+    """The names of the modules in each package of the server and of the demo model's code."""
+    found: dict[Path, list[str]] = {}
+    for path in [*MODULES, *sorted((ROOT / "scripts/demo_model").rglob("*.py"))]:
+        names = found.setdefault(path.parent, [])
+        if path.name != "__init__.py":
+            names.append(path.stem)
+    return found
+
+
+def test_a_package_has_at_most_ten_modules() -> None:
+    assert {box: len(names) for box, names in boxes().items() if len(names) > 10} == {}
+
+
+def test_no_module_name_starts_with_a_prefix() -> None:
+    """A first word that modules share, or that repeats the name of their package, is a missing folder."""
+    for box, names in boxes().items():
+        words = [name.split("_")[0] for name in names]
+        assert {word for word in words if words.count(word) > 1} == set(), box
+        own = {box.name, box.name.removesuffix("s")}
+        assert [name for name in names if "_" in name and name.split("_")[0] in own] == [], box
+
+
 def test_the_engine_contract_is_short() -> None:
     contract = (ROOT / "server/internvl_server/engine/base.py").read_text(encoding="utf-8")
     assert len(contract.splitlines()) <= 100

@@ -12,8 +12,8 @@ from transformers import InternVLForConditionalGeneration
 
 from scripts.demo_model.exam.tasks import Task
 from scripts.demo_model.network.architecture import MAX_DYNAMIC_PATCH, TOKENS_PER_TILE
+from scripts.demo_model.network.forward import to_pixel_values
 from scripts.demo_model.network.tokenizer import SYSTEM_TEXT
-from scripts.demo_model.network.vision_forward import to_pixel_values
 from scripts.demo_model.world.drawing import render_scene
 from scripts.demo_model.world.sampling import HIGH_DETAIL_TILES
 

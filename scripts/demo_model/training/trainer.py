@@ -9,16 +9,16 @@ import torch
 from torch import nn
 
 from scripts.demo_model.network.export import export_model
+from scripts.demo_model.network.forward import lower_part, upper_part
 from scripts.demo_model.network.initial_model import initial_model
 from scripts.demo_model.network.tokenizer import build_tokenizer
-from scripts.demo_model.network.vision_forward import lower_part, upper_part
 from scripts.demo_model.training.language.images import MixedImages, SyntheticImages
-from scripts.demo_model.training.language.language_phase import Lessons, train_language
+from scripts.demo_model.training.language.phase import Lessons, train_language
 from scripts.demo_model.training.language.rendered import RenderedImages
 from scripts.demo_model.training.optimisation import Schedule
 from scripts.demo_model.training.tiles.pool import fill_pool
 from scripts.demo_model.training.vision.coding_phase import train_coding
-from scripts.demo_model.training.vision.vision_phase import train_vision
+from scripts.demo_model.training.vision.label_phase import train_vision
 
 PHASES = ("pool", "vision", "coding", "language", "drawn", "export")
 _HELD_OUT_SHARDS = 3

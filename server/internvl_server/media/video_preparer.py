@@ -8,9 +8,9 @@ from internvl_server.core import FrameList, ImageMeasure, ImageReference, ImageT
 from internvl_server.errors import EngineOverloadedError
 from internvl_server.media.decoding.image import VideoLimits
 from internvl_server.media.encoded import EncodedMedia
-from internvl_server.media.media_type import VIDEO
 from internvl_server.media.sources.data_url import max_base64_chars
 from internvl_server.media.sources.loader import RequestLoader, attach_param, gather
+from internvl_server.media.types import VIDEO
 from internvl_server.media.workers.pool import DecodePool
 from internvl_server.media.workers.process import WorkerSpec
 from internvl_server.settings import MediaSettings

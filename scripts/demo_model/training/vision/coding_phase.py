@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers.models.internvl.modeling_internvl import InternVLModel
 
+from scripts.demo_model.network.forward import project, upper_part, upper_states
 from scripts.demo_model.network.precision import mixed_precision
-from scripts.demo_model.network.vision_forward import project, upper_part, upper_states
 from scripts.demo_model.network.visual_code import COUNT, COUNT_CHANNELS, NUM_COUNTS, TINY_COUNT
 from scripts.demo_model.training.optimisation import Schedule, TrainingRun
 from scripts.demo_model.training.vision.code_losses import (

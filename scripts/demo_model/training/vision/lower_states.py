@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from transformers.models.internvl.modeling_internvl import InternVLModel
 
-from scripts.demo_model.network.precision import mixed_precision
-from scripts.demo_model.network.vision_forward import (
+from scripts.demo_model.network.forward import (
     lower_states,
     project,
     to_pixel_values,
     upper_states,
 )
+from scripts.demo_model.network.precision import mixed_precision
 from scripts.demo_model.network.visual_code import empty_code, thumbnail_kinds, tile_code
 from scripts.demo_model.training.tiles.pool import Tile, read_shard, shard_paths
 from scripts.demo_model.world.labels import kind_index

@@ -6,7 +6,7 @@ only the head and the length, and a decode worker decodes the text.
 
 import binascii
 
-from internvl_server.media.media_type import IMAGE, MediaType
+from internvl_server.media.types import IMAGE, MediaType
 
 __all__ = ["decode_base64", "is_data_url", "max_base64_chars", "split_data_url"]
 

@@ -23,7 +23,6 @@ from urllib.parse import urljoin
 import httpx2
 
 from internvl_server.errors import EngineOverloadedError, InvalidRequestError
-from internvl_server.media.media_type import IMAGE, VIDEO, MediaType
 from internvl_server.media.sources.url_policy import (
     Address,
     FetchUrl,
@@ -32,6 +31,7 @@ from internvl_server.media.sources.url_policy import (
     parse_networks,
     parse_url,
 )
+from internvl_server.media.types import IMAGE, VIDEO, MediaType
 from internvl_server.settings import MediaSettings
 
 __all__ = ["MediaFetcher"]

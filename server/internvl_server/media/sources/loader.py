@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 
 from internvl_server.errors import ServerError
 from internvl_server.media.encoded import Base64Media, BinaryMedia, EncodedMedia
-from internvl_server.media.media_type import IMAGE, MediaError, MediaType
 from internvl_server.media.sources.data_url import is_data_url, split_data_url
 from internvl_server.media.sources.fetch import MediaFetcher
+from internvl_server.media.types import IMAGE, MediaError, MediaType
 from internvl_server.settings import MediaSettings
 
 __all__ = ["RequestLoader", "attach_param", "gather"]

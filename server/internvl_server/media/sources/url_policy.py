@@ -21,7 +21,7 @@ from typing import TypeAlias
 from urllib.parse import quote
 
 from internvl_server.errors import StartupError
-from internvl_server.media.media_type import IMAGE, MediaType
+from internvl_server.media.types import IMAGE, MediaType
 
 __all__ = [
     "Address",

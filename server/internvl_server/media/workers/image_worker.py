@@ -20,9 +20,9 @@ import numpy.typing as npt
 
 from internvl_server.errors import ImageDecodeError, ImageError
 from internvl_server.media.decoding.image import DecodeLimits, decode_image, read_size
-from internvl_server.media.media_type import IMAGE, MediaType
 from internvl_server.media.sources.data_url import decode_base64
 from internvl_server.media.tiling import tile_image
+from internvl_server.media.types import IMAGE, MediaType
 
 __all__ = ["Worker", "WorkerMemory", "main", "serve"]
 

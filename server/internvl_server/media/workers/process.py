@@ -22,8 +22,8 @@ import numpy.typing as npt
 from internvl_server.errors import InvalidRequestError
 from internvl_server.media.decoding.image import DecodeLimits
 from internvl_server.media.encoded import EncodedMedia
-from internvl_server.media.media_type import IMAGE, MediaType
 from internvl_server.media.tiling import count_tiles
+from internvl_server.media.types import IMAGE, MediaType
 
 __all__ = ["Result", "WorkerProcess", "WorkerSpec", "count_grid", "read_pair"]
 

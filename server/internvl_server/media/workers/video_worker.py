@@ -13,8 +13,8 @@ import numpy as np
 from internvl_server.errors import VideoDecodeError, VideoError
 from internvl_server.media.decoding.image import VideoLimits
 from internvl_server.media.decoding.video import decode_frames
-from internvl_server.media.media_type import VIDEO
 from internvl_server.media.tiling import tile_image
+from internvl_server.media.types import VIDEO
 from internvl_server.media.workers.image_worker import WorkerMemory, serve
 
 __all__ = ["main"]

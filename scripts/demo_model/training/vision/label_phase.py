@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers.models.internvl.modeling_internvl import InternVLModel
 
+from scripts.demo_model.network.forward import lower_part, patch_states, to_pixel_values
 from scripts.demo_model.network.precision import mixed_precision
-from scripts.demo_model.network.vision_forward import lower_part, patch_states, to_pixel_values
 from scripts.demo_model.training.optimisation import Schedule, TrainingRun, prefetch
 from scripts.demo_model.training.tiles.batches import TileBatch, make_batch
 from scripts.demo_model.training.tiles.pool import Tile, read_pool
