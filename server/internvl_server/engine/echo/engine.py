@@ -167,7 +167,7 @@ class EchoEngine:
         if self._constrained is None:
             raise UnsupportedParameterError(
                 f"The echo engine supports '{constraint.param}' only with llguidance installed "
-                "(internvl-server[cpu]) and a byte-level tokenizer.",
+                "(internvl-server[guided]) and a byte-level tokenizer.",
                 param=constraint.param,
             )
         return self._constrained
