@@ -32,9 +32,9 @@ class UnfinishedStringError(ValueError):
 
 
 class ArgumentsReader:
-    """Passes on the JSON object that begins a text, which is known to be valid, as the text comes.
+    """Passes on a JSON object as its text arrives. The text must be valid; more text may follow the object.
 
-    Escapes are passed on whole, halves of surrogate pairs as U+FFFD.
+    Escapes are passed on whole. Half of a surrogate pair becomes U+FFFD.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class ArgumentsReader:
         """Text that has not been passed on: what follows the object once it is whole."""
 
     def push(self, text: str) -> str:
-        """What of the object is certain."""
+        """The part of the object that is certain now."""
         text = self.rest + text
         passed, end = "", 0
         while not self.is_whole and (piece := _PIECE.match(text, end)):
@@ -64,17 +64,17 @@ class ArgumentsReader:
 
 
 def read_call(text: str, names: Collection[str]) -> Call | None:
-    """The call that a text is, or None.
+    """Read a call; None if the text is not one.
 
-    The members may come in either order and others beside them. `arguments` may be an object, JSON text
+    The members may be in either order, and there may be others. `arguments` may be an object, JSON text
     of one, null or missing; the last two mean `{}`.
 
     Args:
-        text: All that stands between the tags.
+        text: Everything between the tags.
         names: Tools that may be called.
 
     Raises:
-        UnfinishedStringError: What may be a call ends within a string.
+        UnfinishedStringError: The text may be a call but ends within a string.
     """
     try:
         members = _members(text.strip(WHITESPACE))

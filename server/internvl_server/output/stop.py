@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 __all__ = ["StopMatcher"]
 
-# Places that are ruled out for each stop string with each piece. More occur only where thousands of
-# characters of a long stop string came and then another character; text then waits for the next pieces.
+# Most positions ruled out per stop string and piece of text. More are needed only after a long partial match
+# of a repetitive stop string fails; the remaining text is then released with the next pieces.
 _MAX_PLACES = 64
 
 

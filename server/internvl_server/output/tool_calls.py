@@ -1,8 +1,8 @@
 """Finds tool calls in an answer's text as it comes: the `<tool_call>` blocks of Qwen2.5's format.
 
-What is passed on cannot be taken back. So a block is passed on when it has ended and is known to be a call,
-or is text. Only where the engine is guided is a block known to be valid from its beginning: its arguments
-are passed on as they come.
+What is passed on cannot be taken back, so a block is passed on once it has ended and is known to be a call
+or text. If the engine is guided, a call is known to be valid from its beginning, and its arguments are
+passed on as they come.
 """
 
 import re
@@ -43,8 +43,8 @@ class ToolCallParser:
     """Finds the calls in one answer.
 
     Whitespace around calls is dropped; between two texts it stays. A block that is not a call of a known
-    tool is text, as it was written. `has_cut_call` says that the last call's beginning was passed on and
-    its end never came, so that an answer given as a whole can leave it out.
+    tool is text, as it was written. `has_cut_call` is true after `flush` if the beginning of the last call
+    was passed on and its arguments are incomplete.
 
     Args:
         choice: Which tools may be called, and whether more than once.
@@ -96,8 +96,8 @@ class ToolCallParser:
     def flush(self) -> ParsedText:
         """What is left when no text will follow.
 
-        A call without its closing tag is a call. The beginning of one is text when the answer was free,
-        and dropped when it was guided, because then only the answer's length can have cut it.
+        A call without its closing tag is a call. An incomplete call is text if the engine was not guided.
+        If it was guided, only the answer's length can have cut the call, which is dropped.
         """
         while self._state == "block" and not self.is_complete:
             self._finish_block()
@@ -152,7 +152,7 @@ class ToolCallParser:
         return self._refuse_block() if call is None else self._take_block(call, end)
 
     def _finish_block(self) -> None:
-        """Decide about a block that the answer's end cut off."""
+        """Decide about a block that the end of the answer cut off."""
         end = len(self._buffer) - _num_of_tag(self._buffer, _CLOSE_TAG)
         try:
             call = read_call(self._buffer[:end], self._names)
@@ -170,7 +170,7 @@ class ToolCallParser:
         return self._end_call(self._buffer[end + len(_CLOSE_TAG) :])
 
     def _refuse_block(self) -> bool:
-        """The tag is text; what follows it is read again, because another tag may be in it."""
+        """Pass the tag on as text. What follows is read again, because it may contain another tag."""
         self._say(_OPEN_TAG)
         self._state = "text"
         return True
@@ -193,7 +193,7 @@ class ToolCallParser:
         return True
 
     def _say_but_end(self, text: str) -> None:
-        """Pass text on but for whitespace at its end."""
+        """Pass text on, but hold back whitespace at its end."""
         certain = text.rstrip(WHITESPACE)
         if certain:
             self._say(certain)

@@ -1,4 +1,4 @@
-"""Everything between a validated request and an engine that works on it."""
+"""Turns a validated request into a running generation, or refuses it."""
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack

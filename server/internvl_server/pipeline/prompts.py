@@ -1,4 +1,4 @@
-"""From a conversation or raw text to a prompt with its pixels."""
+"""Turns a conversation or raw text into a prompt, with the tiles of its images."""
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -63,7 +63,7 @@ class PromptPreparer:
         Args:
             conversation: What to answer.
             max_tokens: The request's limit of the answer's length.
-            num_answers: Each tile is counted so often, because an engine may copy it for each answer.
+            num_answers: Number of answers; tiles are counted for each, because an engine may copy them.
             owner: Holds the tiles' permit.
 
         Raises:
