@@ -99,7 +99,7 @@ class JobPool:
 
     @property
     def num_free(self) -> int:
-        """Unused handles."""
+        """Unused handles that are ready for the next request."""
         return len(self._handles)
 
     @property
@@ -145,13 +145,17 @@ class JobPool:
 
     async def _run(self, job: Job, work: Work) -> None:
         async with self._slots:
-            handle = job.handle = self._handles.pop()
             try:
-                await self._drive(job, handle, work)
+                # A handle that could not be reused is replaced here, where a failure concerns one request.
+                job.handle = self._handles.pop() if self._handles else self._new_handle()
+                await self._drive(job, job.handle, work)
+            except Exception:  # noqa: BLE001  (logged, with its traceback)
+                # Any error of LMDeploy concerns this request only.
+                _log.exception("request %s failed in the engine", work.request.request_id)
+                job.fail(EngineError("The engine failed."))
             finally:
                 job.handle = None
                 job.end()
-                self._handles.append(handle if handle.is_reusable else self._new_handle())
 
     async def _drive(self, job: Job, handle: "Handle", work: Work) -> None:
         try:
@@ -159,7 +163,6 @@ class JobPool:
                 async for output in outputs:
                     self.last_progress = time.monotonic()
                     job.put(output)
-        except Exception:  # noqa: BLE001  (logged, with its traceback)
-            # Any error of LMDeploy concerns this request only.
-            _log.exception("request %s failed in the engine", work.request.request_id)
-            job.fail(EngineError("The engine failed."))
+        finally:
+            if handle.is_reusable:
+                self._handles.append(handle)
