@@ -9,9 +9,7 @@ are no constraint; a call that the prompt spells out is echoed as any other text
 import asyncio
 import contextlib
 import math
-from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from internvl_server.core import (
@@ -46,13 +44,6 @@ _Step: TypeAlias = tuple[tuple[int, ...], FinishReason | None]
 _Tokens: TypeAlias = Iterator[_Step]
 
 
-@dataclass(slots=True)
-class _Outcome:
-    """How a request ended: `aborted` until it ends otherwise."""
-
-    name: str = "aborted"
-
-
 class EchoEngine:
     """Implements `internvl_server.engine.base.Engine` with the delays and failures its settings ask for.
 
@@ -77,8 +68,8 @@ class EchoEngine:
         skip_token_ids: frozenset[int] = frozenset(),
         constrained: "ConstrainedAnswers | None" = None,
     ) -> None:
-        self.num_started = self.num_running = 0
-        self._outcomes: Counter[str] = Counter()
+        self.num_started = self.num_running = self.num_finished = self.num_failed = 0
+        self._num_left = 0
         self._settings = settings
         self._skip_token_ids = skip_token_ids
         self._slots = asyncio.Semaphore(max_num_seqs)
@@ -97,22 +88,12 @@ class EchoEngine:
     @property
     def num_waiting(self) -> int:
         """Requests that were entered, have not ended and hold no slot."""
-        return self.num_started - self._outcomes.total() - self.num_running
-
-    @property
-    def num_finished(self) -> int:
-        """Requests whose last delta was read."""
-        return self._outcomes["finished"]
-
-    @property
-    def num_failed(self) -> int:
-        """Requests that ended with an error of the engine."""
-        return self._outcomes["failed"]
+        return self.num_started - self._num_left - self.num_running
 
     @property
     def num_aborted(self) -> int:
         """Requests that were left before their last delta."""
-        return self._outcomes["aborted"]
+        return self._num_left - self.num_finished - self.num_failed
 
     async def start(self) -> None:
         """Index the vocabulary for constraints; nothing else is loaded."""
@@ -138,13 +119,12 @@ class EchoEngine:
         tokens = await self._tokens_of(request)
         self._check(request)
         self.num_started += 1
-        outcome = _Outcome()
-        deltas = self._deltas(tokens, request.sampling, outcome)
+        deltas = self._deltas(tokens, request.sampling)
         try:
             yield deltas
         finally:
             await deltas.aclose()
-            self._outcomes[outcome.name] += 1
+            self._num_left += 1
 
     def _check(self, request: GenerateRequest) -> None:
         if self._state != "running":
@@ -173,7 +153,7 @@ class EchoEngine:
         return self._constrained
 
     async def _deltas(
-        self, tokens: _Tokens, sampling: SamplingParams, outcome: _Outcome
+        self, tokens: _Tokens, sampling: SamplingParams
     ) -> AsyncGenerator[TokenDelta, None]:
         async with self._slots:
             self.num_running += 1
@@ -185,13 +165,12 @@ class EchoEngine:
                     await self._pause(self._settings.token_delay_s)
                     number += 1
                     token_ids, reason = step
-                    if reason is not None:
-                        outcome.name = "finished"
+                    self.num_finished += reason is not None
                     yield TokenDelta(
                         token_ids, reason, logprobs_of(token_ids, sampling.num_logprobs)
                     )
             except EngineError:
-                outcome.name = "failed"
+                self.num_failed += 1
                 raise
             finally:
                 self.num_running -= 1
