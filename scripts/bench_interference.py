@@ -49,7 +49,10 @@ def picture() -> str:
 def start_server(checkpoint: Path) -> tuple[subprocess.Popen[str], str]:
     """The server as a process, once it is ready; and its base URL."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "internvl_server", "serve", "--port", "0", "--model", str(checkpoint)],
+        [
+            sys.executable, "-m", "internvl_server", "serve",
+            "--engine", "cpu", "--port", "0", "--model", str(checkpoint),
+        ],
         cwd=ROOT, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stderr is not None
