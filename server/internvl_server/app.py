@@ -26,7 +26,7 @@ from internvl_server.planner.check import check_settings
 from internvl_server.prompt.builder import PromptBuilder, select_template
 from internvl_server.prompt.tokenizer import load_tokenizer
 from internvl_server.settings import Settings
-from internvl_server.startup_check import fingerprint_of, run_self_check
+from internvl_server.startup_check import fingerprint_of, run_startup_check
 
 __all__ = ["create_app"]
 
@@ -60,7 +60,7 @@ def create_app(
         check_settings(settings, gpu_bytes, checkpoint.config)
     tokenizer = load_tokenizer(checkpoint.path)
     template = select_template(checkpoint, tokenizer)
-    check = run_self_check(template, tokenizer)
+    check = run_startup_check(template, tokenizer)
     engine = engine or load_engine(settings.engine, checkpoint, tokenizer.vocabulary)
     media = MediaPreparer(
         settings.media,
@@ -87,7 +87,7 @@ def create_app(
             media=media, builder=builder, tokenizer=tokenizer, limits=settings.limits
         ),
         gate=AdmissionGate(settings.limits.max_in_flight),
-        self_check=check,
+        startup_check=check,
         fingerprint=fingerprint_of(check, __version__, checkpoint.config_hash),
         created=int(time.time()),
     )

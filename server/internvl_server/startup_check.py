@@ -28,7 +28,7 @@ from internvl_server.prompt.segments import Control, Segment
 from internvl_server.prompt.template import Template
 from internvl_server.prompt.tokenizer import PromptTokenizer
 
-__all__ = ["GOLDEN_GRIDS", "SelfCheck", "fingerprint_of", "run_self_check"]
+__all__ = ["GOLDEN_GRIDS", "StartupCheck", "fingerprint_of", "run_startup_check"]
 
 # (width, height, maximum number of tiles) → (columns, rows) of the published `dynamic_preprocess`: extreme
 # shapes, ties between grids of the same shape, and sizes one pixel from a border. They are a part of
@@ -86,7 +86,7 @@ _SAMPLES = (
 
 
 @dataclass(frozen=True, slots=True)
-class SelfCheck:
+class StartupCheck:
     """Results of the check. Hashes are SHA-256 in hexadecimal."""
 
     template_hash: str
@@ -95,7 +95,7 @@ class SelfCheck:
     num_grids: int = len(GOLDEN_GRIDS)
 
 
-def run_self_check(template: Template, tokenizer: PromptTokenizer) -> SelfCheck:
+def run_startup_check(template: Template, tokenizer: PromptTokenizer) -> StartupCheck:
     """Compare tiling, normalisation and the template with the stored values. Takes about a millisecond.
 
     Raises:
@@ -114,14 +114,14 @@ def run_self_check(template: Template, tokenizer: PromptTokenizer) -> SelfCheck:
     template_hash = _template_hash(template)
     if template_hash != _GOLDEN_TEMPLATES.get(template.name, template_hash):
         raise _mismatch(f"the prompts of the template {template.name} differ from the stored ones")
-    return SelfCheck(
+    return StartupCheck(
         template_hash=template_hash,
         tokenizer_hash=tokenizer.digest,
         tiles_hash=_sha256(repr(sorted(grids.items())), pixels),
     )
 
 
-def fingerprint_of(check: SelfCheck, version: str, config_hash: str) -> str:
+def fingerprint_of(check: StartupCheck, version: str, config_hash: str) -> str:
     """The `system_fingerprint`, which changes with the preprocessing, the version and the config.
 
     Args:

@@ -11,7 +11,7 @@ from internvl_server.core import AnswerParams, Regex, SamplingParams
 from internvl_server.engine.base import Capability
 from internvl_server.engine.turbomind.sampling import generation_config
 from internvl_server.errors import EngineOverloadedError, UnsupportedParameterError
-from internvl_server.pipeline.sampling import resolve_sampling
+from internvl_server.pipeline.checks import resolve_sampling
 
 from tests.lmdeploy.native import HELD_BACK, Plan, logits_at
 from tests.lmdeploy.requests import END, answer, make_request

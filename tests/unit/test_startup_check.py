@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from internvl_server import startup_check as self_check
+from internvl_server import startup_check
 from internvl_server.app import create_app
 from internvl_server.core import Conversation
 from internvl_server.errors import InvalidRequestError, StartupError
@@ -12,7 +12,12 @@ from internvl_server.prompt.segments import Control, Segment
 from internvl_server.prompt.template import DEFAULT_SYSTEM_TEXT, InternVL25Template
 from internvl_server.prompt.tokenizer import PromptTokenizer, load_tokenizer
 from internvl_server.settings import Settings
-from internvl_server.startup_check import GOLDEN_GRIDS, SelfCheck, fingerprint_of, run_self_check
+from internvl_server.startup_check import (
+    GOLDEN_GRIDS,
+    StartupCheck,
+    fingerprint_of,
+    run_startup_check,
+)
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "data" / "tiling.json").read_text())["grids"]
 
@@ -36,8 +41,8 @@ class PickyTemplate(OtherTemplate):
 
 
 @pytest.fixture
-def check(tokenizer: PromptTokenizer) -> SelfCheck:
-    return run_self_check(InternVL25Template(), tokenizer)
+def check(tokenizer: PromptTokenizer) -> StartupCheck:
+    return run_startup_check(InternVL25Template(), tokenizer)
 
 
 def test_the_stored_grids_are_the_references() -> None:
@@ -47,7 +52,7 @@ def test_the_stored_grids_are_the_references() -> None:
 
 def test_the_stored_template_is_the_published_format() -> None:
     first, second, third = (
-        self_check._written(InternVL25Template(), c) for c in self_check._SAMPLES
+        startup_check._written(InternVL25Template(), c) for c in startup_check._SAMPLES
     )
     begin, end = "\0<|im_start|>\0", "\0<|im_end|>\0"
     assert first == (
@@ -71,13 +76,13 @@ def test_the_stored_template_is_the_published_format() -> None:
 
 
 def test_hashes_name_what_they_are_of(
-    check: SelfCheck, tokenizer: PromptTokenizer, tiny_checkpoint: Path
+    check: StartupCheck, tokenizer: PromptTokenizer, tiny_checkpoint: Path
 ) -> None:
-    assert run_self_check(InternVL25Template(), load_tokenizer(tiny_checkpoint)) == check
-    other = run_self_check(OtherTemplate(), tokenizer)
+    assert run_startup_check(InternVL25Template(), load_tokenizer(tiny_checkpoint)) == check
+    other = run_startup_check(OtherTemplate(), tokenizer)
     assert other.template_hash != check.template_hash
     assert other.tokenizer_hash == check.tokenizer_hash
-    assert run_self_check(PickyTemplate(), tokenizer).template_hash != other.template_hash
+    assert run_startup_check(PickyTemplate(), tokenizer).template_hash != other.template_hash
 
 
 def test_text_and_control_tokens_are_told_apart() -> None:
@@ -86,18 +91,18 @@ def test_text_and_control_tokens_are_told_apart() -> None:
             written = super().render(conversation)
             return [s.name if isinstance(s, Control) else s for s in written]
 
-    assert self_check._template_hash(Forged()) != self_check._template_hash(OtherTemplate())
+    assert startup_check._template_hash(Forged()) != startup_check._template_hash(OtherTemplate())
 
 
-def test_the_fingerprint_changes_with_each_of_its_parts(check: SelfCheck) -> None:
+def test_the_fingerprint_changes_with_each_of_its_parts(check: StartupCheck) -> None:
     config = "hash"
     prints = {
         fingerprint_of(check, "1", config),
         fingerprint_of(check, "2", config),
         fingerprint_of(check, "1", "other hash"),
-        fingerprint_of(SelfCheck("x", check.tokenizer_hash, check.tiles_hash), "1", config),
-        fingerprint_of(SelfCheck(check.template_hash, "x", check.tiles_hash), "1", config),
-        fingerprint_of(SelfCheck(check.template_hash, check.tokenizer_hash, "x"), "1", config),
+        fingerprint_of(StartupCheck("x", check.tokenizer_hash, check.tiles_hash), "1", config),
+        fingerprint_of(StartupCheck(check.template_hash, "x", check.tiles_hash), "1", config),
+        fingerprint_of(StartupCheck(check.template_hash, check.tokenizer_hash, "x"), "1", config),
     }
     assert len(prints) == 6
     assert fingerprint_of(check, "1", config) in prints
@@ -106,11 +111,11 @@ def test_the_fingerprint_changes_with_each_of_its_parts(check: SelfCheck) -> Non
 def test_another_grid_is_noticed(
     tokenizer: PromptTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(self_check, "select_grid", lambda *size, max_tiles: (1, 1))
+    monkeypatch.setattr(startup_check, "select_grid", lambda *size, max_tiles: (1, 1))
     with pytest.raises(
         StartupError, match=r"634x634 pixels .* a grid of \(1, 1\) instead of \(2, 2\)"
     ):
-        run_self_check(InternVL25Template(), tokenizer)
+        run_startup_check(InternVL25Template(), tokenizer)
 
 
 def test_another_normalisation_is_noticed(
@@ -118,21 +123,21 @@ def test_another_normalisation_is_noticed(
 ) -> None:
     exact = to_pixel_values
     monkeypatch.setattr(
-        self_check, "to_pixel_values", lambda tiles: np.nextafter(exact(tiles), np.float32(9))
+        startup_check, "to_pixel_values", lambda tiles: np.nextafter(exact(tiles), np.float32(9))
     )
     with pytest.raises(StartupError, match="normalised"):
-        run_self_check(InternVL25Template(), tokenizer)
+        run_startup_check(InternVL25Template(), tokenizer)
 
 
 def test_another_prompt_is_noticed(tokenizer: PromptTokenizer) -> None:
     with pytest.raises(StartupError, match="prompts of the template internvl2_5 differ"):
-        run_self_check(TalkativeTemplate(), tokenizer)
+        run_startup_check(TalkativeTemplate(), tokenizer)
 
 
 def test_the_server_does_not_start_then(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(self_check, "select_grid", lambda *size, max_tiles: (1, 1))
+    monkeypatch.setattr(startup_check, "select_grid", lambda *size, max_tiles: (1, 1))
     settings = Settings(model={"path": str(tiny_checkpoint)}, engine={"kind": "echo"})
     with pytest.raises(StartupError, match="self-check failed"):
         create_app(settings)

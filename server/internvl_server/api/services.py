@@ -11,7 +11,7 @@ from internvl_server.engine.base import Engine
 from internvl_server.errors import ModelNotFoundError
 from internvl_server.pipeline import Pipeline, PromptCounter
 from internvl_server.settings import Settings
-from internvl_server.startup_check import SelfCheck
+from internvl_server.startup_check import StartupCheck
 
 __all__ = ["Services", "ServicesDep"]
 
@@ -26,7 +26,7 @@ class Services:
     pipeline: Pipeline
     prompt_counter: PromptCounter
     gate: AdmissionGate
-    self_check: SelfCheck
+    startup_check: StartupCheck
     fingerprint: str
     created: int
 

@@ -65,7 +65,7 @@ class Generation:
     """One accepted request while its answers are generated. Its owner's stack holds the resources.
 
     Args:
-        usage: What the prompts took.
+        usage: Token counts of the prompts.
         answers: The answers, equally many to each prompt, in the order of the prompts.
         num_prompts: Number of prompts.
     """

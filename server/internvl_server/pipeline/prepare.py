@@ -21,9 +21,9 @@ from internvl_server.errors import EngineUnavailableError, Field, InvalidRequest
 from internvl_server.media.pixels import to_pixel_values
 from internvl_server.media.preparer import MediaPreparer
 from internvl_server.output.text import AnswerText
+from internvl_server.pipeline.checks import resolve_sampling
 from internvl_server.pipeline.generation import Answer, Generation
 from internvl_server.pipeline.prompts import PromptPreparer, tokenize_raw
-from internvl_server.pipeline.sampling import resolve_sampling
 from internvl_server.prompt.builder import PromptBuilder
 from internvl_server.settings import LimitSettings
 

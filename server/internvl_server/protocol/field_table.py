@@ -1,4 +1,4 @@
-"""Which top-level fields an endpoint implements, accepts as bookkeeping, or refuses by name.
+"""Which top-level fields an endpoint implements, accepts without effect (bookkeeping), or refuses by name.
 
 The parser, the documentation and the tests read the same table. A refused field is accepted with a neutral
 value (`audio: null`, `modalities: ["text"]`), because then nothing is ignored.

@@ -31,7 +31,7 @@ _RESPONSES_EXTENSION = Extension(only_in="responses")
 class SamplingFields(Wire):
     """How to choose tokens and where to stop. Ranges are OpenAI's where it has the field.
 
-    A field with the name and the values of an attribute of `SamplingParams` needs no conversion.
+    A field that has the same name and values as an attribute of `SamplingParams` is passed on unconverted.
     """
 
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None

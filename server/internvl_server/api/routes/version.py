@@ -15,7 +15,7 @@ router = APIRouter()
 @router.get("/version")
 async def version(services: ServicesDep) -> dict[str, Any]:
     """Versions, and the results of the check that the server passed when it started."""
-    check = services.self_check
+    check = services.startup_check
     return {
         "version": __version__,
         "engine": services.engine.info.backend,

@@ -208,7 +208,7 @@ class CpuEngine:
             self._loop.call_soon_threadsafe(function, *args)
 
     def _deliver(self, events: list[Event]) -> None:
-        """Pass the events of a step to their streams; aborted requests have none any more."""
+        """Pass the events of a step to their streams. An aborted request no longer has a stream."""
         for event in events:
             stream = self._streams.get(event.sequence)
             if stream is None:
@@ -239,12 +239,9 @@ class CpuEngine:
 
 def _capabilities(tokens: Vocabulary) -> frozenset[Capability]:
     """All capabilities; guided decoding only if the bytes of every token are known."""
-    guides = (
-        {Capability.GUIDED_DECODING, Capability.GUIDED_TOOL_CALLS}
-        if tokens.token_bytes is None
-        else set()
-    )
-    return CAPABILITIES - guides
+    if tokens.token_bytes is not None:
+        return CAPABILITIES
+    return CAPABILITIES - {Capability.GUIDED_DECODING, Capability.GUIDED_TOOL_CALLS}
 
 
 def _warm_up(runner: Runner) -> None:

@@ -1,4 +1,4 @@
-"""Log probabilities computed from rows of logits, in bounded memory.
+"""Which requests need rows of logits for their log probabilities, and the memory these take.
 
 TurboMind reports the distribution it draws from: after penalty, temperature, filters and grammar, and only
 for the tokens they keep. That is the model's distribution only if none of them is in use. Otherwise it is

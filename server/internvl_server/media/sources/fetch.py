@@ -1,8 +1,9 @@
 """Fetch an image or a video over http(s). The only module that opens outgoing connections.
 
-A host is resolved once per hop, all its addresses are checked, and the checked address itself is
-dialled: the request goes to `https://ADDRESS/…` with the name in `Host`, in the TLS greeting and in
-the certificate check, so that there is no second resolution to rebind. Redirects are followed here.
+A host is resolved once per hop, all its addresses are checked, and the connection goes to the checked
+address itself: the request is sent to `https://ADDRESS/…` with the name in `Host`, in the TLS server
+name and in the certificate check, so that a second resolution cannot return another address. Redirects
+are followed here.
 
 A transport is used instead of a client: it has no cookies, redirects, proxies, credentials, default
 headers or decompression to switch off. Connections are never reused, because the transport identifies

@@ -1,7 +1,7 @@
 """The Qwen2 text model over a flat batch: the new tokens of all sequences, concatenated.
 
-Linear layers process the flat batch and attention each sequence with its keys and values, so that no token
-is padded. Equations: transformers 5.23, `models/qwen2/modeling_qwen2.py`; parity in
+Linear layers process the flat batch. Attention processes each sequence with its own keys and values, so that
+there is no padding. Equations: transformers 5.23, `models/qwen2/modeling_qwen2.py`; parity in
 tests/model/test_parity.py.
 """
 

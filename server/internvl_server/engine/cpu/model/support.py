@@ -52,7 +52,7 @@ def num_encoded_layers(config: CheckpointConfig) -> int:
 
 
 def _choices(config: CheckpointConfig) -> Iterator[tuple[str, object, tuple[object, ...]]]:
-    """Name, value and supported values of everything that changes the equations."""
+    """Name, value and supported values of each config entry that selects between formulas."""
     vision, text, projector = config.vision, config.text, config.projector
     yield "quantization", config.quantization.method, (None,)
     yield "vision_config.num_channels", vision.num_channels, (3,)
