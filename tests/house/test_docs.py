@@ -64,7 +64,8 @@ def test_commands_work(page: Path, words: list[str], monkeypatch: pytest.MonkeyP
             check_compose(options)
         case ["docker", "build", "--target", target, *_]:
             assert f" AS {target}\n" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
-        case ["pip", "install", requirement]:
+        case ["pip", "install", "-c", constraints, requirement]:
+            assert (ROOT / constraints).exists()
             check_requirement(requirement)
         case ["internvl-server", *arguments]:
             check_command_line(arguments)
