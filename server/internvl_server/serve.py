@@ -81,7 +81,8 @@ class DrainingServer(uvicorn.Server):
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
             return
-        self._gate.state = GateState.UNREADY
+        if self._gate.state is GateState.OPEN:  # a later signal must not admit requests again
+            self._gate.state = GateState.UNREADY
         wait_s = 0.0 if sig == signal.SIGINT else self._pre_drain_s
         self._leave_at = min(self._leave_at, time.monotonic() + wait_s)
         if not wait_s:
