@@ -100,9 +100,11 @@ def _bounded(schema: Schema, native: dict[str, object]) -> dict[str, object]:
 
 def _whole(schema: Schema, key: str, default: int) -> int:
     value = schema.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
-        raise ValueError(f"'{key}' of an integer must be a whole number")
-    return int(value)
+    if isinstance(value, float) and value.is_integer():  # infinity is not
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"'{key}' of an integer must be a whole number")  # noqa: TRY004
+    return value
 
 
 def _check_alone(schema: Schema, alone: str, keywords: set[str]) -> None:
@@ -151,7 +153,7 @@ def _check_typed(schema: Schema, keywords: set[str]) -> None:
 
 
 def _check_string(schema: Schema, keywords: set[str]) -> None:
-    if "format" in keywords and schema["format"] not in _FORMATS:
+    if "format" in keywords and str(schema["format"]) not in _FORMATS:
         raise ValueError(
             f"the format {schema['format']!r} is not supported by the turbomind engine"
         )
@@ -175,7 +177,7 @@ def _check_object(schema: Schema) -> None:
     required, properties = schema.get("required", []), schema.get("properties", {})
     if isinstance(required, list) and isinstance(properties, Mapping):
         for name in required:
-            if name not in properties:
+            if not isinstance(name, str) or name not in properties:
                 raise ValueError(f"'required' names {name!r}, which 'properties' does not have")
     _check_num_properties(schema)
     for pattern in _names(schema, "patternProperties"):
