@@ -91,7 +91,7 @@ def test_structured_outputs(ask: Callable[..., Any], outputs: dict[str, Any], pa
     [
         ("response_format", schema_format({"type": "array", "uniqueItems": True}), "uniqueItems"),
         ("structured_outputs.regex", {"regex": "("}, "unclosed"),
-        ("structured_outputs.grammar", {"grammar": "root ::= x"}, "no rule 'x'"),
+        ("structured_outputs.grammar", {"grammar": "root ::= x"}, "the rule 'x' is missing"),
         ("structured_outputs.json", {"json": {"$ref": "#/nowhere"}}, "nowhere"),
     ],
 )
