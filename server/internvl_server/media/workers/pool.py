@@ -8,7 +8,7 @@ two locks: a death under a lock stalls all of them, the death of an idle one bre
 
 import asyncio
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
@@ -76,14 +76,15 @@ class DecodePool:
             loop.run_in_executor(self._threads, self._start_worker)
             for _ in range(self._num_workers)
         ]
+        workers: Sequence[WorkerProcess | None] = [None] * self._num_workers
         try:
-            for worker in await asyncio.gather(*starts):
-                self._idle.put(worker)
+            workers = await asyncio.gather(*starts)
         except (OSError, EOFError) as err:
-            self._is_running = False
-            for _ in range(self._num_workers):
-                self._idle.put(None)  # a job accepted meanwhile must not wait forever
             raise StartupError("The image decoding processes cannot be started.") from err
+        finally:  # also when cancelled: a job accepted meanwhile must not wait forever
+            self._is_running = self._is_running and None not in workers
+            for worker in workers:
+                self._idle.put(worker)
 
     async def close(self) -> None:
         """End all workers; running calls fail with `EngineUnavailableError`."""

@@ -220,6 +220,18 @@ class TestOwnership:
             await pool.start()
         await pool.close()
 
+    async def test_a_cancelled_start_leaves_no_job_waiting(self) -> None:
+        pool = DecodePool(SPEC, num_workers=1, timeout_s=30)
+        starting = asyncio.create_task(pool.start())
+        await asyncio.sleep(0)
+        job = asyncio.create_task(pool.tile(GOOD, max_tiles=1))
+        await asyncio.sleep(0)
+        starting.cancel()
+        async with asyncio.timeout(30):
+            with pytest.raises(EngineUnavailableError):
+                await job
+            await pool.close()
+
     def test_worker_ends_with_its_parent(self) -> None:
         script = (
             "import asyncio, os, signal\n"
