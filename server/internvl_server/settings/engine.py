@@ -10,7 +10,7 @@ __all__ = ["CpuSettings", "EchoSettings", "EngineSettings", "TurbomindSettings"]
 
 
 class EchoSettings(Section):
-    """The echo engine, which repeats the last tokens of the prompt. For tests and client development."""
+    """The echo engine, which repeats the text of the prompt. For tests and client development."""
 
     token_delay_s: Annotated[float, Field(ge=0)] = 0.0
     """Seconds before each token."""
