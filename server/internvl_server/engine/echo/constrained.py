@@ -1,24 +1,18 @@
 """What the echo engine answers under a constraint: a short text that it allows, the same each time.
 
-Each step takes the cheapest byte that is allowed: closing brackets and quotes come first, opening brackets
-last, and a byte costs more each time it was used, so that most repetitions end. This is not a search: a
-grammar that never closes by these rules is cut off by the limit of the answer.
+Each step takes one of the allowed bytes that were used least, closing brackets and quotes first, so that most
+repetitions end. This is not a search: a grammar that never closes by these rules is cut off by `max_tokens`.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import count
 
 import numpy as np
-from numpy.typing import NDArray
 
-from internvl_server.core import (
-    Constraint,
-    FinishReason,
-    GenerateRequest,
-    JsonSchema,
-    ToolCalls,
-)
+from internvl_server.core import Constraint, GenerateRequest, JsonSchema, ToolCalls
 from internvl_server.core.vocabulary import Vocabulary
 from internvl_server.engine.guided.compiler import GrammarCompiler
 from internvl_server.engine.guided.matcher import (
@@ -29,17 +23,17 @@ from internvl_server.engine.guided.matcher import (
 
 __all__ = ["ConstrainedAnswers"]
 
-_LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_OTHERS = b"0123456789@.:/_" + _LETTERS + b"-+' ,;!?#$%&()*<=>^`|~"
-# Outside of text, and within it, where brackets mean nothing.
-_STRUCTURE = b'}])",:' + _OTHERS
-_TEXT = b'"ABC@.:/-_' + _OTHERS
-_FREE_IN_STRUCTURE, _FREE_IN_TEXT = b'}])",:', b'"'
+_QUOTE = ord('"')
+_CLOSING = b'}])",:'
+_OTHERS = (
+    b"0123456789@.:/_ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+    b"+' ,;!?#$%&()*<=>^`|~" + bytes(range(32, 256)) + bytes(range(32))
+)
+_IN_STRUCTURE, _IN_TEXT = _CLOSING + _OTHERS, b'"ABC@.:/_' + _OTHERS
+# Used only where nothing else is allowed, because something longer follows.
+_LAST = b"-\\[{"
 # Where all of these are allowed, almost anything is, so that brackets are text.
 _SIGNS_OF_TEXT = b"a~}"
-_LAST = b"-\\[{"
-_USE = 1 << 10  # the cost of one use, more than any position above
-_AVOIDED = 1 << 40
 
 
 class ConstrainedAnswers:
@@ -51,72 +45,61 @@ class ConstrainedAnswers:
 
     def __init__(self, tokens: Vocabulary) -> None:
         self._tokens = tokens
+        self._token_bytes = tokens.token_bytes or ()
+        self._ids = {data[0]: i for i, data in enumerate(self._token_bytes) if len(data) == 1}
         self._vocabulary: GrammarVocabulary
-        self._compiler: GrammarCompiler[CompiledGrammar] | None = None
-        single = [(i, data[0]) for i, data in enumerate(tokens.token_bytes or ()) if len(data) == 1]
-        self._ids, self._bytes = np.array(single, dtype=np.int64).reshape(-1, 2).T
+        self._compiler = GrammarCompiler(self._compile)
 
     async def start(self) -> None:
         """Index the vocabulary, which takes a second for a large one."""
-        vocab_size = len(self._tokens.token_bytes or ())
+        vocab_size = len(self._token_bytes)
         self._vocabulary = await asyncio.to_thread(GrammarVocabulary, self._tokens, vocab_size)
-        self._compiler = GrammarCompiler(self._compile)
 
     def close(self) -> None:
         """Compile nothing more."""
-        if self._compiler is not None:
-            self._compiler.close()
+        self._compiler.close()
 
-    async def compile(self, constraint: Constraint) -> CompiledGrammar:
-        """Compile a constraint; see `GrammarCompiler.compile`."""
-        assert self._compiler is not None, "started"
-        return await self._compiler.compile(constraint)
+    async def answer(
+        self, constraint: Constraint, request: GenerateRequest, banned: frozenset[int]
+    ) -> Iterator[int]:
+        """Compile a constraint, as `GrammarCompiler.compile` does, and return the tokens of an answer.
 
-    def answer(
-        self, grammar: CompiledGrammar, request: GenerateRequest, banned: frozenset[int], limit: int
-    ) -> Iterator[tuple[tuple[int, ...], FinishReason | None]]:
-        """The tokens of an answer, one at a time; the last with the reason for the end.
-
-        Args:
-            grammar: The request's constraint.
-            request: The request.
-            banned: Ids to avoid where the constraint allows another.
-            limit: Most tokens.
-
-        Raises:
-            EngineError: The grammar has exceeded a limit on the states it may need.
+        Computing a token may take milliseconds. It raises `EngineError` if the grammar needs too many states.
+        Banned ids and stop tokens with text are used only where the constraint allows no other token.
         """
+        grammar = await self._compiler.compile(constraint)
+        return self._follow(grammar.start(()), request, banned)
+
+    def _follow(
+        self, matcher: GrammarMatcher, request: GenerateRequest, banned: frozenset[int]
+    ) -> Iterator[int]:
         stop_ids = request.stop_token_ids
         end_ids = self._vocabulary.without_text(
             i for i in stop_ids - banned if i < self._vocabulary.vocab_size
         )
-        matcher = grammar.start(())
-        choice = _Choice(self._bytes, np.isin(self._ids, list(banned | stop_ids)))
-        for num_tokens in range(limit):
-            is_long = num_tokens >= request.sampling.min_tokens
-            if matcher.is_complete or (matcher.is_accepting and is_long):
-                yield tuple(end_ids[:1]), "stop"
+        avoided = {byte for byte, i in self._ids.items() if i in banned | stop_ids}
+        uses = Counter[int]()
+        for num_tokens in count():
+            if matcher.is_complete:
                 return
-            token_id = self._next(matcher, choice)
+            if matcher.is_accepting and num_tokens >= request.sampling.min_tokens:
+                yield from end_ids[:1]
+                return
+            allowed = {byte for byte, i in self._ids.items() if not matcher.forbidden[i]}
+            if allowed:
+                token_id = self._ids[_choose(allowed, avoided, uses)]
+            else:  # no single byte is a token here
+                token_id = int(np.flatnonzero(~matcher.forbidden)[0])
             matcher.advance(token_id)
-            is_long = num_tokens + 1 >= request.sampling.min_tokens
-            may_end = matcher.is_accepting and is_long and not end_ids
-            if matcher.is_complete or may_end or token_id in stop_ids:
-                yield (token_id,), "stop"
+            yield token_id
+            if token_id in stop_ids:
                 return
-            yield (token_id,), "length" if num_tokens + 1 == limit else None
-
-    def _next(self, matcher: GrammarMatcher, choice: "_Choice") -> int:
-        allowed = ~matcher.forbidden[self._ids]
-        if not allowed.any():  # no single byte is a token here
-            return int(np.flatnonzero(~matcher.forbidden)[0])
-        return int(self._ids[choice.choose(allowed)])
 
     def _compile(self, constraint: Constraint) -> CompiledGrammar:
         grammar = self._vocabulary.compile(constraint)
         if not isinstance(constraint, ToolCalls):
             return grammar
-        # Compiled all the same, so that what is wrong with the other tools is found.
+        # The answer uses one tool or none; compiling all of them above has found the errors of the others.
         if constraint.answer is not None:
             return self._vocabulary.compile(JsonSchema(constraint.answer))
         return self._vocabulary.compile(
@@ -124,40 +107,12 @@ class ConstrainedAnswers:
         )
 
 
-class _Choice:
-    """Chooses the bytes of one answer.
-
-    Args:
-        token_bytes: int64, (n,): the bytes to choose from.
-        avoided: bool, (n,): those to choose only where no other is allowed.
-    """
-
-    def __init__(self, token_bytes: NDArray[np.int64], avoided: NDArray[np.bool_]) -> None:
-        self._bytes = token_bytes
-        self._used = np.where(avoided, _AVOIDED, 0)
-        self._is_quote = token_bytes == ord('"')
-        self._signs = [np.flatnonzero(token_bytes == sign) for sign in _SIGNS_OF_TEXT]
-        self._in_structure = _costs(_STRUCTURE)[token_bytes]
-        self._in_text = _costs(_TEXT)[token_bytes]
-        self._was_quoted = False
-
-    def choose(self, allowed: NDArray[np.bool_]) -> int:
-        """The place of the cheapest of the allowed bytes, at least one."""
-        is_text = all(allowed[sign].any() for sign in self._signs)
-        if is_text and self._was_quoted:  # the quote before did not end a string
-            self._used[self._is_quote] += _USE
-        costs = self._used + (self._in_text if is_text else self._in_structure)
-        place = int(np.where(allowed, costs, np.iinfo(np.int64).max).argmin())
-        self._was_quoted = is_text and bool(self._is_quote[place])
-        if self._bytes[place] not in (_FREE_IN_TEXT if is_text else _FREE_IN_STRUCTURE):
-            self._used[place] += _USE
-        return place
-
-
-def _costs(preference: bytes) -> NDArray[np.int64]:
-    """int64, (256,): the cost of each byte, before it is used."""
-    costs = np.full(256, _USE - 1, dtype=np.int64)
-    for position, byte in reversed(list(enumerate(preference))):
-        costs[byte] = position
-    costs[list(_LAST)] += 1 << 20
-    return costs
+def _choose(allowed: set[int], avoided: set[int], uses: Counter[int]) -> int:
+    """One of the allowed bytes; updates the number of uses of each."""
+    is_text = allowed.issuperset(_SIGNS_OF_TEXT)
+    if not is_text:  # the quotes so far have ended their strings and were no repetition
+        del uses[_QUOTE]
+    candidates = (b for b in (_IN_TEXT if is_text else _IN_STRUCTURE) if b in allowed)
+    byte = min(candidates, key=lambda b: (b in avoided, b in _LAST, uses[b]))
+    uses[byte] += is_text or byte not in _CLOSING
+    return byte

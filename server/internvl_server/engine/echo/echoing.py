@@ -1,50 +1,50 @@
-"""What the echo engine answers without a constraint: the text of the prompt."""
+"""The echo engine's answer without a constraint, and the deltas of any answer."""
 
 from collections.abc import Iterator
 from itertools import count, cycle, islice
 
-from internvl_server.core import FinishReason, GenerateRequest, TokenLogprobs
+from internvl_server.core import FinishReason, GenerateRequest, TokenDelta, TokenLogprobs
 
-__all__ = ["echoed", "logprobs_of"]
+__all__ = ["deltas_of", "echoed"]
 
 
-def echoed(
-    request: GenerateRequest, skipped: frozenset[int], end_ids: list[int], limit: int
-) -> Iterator[tuple[tuple[int, ...], FinishReason | None]]:
-    """The tokens of the prompt's text, one at a time, then an end; the last with the reason for the end.
+def echoed(request: GenerateRequest, skipped: frozenset[int], end_ids: list[int]) -> Iterator[int]:
+    """The tokens of the prompt's text, repeated until `min_tokens` is reached, and the first end id.
 
     Args:
-        request: The request; its text is repeated until `min_tokens` is reached.
+        request: The request; its image tokens are left out.
         skipped: Ids that are not text.
-        end_ids: Ids that may end the answer; the first is used.
-        limit: Most tokens.
+        end_ids: Ids that may end the answer.
     """
-    text = [i for i in _outside_of_images(request) if i not in skipped]
+    in_images = {span.offset + i for span in request.images for i in range(span.num_image_tokens)}
+    prompt = enumerate(request.prompt_token_ids)
+    text = [i for place, i in prompt if place not in in_images and i not in skipped]
     if len(text) < request.sampling.min_tokens:
         filler = text or [next(i for i in count() if i not in skipped)]
         text = list(islice(cycle(filler), request.sampling.min_tokens))
-    token_ids = (text + end_ids[:1])[:limit]
-    yield from (((token_id,), None) for token_id in token_ids[:-1])
-    yield tuple(token_ids[-1:]), "stop" if len(text) < limit else "length"
+    yield from text
+    yield from end_ids[:1]
 
 
-def logprobs_of(
-    token_ids: tuple[int, ...], num_top: int | None
-) -> tuple[TokenLogprobs, ...] | None:
-    """Log probabilities of certain tokens; None where the request asks for none."""
-    return None if num_top is None else tuple(_certain(i, num_top) for i in token_ids)
+def deltas_of(token_ids: Iterator[int], limit: int, num_top: int | None) -> Iterator[TokenDelta]:
+    """One delta for each token, at most `limit`; one without a token for an empty answer.
+
+    With `num_top` they have the log probabilities of certain tokens.
+    """
+    current = tuple(islice(token_ids, 1))
+    for number in count(1):
+        following = tuple(islice(token_ids, 1))
+        reason: FinishReason | None = (
+            "stop" if not following else "length" if number == limit else None
+        )
+        certain = None if num_top is None else tuple(_certain(i, num_top) for i in current)
+        yield TokenDelta(current, reason, certain)
+        if reason is not None:
+            return
+        current = following
 
 
 def _certain(token_id: int, num_top: int) -> TokenLogprobs:
     """The other tokens, from id 0 on, are practically impossible."""
-    others = islice((i for i in count() if i != token_id), max(num_top - 1, 0))
-    top = [(token_id, 0.0), *((i, -100.0 * rank) for rank, i in enumerate(others, start=1))]
-    return TokenLogprobs(0.0, tuple(top[:num_top]))
-
-
-def _outside_of_images(request: GenerateRequest) -> Iterator[int]:
-    start = 0
-    for span in request.images:
-        yield from request.prompt_token_ids[start : span.offset]
-        start = span.offset + span.num_image_tokens
-    yield from request.prompt_token_ids[start:]
+    ranked = [token_id, *(i for i in range(num_top) if i != token_id)][:num_top]
+    return TokenLogprobs(0.0, tuple((i, float(-100 * rank)) for rank, i in enumerate(ranked)))

@@ -8,28 +8,16 @@ are no constraint; a call that the prompt spells out is echoed as any other text
 
 import asyncio
 import contextlib
-import math
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
-from internvl_server.core import (
-    Constraint,
-    FinishReason,
-    GenerateRequest,
-    SamplingParams,
-    TokenDelta,
-    ToolCalls,
-)
+from internvl_server.core import Constraint, GenerateRequest, SamplingParams, TokenDelta, ToolCalls
 from internvl_server.engine.base import Capability, EngineHealth, EngineInfo
 from internvl_server.engine.checks import RequestLimits, check_request
 from internvl_server.engine.echo import CAPABILITIES
-from internvl_server.engine.echo.echoing import echoed, logprobs_of
+from internvl_server.engine.echo.echoing import deltas_of, echoed
 from internvl_server.engine.health import health_of
-from internvl_server.errors import (
-    EngineError,
-    EngineUnavailableError,
-    UnsupportedParameterError,
-)
+from internvl_server.errors import EngineError, EngineUnavailableError, UnsupportedParameterError
 from internvl_server.settings import EchoSettings
 
 if TYPE_CHECKING:
@@ -39,9 +27,6 @@ __all__ = ["EchoEngine"]
 
 # OpenAI's: a token with this bias is never chosen.
 _BANNING_BIAS = -100.0
-
-_Step: TypeAlias = tuple[tuple[int, ...], FinishReason | None]
-_Tokens: TypeAlias = Iterator[_Step]
 
 
 class EchoEngine:
@@ -76,14 +61,8 @@ class EchoEngine:
         self._closed = asyncio.Event()
         self._state = "not started"
         self._constrained = constrained
-        lacking = frozenset() if constrained else frozenset({Capability.GUIDED_DECODING})
-        capabilities = CAPABILITIES - lacking
-        self._info = EngineInfo("echo", max_model_len, max_num_seqs, capabilities)
-
-    @property
-    def info(self) -> EngineInfo:
-        """What does not change while the engine lives."""
-        return self._info
+        capabilities = CAPABILITIES - (set() if constrained else {Capability.GUIDED_DECODING})
+        self.info = EngineInfo("echo", max_model_len, max_num_seqs, capabilities)
 
     @property
     def num_waiting(self) -> int:
@@ -114,12 +93,12 @@ class EchoEngine:
 
     @contextlib.asynccontextmanager
     async def generate(self, request: GenerateRequest) -> AsyncIterator[AsyncIterator[TokenDelta]]:
-        """Queue a request; see `Engine.generate`."""
+        """Queue a request; see `Engine.generate`. Each token is computed when it is read."""
         self._check(request)
-        tokens = await self._tokens_of(request)
+        token_ids = await self._answer(request)
         self._check(request)
         self.num_started += 1
-        deltas = self._deltas(tokens, request.sampling)
+        deltas = self._deltas(token_ids, request)
         try:
             yield deltas
         finally:
@@ -129,46 +108,43 @@ class EchoEngine:
     def _check(self, request: GenerateRequest) -> None:
         if self._state != "running":
             raise EngineUnavailableError(f"The engine is {self._state}; try again later.")
-        check_request(request, RequestLimits(self._info.max_model_len))
+        check_request(request, RequestLimits(self.info.max_model_len))
 
-    async def _tokens_of(self, request: GenerateRequest) -> _Tokens:
-        """The whole answer, computed as it is read."""
-        limit = min(request.max_tokens, self._info.max_model_len - len(request.prompt_token_ids))
-        banned = _banned_ids(request.sampling)
+    async def _answer(self, request: GenerateRequest) -> Iterator[int]:
+        """The tokens of the answer, without a limit on their number."""
+        biases = request.sampling.logit_bias
+        banned = frozenset(token_id for token_id, bias in biases if bias <= _BANNING_BIAS)
         constraint = _binding_constraint(request.sampling)
         if constraint is None:
             skipped = self._skip_token_ids | request.stop_token_ids | banned
-            return echoed(request, skipped, sorted(request.stop_token_ids - banned), limit)
-        constrained = self._require_constrained(constraint)
-        grammar = await constrained.compile(constraint)
-        return constrained.answer(grammar, request, banned, limit)
-
-    def _require_constrained(self, constraint: Constraint) -> "ConstrainedAnswers":
+            return echoed(request, skipped, sorted(request.stop_token_ids - banned))
         if self._constrained is None:
             raise UnsupportedParameterError(
                 f"The echo engine supports '{constraint.param}' only with llguidance installed "
                 "(internvl-server[guided]) and a byte-level tokenizer.",
                 param=constraint.param,
             )
-        return self._constrained
+        return await self._constrained.answer(constraint, request, banned)
 
     async def _deltas(
-        self, tokens: _Tokens, sampling: SamplingParams
+        self, token_ids: Iterator[int], request: GenerateRequest
     ) -> AsyncGenerator[TokenDelta, None]:
+        limit = min(request.max_tokens, self.info.max_model_len - len(request.prompt_token_ids))
+        deltas = deltas_of(token_ids, limit, request.sampling.num_logprobs)
+        # A token under a constraint may take milliseconds.
+        is_slow = _binding_constraint(request.sampling) is not None
         async with self._slots:
             self.num_running += 1
             try:
                 await self._pause(self._settings.first_token_delay_s)
-                number = 0
-                while (step := await _next(tokens, sampling)) is not None:
+                for number in range(limit):
+                    delta = await asyncio.to_thread(next, deltas) if is_slow else next(deltas)
                     await self._inject_fault(number)
                     await self._pause(self._settings.token_delay_s)
-                    number += 1
-                    token_ids, reason = step
-                    self.num_finished += reason is not None
-                    yield TokenDelta(
-                        token_ids, reason, logprobs_of(token_ids, sampling.num_logprobs)
-                    )
+                    self.num_finished += delta.finish_reason is not None
+                    yield delta
+                    if delta.finish_reason is not None:
+                        return
             except EngineError:
                 self.num_failed += 1
                 raise
@@ -180,21 +156,19 @@ class EchoEngine:
         if num_tokens == self._settings.fail_after_tokens:
             raise EngineError("The echo engine failed, as its settings ask for.")
         if num_tokens == self._settings.hang_after_tokens:
-            await self._pause(math.inf)
+            await self._pause(None)
 
-    async def _pause(self, seconds: float) -> None:
-        """Sleep, but no longer than until the engine is closed.
+    async def _pause(self, seconds: float | None) -> None:
+        """Sleep for one turn of the event loop or longer, with None until the engine is closed.
 
         Raises:
             EngineError: The engine was closed.
         """
-        if seconds > 0 and not self._closed.is_set():
-            with contextlib.suppress(TimeoutError):
-                timeout = None if math.isinf(seconds) else seconds
-                await asyncio.wait_for(self._closed.wait(), timeout)
-        else:
-            # One turn of the loop for each token, as with an engine that computes.
+        if seconds == 0:
             await asyncio.sleep(0)
+        else:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closed.wait(), seconds)
         if self._closed.is_set():
             raise EngineError("The engine was shut down.")
 
@@ -203,14 +177,3 @@ def _binding_constraint(sampling: SamplingParams) -> Constraint | None:
     constraint = sampling.constraint
     is_hint = isinstance(constraint, ToolCalls) and constraint.is_hint
     return None if is_hint else constraint
-
-
-async def _next(tokens: _Tokens, sampling: SamplingParams) -> _Step | None:
-    if _binding_constraint(sampling) is None:
-        return next(tokens, None)
-    # A step under a constraint may take milliseconds.
-    return await asyncio.to_thread(next, tokens, None)
-
-
-def _banned_ids(params: SamplingParams) -> frozenset[int]:
-    return frozenset(i for i, bias in params.logit_bias if bias <= _BANNING_BIAS)
