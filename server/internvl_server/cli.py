@@ -69,7 +69,7 @@ def _batch(options: argparse.Namespace) -> int:
     settings = _load(options)
 
     from internvl_server.batch.command import run_batch
-    from internvl_server.batch.lines import BatchError
+    from internvl_server.batch.files import BatchError
 
     try:
         return run_batch(settings, options)

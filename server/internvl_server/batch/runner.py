@@ -5,14 +5,16 @@ import logging
 import random
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
 import httpx2
 
-from internvl_server.batch.lines import BatchLine
-from internvl_server.batch.results import answer, not_executed, refusal
+from internvl_server.api.errors import envelope
+from internvl_server.batch.files import answer, not_executed, parse_request
 from internvl_server.errors import InvalidRequestError
+from internvl_server.protocol.dialects import CHAT
 
 __all__ = ["BatchRunner", "backoff_s"]
 
@@ -35,32 +37,22 @@ def backoff_s(attempt: int, retry_after_s: int) -> float:
     return wait_s * random.uniform(1, 1.5)  # noqa: S311 - not a secret
 
 
+@dataclass
 class BatchRunner:
-    """Runs a batch until its end or a signal; `stopped_by` is that signal.
+    """Runs a batch, once, until its end or a signal.
 
-    Args:
-        client: Sends requests to the server.
-        write: Receives each result, in the order in which requests finish.
-        concurrency: Most requests at the same time.
-        max_retries: How often a request is repeated while the server is too busy or cannot be reached.
+    `write` receives each result, in the order in which requests finish. A request is repeated up to
+    `max_retries` times while the server is too busy or cannot be reached.
     """
 
-    def __init__(
-        self,
-        client: httpx2.AsyncClient,
-        write: Callable[[dict[str, Any]], None],
-        *,
-        concurrency: int,
-        max_retries: int,
-    ) -> None:
-        self._client = client
-        self._write = write
-        self._slots = asyncio.Semaphore(concurrency)
-        self._max_retries = max_retries
-        self.stopped_by: signal.Signals | None = None
+    client: httpx2.AsyncClient
+    write: Callable[[dict[str, Any]], None]
+    max_retries: int
+    _reading: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    _stopped_by: signal.Signals | None = field(default=None, init=False)
 
-    async def run(self, lines: Iterator[BatchLine]) -> None:
-        """Send all lines.
+    async def run(self, lines: Iterator[dict[str, Any]], concurrency: int) -> signal.Signals | None:
+        """Send the requests of all lines; returns the signal that stopped the run, if any.
 
         After the first SIGINT or SIGTERM no request is started and those in flight finish. The second
         aborts them: they have no result and are sent again by the next run.
@@ -69,51 +61,52 @@ class BatchRunner:
             BatchError, OSError: A line cannot be read or a result cannot be written.
         """
         loop = asyncio.get_running_loop()
-        task = asyncio.ensure_future(self._run(lines))
+        task = loop.create_task(self._run(lines, concurrency))
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._stop, number, task)
         try:
             await task
         except asyncio.CancelledError:
-            if self.stopped_by is None:
+            if self._stopped_by is None:
                 raise
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
         finally:
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
+        return self._stopped_by
 
-    def _stop(self, number: signal.Signals, task: "asyncio.Future[None]") -> None:
-        if self.stopped_by is not None:
+    def _stop(self, number: signal.Signals, task: "asyncio.Task[None]") -> None:
+        if self._stopped_by is not None:
             task.cancel()
             return
-        self.stopped_by = number
+        self._stopped_by = number
         _log.warning("stopping: requests in flight are finished; a second signal aborts them")
 
-    async def _run(self, lines: Iterator[BatchLine]) -> None:
+    async def _run(self, lines: Iterator[dict[str, Any]], concurrency: int) -> None:
         async with asyncio.TaskGroup() as group:
-            # In a thread, because a line can be as large as the images in it.
-            while line := await asyncio.to_thread(next, lines, None):
-                await self._slots.acquire()
-                if self.stopped_by is not None:
-                    return
-                group.create_task(self._run_one(line))
+            for _ in range(concurrency):
+                group.create_task(self._work(lines))
 
-    async def _run_one(self, line: BatchLine) -> None:
-        try:
-            result = await self._result(line)
-        finally:
-            self._slots.release()
-        self._write(result)
+    async def _work(self, lines: Iterator[dict[str, Any]]) -> None:
+        while True:
+            async with self._reading:
+                # In a thread, because a line can be as large as the images in it.
+                line = await asyncio.to_thread(next, lines, None)
+            if line is None or self._stopped_by is not None:
+                return
+            self.write(await self._result(line))
 
-    async def _result(self, line: BatchLine) -> dict[str, Any]:
+    async def _result(self, line: dict[str, Any]) -> dict[str, Any]:
+        custom_id = line["custom_id"]
         try:
-            body = await asyncio.to_thread(line.body)
-            return answer(line.custom_id, await self._send(line.url, body))
-        except InvalidRequestError as error:
-            return refusal(line.custom_id, error)
+            url, body = await asyncio.to_thread(parse_request, line)
+            return answer(custom_id, await self._send(url, body))
+        except InvalidRequestError as error:  # in the form of the server's own refusals
+            refusal = httpx2.Response(HTTPStatus.BAD_REQUEST, json=envelope(error, CHAT))
+            return answer(custom_id, refusal)
         except ConnectionError as error:
-            return not_executed(line.custom_id, str(error))
+            return not_executed(custom_id, str(error))
 
     async def _send(self, url: str, body: bytes) -> httpx2.Response:
         """Send a request until the server executes it.
@@ -125,7 +118,7 @@ class BatchRunner:
         while True:
             retry_after_s = 0
             try:
-                response = await self._client.post(url, content=body)
+                response = await self.client.post(url, content=body)
                 if response.status_code not in _RETRIED:
                     return response
                 failure = f"refused with status {response.status_code}"
@@ -133,7 +126,7 @@ class BatchRunner:
                 retry_after_s = int(retry_after) if retry_after.isdecimal() else 0
             except httpx2.HTTPError as err:
                 failure = f"no answer ({type(err).__name__})"
-            if self.stopped_by is not None or attempt == self._max_retries:
+            if self._stopped_by is not None or attempt == self.max_retries:
                 raise ConnectionError(f"{failure}, {attempt + 1} times")
             await asyncio.sleep(backoff_s(attempt, retry_after_s))
             attempt += 1

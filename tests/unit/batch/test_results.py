@@ -6,15 +6,13 @@ import httpx2
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from internvl_server.batch.lines import BatchError
-from internvl_server.batch.results import (
+from internvl_server.batch.files import (
+    BatchError,
     ResultFile,
     answer,
     not_executed,
     open_results,
-    refusal,
 )
-from internvl_server.errors import InvalidRequestError
 
 
 def reply(status: int, body: bytes = b"{}", request_id: str = "r1") -> httpx2.Response:
@@ -31,10 +29,7 @@ def test_an_answer_that_is_not_json() -> None:
     assert answer("a", reply(502, b"<html>\xff\n"))["response"]["body"] == "<html>\ufffd\n"
 
 
-def test_failures() -> None:
-    refused = refusal("a", InvalidRequestError("no", param="url"))
-    assert refused["response"]["status_code"] == 400
-    assert refused["response"]["body"]["error"]["param"] == "url"
+def test_a_request_without_an_answer() -> None:
     lost = not_executed("a", "refused")
     assert lost["response"] is None
     assert lost["error"] == {"code": "not_executed", "message": "refused"}

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from internvl_server.batch import runner as runner_module
-from internvl_server.batch.lines import BatchLine
 from internvl_server.batch.runner import BatchRunner, backoff_s
+
+Line = dict[str, Any]
 
 OK, BUSY, DOWN = 200, 429, 503
 LOST = httpx2.ReadError("lost")
@@ -22,9 +23,9 @@ def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner_module, "MAX_WAIT_S", 0.002)
 
 
-def lines(num_lines: int) -> list[BatchLine]:
+def lines(num_lines: int) -> list[Line]:
     fields = {"method": "POST", "url": "/v1/chat/completions", "body": {}}
-    return [BatchLine(n, f"{n}", fields | {"custom_id": f"{n}"}) for n in range(num_lines)]
+    return [fields | {"custom_id": f"{n}"} for n in range(num_lines)]
 
 
 class FakeClient:
@@ -53,17 +54,13 @@ class FakeClient:
         return httpx2.Response(reply, headers=headers, content=b"{}")
 
 
-def new_runner(
-    client: FakeClient, results: list[dict[str, Any]], concurrency: int = 3
-) -> BatchRunner:
-    return BatchRunner(client, results.append, concurrency=concurrency, max_retries=3)
+def new_runner(client: FakeClient, results: list[dict[str, Any]]) -> BatchRunner:
+    return BatchRunner(client, results.append, max_retries=3)
 
 
-async def run(
-    client: FakeClient, todo: list[BatchLine], concurrency: int = 4
-) -> list[dict[str, Any]]:
+async def run(client: FakeClient, todo: list[Line], concurrency: int = 4) -> list[dict[str, Any]]:
     results: list[dict[str, Any]] = []
-    await new_runner(client, results, concurrency).run(iter(todo))
+    await new_runner(client, results).run(iter(todo), concurrency)
     return results
 
 
@@ -104,11 +101,12 @@ async def test_other_errors_are_final(status: int) -> None:
 
 
 async def test_a_line_that_cannot_be_sent_is_written_and_frees_its_slot() -> None:
-    bad = [BatchLine(1, f"{n}", {"custom_id": f"{n}", "method": "GET"}) for n in range(5)]
+    bad = [line | {"method": "GET"} for line in lines(5)]
     client = FakeClient()
     results = await run(client, [*bad, *lines(1)], concurrency=1)
     assert client.num_posts == 1
     assert statuses(results) == [400] * 5 + [200]
+    assert results[0]["response"]["body"]["error"]["param"] == "method"
 
 
 async def test_no_more_lines_than_the_limit_run_or_are_read() -> None:
@@ -116,14 +114,14 @@ async def test_no_more_lines_than_the_limit_run_or_are_read() -> None:
     client.gate.clear()
     num_read = 0
 
-    def counted() -> Iterator[BatchLine]:
+    def counted() -> Iterator[Line]:
         nonlocal num_read
         for line in lines(50):
             num_read += 1
             yield line
 
     results: list[dict[str, Any]] = []
-    work = asyncio.create_task(new_runner(client, results).run(counted()))
+    work = asyncio.create_task(new_runner(client, results).run(counted(), 3))
     while client.num_running < 3:
         await asyncio.sleep(0.001)
     for _ in range(20):
@@ -140,46 +138,40 @@ async def test_a_result_that_cannot_be_written_ends_the_run() -> None:
         raise OSError("disk full")
 
     client: Any = FakeClient()
-    runner = BatchRunner(client, write, concurrency=2, max_retries=0)
+    runner = BatchRunner(client, write, max_retries=0)
     with pytest.raises(OSError, match="disk full"):
-        await runner.run(iter(lines(9)))
+        await runner.run(iter(lines(9)), 2)
 
 
-async def start_and_stop(
-    client: FakeClient, num_signals: int
-) -> tuple[BatchRunner, list[dict[str, Any]]]:
+async def start_and_stop(client: FakeClient, num_signals: int) -> list[dict[str, Any]]:
     client.gate.clear()
     results: list[dict[str, Any]] = []
-    runner = new_runner(client, results)
-    work = asyncio.create_task(runner.run(iter(lines(50))))
+    work = asyncio.create_task(new_runner(client, results).run(iter(lines(50)), 3))
     while client.num_running < 3:
         await asyncio.sleep(0.001)
     for _ in range(num_signals):
         os.kill(os.getpid(), signal.SIGINT)
         await asyncio.sleep(0.01)
     client.gate.set()
-    await work
-    return runner, results
+    assert await work == signal.SIGINT
+    return results
 
 
 async def test_after_a_signal_the_requests_in_flight_finish() -> None:
-    runner, results = await start_and_stop(FakeClient(), 1)
-    assert runner.stopped_by == signal.SIGINT
+    results = await start_and_stop(FakeClient(), 1)
     assert len(results) == 3
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 async def test_a_second_signal_aborts_them() -> None:
     client = FakeClient()
-    runner, results = await start_and_stop(client, 2)
-    assert runner.stopped_by == signal.SIGINT
-    assert results == []
+    assert await start_and_stop(client, 2) == []
     assert client.num_running == 0
 
 
 async def test_nothing_is_retried_after_a_signal() -> None:
     client = FakeClient(*[BUSY] * 3)
-    _, results = await start_and_stop(client, 1)
+    results = await start_and_stop(client, 1)
     assert client.num_posts == 3
     assert [result["response"] for result in results] == [None] * 3
 
