@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from internvl_server import __version__
 from internvl_server.api.admission import AdmissionGate, GateState
 from internvl_server.api.auth import AuthMiddleware
+from internvl_server.api.body import IGNORED_HEADER
 from internvl_server.api.errors import install_error_handlers
 from internvl_server.api.openapi import install_openapi
 from internvl_server.api.request_context import RequestContextMiddleware
@@ -120,7 +122,16 @@ def _install(app: FastAPI, settings: Settings) -> None:
         app.include_router(module.router)
     keys = [key.get_secret_value() for key in settings.server.api_keys]
     app.add_middleware(AuthMiddleware, api_keys=keys)
-    app.add_middleware(RequestContextMiddleware)  # added last, so it is the outermost
+    app.add_middleware(RequestContextMiddleware)
+    if settings.server.allowed_origins:
+        # The outermost: preflight requests carry no key, and errors need its headers too.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.server.allowed_origins,
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["*"],
+            expose_headers=[IGNORED_HEADER, "x-request-id", "x-should-retry", "retry-after"],
+        )
 
 
 def _lifespan(

@@ -34,6 +34,9 @@ class ServerSettings(Section):
     """Accepted bearer keys; empty means that no key is required."""
     allow_anonymous: bool = False
     """Listen on a non-loopback address without keys, e.g. behind a proxy that authenticates."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins of web pages that may call the server from a browser (CORS), e.g. `https://app.example.com`;
+    `*` allows all. Empty means none."""
     keep_alive_s: PositiveInt = 75
     """Seconds an idle connection stays open; should exceed the idle timeout of the load balancer."""
     unknown_fields: Literal["refuse", "ignore"] = "refuse"
