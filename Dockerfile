@@ -1,3 +1,6 @@
+# hadolint global ignore=DL3042
+# pip's cache is a mount, which does not become part of an image.
+
 # Two images of the server; neither runs as root:
 #
 #   docker build --target cpu -t internvl-server:cpu .                the CPU engine and the demo model
@@ -26,6 +29,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_CACHE_DIR=/opt/pip-cache \
     PIP_ROOT_USER_ACTION=ignore
 WORKDIR /app
 
@@ -61,23 +65,23 @@ RUN python -m venv /opt/venv \
 FROM metadata AS build-cpu
 # pip's default index has a CUDA build of several GB. For a small image, pass the index of PyTorch's CPU builds.
 ARG TORCH_INDEX_URL=
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/opt/pip-cache \
     pip install --no-deps --constraint scripts/constraints/cpu.txt ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} torch \
     && pip install --constraint scripts/constraints/cpu.txt ".[cpu]"
 COPY README.md LICENSE ./
 COPY configs configs
 COPY server server
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/opt/pip-cache \
     pip install --no-deps .
 
 FROM metadata AS build-turbomind
 # CUDA's libraries are dependencies of lmdeploy; the host provides only the NVIDIA driver.
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/opt/pip-cache \
     pip install --constraint scripts/constraints/turbomind.txt ".[turbomind]"
 COPY README.md LICENSE ./
 COPY configs configs
 COPY server server
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/opt/pip-cache \
     pip install --no-deps .
 
 FROM runtime AS turbomind
