@@ -11,11 +11,11 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from internvl_server import __version__
 from internvl_server.api.admission import AdmissionGate, GateState
-from internvl_server.api.auth import AuthMiddleware
-from internvl_server.api.body import IGNORED_HEADER
 from internvl_server.api.errors import install_error_handlers
+from internvl_server.api.headers import IGNORED_HEADER, WARNINGS_HEADER
+from internvl_server.api.middleware.auth import AuthMiddleware
+from internvl_server.api.middleware.request_context import RequestContextMiddleware
 from internvl_server.api.openapi import install_openapi
-from internvl_server.api.request_context import RequestContextMiddleware
 from internvl_server.api.routes import chat, completions, health, models, responses, tokens, version
 from internvl_server.api.services import Services
 from internvl_server.checkpoint.files import load_checkpoint
@@ -130,7 +130,13 @@ def _install(app: FastAPI, settings: Settings) -> None:
             allow_origins=settings.server.allowed_origins,
             allow_methods=["GET", "HEAD", "POST"],
             allow_headers=["*"],
-            expose_headers=[IGNORED_HEADER, "x-request-id", "x-should-retry", "retry-after"],
+            expose_headers=[
+                IGNORED_HEADER,
+                WARNINGS_HEADER,
+                "x-request-id",
+                "x-should-retry",
+                "retry-after",
+            ],
         )
 
 

@@ -1,10 +1,8 @@
 """Reads request bodies: uncompressed JSON, bounded in size and time, parsed in a thread when large."""
 
 import asyncio
-from collections.abc import Sequence
 from functools import partial
 from typing import Protocol, TypeVar
-from urllib.parse import quote
 
 from fastapi import Request
 
@@ -16,13 +14,7 @@ from internvl_server.errors import (
 )
 from internvl_server.settings import LimitSettings, Settings
 
-__all__ = ["BodyParser", "ignored_header", "read_json_body", "read_request"]
-
-# Names the ignored fields, percent-encoded, when `server.unknown_fields` is "ignore".
-IGNORED_HEADER = "x-ignored-fields"
-# Clients and proxies refuse responses with larger headers.
-_MAX_IGNORED_SHOWN = 64
-_MAX_IGNORED_CHARS = 4096
+__all__ = ["BodyParser", "read_json_body", "read_request"]
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -44,16 +36,6 @@ async def read_request(request: Request, settings: Settings, parser: BodyParser[
     ignore_unknown = settings.server.unknown_fields == "ignore"
     parse = partial(parser, data, settings.limits, ignore_unknown=ignore_unknown)
     return await offload(parse, size=len(data), limit=MAX_JSON_BYTES)
-
-
-def ignored_header(paths: Sequence[str]) -> dict[str, str]:
-    """Build the x-ignored-fields header, truncated to a safe length; empty if nothing was ignored."""
-    if not paths:
-        return {}
-    names = ", ".join(quote(path) for path in paths[:_MAX_IGNORED_SHOWN])
-    if len(paths) > _MAX_IGNORED_SHOWN or len(names) > _MAX_IGNORED_CHARS:
-        names = names[:_MAX_IGNORED_CHARS] + ", ..."
-    return {IGNORED_HEADER: names}
 
 
 async def read_json_body(request: Request, limits: LimitSettings) -> bytes:

@@ -67,12 +67,14 @@ class ImageSpan:
 class Prompt:
     """Token ids that fit the model's context, and the tiles that its image tokens stand for.
 
-    `images` and `tiles` are in prompt order, one entry for each image or frame.
+    `images` and `tiles` are in prompt order, one entry for each image or frame. `warnings` are sentences
+    about what the prompt does otherwise than the request may expect.
     """
 
     token_ids: tuple[int, ...]
     images: tuple[ImageSpan, ...] = ()
     tiles: tuple[ImageTiles, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def num_tokens(self) -> int:

@@ -23,11 +23,12 @@ def resolve_sampling(
     sampling: SamplingParams,
     answer: AnswerParams,
     conversation: Conversation | None,
-) -> SamplingParams:
+) -> tuple[SamplingParams, tuple[str, ...]]:
     """Refuse what the engine cannot do, before anything is computed.
 
     Returns:
-        The parameters, without a constraint that is only a hint where the engine cannot follow it.
+        The parameters, without a constraint that is only a hint where the engine cannot follow it, and
+        sentences about what the engine does otherwise than the request says.
 
     Raises:
         InvalidRequestError: Names the request field.
@@ -39,7 +40,7 @@ def resolve_sampling(
     if isinstance(constraint, ToolCalls) and constraint.is_hint and not can_guide:
         sampling = replace(sampling, constraint=None)
     _check_capabilities(info, sampling, answer, conversation)
-    return sampling
+    return sampling, ()
 
 
 def _check_ids(param: str, token_ids: Iterable[int], vocab_size: int) -> None:

@@ -68,9 +68,18 @@ class Generation:
         usage: Token counts of the prompts.
         answers: The answers, equally many to each prompt, in the order of the prompts.
         num_prompts: Number of prompts.
+        warnings: What is done otherwise than the request may expect, as sentences.
     """
 
-    def __init__(self, usage: Usage, answers: Sequence[Answer], *, num_prompts: int = 1) -> None:
+    def __init__(
+        self,
+        usage: Usage,
+        answers: Sequence[Answer],
+        *,
+        num_prompts: int = 1,
+        warnings: tuple[str, ...] = (),
+    ) -> None:
+        self.warnings = warnings
         self._firsts = answers[:: len(answers) // num_prompts]
         self._usage = usage
         self._answers = answers
@@ -89,7 +98,8 @@ class Generation:
             num_image_tokens=sum(u.num_image_tokens for u in usages),
             images=tuple(image for u in usages for image in u.images),
         )
-        return cls(usage, answers, num_prompts=len(generations))
+        warnings = dict.fromkeys(w for generation in generations for w in generation.warnings)
+        return cls(usage, answers, num_prompts=len(generations), warnings=tuple(warnings))
 
     @property
     def answers(self) -> Sequence[Answer]:

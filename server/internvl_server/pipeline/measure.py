@@ -18,7 +18,8 @@ __all__ = ["Measurement", "PromptCounter"]
 class Measurement:
     """The tokens of a prompt, and whether it fits the context.
 
-    `images` are in request order. `max_tokens` is the most tokens that the answer may have.
+    `images` are in request order. `max_tokens` is the most tokens that the answer may have. `warnings` are
+    as in `Prompt`.
     """
 
     usage: Usage
@@ -26,6 +27,7 @@ class Measurement:
     max_model_len: int
     max_tokens: int
     fits: bool
+    warnings: tuple[str, ...] = ()
 
 
 class PromptCounter:
@@ -80,6 +82,7 @@ class PromptCounter:
             max_model_len=self._builder.max_model_len,
             max_tokens=answer_tokens or max_tokens or self._default,
             fits=answer_tokens is not None and (not images or num_image_tokens <= max_image_tokens),
+            warnings=skeleton.warnings,
         )
 
     async def tokens(self, conversation: Conversation) -> tuple[int, ...]:

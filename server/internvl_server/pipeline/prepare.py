@@ -70,11 +70,12 @@ class Pipeline:
 
     def resolve_sampling(
         self, sampling: SamplingParams, answer: AnswerParams, conversation: Conversation | None
-    ) -> SamplingParams:
+    ) -> tuple[SamplingParams, tuple[str, ...]]:
         """Refuse parameters that this server or its engine does not support, whether it is ready or not.
 
         Returns:
-            The parameters, without a constraint that is only a hint where the engine cannot follow it.
+            The parameters, without a constraint that is only a hint where the engine cannot follow it, and
+            sentences about what the engine does otherwise than the request says.
 
         Raises:
             InvalidRequestError: Names the request field.
@@ -110,10 +111,11 @@ class Pipeline:
             EngineOverloadedError: Too many image tiles are in flight.
             EngineUnavailableError: The engine is not running.
         """
-        sampling = self.resolve_sampling(sampling, answer, conversation)
+        sampling, warnings = self.resolve_sampling(sampling, answer, conversation)
         prompt = await self._prompts.prepare(
             conversation, sampling.max_tokens, answer.num_choices, owner
         )
+        prompt = replace(prompt, warnings=(*warnings, *prompt.warnings))
         return await self._start(request_id, prompt, sampling, answer, owner)
 
     async def prepare_raw(
@@ -133,11 +135,12 @@ class Pipeline:
             answer: The number of answers to each, and which parts of them are visible.
             owner: Closing it aborts the generation and frees what it holds.
         """
-        sampling = self.resolve_sampling(sampling, answer, None)
+        sampling, warnings = self.resolve_sampling(sampling, answer, None)
         generations: list[Generation] = []
         for index, raw in enumerate(prompts):
             try:
                 prompt = await tokenize_raw(self._builder, raw)
+                prompt = replace(prompt, warnings=warnings)
                 generations.append(
                     await self._start(f"{request_id}.{index}", prompt, sampling, answer, owner)
                 )
@@ -172,13 +175,13 @@ class Pipeline:
             else None,
         )
         # From here on only counts: the tiles are large and an answer may take minutes.
-        usage = _prompt_usage(prompt)
+        usage, warnings = _prompt_usage(prompt), prompt.warnings
         del prompt
         answers = [
             await self._generate(request, index, answer, owner)
             for index in range(answer.num_choices)
         ]
-        generation = Generation(usage, answers)
+        generation = Generation(usage, answers, warnings=warnings)
         owner.push_async_callback(generation.aclose)
         return generation
 

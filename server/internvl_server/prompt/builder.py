@@ -25,9 +25,10 @@ _MAX_CHARS_PER_TOKEN = 128
 
 @dataclass(frozen=True, slots=True)
 class PromptSkeleton:
-    """A tokenised prompt with placeholders for the tokens of images."""
+    """A tokenised prompt with placeholders for the tokens of images. `warnings` are as in `Prompt`."""
 
     pieces: tuple[list[int] | ImagePlaceholder, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -124,7 +125,7 @@ class PromptBuilder:
                 token_ids.append(self._image_end_id)
             else:
                 token_ids += piece
-        return Prompt(token_ids=tuple(token_ids), images=tuple(spans))
+        return Prompt(tuple(token_ids), tuple(spans), warnings=skeleton.warnings)
 
     def build_raw(self, raw: str | Sequence[int]) -> Prompt:
         """A prompt without a template. CPU-bound for long texts.

@@ -9,8 +9,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from internvl_server.api.answer import Answer, respond
-from internvl_server.api.body import ignored_header, read_request
+from internvl_server.api.body import read_request
 from internvl_server.api.disconnect import run_until_disconnect
+from internvl_server.api.headers import notice_headers
 from internvl_server.api.openapi import json_body
 from internvl_server.api.services import Services, ServicesDep
 from internvl_server.pipeline import Generation
@@ -67,7 +68,7 @@ async def _accept(request: Request, services: Services, owner: AsyncExitStack) -
         generation,
         writer,
         whole=partial(_whole, head, generation, shown, body.logprobs),
-        headers=ignored_header(parsed.ignored),
+        headers=notice_headers(parsed.ignored, generation.warnings),
         is_stream=bool(body.stream),
     )
 

@@ -9,8 +9,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from internvl_server.api.answer import Answer, respond, start_conversation
-from internvl_server.api.body import ignored_header, read_request
+from internvl_server.api.body import read_request
 from internvl_server.api.disconnect import run_until_disconnect
+from internvl_server.api.headers import notice_headers
 from internvl_server.api.openapi import json_body
 from internvl_server.api.services import Services, ServicesDep
 from internvl_server.pipeline import Generation
@@ -62,7 +63,7 @@ async def _accept(request: Request, services: Services, owner: AsyncExitStack) -
         generation,
         writer,
         whole=partial(_whole, writer, generation),
-        headers=ignored_header(parsed.ignored),
+        headers=notice_headers(parsed.ignored, generation.warnings),
         is_stream=bool(parsed.body.stream),
     )
 
@@ -80,8 +81,11 @@ async def count_response_input(request: Request, services: ServicesDep) -> JSONR
         parsed = await read_request(request, services.settings, parse_input_tokens_request)
         if parsed.body.model is not None:
             services.check_model(parsed.body.model)
-        services.pipeline.resolve_sampling(parsed.sampling, parsed.answer, parsed.conversation)
+        _, warnings = services.pipeline.resolve_sampling(
+            parsed.sampling, parsed.answer, parsed.conversation
+        )
         work = services.prompt_counter.measure(parsed.conversation, None)
         measured = await run_until_disconnect(request, work)
         content = input_tokens_json(measured.usage)
-        return JSONResponse(content, headers=ignored_header(parsed.ignored))
+        headers = notice_headers(parsed.ignored, (*warnings, *measured.warnings))
+        return JSONResponse(content, headers=headers)

@@ -5,8 +5,9 @@ from functools import partial
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from internvl_server.api.body import ignored_header, read_request
+from internvl_server.api.body import read_request
 from internvl_server.api.disconnect import run_until_disconnect
+from internvl_server.api.headers import notice_headers
 from internvl_server.api.openapi import json_body
 from internvl_server.api.services import Services, ServicesDep
 from internvl_server.concurrency.offload import MAX_TOKEN_IDS, offload
@@ -39,7 +40,7 @@ async def tokenize(request: Request, services: ServicesDep) -> JSONResponse:
             to_strs = partial(services.prompt_counter.token_strs, tokens)
             token_strs = await offload(to_strs, size=len(tokens), limit=MAX_TOKEN_IDS)
         answer = tokens_json(tokens, token_strs, max_model_len=services.engine.info.max_model_len)
-        return JSONResponse(answer, headers=ignored_header(parsed.ignored))
+        return JSONResponse(answer, headers=notice_headers(parsed.ignored))
 
 
 async def _tokens(parsed: ParsedTokenize, services: Services) -> tuple[int, ...]:
@@ -63,7 +64,7 @@ async def detokenize(request: Request, services: ServicesDep) -> JSONResponse:
         tokens = parsed.body.tokens
         to_text = partial(services.prompt_counter.text_of, tokens)
         text = await offload(to_text, size=len(tokens), limit=MAX_TOKEN_IDS)
-        return JSONResponse({"prompt": text}, headers=ignored_header(parsed.ignored))
+        return JSONResponse({"prompt": text}, headers=notice_headers(parsed.ignored))
 
 
 def _check_model(name: str | None, services: Services) -> None:

@@ -1,0 +1,41 @@
+"""Response headers that say what a request's answer leaves out or changes."""
+
+from collections.abc import Sequence
+from urllib.parse import quote
+
+__all__ = ["IGNORED_HEADER", "WARNINGS_HEADER", "notice_headers"]
+
+IGNORED_HEADER = "x-ignored-fields"
+"""The JSON paths of fields that were accepted without effect, percent-encoded, separated by commas."""
+WARNINGS_HEADER = "x-warnings"
+"""What was done otherwise than the request may expect: sentences, percent-encoded but for spaces and
+punctuation, separated by ` | `."""
+
+# Clients and proxies refuse responses with larger headers.
+_MAX_ITEMS = 64
+_MAX_CHARS = 4096
+# Punctuation of sentences and JSON paths that a header value may have, without `|` and `%`.
+_READABLE = " !\"#$&'()*+,-./:;<=>?@[]^_`{}~"
+
+
+def notice_headers(ignored: Sequence[str], warnings: Sequence[str] = ()) -> dict[str, str]:
+    """Build the two headers, each bounded in length and left out when it would be empty.
+
+    Args:
+        ignored: JSON paths of fields that were accepted without effect.
+        warnings: Sentences about the request.
+    """
+    headers = {}
+    if ignored:
+        headers[IGNORED_HEADER] = _joined([quote(path) for path in ignored], ", ")
+    if warnings:
+        sentences = [quote(sentence, safe=_READABLE) for sentence in warnings]
+        headers[WARNINGS_HEADER] = _joined(sentences, " | ")
+    return headers
+
+
+def _joined(items: Sequence[str], separator: str) -> str:
+    value = separator.join(items[:_MAX_ITEMS])
+    if len(items) > _MAX_ITEMS or len(value) > _MAX_CHARS:
+        value = value[:_MAX_CHARS] + separator + "..."
+    return value
