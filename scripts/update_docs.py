@@ -18,7 +18,7 @@ from internvl_server.api.errors import Row, error_rows
 from internvl_server.cli import main as run_command
 from internvl_server.engine import cpu, echo, turbomind
 from internvl_server.protocol.chat.request import CHAT_FIELDS
-from internvl_server.protocol.field_table import FieldRow, FieldTable
+from internvl_server.protocol.fields import FieldRow, FieldTable
 from internvl_server.protocol.responses.request import RESPONSES_FIELDS
 from internvl_server.settings import Settings
 from pydantic import BaseModel

@@ -231,7 +231,6 @@ def test_counting_needs_no_model_and_refuses_what_creating_refuses(client: opena
         ({"top_logprobs": 21}, "invalid_value", "top_logprobs"),
         ({"text": {"format": {"type": "json_schema", "name": "x", "schema": {"not": {}}}}},
          "invalid_request", "text.format"),
-        ({"extra_body": {"messages": []}}, "unknown_parameter", "messages"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("stream", [False, True])
@@ -259,13 +258,6 @@ def test_nothing_is_stored(client: openai.OpenAI) -> None:
     made = client.responses.create(**ASK, store=False)
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(made.id)
-
-
-def test_unknown_fields_are_named_in_a_header(start_server: Callable[..., LiveServer]) -> None:
-    server = start_server(server={"unknown_fields": "ignore"})
-    with server.client() as client:
-        raw = client.responses.with_raw_response.create(**ASK, extra_body={"temprature": 1})
-    assert raw.headers["x-ignored-fields"] == "temprature"
 
 
 def test_a_failing_engine_fails_the_response(start_server: Callable[..., LiveServer]) -> None:

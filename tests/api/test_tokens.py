@@ -120,8 +120,6 @@ def test_how_a_conversation_ends(echo_server: LiveServer) -> None:
         ("/tokenize", {"prompt": 5}, "invalid_value", "prompt"),
         ("/tokenize", {"prompt": "x", "messages": HELLO}, "invalid_request", "prompt"),
         ("/tokenize", {"prompt": "x", "tools": [{}]}, "invalid_request", "tools"),
-        ("/tokenize", {"prompt": "x", "chat_template": "y"}, "unknown_parameter", "chat_template"),
-        ("/tokenize", {"messages": HELLO, "nope": 1}, "unknown_parameter", "nope"),
         ("/tokenize", {"messages": []}, "invalid_value", "messages"),
         ("/tokenize", {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
          "missing_required_parameter", "messages[0].content[0].text"),
@@ -134,13 +132,11 @@ def test_how_a_conversation_ends(echo_server: LiveServer) -> None:
         ("/detokenize", {"tokens": [1, -1]}, "invalid_value", "tokens[1]"),
         ("/detokenize", {"tokens": [1, 10**9]}, "invalid_request", "tokens[1]"),
         ("/detokenize", {"tokens": [1] * 100_000}, "invalid_request", "tokens"),
-        ("/detokenize", {"tokens": [1], "nope": 1}, "unknown_parameter", "nope"),
         (COUNT, {"messages": HELLO}, "missing_required_parameter", "model"),
         (COUNT, {"model": MODEL, "messages": HELLO, "n": 1000}, "invalid_value", "n"),
         (COUNT, {"model": MODEL, "messages": HELLO, "n": 100}, "invalid_request", "n"),
         (COUNT, {"model": MODEL, "messages": HELLO, "logit_bias": {"99999": 1}},
          "invalid_request", "logit_bias"),
-        (COUNT, {"model": MODEL, "messages": HELLO, "nope": 1}, "unknown_parameter", "nope"),
         (COUNT, {"model": MODEL, "messages": with_pictures(*["data:,x"] * 9)},
          "invalid_request", "messages"),
         (COUNT, {"model": MODEL, "messages": with_pictures("http://127.0.0.1:1/x.png")},
@@ -156,9 +152,7 @@ def test_refusals(
 
 @pytest.mark.parametrize("path", ["/tokenize", "/detokenize", COUNT])
 def test_the_edge_is_that_of_chat(start_server: Callable[..., LiveServer], path: str) -> None:
-    server = start_server(
-        server={"api_keys": ["secret"], "unknown_fields": "ignore"}, limits={"max_body_bytes": 1000}
-    )
+    server = start_server(server={"api_keys": ["secret"]}, limits={"max_body_bytes": 1000})
     body = {"model": MODEL, "messages": HELLO} if path != "/detokenize" else {"tokens": [1]}
     assert_envelope(send(server, path, body), 401, "invalid_api_key")
     key = {"authorization": "Bearer secret"}

@@ -130,7 +130,6 @@ def test_tokens_are_counted_beforehand(server: LiveServer, picture_url: Callable
         ({"type": "video_url", "video_url": {}}, "video_url.url", "missing_required_parameter"),
         (part(video(), num_frames=0), "video_url.num_frames", "invalid_value"),
         (part(video(), num_frames=33), "video_url.num_frames", "invalid_value"),
-        (part(video(), fps=1), "video_url.fps", "unknown_parameter"),
         ({"type": "video", "video": []}, "video", "invalid_value"),
         ({"type": "video", "video": [7]}, "video[0]", "invalid_value"),
         ({"type": "video", "video": ["data:image/png;base64,AAAA"]}, "video[0]", "invalid_image"),

@@ -15,8 +15,9 @@ from internvl_server.core import (
 from internvl_server.core.conversation import NO_TOOLS
 from internvl_server.errors import InvalidRequestError
 from internvl_server.protocol.constraints import combine
+from internvl_server.protocol.fields import Extension, Needs
 from internvl_server.protocol.response_format import StructuredOutputs, structured_constraint
-from internvl_server.protocol.wire import Extension, Needs, Wire
+from internvl_server.protocol.wire import Wire
 
 __all__ = ["MAX_LOGPROBS", "SamplingFields", "to_answer_params", "to_sampling_params"]
 

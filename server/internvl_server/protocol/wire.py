@@ -1,6 +1,5 @@
-"""The base of all wire objects, and the markers of their fields."""
+"""The base of all wire objects, and what several of them share."""
 
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -9,9 +8,7 @@ from pydantic_core import PydanticCustomError
 from internvl_server.errors import InvalidRequestError
 
 __all__ = [
-    "Extension",
     "MaxTokens",
-    "Needs",
     "ServiceTier",
     "StreamOptions",
     "Wire",
@@ -46,23 +43,6 @@ class Wire(BaseModel):
                 {"count": len(value), "limit": _MAX_MEMBERS},
             )
         return value
-
-
-@dataclass(frozen=True, slots=True)
-class Extension:
-    """Marks a field that OpenAI's API does not have.
-
-    `only_in` names the one API that does not have it; None means that none of OpenAI's APIs has it.
-    """
-
-    only_in: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """Marks a field that works only with engines that have a capability, given by its value."""
-
-    capability: str
 
 
 class StreamOptions(Wire):

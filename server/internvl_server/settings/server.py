@@ -39,9 +39,9 @@ class ServerSettings(Section):
     `*` allows all. Empty means none."""
     keep_alive_s: PositiveInt = 75
     """Seconds an idle connection stays open; should exceed the idle timeout of the load balancer."""
-    unknown_fields: Literal["refuse", "ignore"] = "refuse"
-    """`refuse` answers 400 to a field that neither OpenAI nor this server defines, as OpenAI does. `ignore`
-    accepts it and names it in the header `x-ignored-fields`."""
+    unknown_fields: Literal["ignore", "refuse"] = "ignore"
+    """`ignore` accepts fields that neither OpenAI nor this server defines, and names them in the header
+    `x-ignored-fields`. `refuse` answers 400 to them, as OpenAI does."""
     sse_keep_alive_s: PositiveFloat = 15.0
     """Seconds between keep-alive comments on a stream that has nothing else to send."""
     send_timeout_s: PositiveFloat = 30.0

@@ -5,7 +5,7 @@ from internvl_server.engine.base import Capability
 from internvl_server.errors import UnsupportedParameterError
 from internvl_server.protocol.chat.request import CHAT_FIELDS
 from internvl_server.protocol.completions.request import COMPLETION_FIELDS
-from internvl_server.protocol.field_table import FieldTable, known_fields
+from internvl_server.protocol.fields import FieldTable, known_fields
 from internvl_server.protocol.responses.request import RESPONSES_FIELDS
 from openai.types.chat import completion_create_params
 

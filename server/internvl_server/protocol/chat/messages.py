@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Discriminator, Field, Tag
 
 from internvl_server.protocol.chat.tools import HistoryCall, ToolList
+from internvl_server.protocol.fields import Extension
 from internvl_server.protocol.limits import check_length
-from internvl_server.protocol.wire import Extension, Wire
+from internvl_server.protocol.wire import Wire
 from internvl_server.settings import LimitSettings
 
 __all__ = [

@@ -9,7 +9,7 @@ from internvl_server.protocol.chat.convert import to_conversation
 from internvl_server.protocol.chat.messages import ConversationFields, prepare_messages
 from internvl_server.protocol.chat.tools import ToolChoiceField, chosen_tools
 from internvl_server.protocol.constraints import tool_call_constraint
-from internvl_server.protocol.field_table import FieldTable, known_fields
+from internvl_server.protocol.fields import FieldTable, Needs, known_fields
 from internvl_server.protocol.limits import check_lists
 from internvl_server.protocol.parsing import ParsedRequest, read_object, validate
 from internvl_server.protocol.response_format import ResponseFormat, format_constraint
@@ -22,7 +22,6 @@ from internvl_server.protocol.sampling import (
 from internvl_server.protocol.tools import to_tool_choice, to_tools
 from internvl_server.protocol.wire import (
     MaxTokens,
-    Needs,
     ServiceTier,
     StreamOptions,
     check_stream_options,

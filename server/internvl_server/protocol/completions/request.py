@@ -7,11 +7,11 @@ from pydantic import Field
 
 from internvl_server.core import AnswerParams, SamplingParams
 from internvl_server.errors import InvalidRequestError, UnsupportedParameterError
-from internvl_server.protocol.field_table import FieldTable, known_fields
+from internvl_server.protocol.fields import FieldTable, Needs, known_fields
 from internvl_server.protocol.limits import check_length, check_lists
 from internvl_server.protocol.parsing import read_object, validate
 from internvl_server.protocol.sampling import SamplingFields, to_answer_params, to_sampling_params
-from internvl_server.protocol.wire import MaxTokens, Needs, StreamOptions, check_stream_options
+from internvl_server.protocol.wire import MaxTokens, StreamOptions, check_stream_options
 from internvl_server.settings import LimitSettings
 
 __all__ = [

@@ -11,7 +11,7 @@ from internvl_server.core import (
     ToolChoice,
 )
 from internvl_server.protocol.constraints import combine, tool_call_constraint
-from internvl_server.protocol.field_table import FieldTable, known_fields
+from internvl_server.protocol.fields import FieldTable, known_fields
 from internvl_server.protocol.limits import check_length, check_lists
 from internvl_server.protocol.parsing import ParsedRequest, read_object, validate
 from internvl_server.protocol.responses.convert import to_conversation

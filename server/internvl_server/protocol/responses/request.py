@@ -5,12 +5,12 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
-from internvl_server.protocol.field_table import FieldTable
+from internvl_server.protocol.fields import FieldTable, Needs
 from internvl_server.protocol.responses.items import InputItem
 from internvl_server.protocol.responses.text_format import TextConfig
 from internvl_server.protocol.responses.tools import FunctionTool, ToolChoice
 from internvl_server.protocol.sampling import MAX_LOGPROBS, SamplingFields
-from internvl_server.protocol.wire import MaxTokens, Needs, ServiceTier, Wire
+from internvl_server.protocol.wire import MaxTokens, ServiceTier, Wire
 
 __all__ = [
     "COUNT_FIELDS",

@@ -2,7 +2,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 from internvl_server.errors import UnsupportedParameterError
-from internvl_server.protocol.field_table import known_fields
+from internvl_server.protocol.fields import known_fields
 from internvl_server.protocol.responses.request import COUNT_FIELDS, RESPONSES_FIELDS
 from internvl_server.protocol.responses.unsupported import HOSTED_ITEMS, HOSTED_TOOLS
 from openai.types.responses import (

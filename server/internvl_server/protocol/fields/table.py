@@ -9,8 +9,10 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import BaseModel
+
 from internvl_server.errors import UnsupportedParameterError
-from internvl_server.protocol.wire import Extension, Needs, Wire
+from internvl_server.protocol.fields.marks import Extension, Needs
 
 __all__ = ["FieldRow", "FieldTable", "known_fields"]
 
@@ -43,7 +45,7 @@ class FieldTable:
     """
 
     api: str
-    model: type[Wire]
+    model: type[BaseModel]
     bookkeeping: AbstractSet[str]
     refused: Mapping[str, tuple[Any, ...]]
     instead: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,52 @@
+"""Fields that no table has: accepted and named by default, refused where the setting says so."""
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.live_server import LiveServer
+
+HELLO = [{"role": "user", "content": "hi"}]
+# Path → a body that is answered.
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"model": "tiny", "messages": HELLO},
+    "/v1/chat/completions/input_tokens": {"model": "tiny", "messages": HELLO},
+    "/v1/completions": {"model": "tiny", "prompt": "hi"},
+    "/v1/responses": {"model": "tiny", "input": "hi"},
+    "/v1/responses/input_tokens": {"model": "tiny", "input": "hi"},
+    "/tokenize": {"messages": HELLO},
+    "/detokenize": {"tokens": [1]},
+}
+
+
+def send(server: LiveServer, path: str, body: dict[str, Any]) -> httpx2.Response:
+    return httpx2.post(server.url + path, json=body, timeout=60)
+
+
+@pytest.mark.parametrize("path", sorted(BODIES))
+def test_unknown_fields_are_named_in_a_header(echo_server: LiveServer, path: str) -> None:
+    answer = send(echo_server, path, BODIES[path] | {"nope": 1, "häßlich": {}})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-ignored-fields"] == "nope, h%C3%A4%C3%9Flich"
+    assert "x-ignored-fields" not in send(echo_server, path, BODIES[path]).headers
+
+
+def test_unknown_fields_are_refused_where_that_is_set(
+    start_server: Callable[..., LiveServer],
+) -> None:
+    server = start_server(server={"unknown_fields": "refuse"})
+    for path, body in BODIES.items():
+        refused = send(server, path, body | {"nope": 1})
+        assert refused.status_code == 400
+        error = refused.json()["error"]
+        assert (error["code"], error["param"]) == ("unknown_parameter", "nope")
+
+
+def test_the_header_is_bounded(echo_server: LiveServer) -> None:
+    many = {f"{number}{'x' * 100}": 1 for number in range(10_000)}
+    cut = echo_server.post(BODIES["/v1/chat/completions"] | many).headers["x-ignored-fields"]
+    assert cut.startswith("0xxx")
+    assert cut.endswith(", ...")
+    assert len(cut) < 5000
