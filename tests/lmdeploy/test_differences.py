@@ -67,6 +67,12 @@ CASES = {
         {"role": "assistant", "content": "Another."},
         {"role": "user", "content": "Compare."},
     ],
+    "grounding": [
+        SYSTEM,
+        user(image(), text("Where is <ref>the circle</ref>?")),
+        {"role": "assistant", "content": "<ref>the circle</ref><box>[[1, 2, 300, 400]]</box>"},
+        {"role": "user", "content": "And <quad>[[1, 2, 3, 4, 5, 6, 7, 8]]</quad>?"},
+    ],
 }
 CASES["multi-round"][1]["content"].insert(0, text("Image-1: "))
 CASES["multi-round"][3]["content"].insert(1, text(" Image-2: "))

@@ -261,7 +261,7 @@ async def test_a_constraint_that_fails_under_way_fails_its_request_alone(
 
 async def test_what_it_says_it_can_do(engine, checkpoint):
     assert engine.info.capabilities == frozenset(Capability)
-    bare = Vocabulary(None, frozenset(), lambda text: [], lambda ids, **_: "", 0)
+    bare = Vocabulary(None, frozenset(), frozenset(), lambda text: [], lambda ids, **_: "", 0)
     async with running_engine(checkpoint, tokens=bare) as without:
         lacking = frozenset(Capability) - without.info.capabilities
         assert lacking == {Capability.GUIDED_DECODING, Capability.GUIDED_TOOL_CALLS}

@@ -80,6 +80,13 @@ PARALLEL = (
     said("tool", "pong", answers="c2"),
     said("assistant", "3 °"),
 )
+MARKED = "<ref>the red circle</ref><box>[[1, 2, 3, 4]]</box><quad>x</quad>"
+CONTENT_MARKERS = (
+    said("system", MARKED),
+    said("user", f"Where is {MARKED}?"),
+    said("assistant", MARKED, ToolCall("c1", "ping", json.dumps({"where": MARKED}))),
+    said("tool", MARKED, answers="c1"),
+)
 CONVERSATIONS = {
     "no tools": Conversation((SYSTEM, ASKED)),
     "tools": Conversation((ASKED,), TOOLS),
@@ -89,6 +96,7 @@ CONVERSATIONS = {
     "several rounds": Conversation((*ROUND, said("assistant", "Cold."), *PARALLEL, ASKED), TOOLS[:1]),
     "calls without tools": Conversation(PARALLEL),
     "an unanswered call": Conversation((ASKED, said("assistant", "I look.", PING), ASKED), TOOLS),
+    "content markers": Conversation(CONTENT_MARKERS, (Tool("ping", MARKED),)),
     "no generation prompt": Conversation(PARALLEL, TOOLS, add_generation_prompt=False),
     "an answer that goes on": Conversation(PARALLEL, TOOLS, continue_final_message=True),
 }  # fmt: skip

@@ -22,13 +22,14 @@ class AnswerParams:
 
     `stop_token_ids` end an answer in addition to the model's own stop tokens, which `ignore_eos` disables.
     With `include_stop` the answer includes the stop string, or the text of the stop token, that ended it.
-    `tool_names` are the names of the tools listed in the prompt.
+    `tool_names` are the names of the tools listed in the prompt. By default special tokens are left out, but
+    not content markers such as `<ref>`; `skip_special_tokens` leaves out both or neither.
     """
 
     num_choices: int = 1
     stop_token_ids: frozenset[int] = frozenset()
     ignore_eos: bool = False
-    skip_special_tokens: bool = True
+    skip_special_tokens: bool | None = None
     include_stop: bool = False
     tool_choice: ToolChoice = NO_TOOLS
     tool_names: tuple[str, ...] = ()

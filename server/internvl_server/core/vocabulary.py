@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["Vocabulary"]
+__all__ = ["DecodeIds", "Vocabulary"]
 
 
 class DecodeIds(Protocol):
@@ -19,7 +19,8 @@ class Vocabulary:
     """The text of every id.
 
     `token_bytes` holds UTF-8 bytes by id, maybe parts of characters, and the names of special tokens; it is
-    None when the vocabulary is not byte-level. Ids of `special_ids` stand for no text. `encode` gives the ids
+    None when the vocabulary is not byte-level. Ids of `special_ids` stand for no text. Those of `content_ids`
+    are markers in a text, such as `<ref>`, which a client may want left out. `encode` gives the ids
     of text as the model would write it, never one of `special_ids`; it may change the text's spelling
     (Unicode normalisation). `decode` gives the text of ids. `size` is the number of ids, added tokens
     included.
@@ -27,6 +28,7 @@ class Vocabulary:
 
     token_bytes: Sequence[bytes] | None
     special_ids: frozenset[int]
+    content_ids: frozenset[int]
     encode: Callable[[str], list[int]]
     decode: DecodeIds
     size: int

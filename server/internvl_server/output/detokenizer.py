@@ -6,11 +6,11 @@ decode stream.
 """
 
 import codecs
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
-from internvl_server.core.vocabulary import Vocabulary
+from internvl_server.core.vocabulary import DecodeIds, Vocabulary
 
 __all__ = ["BytesDetokenizer", "Detokenizer", "WindowDetokenizer", "new_detokenizer"]
 
@@ -25,12 +25,13 @@ class Detokenizer(Protocol):
         """The text that is left when no id will follow: an incomplete character becomes U+FFFD."""
 
 
-def new_detokenizer(vocabulary: Vocabulary, *, skip_special_tokens: bool) -> Detokenizer:
-    """The detokenizer of one answer."""
+def new_detokenizer(vocabulary: Vocabulary, *, skip_special_tokens: bool | None) -> Detokenizer:
+    """The detokenizer of one answer; None leaves out special tokens but not content markers."""
+    skipped_ids = frozenset() if skip_special_tokens is False else vocabulary.special_ids
+    if skip_special_tokens:
+        skipped_ids |= vocabulary.content_ids
     if vocabulary.token_bytes is None:
-        decode = partial(vocabulary.decode, skip_special_tokens=skip_special_tokens)
-        return WindowDetokenizer(decode)
-    skipped_ids = vocabulary.special_ids if skip_special_tokens else frozenset()
+        return WindowDetokenizer(vocabulary.decode, skipped_ids)
     return BytesDetokenizer(vocabulary.token_bytes, skipped_ids)
 
 
@@ -65,17 +66,19 @@ class WindowDetokenizer:
 
     Args:
         decode: One-shot decode of ids.
+        skipped_ids: Ids that are left out of the text.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
-        self._decode = decode
+    def __init__(self, decode: DecodeIds, skipped_ids: frozenset[int] = frozenset()) -> None:
+        self._decode = partial(decode, skip_special_tokens=False)
+        self._skipped_ids = skipped_ids
         self._ids: list[int] = []
         self._start = 0  # the window's start: where the last emitted piece began
         self._emitted = 0  # ids whose text has been emitted
 
     def push(self, token_ids: Sequence[int]) -> str:
         """Text that these ids complete; a trailing U+FFFD is held back: the character may be incomplete."""
-        self._ids += token_ids
+        self._ids += [i for i in token_ids if i not in self._skipped_ids]
         before = self._decode(self._ids[self._start : self._emitted])
         after = self._decode(self._ids[self._start :])
         if len(after) <= len(before) or after.endswith("\ufffd"):

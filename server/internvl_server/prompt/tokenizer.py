@@ -1,8 +1,9 @@
 """Text to token ids and back; control tokens are separate from text.
 
-The checkpoint's file is split into a tokenizer without added tokens, which encodes all text literally (so
-that `<|im_end|>` typed by a user is six ordinary tokens), and a table of the added tokens, which only the
-template may write.
+The checkpoint's file is split into a tokenizer without added tokens, which encodes text literally (so that
+`<|im_end|>` typed by a user is six ordinary tokens), and a table of the added tokens. Only the template may
+write these, except for InternVL's content markers, such as `<ref>`: they open and close nothing in the
+prompt, models were trained to read and write them as single ids, and so they are part of text.
 """
 
 import hashlib
@@ -19,7 +20,10 @@ from tokenizers.pre_tokenizers import ByteLevel
 from internvl_server.core.vocabulary import Vocabulary
 from internvl_server.errors import StartupError
 
-__all__ = ["PromptTokenizer", "load_tokenizer"]
+__all__ = ["CONTENT_MARKERS", "PromptTokenizer", "load_tokenizer"]
+
+CONTENT_MARKERS = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>")
+"""Marks of a phrase, of its box and of its quadrilateral in prompts and answers about places."""
 
 # The pre-tokenisation of the Qwen2 family, for checkpoints that have only vocab.json and merges.txt.
 _QWEN2_PATTERN = (
@@ -46,21 +50,35 @@ class PromptTokenizer:
         definition["added_tokens"] = []
         definition["post_processor"] = None
         self._text_only = Tokenizer.from_str(json.dumps(definition))
+        self._text_only.add_tokens([_marker(self._added[i]) for i in self.content_ids.values()])
         self._is_byte_level = "ByteLevel" in json.dumps(definition.get("decoder"))
 
     @cached_property
     def control_ids(self) -> Mapping[str, int]:
-        """Id of every added token by its text; no text encodes to any of them."""
-        return {token["content"]: token_id for token_id, token in self._added.items()}
+        """Id of every added token but the content markers, by its text; no text encodes to any of them."""
+        return {
+            token["content"]: token_id
+            for token_id, token in self._added.items()
+            if token["content"] not in CONTENT_MARKERS
+        }
+
+    @cached_property
+    def content_ids(self) -> Mapping[str, int]:
+        """Id of each content marker that the tokenizer has, by its text."""
+        return {
+            token["content"]: token_id
+            for token_id, token in self._added.items()
+            if token["content"] in CONTENT_MARKERS
+        }
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
-        """Ids that are omitted from the text of an answer."""
-        return frozenset(i for i, token in self._added.items() if token["special"])
+        """Ids that are omitted from the text of an answer; a content marker is never one of them."""
+        return frozenset(i for i in self.control_ids.values() if self._added[i]["special"])
 
     @cached_property
     def control_pattern(self) -> re.Pattern[str]:
-        """Matches any added token in the text of a template."""
+        """Matches any control token in the text of a template."""
         names = sorted(self.control_ids, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, names)) or r"(?!)")
 
@@ -81,12 +99,21 @@ class PromptTokenizer:
             raise StartupError(f"The checkpoint's tokenizer has no token {name}.") from None
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of literal text; never one of an added token. Thread-safe.
+        """Ids of literal text: of the added tokens, only content markers are ids. Thread-safe.
 
         `encode_batch_fast` releases the interpreter lock, which `encode` does not.
         """
         [encoding] = self._text_only.encode_batch_fast([text], add_special_tokens=False)
-        return list(encoding.ids)
+        ids: list[int] = encoding.ids
+        if any(name in text for name in self.content_ids):
+            return [self._content_id_of.get(i, i) for i in ids]
+        return ids
+
+    @cached_property
+    def _content_id_of(self) -> Mapping[int, int]:
+        """The id of each content marker by its id in the tokenizer without other added tokens."""
+        pairs = ((self._text_only.token_to_id(name), i) for name, i in self.content_ids.items())
+        return {own_id: token_id for own_id, token_id in pairs if own_id is not None}
 
     def encode_answer(self, text: str) -> list[int]:
         """Ids of text as a model generates it: an added token that is not special is one id."""
@@ -99,8 +126,8 @@ class PromptTokenizer:
 
     @cached_property
     def _plain_pattern(self) -> re.Pattern[str] | None:
-        """Matches any added token that is not special, such as Qwen2.5's `<tool_call>`."""
-        names = [token["content"] for token in self._added.values() if not token["special"]]
+        """Matches any control token that is not special, such as Qwen2.5's `<tool_call>`."""
+        names = [name for name, i in self.control_ids.items() if not self._added[i]["special"]]
         names.sort(key=len, reverse=True)
         return re.compile(f"({'|'.join(map(re.escape, names))})") if names else None
 
@@ -129,6 +156,7 @@ class PromptTokenizer:
         return Vocabulary(
             token_bytes=self.all_token_bytes,
             special_ids=self.special_ids,
+            content_ids=frozenset(self.content_ids.values()),
             encode=self.encode_answer,
             decode=self.decode,
             size=self.vocab_size,
@@ -186,6 +214,12 @@ def _from_vocab_and_merges(folder: Path) -> Tokenizer:
     return tokenizer
 
 
+def _marker(token: Mapping[str, Any]) -> AddedToken:
+    """A content marker of `tokenizer.json`, which only its exact characters stand for."""
+    options = {name: value for name, value in token.items() if name != "id"}
+    return AddedToken(**{**options, "normalized": False})
+
+
 def _regex(pattern: str) -> Any:  # noqa: ANN401 - tokenizers.Regex has no type stub
     from tokenizers import Regex  # noqa: PLC0415
 
@@ -194,9 +228,8 @@ def _regex(pattern: str) -> Any:  # noqa: ANN401 - tokenizers.Regex has no type 
 
 def _add_token(tokenizer: Tokenizer, token_id: int, token: Mapping[str, Any]) -> None:
     is_special = bool(token.get("special", False))
-    added = AddedToken(token["content"], special=is_special, normalized=False)
     add = tokenizer.add_special_tokens if is_special else tokenizer.add_tokens
-    add([added])
+    add([AddedToken(token["content"], special=is_special, normalized=False)])
     if tokenizer.token_to_id(token["content"]) != token_id:
         raise ValueError(f"added token {token['content']!r} does not get id {token_id}")
 

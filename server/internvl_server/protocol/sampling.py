@@ -84,7 +84,7 @@ class SamplingFields(Wire):
     ignore_eos: Annotated[bool | None, _EXTENSION] = None
     """The model's own stop token does not end the answer."""
     skip_special_tokens: Annotated[bool | None, _EXTENSION] = None
-    """`false`: special tokens are shown."""
+    """`false`: special tokens are shown. `true`: `<ref>`, `<box>` and `<quad>` are hidden too."""
     include_stop_str_in_output: Annotated[bool | None, _EXTENSION] = None
     """The stop string or stop token that ended the answer is shown."""
     structured_outputs: Annotated[
@@ -159,7 +159,7 @@ def to_answer_params(
         num_choices=num_choices,
         stop_token_ids=frozenset(fields.stop_token_ids or ()),
         ignore_eos=bool(fields.ignore_eos),
-        skip_special_tokens=fields.skip_special_tokens is not False,
+        skip_special_tokens=fields.skip_special_tokens,
         include_stop=bool(fields.include_stop_str_in_output),
         tool_choice=tool_choice,
         tool_names=tool_names,

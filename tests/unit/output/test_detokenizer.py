@@ -11,7 +11,7 @@ def make(kind: str, tokenizer: PromptTokenizer) -> Detokenizer:
     vocabulary = tokenizer.vocabulary
     if kind == "window":
         vocabulary = replace(vocabulary, token_bytes=None)
-    detokenizer = new_detokenizer(vocabulary, skip_special_tokens=True)
+    detokenizer = new_detokenizer(vocabulary, skip_special_tokens=None)
     assert isinstance(detokenizer, BytesDetokenizer) == (kind == "bytes")
     return detokenizer
 
@@ -33,7 +33,9 @@ def test_pieces_concatenate_to_the_text_and_split_no_character(
         pieces.append(detokenizer.push(ids[:size]))
         ids = ids[size:]
     assert not any("\ufffd" in piece for piece in pieces)
-    assert "".join(pieces) + detokenizer.flush() == tokenizer.decode(tokenizer.encode_text(text))
+    assert "".join(pieces) + detokenizer.flush() == tokenizer.decode(
+        tokenizer.encode_text(text), skip_special_tokens=False
+    )
 
 
 @settings(max_examples=300, deadline=None)
@@ -71,7 +73,8 @@ def test_special_tokens_are_text_only_where_they_are_not_skipped(
     vocabulary = tokenizer.vocabulary
     if kind == "window":
         vocabulary = replace(vocabulary, token_bytes=None)
-    ids = [*tokenizer.encode_text("a"), tokenizer.control_id("<|im_end|>")]
-    for skip, text in ((True, "a"), (False, "a<|im_end|>")):
+    ids = [*tokenizer.encode_text("a<ref>b</ref>"), tokenizer.control_id("<|im_end|>")]
+    shown = {None: "a<ref>b</ref>", True: "ab", False: "a<ref>b</ref><|im_end|>"}
+    for skip, text in shown.items():
         detokenizer = new_detokenizer(vocabulary, skip_special_tokens=skip)
         assert detokenizer.push(ids) + detokenizer.flush() == text

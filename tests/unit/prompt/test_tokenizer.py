@@ -1,8 +1,11 @@
+import json
+import re
 import unicodedata
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from internvl_server.prompt.tokenizer import PromptTokenizer
+from internvl_server.prompt.tokenizer import CONTENT_MARKERS, PromptTokenizer, load_tokenizer
+from internvl_server.settings import DEMO_MODEL
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
@@ -29,13 +32,55 @@ def test_no_text_around_a_control_tokens_name_makes_it_one(
     assert not set(tokenizer.control_ids.values()).intersection(ids)
 
 
+MARKED_TEXT = st.lists(ANY_TEXT | st.sampled_from(CONTENT_MARKERS) | st.sampled_from(" <>/")).map(
+    "".join
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), texts=st.lists(MARKED_TEXT, min_size=1))
+def test_only_content_markers_of_a_text_become_added_tokens(
+    tokenizer: PromptTokenizer, data: st.DataObject, texts: list[str]
+) -> None:
+    names = data.draw(
+        st.lists(
+            st.sampled_from(sorted(tokenizer.control_ids)), min_size=len(texts), max_size=len(texts)
+        )
+    )
+    text = "".join(part for pair in zip(texts, names, strict=True) for part in pair)
+    ids = tokenizer.encode_text(text)
+    assert not set(tokenizer.control_ids.values()).intersection(ids)
+    markers = re.findall("</?(?:ref|box|quad)>", text)
+    added = [i for i in ids if i in tokenizer._added]
+    assert added == [tokenizer.content_ids[name] for name in markers]
+
+
+def test_markers_that_the_tokenizer_lacks_are_plain_text() -> None:
+    tokenizer = load_tokenizer(DEMO_MODEL)
+    assert not tokenizer.content_ids
+    ids = tokenizer.encode_text("<ref>a</ref>")
+    assert tokenizer.decode(ids) == "<ref>a</ref>"
+    assert not set(tokenizer.control_ids.values()).intersection(ids)
+
+
+def test_characters_that_normalise_to_a_marker_are_no_marker(tokenizer: PromptTokenizer) -> None:
+    definition = json.loads(tokenizer._full.to_str())
+    definition["normalizer"] = {"type": "NFKC"}
+    for token in definition["added_tokens"]:
+        token["normalized"] = True
+    wide = PromptTokenizer(Tokenizer.from_str(json.dumps(definition)))
+    assert wide.encode_text("<ref>") == [tokenizer.content_ids["<ref>"]]
+    assert not set(wide._added).intersection(wide.encode_text("＜ref＞＜box＞"))
+
+
 def test_control_ids_are_those_of_the_full_tokenizer(tokenizer: PromptTokenizer) -> None:
-    for name, token_id in tokenizer.control_ids.items():
+    assert set(tokenizer.content_ids) == set(CONTENT_MARKERS)
+    for name, token_id in [*tokenizer.control_ids.items(), *tokenizer.content_ids.items()]:
         assert tokenizer._full.encode(name, add_special_tokens=False).ids == [token_id]
 
 
 @settings(max_examples=300, deadline=None)
-@given(text=ANY_TEXT)
+@given(text=MARKED_TEXT)
 def test_text_without_control_names_encodes_as_the_full_tokenizer_does(
     tokenizer: PromptTokenizer, text: str
 ) -> None:
@@ -57,7 +102,8 @@ def test_text_of_an_answer_has_added_but_no_special_tokens(
     assert call in ids
     assert not tokenizer.special_ids.intersection(ids)
     assert end not in ids
-    assert tokenizer.decode(ids) == f"{before}<tool_call>{after}<|im_end|>"
+    text = tokenizer.decode(ids, skip_special_tokens=False)
+    assert text == f"{before}<tool_call>{after}<|im_end|>"
 
 
 def test_token_bytes_agree_with_decode(tokenizer: PromptTokenizer) -> None:

@@ -325,7 +325,7 @@ from internvl_server.engine.loader import load_engine
 from internvl_server.core.vocabulary import Vocabulary
 from internvl_server.settings import EngineSettings, ModelSettings
 checkpoint = load_checkpoint(ModelSettings(path={path!r}))
-tokens = Vocabulary({token_bytes}, frozenset(), lambda text: [], lambda ids, **_: "", 0)
+tokens = Vocabulary({token_bytes}, frozenset(), frozenset(), lambda text: [], lambda ids, **_: "", 0)
 engine = load_engine(EngineSettings(kind="echo"), checkpoint, tokens)
 print("response_format" in engine.info.capabilities, "torch" in sys.modules)
 """

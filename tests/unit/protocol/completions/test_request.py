@@ -82,7 +82,7 @@ def test_setting_a_field_changes_what_is_asked_for(name: str) -> None:
 def test_defaults() -> None:
     sampling, answer = parse().sampling, parse().answer
     assert (sampling.max_tokens, sampling.temperature, sampling.num_logprobs) == (16, 1.0, None)
-    assert (answer.num_choices, answer.skip_special_tokens) == (1, True)
+    assert (answer.num_choices, answer.skip_special_tokens) == (1, None)
 
 
 @pytest.mark.parametrize(
