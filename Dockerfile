@@ -47,8 +47,8 @@ VOLUME /models
 EXPOSE 8000
 # Running requests are finished (server.drain_s, 90 s); give `docker stop` more time than that: --time 120.
 STOPSIGNAL SIGTERM
-# Loading weights may take minutes: failures count only after the start period.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=10m --retries=3 \
+# Failures count only after the start period. The weights of the 78B, 146 GiB, may have to be downloaded first.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=2h --retries=3 \
     CMD ["python", "-c", "import sys, urllib.request as r; sys.exit(r.urlopen('http://127.0.0.1:8000/ready', timeout=4).status != 200)"]
 ENTRYPOINT ["internvl-server", "serve"]
 
@@ -75,9 +75,14 @@ RUN --mount=type=cache,target=/opt/pip-cache \
     pip install --no-deps .
 
 FROM metadata AS build-turbomind
-# CUDA's libraries are dependencies of lmdeploy; the host provides only the NVIDIA driver.
+# LMDeploy is built for CUDA 12, but pip's default index has torch for CUDA 13, which needs driver 580. For older
+# drivers, pass PyTorch's own index of builds for CUDA 12.6 (its address ends in /cu126). server/docs/gpus.md has the
+# combinations. Both torch and lmdeploy bring NCCL; the last line installs the one that is used.
+ARG TORCH_INDEX_URL=
 RUN --mount=type=cache,target=/opt/pip-cache \
-    pip install --constraint scripts/constraints/turbomind.txt ".[turbomind]"
+    pip install --no-deps --constraint scripts/constraints/turbomind.txt ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} torch torchvision \
+    && pip install --constraint scripts/constraints/turbomind.txt ".[turbomind]" \
+    && pip install --no-deps --force-reinstall --constraint scripts/constraints/cuda.txt "nvidia-nccl-cu12>=2.30.4"
 COPY README.md LICENSE ./
 COPY configs configs
 COPY server server

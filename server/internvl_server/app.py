@@ -25,6 +25,7 @@ from internvl_server.errors import StartupError
 from internvl_server.media.preparer import MediaPreparer
 from internvl_server.pipeline import Pipeline, PromptCounter
 from internvl_server.planner.check import check_settings
+from internvl_server.planner.memory import GpuMemory
 from internvl_server.prompt.builder import PromptBuilder, select_template
 from internvl_server.prompt.tokenizer import load_tokenizer
 from internvl_server.settings import Settings
@@ -51,15 +52,15 @@ def create_app(
     Raises:
         StartupError: The checkpoint cannot be served.
     """
-    gpu_bytes: tuple[int, ...] = ()
+    gpus: tuple[GpuMemory, ...] = ()
     if engine is None:
         settings = _with_engine(settings)
-        gpu_bytes = check_backend(settings.engine)
-    if gpu_bytes:
-        check_settings(settings, gpu_bytes)  # before a download, if the model is a known one
+        gpus = check_backend(settings.engine)
+    if gpus:
+        check_settings(settings, gpus)  # before a download, if the model is a known one
     checkpoint = load_checkpoint(settings.model)
-    if gpu_bytes:
-        check_settings(settings, gpu_bytes, checkpoint.config)
+    if gpus:
+        check_settings(settings, gpus, checkpoint.config)
     tokenizer = load_tokenizer(checkpoint.path)
     template = select_template(checkpoint, tokenizer)
     check = run_startup_check(template, tokenizer)

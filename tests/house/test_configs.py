@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from internvl_server.planner.check import check_settings
-from internvl_server.planner.memory import parse_gpus
+from internvl_server.planner.memory import GpuMemory, parse_gpus
 from internvl_server.planner.models import MODELS, find_model
 from internvl_server.settings import Settings
 from internvl_server.settings.loading import load_settings
@@ -42,7 +42,7 @@ def test_it_fits_the_gpus_it_names(path: Path) -> None:
     settings = load_settings(path, {})
     assert settings.engine.kind == "turbomind"
     assert gpus.count == settings.engine.turbomind.tp, "a server uses all the GPUs it names"
-    plan = check_settings(settings, [gpus.num_bytes] * gpus.count)
+    plan = check_settings(settings, [GpuMemory(gpus.num_bytes, gpus.num_bytes)] * gpus.count)
     assert plan is not None
     assert plan.model == find_model(path.stem)
     # Every place of the engine is worth having: a usual request has room in each.

@@ -57,6 +57,22 @@ def test_a_change_of_code_installs_no_dependency_again(target: str) -> None:
         assert copied in ("pyproject.toml", "scripts/constraints")
 
 
+def test_the_gpu_image_takes_torch_from_its_own_index_first_and_nccl_last() -> None:
+    [first, second, last] = re.findall(r"pip install [^&\n]*", stages()["build-turbomind"])[:3]
+    assert "--no-deps" in first
+    assert '${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} torch torchvision' in first
+    assert '".[turbomind]"' in second
+    assert "--no-deps --force-reinstall --constraint scripts/constraints/cuda.txt" in last
+    assert '"nvidia-nccl-cu12>=2.30.4"' in last
+    assert SERVICES["gpu"]["build"]["args"]["TORCH_INDEX_URL"] == "${TORCH_CUDA_INDEX_URL:-}"
+
+
+def test_downloading_the_largest_model_is_no_failure() -> None:
+    """146 GiB at one gigabit a second take 21 minutes."""
+    [hours] = re.findall(r"--start-period=(\d+)h ", stages()["runtime"])
+    assert int(hours) >= 1
+
+
 def test_every_install_caches_downloads() -> None:
     installs = [
         run for text in stages().values() for run in re.findall("RUN .*pip install.*", text)

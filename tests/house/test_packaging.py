@@ -15,14 +15,17 @@ ROOT = Path(__file__).parents[2]
 CONSTRAINTS = ROOT / "scripts/constraints"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 ENVIRONMENTS = {"cpu": {"cpu", "test"}, "turbomind": {"turbomind", "test"}}
+# The files with the versions of an environment. What depends on the CUDA of torch has its own file.
+FILES = {"cpu": ["cpu"], "turbomind": ["turbomind", "cuda"]}
 # LMDeploy needs an older torch than the CPU engine, and that an older setuptools.
 MAY_DIFFER = {"torch", "setuptools"}
 # A CUDA build of torch, which .venv has where there is no CPU build, names the versions of these itself.
 CUDA = re.compile(r"cuda-|nvidia-|triton$")
 
 
-def pins(environment: str) -> dict[str, str]:
-    lines = (CONSTRAINTS / f"{environment}.txt").read_text(encoding="utf-8").splitlines()
+def pins(*files: str) -> dict[str, str]:
+    texts = [(CONSTRAINTS / f"{name}.txt").read_text(encoding="utf-8") for name in files]
+    lines = [line for text in texts for line in text.splitlines()]
     return {
         canonicalize_name(name): version for name, _, version in (x.partition("==") for x in lines)
     }
@@ -40,7 +43,7 @@ def own_requirements(extras: set[str]) -> Iterator[Requirement]:
 
 def all_requirements(environment: str) -> Iterator[Requirement]:
     """The project's requirements, and those of the pinned packages as far as these are installed here."""
-    pinned = pins(environment)
+    pinned = pins(*FILES[environment])
     waiting, seen = list(own_requirements(ENVIRONMENTS[environment])), set()
     while waiting:
         requirement = waiting.pop()
@@ -63,22 +66,34 @@ def needs_of(package: Requirement, pinned: str | None) -> Iterator[Requirement]:
             yield requirement
 
 
-@pytest.mark.parametrize("environment", ENVIRONMENTS)
-def test_constraints_are_names_and_versions(environment: str) -> None:
+@pytest.mark.parametrize("name", ["cpu", "turbomind", "cuda"])
+def test_constraints_are_names_and_versions(name: str) -> None:
     """No address, hash, local version or comment."""
-    for line in (CONSTRAINTS / f"{environment}.txt").read_text(encoding="utf-8").splitlines():
+    for line in (CONSTRAINTS / f"{name}.txt").read_text(encoding="utf-8").splitlines():
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9a-z.]*", line), line
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_every_dependency_is_pinned(environment: str) -> None:
-    pinned = pins(environment)
+    pinned = pins(*FILES[environment])
     for requirement in all_requirements(environment):
         name = canonicalize_name(requirement.name)
         if environment == "cpu" and CUDA.match(name):
             continue
         assert name in pinned, f"{name} has no version: run scripts/lock"
         assert pinned[name] in requirement.specifier, f"{requirement}, but {pinned[name]} is pinned"
+
+
+def test_torch_for_any_cuda_can_be_installed_with_the_constraints() -> None:
+    """torch names the exact versions of CUDA's libraries, which differ from build to build."""
+    assert [name for name in pins("turbomind") if re.match("cuda-|nvidia-", name)] == []
+    assert {name for name in pins("cuda") if not re.match("cuda-|nvidia-", name)} == set()
+
+
+def test_nccl_is_as_new_as_lmdeploy_needs() -> None:
+    """Both builds of NCCL own the same file; the image installs this one last."""
+    major, minor, patch = map(int, pins("cuda")["nvidia-nccl-cu12"].split("."))
+    assert (major, minor, patch) >= (2, 30, 4)
 
 
 def test_both_environments_have_the_same_versions() -> None:

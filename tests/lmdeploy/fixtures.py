@@ -4,8 +4,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 from internvl_server.checkpoint.files import Checkpoint, load_checkpoint
-from internvl_server.engine.turbomind import engine as lmdeploy_engine
-from internvl_server.engine.turbomind import machine as lmdeploy_gpu
 from internvl_server.engine.turbomind.engine import TurbomindEngine
 from internvl_server.settings import ModelSettings, TurbomindSettings
 
@@ -26,10 +24,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoin
 
 
 @pytest.fixture
-def loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
+def loop() -> Iterator[Loop]:
     """The stand-in for the native engine, in place while the test runs."""
-    for module in (lmdeploy_engine, lmdeploy_gpu):
-        monkeypatch.setattr(module, "check_machine", lambda num_gpus: None)
     loop = Loop()
     with stand_ins(loop):
         yield loop

@@ -31,21 +31,21 @@ def copied(checkpoints, tmp_path):
 def test_settings_in_lmdeploys_words():
     config = engine_config(
         TurbomindSettings(
-            tp=4, devices=(0, 1), nnodes=2, node_rank=1, dist_init_addr="host:1", dtype="float16",
+            tp=2, devices=(0, 1), dtype="float16",
             model_format="awq", quant_policy=8, cache_max_entry_count=0.5, max_prefill_token_num=99,
         ),
         max_num_seqs=7,
         max_model_len=1234,
     )  # fmt: skip
     told = {
-        "tp": 4, "devices": [0, 1], "nnodes": 2, "node_rank": 1, "dist_init_addr": "host:1",
+        "tp": 2, "devices": [0, 1], "nnodes": 1,
         "dtype": "float16", "model_format": "awq", "quant_policy": 8, "cache_max_entry_count": 0.5,
         "max_prefill_token_num": 99, "max_batch_size": 7, "session_len": 1234,
         "enable_prefix_caching": True, "communicator": "nccl",
     }  # fmt: skip
     assert {name: getattr(config, name) for name in told} == told
     plain = engine_config(TurbomindSettings(), max_num_seqs=1, max_model_len=1)
-    assert (plain.devices, plain.model_format, plain.dist_init_addr) == (None, None, None)
+    assert (plain.devices, plain.model_format) == (None, None)
 
 
 async def test_tensor_parallel_is_what_was_asked_for(make_engine, loop):
@@ -101,13 +101,6 @@ async def test_remote_code_is_never_trusted(make_engine, loop):
     with mock.patch.object(TurboMind, "__init__", init):
         await make_engine("authors")
     assert told == [False]
-
-
-async def test_a_follower_node_takes_no_requests(make_engine, loop, monkeypatch):
-    monkeypatch.setattr("internvl_server.engine.turbomind.runtime.Runtime.is_follower", True)
-    engine = await make_engine()
-    assert "node 0" in engine.health().reason
-    assert not engine.health().is_ready
 
 
 IMPORT = """

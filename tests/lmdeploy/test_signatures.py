@@ -38,7 +38,7 @@ FIELDS = {
     "lmdeploy.messages:TurbomindEngineConfig": (
         "dtype", "model_format", "tp", "devices", "session_len", "max_batch_size",
         "cache_max_entry_count", "quant_policy", "enable_prefix_caching", "max_prefill_token_num",
-        "communicator", "nnodes", "node_rank", "dist_init_addr", "enable_metrics",
+        "communicator", "enable_metrics",
     ),
     "lmdeploy.messages:GenerationConfig": (
         "max_new_tokens", "do_sample", "top_k", "top_p", "min_p", "temperature",

@@ -11,6 +11,7 @@ from internvl_server.core.vocabulary import Vocabulary
 from internvl_server.engine.base import Engine
 from internvl_server.engine.turbomind import machine
 from internvl_server.errors import StartupError
+from internvl_server.planner.memory import GpuMemory
 from internvl_server.settings import DEMO_MODEL, EngineSettings, Settings
 
 if TYPE_CHECKING:
@@ -69,20 +70,20 @@ def unused_settings(settings: EngineSettings) -> Iterator[str]:
                 yield f"engine.{kind}.{name}"
 
 
-def check_backend(settings: EngineSettings) -> tuple[int, ...]:
+def check_backend(settings: EngineSettings) -> tuple[GpuMemory, ...]:
     """Refuse a machine the engine cannot run on, before anything is downloaded or loaded.
 
     Args:
         settings: As returned by `choose_engine`.
 
     Returns:
-        Memory in bytes of each GPU the engine would use; empty for engines that use none.
+        Memory of each GPU the engine would use; empty for engines that use none.
 
     Raises:
         StartupError: Names what is missing and the alternative.
     """
     if settings.kind == "turbomind":
-        return machine.check_machine(settings.turbomind.tp // settings.turbomind.nnodes)
+        return machine.check_machine(settings.turbomind)
     if settings.kind == "cpu" and find_spec("torch") is None:
         raise StartupError(_missing_package("torch"))
     return ()

@@ -12,8 +12,8 @@ from internvl_server.checkpoint.config import CheckpointConfig
 from internvl_server.checkpoint.files import read_config
 from internvl_server.errors import StartupError
 from internvl_server.planner.memory import (
-    GIB,
     Deployment,
+    GpuMemory,
     GpuSet,
     MemoryPlan,
     make_plan,
@@ -40,13 +40,13 @@ _ENOUGH_TOKENS = 65_536  # a cache for two whole contexts of InternVL3
 
 
 def check_settings(
-    settings: Settings, gpu_bytes: Sequence[int], config: CheckpointConfig | None = None
+    settings: Settings, gpus: Sequence[GpuMemory], config: CheckpointConfig | None = None
 ) -> MemoryPlan | None:
     """Check the settings of the turbomind engine against the GPUs of this machine.
 
     Args:
         settings: All settings; `engine.turbomind` counts whatever `engine.kind` is.
-        gpu_bytes: Memory of each GPU that the engine may use on this machine.
+        gpus: Memory of each GPU that the engine uses on this machine.
         config: The checkpoint's config if it has been read already.
 
     Returns:
@@ -59,10 +59,7 @@ def check_settings(
     if model is None:
         return None
     _check_quantization(model)
-    num_nodes = settings.engine.turbomind.nnodes
-    return check_fits(
-        model, deployment_of(settings, model), GpuSet.of(gpu_bytes), num_nodes=num_nodes
-    )
+    return check_fits(model, deployment_of(settings, model), GpuSet.of(gpus))
 
 
 def deployment_of(settings: Settings, model: CheckpointConfig) -> Deployment:
@@ -78,16 +75,13 @@ def deployment_of(settings: Settings, model: CheckpointConfig) -> Deployment:
     )
 
 
-def check_fits(
-    model: CheckpointConfig, deployment: Deployment, gpus: GpuSet, *, num_nodes: int = 1
-) -> MemoryPlan:
+def check_fits(model: CheckpointConfig, deployment: Deployment, gpus: GpuSet) -> MemoryPlan:
     """Make the plan for a model that must fit.
 
     Args:
         model: The model to load.
-        deployment: How to run it; `tp` counts the GPUs of all nodes.
-        gpus: The GPUs of this node.
-        num_nodes: Machines that share the model.
+        deployment: How to run it.
+        gpus: The GPUs of this machine.
 
     Raises:
         StartupError: The model cannot be split this way, or there are too few or too small GPUs.
@@ -98,17 +92,16 @@ def check_fits(
             f"engine.turbomind.tp is {tp}, but {model.name} cannot be split that way: {problem}. "
             f"Possible are {_listed(valid_tps(model))}."
         )
-    if tp % num_nodes or tp // num_nodes > gpus.count:
+    if tp > gpus.count:
         raise StartupError(
-            f"engine.turbomind.tp is {tp} on {num_nodes} machine(s), and this one has {gpus.count} "
-            f"GPU(s). Possible here are {_listed(valid_tps(model, gpus.count * num_nodes)) or 'none'}."
+            f"engine.turbomind.tp is {tp}, and this machine has {gpus.count} GPU(s). Possible here are "
+            f"{_listed(valid_tps(model, gpus.count)) or 'none'}."
         )
     plan = make_plan(model, deployment, gpus.num_bytes)
     if plan.problem:
-        here = GpuSet(gpus.label, gpus.count * num_nodes, gpus.num_bytes)
         raise StartupError(
-            f"{model.name} does not fit {tp} GPU(s) of {gpus.num_bytes / GIB:.1f} GiB: {plan.problem}. "
-            f"Change one of: {'; '.join(suggest_changes(model, deployment, here))}."
+            f"{model.name} does not fit {tp} GPU(s) of {gpus}: {plan.problem}. "
+            f"Change one of: {'; '.join(suggest_changes(model, deployment, gpus))}."
         )
     return plan
 

@@ -25,6 +25,7 @@ from internvl_server.planner.parameters import (
 __all__ = [
     "GIB",
     "Deployment",
+    "GpuMemory",
     "GpuSet",
     "MemoryPlan",
     "make_plan",
@@ -45,18 +46,33 @@ _SLACK = 1.15  # fragments between buffers: estimate
 
 
 @dataclass(frozen=True, slots=True)
+class GpuMemory:
+    """Memory of one GPU: all of it, and what no process uses now."""
+
+    total_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class GpuSet:
-    """`count` equal GPUs of one machine, `num_bytes` each."""
+    """`count` equal GPUs of one machine with `num_bytes` of usable memory each."""
 
     label: str
     count: int
     num_bytes: int
+    total_bytes: int = 0
 
     @staticmethod
-    def of(sizes: Sequence[int]) -> "GpuSet":
-        """From the bytes of each GPU; the smallest one counts, because all get equal shares."""
-        smallest = min(sizes, default=0)
-        return GpuSet(f"{len(sizes)}x{smallest / _GB:.0f}", len(sizes), smallest)
+    def of(gpus: Sequence[GpuMemory]) -> "GpuSet":
+        """From the memory of each GPU; the least free one counts, because all get equal shares."""
+        least = min(gpus, key=lambda gpu: gpu.free_bytes, default=GpuMemory(0, 0))
+        label = f"{len(gpus)}x{least.free_bytes / _GB:.0f}"
+        return GpuSet(label, len(gpus), least.free_bytes, least.total_bytes)
+
+    def __str__(self) -> str:
+        """The memory of one GPU, for messages."""
+        size = _gib(max(self.num_bytes, self.total_bytes))
+        return f"{size}, of which {_gib(self.num_bytes)} are free" if self.total_bytes else size
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,10 +41,10 @@ class TurbomindSettings(Section):
     """The TurboMind engine: LMDeploy on NVIDIA GPUs."""
 
     tp: PositiveInt = 1
-    """Number of GPUs that share the model (tensor parallelism), over all nodes. It must divide the number of
+    """Number of GPUs that share the model (tensor parallelism). It must divide the number of
     attention heads."""
     devices: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    """Indices of this node's GPUs, `tp / nnodes` of them; empty means the first ones."""
+    """Indices of the GPUs, `tp` of them; empty means the first ones."""
     dtype: Literal["auto", "float16", "bfloat16"] = "auto"
     """Data type of the arithmetic; `auto` means the data type of the checkpoint."""
     model_format: Literal["", "hf", "awq", "gptq", "compressed-tensors", "fp8"] = ""
@@ -58,26 +58,19 @@ class TurbomindSettings(Section):
     max_prefill_token_num: PositiveInt = 8192
     """Maximum number of prompt tokens computed in one step."""
     communicator: Literal["nccl", "cuda-ipc"] = "nccl"
-    """How GPUs exchange data; `cuda-ipc` works within one node."""
+    """How GPUs exchange data."""
     nnodes: PositiveInt = 1
-    """Number of machines that share the model. Each runs this server with a different `node_rank`."""
-    node_rank: Annotated[int, Field(ge=0)] = 0
-    """Index of this machine; clients send their requests to machine 0."""
-    dist_init_addr: Annotated[str, Field(pattern=r"^([^:\s]+:\d{1,5})?$")] = ""
-    """`host:port` of machine 0, where the machines connect to each other."""
+    """Number of machines that share the model: only 1, because LMDeploy 0.18 does not carry images and
+    constraints to other machines."""
 
     @model_validator(mode="after")
     def _check_agreement(self) -> Self:
-        is_alone, num_devices = self.nnodes == 1, {len(self.devices), len(set(self.devices))}
         rules = {
-            "tp must be a multiple of nnodes": self.tp % self.nnodes == 0,
-            "devices must name tp / nnodes different GPUs": num_devices
-            in ({0}, {self.tp // self.nnodes}),
-            "node_rank must be less than nnodes": self.node_rank < self.nnodes,
-            "dist_init_addr must be set if, and only if, nnodes is greater than 1": is_alone
-            != bool(self.dist_init_addr),
-            "communicator must be nccl if nnodes is greater than 1": is_alone
-            or self.communicator == "nccl",
+            "nnodes must be 1: LMDeploy 0.18 does not carry images and constraints to other machines": (
+                self.nnodes == 1
+            ),
+            "devices must name tp different GPUs": {len(self.devices), len(set(self.devices))}
+            in ({0}, {self.tp}),
         }
         if broken := [rule for rule, holds in rules.items() if not holds]:
             raise ValueError("; ".join(broken))

@@ -9,7 +9,7 @@ from internvl_server.checkpoint.files import read_config
 from internvl_server.cli import main
 from internvl_server.errors import StartupError
 from internvl_server.planner.check import check_settings, model_at
-from internvl_server.planner.memory import Deployment, make_plan
+from internvl_server.planner.memory import Deployment, GpuMemory, make_plan
 from internvl_server.planner.models import MODELS
 from internvl_server.settings import DEMO_MODEL
 from internvl_server.settings.loading import load_settings
@@ -106,11 +106,15 @@ def settings(**turbomind: Any):
     )
 
 
+def gpus(*sizes_gb: int) -> list[GpuMemory]:
+    return [GpuMemory(size * GB, size * GB) for size in sizes_gb]
+
+
 def test_settings_are_checked_before_a_download() -> None:
-    assert check_settings(settings(tp=1), [80 * GB]) is not None
+    assert check_settings(settings(tp=1), gpus(80)) is not None
     with pytest.raises(StartupError, match="InternVL3-14B does not fit"):
-        check_settings(settings(tp=1), [24 * GB])
-    plan = check_settings(settings(tp=2, quant_policy=8, cache_max_entry_count=0.5), [80 * GB] * 2)
+        check_settings(settings(tp=1), gpus(24))
+    plan = check_settings(settings(tp=2, quant_policy=8, cache_max_entry_count=0.5), gpus(80, 80))
     assert plan is not None
     assert (plan.deployment.kv_bits, plan.deployment.cache_share) == (8, 0.5)
     assert plan.deployment.context == 32_768
@@ -118,6 +122,6 @@ def test_settings_are_checked_before_a_download() -> None:
 
 def test_an_unknown_repository_is_checked_when_its_config_is_known() -> None:
     unknown = load_settings(None, {"model": {"path": "someone/internvl-finetune"}})
-    assert check_settings(unknown, [24 * GB]) is None
+    assert check_settings(unknown, gpus(24)) is None
     config = read_config(DEMO_MODEL, "internvl-finetune")
-    assert check_settings(unknown, [24 * GB], config) is not None
+    assert check_settings(unknown, gpus(24), config) is not None

@@ -8,6 +8,7 @@ from internvl_server.planner.check import best_plan, check_fits, suggest_changes
 from internvl_server.planner.memory import (
     GIB,
     Deployment,
+    GpuMemory,
     GpuSet,
     make_plan,
     parse_gpus,
@@ -154,21 +155,25 @@ def test_advice(name: str, gpus: str, change: str) -> None:
 
 
 def test_the_check_passes_and_gives_the_plan() -> None:
-    plan = check_fits(model("2B"), Deployment(), GpuSet.of([24 * GB, 24 * GB]))
+    plan = check_fits(model("2B"), Deployment(), GpuSet.of([GpuMemory(24 * GB, 24 * GB)] * 2))
     assert plan.num_tokens > 500_000
 
 
 def test_the_check_counts_the_smallest_gpu() -> None:
     with pytest.raises(StartupError, match=r"does not fit 2 GPU\(s\) of 22\.4 GiB"):
-        check_fits(model("38B"), Deployment(tp=2), GpuSet.of([80 * GB, 24 * GB]))
+        check_fits(
+            model("38B"),
+            Deployment(tp=2),
+            GpuSet.of([GpuMemory(size * GB, size * GB) for size in (80, 24)]),
+        )
 
 
 @pytest.mark.parametrize(
     ("name", "tp", "gpus", "message"),
     [
         ("1B", 4, [80 * GB] * 4, r"14 heads do not divide by 4\. Possible are 1, 2\."),
-        ("8B", 4, [80 * GB] * 2, r"this one has 2 GPU\(s\)\. Possible here are 1, 2\."),
-        ("8B", 1, [], r"this one has 0 GPU\(s\)\. Possible here are none\."),
+        ("8B", 4, [80 * GB] * 2, r"this machine has 2 GPU\(s\)\. Possible here are 1, 2\."),
+        ("8B", 1, [], r"this machine has 0 GPU\(s\)\. Possible here are none\."),
         (
             "14B",
             1,
@@ -179,15 +184,15 @@ def test_the_check_counts_the_smallest_gpu() -> None:
 )
 def test_the_check_fails_with_a_way_out(name: str, tp: int, gpus: list[int], message: str) -> None:
     with pytest.raises(StartupError, match=message):
-        check_fits(model(name), Deployment(tp=tp), GpuSet.of(gpus))
+        check_fits(
+            model(name), Deployment(tp=tp), GpuSet.of([GpuMemory(size, size) for size in gpus])
+        )
 
 
-def test_two_machines_share_a_model() -> None:
-    gpus = GpuSet.of([24 * GB] * 4)
-    plan = check_fits(model("38B-AWQ"), Deployment(tp=8, max_num_seqs=8), gpus, num_nodes=2)
-    assert plan.weight_bytes < 8 * GIB
-    with pytest.raises(StartupError, match="on 1 machine"):
-        check_fits(model("38B-AWQ"), Deployment(tp=8), gpus)
+def test_memory_that_others_use_does_not_count() -> None:
+    gpus = GpuSet.of([GpuMemory(24 * GIB, 24 * GIB), GpuMemory(24 * GIB, 3 * GIB)])
+    with pytest.raises(StartupError, match=r"of 24\.0 GiB, of which 3\.0 GiB are free: weights"):
+        check_fits(model("8B"), Deployment(tp=2), gpus)
 
 
 @pytest.mark.parametrize("text", ["80", "x80", "0x80", "2x", "2x80;1x24", "two x 80", "-1x80"])

@@ -23,7 +23,6 @@ from internvl_server.engine.turbomind import CAPABILITIES
 from internvl_server.engine.turbomind.jobs import JobPool, Work
 from internvl_server.engine.turbomind.limits import MAX_LOGITS_BYTES, check_turbomind_limits
 from internvl_server.engine.turbomind.logits import logits_budget, logits_bytes
-from internvl_server.engine.turbomind.machine import check_machine
 from internvl_server.errors import EngineUnavailableError, StartupError
 from internvl_server.settings import TurbomindSettings
 
@@ -84,15 +83,11 @@ class TurbomindEngine:
         """Load the model onto the GPUs, on a separate thread.
 
         Raises:
-            StartupError: There is no GPU, or LMDeploy cannot load the checkpoint.
+            StartupError: LMDeploy cannot load the checkpoint.
         """
-        check_machine(self._settings.tp // self._settings.nnodes)
         self._state = "loading"
         runtime = await _in_thread(self._load)
         self._runtime = runtime
-        if runtime.is_follower:
-            self._state = f"part of the one on node 0, as node {self._settings.node_rank}"
-            return
         self._jobs = JobPool(self._info.max_num_seqs, runtime.new_handle)
         self._compiler = GrammarCompiler(runtime.compile_constraint)
         self._state = "running"

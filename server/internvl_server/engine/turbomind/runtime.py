@@ -53,11 +53,6 @@ class Runtime:
         self._session_ids = itertools.count(1)
         self._compiler: Any = None
 
-    @property
-    def is_follower(self) -> bool:
-        """Whether another node accepts the requests that this one helps to compute."""
-        return bool(self._turbomind.is_dummy)
-
     def new_handle(self) -> "Handle":
         """Create a handle, which runs one request at a time."""
         return Handle(
@@ -220,9 +215,6 @@ def engine_config(
         enable_prefix_caching=settings.enable_prefix_caching,
         max_prefill_token_num=settings.max_prefill_token_num,
         communicator=settings.communicator,
-        nnodes=settings.nnodes,
-        node_rank=settings.node_rank,
-        dist_init_addr=settings.dist_init_addr or None,
         enable_metrics=True,  # `health` reads the scheduler's tick
     )
 
