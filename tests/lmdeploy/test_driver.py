@@ -1,4 +1,4 @@
-"""The start-up check in a real process, with a driver written in C, and the files of NCCL in this environment."""
+"""The start-up check in a real process, with a driver written in C, and the NCCL of this environment."""
 
 import base64
 import hashlib
@@ -51,7 +51,8 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_serve_ends_before_a_download(driver, change, options, numbers):
-    command = [sys.executable, "-m", "internvl_server", "serve", "OpenGVLab/InternVL3-8B-hf", "--engine", "turbomind"]  # fmt: skip
+    model = "OpenGVLab/InternVL3-8B-hf"
+    command = [sys.executable, "-m", "internvl_server", "serve", model, "--engine", "turbomind"]
     environment = {**os.environ, **FINE, **change, "LD_LIBRARY_PATH": str(driver)}
     done = subprocess.run(
         [*command, *options], env=environment, capture_output=True, text=True, timeout=60

@@ -20,7 +20,7 @@ from internvl_server.planner.memory import (
     tp_problem,
     valid_tps,
 )
-from internvl_server.planner.models import awq, find_model
+from internvl_server.planner.models import find_model, smaller
 from internvl_server.settings import Settings
 
 __all__ = [
@@ -172,10 +172,10 @@ def _single_changes(model: CheckpointConfig, deployment: Deployment, gpus: GpuSe
         if tp != deployment.tp and _with_fitting_share(model, replace(deployment, tp=tp), gpus):
             yield f"engine.turbomind.tp = {tp}"
             break
-    if deployment.tp in tps and model.quantization.method is None:
-        plan = best_plan(awq(model), deployment, gpus)
+    for candidate in smaller(model) if deployment.tp in tps else ():
+        plan = best_plan(candidate, deployment, gpus)
         if plan is not None:
-            yield f"the 4-bit weights of {plan.model.name} (tp = {plan.deployment.tp})"
+            yield f"the 4-bit weights of {candidate.name} (tp = {plan.deployment.tp})"
 
 
 def _combined_change(
@@ -183,7 +183,7 @@ def _combined_change(
 ) -> Iterator[str]:
     """The smallest combination of smaller weights, a quantized cache and a shorter context."""
     contexts = [size for size in _CONTEXTS if size < deployment.context]
-    models = [model] if model.quantization.method else [model, awq(model)]
+    models = [model, *smaller(model)]
     for context, bits, candidate in product([deployment.context, *contexts], (16, 8, 4), models):
         plan = best_plan(candidate, replace(deployment, kv_bits=bits, context=context), gpus)
         if plan is not None:

@@ -14,7 +14,7 @@ from internvl_server.checkpoint.config import (
     VisionConfig,
 )
 
-__all__ = ["MODELS", "awq", "find_model"]
+__all__ = ["MODELS", "awq", "find_model", "smaller"]
 
 _INTERNVIT_300M = VisionConfig(
     hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096,
@@ -86,6 +86,15 @@ def awq(model: CheckpointConfig) -> CheckpointConfig:
     """The same model with 4-bit weights, as published."""
     quantization = Quantization(method="awq", bits=4, group_size=128)
     return model.model_copy(update={"name": f"{model.name}-AWQ", "quantization": quantization})
+
+
+def smaller(model: CheckpointConfig) -> list[CheckpointConfig]:
+    """The published model with the same parameters in fewer bits, if there is one that can be served.
+
+    The 4-bit checkpoint of the 9B has the authors' layout, in which its tokenizer is code.
+    """
+    is_code = model.text.family == _INTERNLM3_8B.family
+    return [] if is_code or model.quantization.method else [awq(model)]
 
 
 def _long(name: str) -> str:

@@ -15,7 +15,7 @@ from internvl_server.planner.memory import (
     tp_problem,
     valid_tps,
 )
-from internvl_server.planner.models import awq
+from internvl_server.planner.models import smaller
 from internvl_server.planner.parameters import num_parameters
 
 __all__ = ["markdown_table", "plan_facts", "render_text", "resolve_plan"]
@@ -153,12 +153,11 @@ def markdown_table(
 
 
 def _cell(model: CheckpointConfig, requested: Deployment, gpus: GpuSet, request_tokens: int) -> str:
-    plan = best_plan(model, requested, gpus)
-    kind = ""
-    if plan is None:
-        plan, kind = best_plan(awq(model), requested, gpus), "AWQ, "
+    plans = (best_plan(candidate, requested, gpus) for candidate in (model, *smaller(model)))
+    plan = next(filter(None, plans), None)
     if plan is None:
         return "does not fit"
+    kind = "" if plan.model is model else "AWQ, "
     servers = gpus.count // plan.deployment.tp
     many = f"{servers} servers of " if servers > 1 else ""
     tokens = f"{plan.num_tokens // 1000:,} k tokens"

@@ -189,6 +189,12 @@ def test_the_check_fails_with_a_way_out(name: str, tp: int, gpus: list[int], mes
         )
 
 
+def test_weights_that_cannot_be_served_are_not_suggested() -> None:
+    """The 4-bit checkpoint of the 9B has a tokenizer that is code."""
+    changes = suggest_changes(model("9B"), Deployment(), GpuSet("1x16", 1, 16 * GB))
+    assert "AWQ" not in " ".join(changes)
+
+
 def test_memory_that_others_use_does_not_count() -> None:
     gpus = GpuSet.of([GpuMemory(24 * GIB, 24 * GIB), GpuMemory(24 * GIB, 3 * GIB)])
     with pytest.raises(StartupError, match=r"of 24\.0 GiB, of which 3\.0 GiB are free: weights"):

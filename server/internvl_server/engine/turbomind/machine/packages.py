@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import re
+from pathlib import Path
 
 from internvl_server.engine.turbomind.machine.driver import CudaVersion
 
@@ -30,7 +31,7 @@ def torch_cuda() -> CudaVersion | None:
     """The CUDA version that torch is built for; None without torch, or if it is a build for the CPU."""
     try:
         path = importlib.metadata.distribution("torch").locate_file("torch/version.py")
-        text = path.read_text(encoding="utf-8")
+        text = Path(str(path)).read_text(encoding="utf-8")
     except (importlib.metadata.PackageNotFoundError, OSError):
         return None
     found = re.search(r"^cuda\b.*= *['\"](\d+)\.(\d+)", text, re.MULTILINE)
