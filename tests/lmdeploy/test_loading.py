@@ -4,15 +4,19 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
 import pytest
+import torch
 from internvl_server.checkpoint.files import load_checkpoint
+from internvl_server.core import Regex
 from internvl_server.engine.turbomind.engine import TurbomindEngine
 from internvl_server.engine.turbomind.runtime import engine_config
 from internvl_server.errors import StartupError
 from internvl_server.settings import ModelSettings, TurbomindSettings
 from lmdeploy.turbomind import TurboMind
+from lmdeploy.turbomind.tokenizer_info import TokenizerInfo
 
 from tests.lmdeploy.checkpoints import change
 from tests.lmdeploy.requests import answer, make_request
@@ -117,3 +121,13 @@ assert Image.MAX_IMAGE_PIXELS == before
 
 def test_importing_lmdeploy_leaves_pillow_as_it_was():
     subprocess.run([sys.executable, "-c", IMPORT], check=True)
+
+
+async def test_start_bounds_torchs_threads_and_reads_the_vocabulary_for_constraints(make_engine):
+    """Up to 32 threads convert pixels; to read InternVL3's vocabulary takes a second."""
+    torch.set_num_threads(2)
+    engine = await make_engine()
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(torch.get_num_threads).result() == 1
+    with mock.patch.object(TokenizerInfo, "from_huggingface", side_effect=AssertionError):
+        assert await answer(engine, make_request(constraint=Regex("a+")))

@@ -113,6 +113,9 @@ def load_engine(settings: EngineSettings, checkpoint: Checkpoint, tokens: Vocabu
     if settings.kind == "turbomind":
         from internvl_server.engine.turbomind.engine import TurbomindEngine
 
+        _set_default("OMP_WAIT_POLICY", "PASSIVE")
+        # TurboMind reads this when it is imported, and otherwise logs several lines for each request.
+        _set_default("TM_LOG_LEVEL", "WARNING")
         return TurbomindEngine(
             checkpoint,
             settings.turbomind,
@@ -121,7 +124,7 @@ def load_engine(settings: EngineSettings, checkpoint: Checkpoint, tokens: Vocabu
         )
     # OpenMP reads this when torch is imported. Threads that spin while they wait occupy the cores that
     # image decoding needs, and on a busy machine they make the model itself three times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # noqa: TID251 - written, not read
+    _set_default("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from internvl_server.engine.cpu.engine import CpuEngine
     except ModuleNotFoundError as err:
@@ -133,6 +136,11 @@ def load_engine(settings: EngineSettings, checkpoint: Checkpoint, tokens: Vocabu
         max_num_seqs=settings.max_num_seqs,
         max_model_len=checkpoint.max_model_len,
     )
+
+
+def _set_default(variable: str, value: str) -> None:
+    """Set a variable that a library reads when it is imported, unless the user has set it."""
+    os.environ.setdefault(variable, value)  # noqa: TID251 - written, not read
 
 
 def _missing_package(name: str | None) -> str:

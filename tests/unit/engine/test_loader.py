@@ -8,10 +8,17 @@ from typing import Any
 
 import pytest
 from internvl_server.app import create_app
+from internvl_server.checkpoint.files import load_checkpoint
 from internvl_server.engine import loader
-from internvl_server.engine.loader import check_backend, choose_engine, unused_settings
+from internvl_server.engine.loader import (
+    check_backend,
+    choose_engine,
+    load_engine,
+    unused_settings,
+)
 from internvl_server.errors import StartupError
-from internvl_server.settings import DEMO_MODEL, Settings
+from internvl_server.prompt.tokenizer import load_tokenizer
+from internvl_server.settings import DEMO_MODEL, EngineSettings, Settings
 
 from tests.nvidia_driver import Driver
 
@@ -130,3 +137,17 @@ def test_the_choice_is_logged_before_a_download(
         "the cpu engine does not use engine.turbomind.tp",
         "download",
     ]
+
+
+def test_native_libraries_are_quiet_and_do_not_spin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TurboMind logs each request at its default level; the user's own level is kept."""
+    for name in ("TM_LOG_LEVEL", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    checkpoint = load_checkpoint(Settings().model)
+    vocabulary = load_tokenizer(checkpoint.path).vocabulary
+    turbomind = EngineSettings(kind="turbomind")
+    load_engine(turbomind, checkpoint, vocabulary)
+    assert (os.environ["TM_LOG_LEVEL"], os.environ["OMP_WAIT_POLICY"]) == ("WARNING", "PASSIVE")
+    monkeypatch.setenv("TM_LOG_LEVEL", "INFO")
+    load_engine(turbomind, checkpoint, vocabulary)
+    assert os.environ["TM_LOG_LEVEL"] == "INFO"

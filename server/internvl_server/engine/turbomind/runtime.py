@@ -51,7 +51,7 @@ class Runtime:
         self._checkpoint = checkpoint
         self._pixel_dtype = _pixel_dtype(turbomind)
         self._session_ids = itertools.count(1)
-        self._compiler: Any = None
+        self._compiler = self._new_compiler()  # takes a second, which no request should wait for
 
     def new_handle(self) -> "Handle":
         """Create a handle, which runs one request at a time."""
@@ -98,7 +98,7 @@ class Runtime:
             UnsupportedConstraintError: The compiler would not enforce all of it.
             ValueError: It is malformed, or uses what the compiler does not know.
         """
-        compiler = self._compiler = self._compiler or self._new_compiler()
+        compiler = self._compiler
         if isinstance(constraint, JsonSchema):
             text = json.dumps(schema_of(constraint.schema), ensure_ascii=False)
             compile_text = compiler.compile_json_schema
@@ -196,6 +196,8 @@ def load_runtime(
     turbomind = TurboMind.from_pretrained(
         str(checkpoint.path), engine_config=config, trust_remote_code=False
     )
+    # What is left for torch here, converting pixels and logits, is small and runs on many threads already.
+    torch.set_num_threads(1)
     return Runtime(turbomind, checkpoint)
 
 
