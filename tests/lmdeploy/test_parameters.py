@@ -228,3 +228,14 @@ def test_choices_have_seeds_of_their_own():
     seeds = (2**63 - 2, 2**63 - 1, -(2**63), -(2**63) + 1, -1, 0, 1)
     native = [generation_config(make_request(seed=seed)).random_seed for seed in seeds]
     assert native == [2**63 - 2, 2**63 - 1, 2**63, 2**63 + 1, 2**64 - 1, 0, 1]
+
+
+async def test_penalties_that_are_ignored_change_nothing(make_engine, loop):
+    engine = await make_engine(ignore_penalties=True)
+    asked = SamplingParams(seed=0, presence_penalty=0.5, frequency_penalty=0.5)
+    sampling, warnings = resolve_sampling(engine.info, VOCAB_SIZE, asked, AnswerParams(), None)
+    assert len(warnings) == 2
+    for params in (SamplingParams(seed=0), sampling):
+        await answer(engine, dataclasses.replace(make_request(), sampling=params))
+    plain, call = loop.calls
+    assert call.config == plain.config

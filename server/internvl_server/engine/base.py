@@ -42,13 +42,15 @@ class EngineInfo:
     """Facts that do not change while an engine lives.
 
     `max_model_len` is the largest number of tokens of one request, prompt and completion together;
-    `max_num_seqs` the largest number of requests computed at the same time.
+    `max_num_seqs` the largest number of requests computed at the same time. What needs one of the
+    `ignored` capabilities is left out with a warning, instead of being refused.
     """
 
     backend: str
     max_model_len: int
     max_num_seqs: int
     capabilities: frozenset[Capability]
+    ignored: frozenset[Capability] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
+from typing import Any
 
 from internvl_server.core import AnswerParams, Conversation, SamplingParams, ToolCalls
 from internvl_server.engine.base import Capability, EngineInfo
@@ -39,8 +40,17 @@ def resolve_sampling(
     constraint = sampling.constraint
     if isinstance(constraint, ToolCalls) and constraint.is_hint and not can_guide:
         sampling = replace(sampling, constraint=None)
+    left_out: dict[str, Any] = {
+        name: default
+        for name, default in _OPTIONAL.items()
+        if name in info.ignored and getattr(sampling, name) != default
+    }
+    sampling = replace(sampling, **left_out)
     _check_capabilities(info, sampling, answer, conversation)
-    return sampling, ()
+    return sampling, tuple(
+        f"'{name}' has no effect: the {info.backend} engine does not support it."
+        for name in left_out
+    )
 
 
 def _check_ids(param: str, token_ids: Iterable[int], vocab_size: int) -> None:

@@ -63,6 +63,10 @@ class TurbomindSettings(Section):
     """Number of machines that share the model: only 1, because LMDeploy 0.18 does not carry images and
     constraints to other machines."""
 
+    ignore_penalties: bool = False
+    """Accept `presence_penalty` and `frequency_penalty`, which LMDeploy does not have, and leave them out of
+    the computation with a sentence in the `x-warnings` header. Otherwise any value but 0 is refused."""
+
     @model_validator(mode="after")
     def _check_agreement(self) -> Self:
         rules = {

@@ -5,10 +5,7 @@
 
 from internvl_server.engine.base import Capability
 
-__all__ = ["CAPABILITIES"]
+__all__ = ["CAPABILITIES", "PENALTIES"]
 
-CAPABILITIES = frozenset(Capability) - {
-    Capability.LOGIT_BIAS,
-    Capability.PRESENCE_PENALTY,
-    Capability.FREQUENCY_PENALTY,
-}
+PENALTIES = frozenset({Capability.PRESENCE_PENALTY, Capability.FREQUENCY_PENALTY})
+CAPABILITIES = frozenset(Capability) - PENALTIES - {Capability.LOGIT_BIAS}

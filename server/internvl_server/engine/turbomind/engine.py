@@ -19,7 +19,7 @@ from internvl_server.engine.checks import RequestLimits, check_request
 from internvl_server.engine.guided.compiler import GrammarCompiler
 from internvl_server.engine.health import health_of
 from internvl_server.engine.stream import Abort, Stream
-from internvl_server.engine.turbomind import CAPABILITIES
+from internvl_server.engine.turbomind import CAPABILITIES, PENALTIES
 from internvl_server.engine.turbomind.jobs import JobPool, Work
 from internvl_server.engine.turbomind.limits import MAX_LOGITS_BYTES, check_turbomind_limits
 from internvl_server.engine.turbomind.logits import logits_budget, logits_bytes
@@ -66,7 +66,8 @@ class TurbomindEngine:
     ) -> None:
         self._checkpoint = checkpoint
         self._settings = settings
-        self._info = EngineInfo("turbomind", max_model_len, max_num_seqs, CAPABILITIES)
+        ignored = PENALTIES if settings.ignore_penalties else frozenset()
+        self._info = EngineInfo("turbomind", max_model_len, max_num_seqs, CAPABILITIES, ignored)
         self._limits = _limits_of(checkpoint, max_model_len)
         self._logits_budget = logits_budget(MAX_LOGITS_BYTES)
         self._state = "not started"
