@@ -172,7 +172,7 @@ def test_the_edge_is_that_of_chat(start_server: Callable[..., LiveServer], path:
     pictures=st.lists(
         st.tuples(
             st.integers(1, 700), st.integers(1, 700), st.sampled_from([1, 3, 5, 6, 8]),
-            st.sampled_from([None, "low", "auto", "high", "original"]),
+            st.sampled_from([None, "low", "medium", "auto", "high", "original"]),
             st.sampled_from([None, 1, 3, 7, 40]),
         ),
         max_size=4,

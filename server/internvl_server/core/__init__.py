@@ -46,6 +46,7 @@ from internvl_server.core.generation import (
     TokenLogprobs,
 )
 from internvl_server.core.prompt import ImageMeasure, ImageSpan, ImageTiles, PixelValues, Prompt
+from internvl_server.core.video_urls import is_video_url
 
 __all__ = [
     "AnswerParams",
@@ -85,4 +86,5 @@ __all__ = [
     "ToolChoice",
     "Usage",
     "VideoReference",
+    "is_video_url",
 ]

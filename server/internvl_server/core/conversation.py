@@ -31,6 +31,7 @@ class Detail(StrEnum):
     """How finely an image is tiled: the wire's `detail`."""
 
     LOW = "low"
+    MEDIUM = "medium"
     AUTO = "auto"
     HIGH = "high"
     ORIGINAL = "original"

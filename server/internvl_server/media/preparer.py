@@ -17,7 +17,6 @@ from internvl_server.core import (
 from internvl_server.errors import ContextLengthExceededError, Field, InvalidRequestError
 from internvl_server.media.decoding.image import DecodeLimits
 from internvl_server.media.encoded import EncodedMedia
-from internvl_server.media.sources.data_url import max_base64_chars
 from internvl_server.media.sources.fetch import MediaFetcher
 from internvl_server.media.sources.loader import RequestLoader, attach_param, gather
 from internvl_server.media.tile_budget import allocate_tiles
@@ -29,6 +28,7 @@ from internvl_server.settings import MediaSettings
 
 __all__ = ["MediaPreparer"]
 
+MEDIUM_DETAIL_TILES = 6
 HIGH_DETAIL_TILES = 12
 MAX_AUTO_WORKERS = 4
 
@@ -62,6 +62,7 @@ class MediaPreparer:
         self._num_tokens_per_tile = num_tokens_per_tile
         self._detail_tiles = {
             Detail.LOW: 1,
+            Detail.MEDIUM: MEDIUM_DETAIL_TILES,
             Detail.AUTO: auto_max_tiles,
             Detail.HIGH: HIGH_DETAIL_TILES,
             Detail.ORIGINAL: HIGH_DETAIL_TILES,
@@ -281,5 +282,5 @@ def _worker_spec(settings: MediaSettings, tile_px: int) -> WorkerSpec:
         limits=limits,
         tile_px=tile_px,
         max_tiles=settings.max_tiles_per_request,
-        max_input_bytes=max_base64_chars(settings.max_image_bytes),
+        max_input_bytes=settings.max_image_bytes,
     )

@@ -8,6 +8,9 @@ __all__ = ["IMAGE", "VIDEO", "MediaError", "MediaType"]
 
 MediaError = (errors.ImageError, errors.VideoError)
 
+# The second is what S3 answers for an object without a type.
+_UNNAMED_TYPES = frozenset({"", "application/octet-stream", "binary/octet-stream"})
+
 
 @dataclass(frozen=True, slots=True)
 class MediaType:
@@ -29,12 +32,12 @@ class MediaType:
 
     def accepts(self, mime_type: str) -> bool:
         """Whether a file of a MIME type, in lower case without parameters, may be of this kind."""
-        return mime_type in ("", "application/octet-stream") or any(
+        return mime_type in _UNNAMED_TYPES or any(
             mime_type.startswith(known) if known.endswith("/") else mime_type == known
             for known in self.mime_types
         )
 
-    def over_limit(self, max_bytes: int, param: str) -> errors.InvalidRequestError:
+    def over_limit(self, max_bytes: int, param: str | None = None) -> errors.InvalidRequestError:
         """The error for a file that is longer than `max_bytes`."""
         return self.too_large_error(
             f"The {self.label} is larger than {max_bytes} bytes, the limit "
@@ -45,7 +48,7 @@ class MediaType:
 
 IMAGE = MediaType(
     label="image",
-    mime_types=("image/",),
+    mime_types=("image/", "image"),
     url_error=errors.ImageUrlError,
     blocked_error=errors.ImageBlockedError,
     fetch_error=errors.ImageFetchError,
@@ -56,7 +59,7 @@ IMAGE = MediaType(
 
 VIDEO = MediaType(
     label="video",
-    mime_types=("video/", "image/gif"),
+    mime_types=("video/", "video", "image/gif"),
     url_error=errors.VideoUrlError,
     blocked_error=errors.VideoBlockedError,
     fetch_error=errors.VideoFetchError,

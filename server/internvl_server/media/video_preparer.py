@@ -8,7 +8,6 @@ from internvl_server.core import FrameList, ImageMeasure, ImageReference, ImageT
 from internvl_server.errors import EngineOverloadedError
 from internvl_server.media.decoding.image import VideoLimits
 from internvl_server.media.encoded import EncodedMedia
-from internvl_server.media.sources.data_url import max_base64_chars
 from internvl_server.media.sources.loader import RequestLoader, attach_param, gather
 from internvl_server.media.types import VIDEO
 from internvl_server.media.workers.pool import DecodePool
@@ -108,7 +107,7 @@ def _worker_spec(settings: MediaSettings, tile_px: int) -> WorkerSpec:
         limits=limits,
         tile_px=tile_px,
         max_tiles=settings.max_video_frames,
-        max_input_bytes=max_base64_chars(settings.max_video_bytes),
+        max_input_bytes=settings.max_video_bytes,
         kind=VIDEO,
         program="internvl_server.media.workers.video_worker",
     )

@@ -46,6 +46,7 @@ class TestTiles:
         ("detail", "max_tiles", "num_tiles"),
         [
             (Detail.LOW, None, 1),
+            (Detail.MEDIUM, None, 5),
             (Detail.AUTO, None, 5),
             (Detail.HIGH, None, 5),
             (Detail.ORIGINAL, None, 5),
@@ -128,7 +129,7 @@ class TestFailure:
         ("url", "error"),
         [
             ("data:image/png;base64,AAAA", ImageDecodeError),
-            ("data:image/png;base64,A-_=", ImageUrlError),
+            ("data:image/png;base64,A*_=", ImageUrlError),
             ("data:text/plain,x", ImageUrlError),
             ("file:///etc/passwd", ImageUrlError),
             (data_url(encode(make_image(1000, 2))), ImageTooLargeError),

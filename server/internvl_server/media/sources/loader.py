@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from internvl_server.errors import ServerError
 from internvl_server.media.encoded import Base64Media, BinaryMedia, EncodedMedia
-from internvl_server.media.sources.data_url import is_data_url, split_data_url
+from internvl_server.media.sources.data_url import check_scheme, is_data_url, split_data_url
 from internvl_server.media.sources.fetch import MediaFetcher
 from internvl_server.media.types import IMAGE, MediaError, MediaType
 from internvl_server.settings import MediaSettings
@@ -30,6 +30,7 @@ class RequestLoader:
         if is_data_url(url):
             max_bytes = self._max_image_bytes if kind is IMAGE else self._max_video_bytes
             return Base64Media(split_data_url(url, max_bytes=max_bytes, param=param, kind=kind))
+        check_scheme(url, param=param, kind=kind)
         async with self._slots:
             return BinaryMedia(await self._fetcher.fetch(url, param=param, kind=kind))
 

@@ -42,16 +42,18 @@ class WorkerMemory:
     Args:
         memory: `output_offset` bytes for the encoded file, the rest for tiles.
         output_offset: Offset of the tiles.
+        max_input_bytes: Most bytes of an encoded file.
     """
 
-    def __init__(self, memory: mmap.mmap, output_offset: int) -> None:
+    def __init__(self, memory: mmap.mmap, output_offset: int, max_input_bytes: int) -> None:
         self._memory = memory
+        self._max_input_bytes = max_input_bytes
         self._output = np.frombuffer(memory, dtype=np.uint8, offset=output_offset)
 
     def read(self, job: dict[str, Any], kind: MediaType) -> bytes:
         """The encoded file of a job."""
         data = self._memory[: job["num_bytes"]]
-        return decode_base64(data, kind) if job["is_base64"] else data
+        return decode_base64(data, self._max_input_bytes, kind) if job["is_base64"] else data
 
     def write(self, pixels: npt.NDArray[np.uint8], first_byte: int = 0) -> None:
         """Write tiles for the parent."""
@@ -110,7 +112,8 @@ def serve(
     limit_resources(config["max_memory_bytes"])
     memory = mmap.mmap(config["memory_fd"], config["memory_bytes"])
     os.close(config["memory_fd"])
-    worker = new_worker(WorkerMemory(memory, config["output_offset"]), config)
+    shared = WorkerMemory(memory, config["output_offset"], config["max_input_bytes"])
+    worker = new_worker(shared, config)
     with Connection(config["pipe_fd"]) as pipe:
         pipe.send_bytes(b"{}")
         while True:

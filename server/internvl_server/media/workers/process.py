@@ -22,6 +22,7 @@ import numpy.typing as npt
 from internvl_server.errors import InvalidRequestError
 from internvl_server.media.decoding.image import DecodeLimits
 from internvl_server.media.encoded import EncodedMedia
+from internvl_server.media.sources.data_url import max_text_chars
 from internvl_server.media.tiling import count_tiles
 from internvl_server.media.types import IMAGE, MediaType
 
@@ -45,7 +46,7 @@ class WorkerSpec:
         limits: What the decoder refuses.
         tile_px: Side of a tile in pixels.
         max_tiles: Most tiles of one image, thumbnail included, or of one video.
-        max_input_bytes: Most bytes of one encoded image or video, or of its base64 text.
+        max_input_bytes: Most bytes of one encoded image or video; its base64 text may be longer.
         kind: Whether the workers decode images or videos.
         program: The module that is run.
     """
@@ -65,7 +66,7 @@ class WorkerSpec:
     @property
     def output_offset(self) -> int:
         """Offset of the tiles in the shared memory, at a page boundary."""
-        return -(-self.max_input_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        return -(-max_text_chars(self.max_input_bytes) // mmap.PAGESIZE) * mmap.PAGESIZE
 
     @property
     def memory_bytes(self) -> int:
@@ -108,6 +109,7 @@ class WorkerProcess:
             "memory_bytes": spec.memory_bytes,
             "output_offset": spec.output_offset,
             "max_memory_bytes": spec.max_memory_bytes,
+            "max_input_bytes": spec.max_input_bytes,
             "tile_px": spec.tile_px,
             "limits": asdict(spec.limits),
         }

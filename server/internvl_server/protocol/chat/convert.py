@@ -13,6 +13,7 @@ from internvl_server.core import (
     TextPart,
     Tool,
     VideoReference,
+    is_video_url,
 )
 from internvl_server.errors import InvalidRequestError
 from internvl_server.protocol.chat.messages import (
@@ -112,7 +113,7 @@ def _parts(message: ChatMessage, path: str, media: MediaSettings) -> Iterator[Pa
     for index, part in enumerate(parts):
         where = f"{path}.content[{index}]"
         if isinstance(part, ImagePart):
-            yield _image(part, where)
+            yield _image(part, f"{where}.image_url", media)
         elif isinstance(part, VideoPart):
             yield _video(part, f"{where}.video_url", media)
         elif isinstance(part, FramesPart):
@@ -123,13 +124,16 @@ def _parts(message: ChatMessage, path: str, media: MediaSettings) -> Iterator[Pa
         yield TextPart(message.refusal)
 
 
-def _image(part: ImagePart, path: str) -> ImageReference:
+def _image(part: ImagePart, path: str, media: MediaSettings) -> ImageReference | VideoReference:
+    """An image; a video, which some programs send in the place of an image, with one tile a frame."""
     image = part.image_url
+    if is_video_url(image.url):
+        return VideoReference(image.url, media.default_video_frames, path)
     return ImageReference(
         url=image.url,
         detail=Detail(image.detail or "auto"),
         max_tiles=image.max_tiles,
-        param=f"{path}.image_url",
+        param=path,
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from internvl_server.protocol.chat.tools import HistoryCall, ToolList
 from internvl_server.protocol.fields import Extension
@@ -38,16 +38,22 @@ class ImageUrl(Wire):
     """The URL of an image, and how finely it is tiled."""
 
     url: Annotated[str, Field(min_length=1)]
-    detail: Literal["low", "auto", "high", "original"] | None = None
+    detail: Literal["low", "medium", "auto", "high", "original"] | None = None
     max_tiles: Annotated[int, Field(ge=1, le=40)] | None = None
     """Most tiles of the image, overriding `detail`: an extension of this server."""
 
 
+def _with_url(value: Any) -> Any:  # noqa: ANN401  (any JSON value)
+    return {"url": value} if isinstance(value, str) else value
+
+
 class ImagePart(Wire):
-    """An `image_url` part."""
+    """An `image_url` part; the URL alone may stand for its object."""
 
     type: Literal["image_url"]
-    image_url: ImageUrl
+    image_url: Annotated[
+        ImageUrl, BeforeValidator(_with_url, json_schema_input_type=ImageUrl | str)
+    ]
 
 
 class VideoUrl(Wire):

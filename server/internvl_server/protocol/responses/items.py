@@ -49,7 +49,7 @@ class InputImage(Wire):
 
     type: Literal["input_image"]
     image_url: Annotated[str, Field(min_length=1)]
-    detail: Literal["low", "auto", "high", "original"] | None = None
+    detail: Literal["low", "medium", "auto", "high", "original"] | None = None
     max_tiles: Annotated[int, Field(ge=1, le=40)] | None = None
     """Most tiles of the image, overriding `detail`: an extension of this server."""
     prompt_cache_breakpoint: CacheBreakpoint | None = None

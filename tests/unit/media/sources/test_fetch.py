@@ -86,6 +86,7 @@ class TestDelivery:
         [
             ("Content-Type: IMAGE/PNG; charset=x",),
             ("Content-Type: application/octet-stream",),
+            ("Content-Type: binary/octet-stream",),
             ("Content-Encoding: identity",),
             (),
         ],
@@ -120,6 +121,13 @@ class TestMisbehavingHost:
         with pytest.raises(ImageFetchError, match=f"status {status[:3]}") as error:
             await fetcher.fetch(host.url(), param=PARAM)
         assert error.value.param == PARAM
+
+    async def test_the_part_for_a_video_is_named(
+        self, host: StubHost, fetcher: MediaFetcher
+    ) -> None:
+        host.reply(BODY, "Content-Type: video/mp4")
+        with pytest.raises(ImageFetchError, match="'video_url' part"):
+            await fetcher.fetch(host.url(), param=PARAM)
 
     @pytest.mark.parametrize(
         "header",

@@ -7,6 +7,7 @@ from internvl_server.errors import InvalidRequestError
 from internvl_server.protocol.chat.request import parse_chat_request
 from internvl_server.settings import LimitSettings, MediaSettings
 
+VIDEO_URL = "data:video/mp4;base64,AAAA"
 MEDIA = MediaSettings(default_video_frames=5, max_video_frames=9)
 
 
@@ -54,6 +55,25 @@ def test_a_tools_pictures_have_their_paths() -> None:
         TextPart("t"),
     )
     assert [image.param for image in conversation.images] == [path]
+
+
+def test_a_url_stands_for_its_object() -> None:
+    [message] = conversed(user({"type": "image_url", "image_url": "data:,"})).messages
+    path = "messages[0].content[1].image_url"
+    assert message.content[1] == ImageReference("data:,", Detail.AUTO, None, path)
+
+
+def test_medium_detail() -> None:
+    part = {"type": "image_url", "image_url": {"url": "data:,", "detail": "medium"}}
+    [image] = conversed(user(part)).images
+    assert image.detail is Detail.MEDIUM
+
+
+@pytest.mark.parametrize("part", [{"url": VIDEO_URL}, VIDEO_URL])
+def test_a_video_in_the_place_of_an_image_is_a_video(part: Any) -> None:
+    [message] = conversed(user({"type": "image_url", "image_url": part})).messages
+    path = "messages[0].content[1].image_url"
+    assert message.content[1] == VideoReference(VIDEO_URL, 5, path)
 
 
 @pytest.mark.parametrize(
