@@ -67,6 +67,12 @@ CASES = {
         {"role": "assistant", "content": "Another."},
         {"role": "user", "content": "Compare."},
     ],
+    "place marks": [
+        SYSTEM,
+        user(
+            text("Image-1: <IMAGE_TOKEN>\nImage-2: <IMAGE_TOKEN>\nCompare."), image(), image(56, 56)
+        ),
+    ],
     "grounding": [
         SYSTEM,
         user(image(), text("Where is <ref>the circle</ref>?")),

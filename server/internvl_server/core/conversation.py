@@ -49,13 +49,15 @@ class ImageReference:
     """The URL of an image, and how finely to tile it.
 
     `url` is a `data:` or http(s) URL. `param` is the JSON path of the part in the request, for errors.
-    `max_tiles`, when given, overrides `detail`.
+    `max_tiles`, when given, overrides `detail`. With `is_inline` it is within a line of the text, where it
+    gets neither label nor line break.
     """
 
     url: str
     detail: Detail
     max_tiles: int | None
     param: str
+    is_inline: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,7 +129,7 @@ class PromptCounter:
     ) -> tuple[PromptSkeleton, tuple[ImageMeasure, ...]]:
         skeleton = await tokenize_conversation(self._builder, conversation)
         images = await self._media.measure(
-            conversation.media_parts, max_image_tokens=self._max_image_tokens(skeleton, max_tokens)
+            skeleton.media_parts, max_image_tokens=self._max_image_tokens(skeleton, max_tokens)
         )
         return skeleton, images
 

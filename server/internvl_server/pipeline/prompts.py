@@ -71,14 +71,14 @@ class PromptPreparer:
             EngineOverloadedError: Too many tiles are in flight; nothing was decoded.
         """
         skeleton = await tokenize_conversation(self._builder, conversation)
-        if not conversation.media_parts:
+        if not skeleton.media_parts:
             return self._builder.build(skeleton, ())
         max_image_tokens = self._builder.max_image_tokens(
             skeleton, max_tokens, self._default_max_tokens
         )
         permit = owner.enter_context(self._tile_budget.reserve(0))
         tiles = await self._media.prepare(
-            conversation.media_parts,
+            skeleton.media_parts,
             max_image_tokens=max_image_tokens,
             reserve_tiles=lambda num_tiles: permit.resize(num_tiles * num_answers),
         )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from internvl_server.checkpoint.files import Checkpoint
-from internvl_server.core import Conversation, ImageSpan, ImageTiles, Prompt
+from internvl_server.core import Conversation, ImageSpan, ImageTiles, MediaPart, Prompt
 from internvl_server.errors import (
     ContextLengthExceededError,
     Field,
@@ -12,6 +12,7 @@ from internvl_server.errors import (
     StartupError,
 )
 from internvl_server.prompt.chat_template import load_checkpoint_template
+from internvl_server.prompt.placement import place_media
 from internvl_server.prompt.segments import Control, ImagePlaceholder, Segment
 from internvl_server.prompt.template import InternVL25Template, Template
 from internvl_server.prompt.tokenizer import PromptTokenizer
@@ -25,9 +26,13 @@ _MAX_CHARS_PER_TOKEN = 128
 
 @dataclass(frozen=True, slots=True)
 class PromptSkeleton:
-    """A tokenised prompt with placeholders for the tokens of images. `warnings` are as in `Prompt`."""
+    """A tokenised prompt with placeholders for the tokens of images.
+
+    `media_parts` are the images and videos in the order of the placeholders. `warnings` are as in `Prompt`.
+    """
 
     pieces: tuple[list[int] | ImagePlaceholder, ...]
+    media_parts: tuple[MediaPart, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property
@@ -84,6 +89,7 @@ class PromptBuilder:
 
     def skeleton(self, conversation: Conversation) -> PromptSkeleton:
         """Tokenise all of the prompt but its images. CPU-bound: call it off the event loop for long texts."""
+        conversation, warnings = place_media(conversation)
         pieces: list[list[int] | ImagePlaceholder] = []
         text = ""
         for segment in [*self._template.render(conversation), ImagePlaceholder(-1)]:
@@ -94,14 +100,14 @@ class PromptBuilder:
             pieces.append(self._tokenizer.encode_text(text) if text else [])
             text = ""
             pieces.append(piece)
-        return PromptSkeleton(tuple(pieces[:-1]))
+        return PromptSkeleton(tuple(pieces[:-1]), conversation.media_parts, warnings)
 
     def build(self, skeleton: PromptSkeleton, tiles: Sequence[ImageTiles]) -> Prompt:
         """Replace each placeholder by the tokens of its image.
 
         Args:
             skeleton: The tokenised conversation.
-            tiles: One entry for each image and frame of the conversation, in order.
+            tiles: One entry for each image and frame of the skeleton's `media_parts`, in order.
         """
         prompt = self.fill(skeleton, [(image.num_tiles, image.fingerprint) for image in tiles])
         return replace(prompt, tiles=tuple(tiles))

@@ -31,8 +31,13 @@ DEFAULT_SYSTEM_TEXT = "你是书生·万象，英文名是InternVL，是由上�
 
 _END_OF_TURN: tuple[Segment, ...] = (Control("<|im_end|>"), "\n")
 
-_OWN_LABEL = re.compile(r"\bImage-\d+\s*:", re.IGNORECASE)
-_OWN_FRAME_LABEL = re.compile(r"\bFrame-?\d+\s*:", re.IGNORECASE)
+# `Image-1:` as the authors write it, `Image 1:`, `Picture #2:`, `图1：`, `图片二：` and the like.
+_IMAGE_WORDS = (
+    "image|imagen|immagine|img|picture|pic|photo|bild|画像|写真|照片|이미지|사진|[图圖][片像]?"
+)
+_NUMBER = r"[\s_#-]{0,3}[\d一二三四五六七八九十]{1,4}\s{0,3}[:：]"
+_OWN_LABEL = re.compile(rf"\b(?:{_IMAGE_WORDS}){_NUMBER}", re.IGNORECASE)
+_OWN_FRAME_LABEL = re.compile(rf"\b(?:frame|帧){_NUMBER}", re.IGNORECASE)
 
 
 class Template(Protocol):
@@ -96,9 +101,11 @@ class ImageNumbering:
         self._num_videos = len(conversation.media_parts) - len(conversation.images)
         self._num_placeholders = self._next_image = self._next_video = 0
 
-    def placeholder(self) -> list[Segment]:
-        """The next image: its label if any, its placeholder and a newline."""
+    def placeholder(self, *, is_inline: bool = False) -> list[Segment]:
+        """The next image: its label if any, its placeholder and a newline; in a line only the placeholder."""
         self._next_image += 1
+        if is_inline:
+            return [self._new_placeholder()]
         label = [f"Image-{self._next_image}: "] if self.is_labelled else []
         return [*label, self._new_placeholder(), "\n"]
 
@@ -138,7 +145,7 @@ def content_segments(content: Content, images: ImageNumbering) -> Iterator[Segme
     """The parts of one message in order; an image or frame becomes a placeholder and a newline."""
     for part in content:
         if isinstance(part, ImageReference):
-            yield from images.placeholder()
+            yield from images.placeholder(is_inline=part.is_inline)
         elif isinstance(part, TextPart):
             yield part.text
         else:
