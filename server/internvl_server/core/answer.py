@@ -85,8 +85,9 @@ class ToolCallDelta:
 class TextDelta:
     """New text of an answer: whole characters, without parts of stop strings or tool calls.
 
-    `finish_reason` and `usage` are set only on the last delta of a choice. `logprobs`, when requested, belong
-    to the tokens that ended since the last delta. `index` is the number of the choice.
+    `finish_reason` and `usage` are set only on the last delta of a choice, and so is `stop_string`, the stop
+    string that ended it. `logprobs`, when requested, belong to the tokens that ended since the last delta.
+    `index` is the number of the choice.
     """
 
     text: str
@@ -95,3 +96,4 @@ class TextDelta:
     logprobs: tuple[TextLogprobs, ...] = ()
     tool_calls: tuple[ToolCallDelta, ...] = ()
     index: int = 0
+    stop_string: str | None = None

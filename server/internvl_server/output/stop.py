@@ -14,7 +14,7 @@ class StopMatcher:
 
     The text does not depend on how it is cut into pieces: of all occurrences the one that ends first wins,
     and of those that end together the one that begins first. Less text is held back than the longest stop
-    string has characters.
+    string has characters. `found` is the stop string that ended the text; None until there is one.
 
     Args:
         stops: Non-empty strings.
@@ -25,7 +25,12 @@ class StopMatcher:
         self._places = dict.fromkeys(stops, 0)  # where in the held text each may begin
         self._is_shown = is_shown
         self._held = ""
-        self.is_stopped = False
+        self.found: str | None = None
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a stop string ended the text."""
+        return self.found is not None
 
     @property
     def is_active(self) -> bool:
@@ -40,8 +45,8 @@ class StopMatcher:
         places = {stop: _find(stop, text, start) for stop, start in self._places.items()}
         ends = [(at + len(stop), at) for stop, at in places.items() if text.startswith(stop, at)]
         if ends:
-            self.is_stopped, self._held = True, ""
             end, start = min(ends)
+            self.found, self._held = text[start:end], ""
             return text[: end if self._is_shown else start]
         split = min(places.values())
         self._places = {stop: at - split for stop, at in places.items()}

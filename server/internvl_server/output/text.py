@@ -157,7 +157,8 @@ class AnswerText:
     ) -> TextDelta:
         is_shown = bool(text or tool_calls or reason is not None)
         logprobs = self._logprobs() if self._pending and is_shown else ()
-        return TextDelta(text, reason, logprobs=logprobs, tool_calls=tool_calls)
+        found = self._stop.found if reason == "stop" else None
+        return TextDelta(text, reason, logprobs=logprobs, tool_calls=tool_calls, stop_string=found)
 
 
 def _rules(request: GenerateRequest, params: AnswerParams, vocabulary: Vocabulary) -> AnswerRules:

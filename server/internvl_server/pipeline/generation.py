@@ -191,6 +191,7 @@ def _joined(deltas: Sequence[TextDelta]) -> TextDelta:
         logprobs=tuple(logprobs),
         tool_calls=_whole_calls(deltas),
         index=last.index,
+        stop_string=last.stop_string,
     )
 
 

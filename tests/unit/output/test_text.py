@@ -51,7 +51,12 @@ def answer(
             break
     assert all(d.finish_reason is None for d in got[:-1])
     entries = tuple(entry for d in got for entry in d.logprobs)
-    joined = TextDelta("".join(d.text for d in got), got[-1].finish_reason, logprobs=entries)
+    joined = TextDelta(
+        "".join(d.text for d in got),
+        got[-1].finish_reason,
+        logprobs=entries,
+        stop_string=got[-1].stop_string,
+    )
     return joined, text.num_tokens
 
 
@@ -75,6 +80,10 @@ def test_text_and_count_do_not_depend_on_how_tokens_arrive(
     before = stopped(text, tuple(stops))
     assert whole.text == (text if before is None else before)
     assert whole.finish_reason == ("length" if before is None else "stop")
+    found = None if before is None else whole.stop_string
+    assert found in (*stops, None)
+    assert text.startswith(whole.text + (found or ""))
+    assert (whole.stop_string is None) == (before is None)
     assert count == len(ids) if before is None else count <= len(ids)
 
 
