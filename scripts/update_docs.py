@@ -19,6 +19,7 @@ from internvl_server.cli import main as run_command
 from internvl_server.engine import cpu, echo, turbomind
 from internvl_server.protocol.chat.request import CHAT_FIELDS
 from internvl_server.protocol.fields import FieldRow, FieldTable
+from internvl_server.protocol.messages.request import MESSAGES_FIELDS
 from internvl_server.protocol.responses.request import RESPONSES_FIELDS
 from internvl_server.settings import Settings
 from pydantic import BaseModel
@@ -107,6 +108,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "errors": errors_table,
     "fields": partial(fields_table, CHAT_FIELDS),
     "responses_fields": partial(fields_table, RESPONSES_FIELDS),
+    "messages_fields": partial(fields_table, MESSAGES_FIELDS),
     "plan": plan_table,
     "settings": settings_table,
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import anthropic
 import httpx2
 import openai
 import uvicorn
@@ -24,7 +25,7 @@ class LiveServer:
             timeout_graceful_shutdown=2,
         )  # fmt: skip
         self._server = uvicorn.Server(config)
-        self._clients: list[openai.OpenAI] = []
+        self._clients: list[openai.OpenAI | anthropic.Anthropic] = []
         self._socket = config.bind_socket()
         self.port = self._socket.getsockname()[1]
         self.thread = threading.Thread(
@@ -56,6 +57,12 @@ class LiveServer:
         return openai.AsyncOpenAI(
             base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=120
         )
+
+    def anthropic_client(self, **options: Any) -> anthropic.Anthropic:
+        options = {"api_key": "none", "max_retries": 0, "timeout": 60} | options
+        client = anthropic.Anthropic(base_url=self.url, _strict_response_validation=True, **options)
+        self._clients.append(client)
+        return client
 
     def post(self, body: Any, **options: Any) -> httpx2.Response:
         kind = {"content": body} if isinstance(body, bytes) else {"json": body}

@@ -16,7 +16,16 @@ from internvl_server.api.headers import IGNORED_HEADER, WARNINGS_HEADER
 from internvl_server.api.middleware.auth import AuthMiddleware
 from internvl_server.api.middleware.request_context import RequestContextMiddleware
 from internvl_server.api.openapi import install_openapi
-from internvl_server.api.routes import chat, completions, health, models, responses, tokens, version
+from internvl_server.api.routes import (
+    chat,
+    completions,
+    health,
+    messages,
+    models,
+    responses,
+    tokens,
+    version,
+)
 from internvl_server.api.services import Services
 from internvl_server.checkpoint.files import load_checkpoint
 from internvl_server.engine.base import Engine
@@ -28,6 +37,7 @@ from internvl_server.planner.check import check_settings
 from internvl_server.planner.memory import GpuMemory
 from internvl_server.prompt.builder import PromptBuilder, select_template
 from internvl_server.prompt.tokenizer import load_tokenizer
+from internvl_server.protocol.dialects import MESSAGES
 from internvl_server.settings import Settings
 from internvl_server.startup_check import fingerprint_of, run_startup_check
 
@@ -119,7 +129,7 @@ def _with_engine(settings: Settings) -> Settings:
 def _install(app: FastAPI, settings: Settings) -> None:
     install_error_handlers(app)
     install_openapi(app)
-    for module in (chat, completions, responses, tokens, models, version, health):
+    for module in (chat, completions, messages, responses, tokens, models, version, health):
         app.include_router(module.router)
     keys = [key.get_secret_value() for key in settings.server.api_keys]
     app.add_middleware(AuthMiddleware, api_keys=keys)
@@ -134,7 +144,7 @@ def _install(app: FastAPI, settings: Settings) -> None:
             expose_headers=[
                 IGNORED_HEADER,
                 WARNINGS_HEADER,
-                "x-request-id",
+                *MESSAGES.id_headers,
                 "x-should-retry",
                 "retry-after",
             ],

@@ -107,11 +107,18 @@ def test_failures_are_written_and_set_the_exit_code(batch: Batch) -> None:
 def test_every_endpoint(batch: Batch) -> None:
     legacy = {"url": "/v1/completions", "body": {"model": "tiny", "prompt": ["a", "b"]}}
     newer = {"url": "/v1/responses", "body": {"model": "tiny", "input": "hi", "store": False}}
-    batch.write(request_line("chat"), request_line("old") | legacy, request_line("new") | newer)
+    hello = [{"role": "user", "content": "hi"}]
+    message = {
+        "url": "/v1/messages",
+        "body": {"model": "tiny", "messages": hello, "max_tokens": 300},
+    }
+    lines = {"chat": {}, "old": legacy, "new": newer, "message": message}
+    batch.write(*[request_line(name) | members for name, members in lines.items()])
     assert batch.run()[0] == 0
     bodies = {i: line["response"]["body"] for i, line in batch.results().items()}
     assert [choice["text"] for choice in bodies["old"]["choices"]] == ["a", "b"]
     assert bodies["new"]["object"] == "response"
+    assert bodies["message"]["type"] == "message"
 
 
 def test_wrong_files_and_options_change_nothing(

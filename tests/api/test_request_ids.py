@@ -15,6 +15,7 @@ CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
     [
         ("/v1/chat/completions", "chatcmpl-", CHAT),
         ("/v1/completions", "cmpl-", {"model": "tiny", "prompt": "hi"}),
+        ("/v1/messages", "msg_", CHAT | {"max_tokens": 300}),
         ("/v1/responses", "resp_", {"model": "tiny", "input": "hi", "store": False}),
     ],
 )

@@ -14,6 +14,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"model": "tiny", "messages": HELLO},
     "/v1/chat/completions/input_tokens": {"model": "tiny", "messages": HELLO},
     "/v1/completions": {"model": "tiny", "prompt": "hi"},
+    "/v1/messages": {"model": "tiny", "messages": HELLO, "max_tokens": 300},
+    "/v1/messages/count_tokens": {"model": "tiny", "messages": HELLO},
     "/v1/responses": {"model": "tiny", "input": "hi"},
     "/v1/responses/input_tokens": {"model": "tiny", "input": "hi"},
     "/tokenize": {"messages": HELLO},
@@ -41,7 +43,9 @@ def test_unknown_fields_are_refused_where_that_is_set(
         refused = send(server, path, body | {"nope": 1})
         assert refused.status_code == 400
         error = refused.json()["error"]
-        assert (error["code"], error["param"]) == ("unknown_parameter", "nope")
+        details = error.get("details", error)
+        code = details.get("error_code") or details["code"]
+        assert (code, details["param"]) == ("unknown_parameter", "nope")
 
 
 def test_the_header_is_bounded(echo_server: LiveServer) -> None:

@@ -4,12 +4,19 @@ import re
 from pathlib import Path
 
 from internvl_server.protocol.chat.request import ChatCompletionRequest
+from internvl_server.protocol.messages.request import CountTokensRequest, MessagesRequest
 from internvl_server.protocol.responses.request import InputTokensRequest, ResponsesRequest
 
 from tests.live_server import LiveServer
 
 # Those with parts that have names of their own in the document.
-BODIES = (ChatCompletionRequest, ResponsesRequest, InputTokensRequest)
+BODIES = (
+    ChatCompletionRequest,
+    CountTokensRequest,
+    InputTokensRequest,
+    MessagesRequest,
+    ResponsesRequest,
+)
 SNAPSHOT = Path(__file__).parents[1] / "data" / "openapi.json"
 
 

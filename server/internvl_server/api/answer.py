@@ -14,12 +14,13 @@ from internvl_server.api.services import Services
 from internvl_server.api.sse import EventStream, StreamWriter, stream_events
 from internvl_server.pipeline import Generation
 from internvl_server.protocol.chat.request import ChatCompletionRequest
+from internvl_server.protocol.messages.request import MessagesRequest
 from internvl_server.protocol.parsing import ParsedRequest
 from internvl_server.protocol.responses.request import ResponsesRequest
 
 __all__ = ["Answer", "respond", "start_conversation"]
 
-Body = TypeVar("Body", ChatCompletionRequest, ResponsesRequest)
+Body = TypeVar("Body", ChatCompletionRequest, MessagesRequest, ResponsesRequest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ async def respond(request: Request, services: Services, accept: Accept) -> Respo
             stream_events(answer.generation, answer.writer),
             headers=answer.headers,
             settings=services.settings.server,
+            ping=answer.writer.dialect.ping,
         )
         response.take_over(owner)
         return response

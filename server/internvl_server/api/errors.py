@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
@@ -20,7 +21,14 @@ from starlette.types import ExceptionHandler, Scope
 from internvl_server import errors
 from internvl_server.api.disconnect import ClientGoneError
 from internvl_server.errors import ServerError
-from internvl_server.protocol.dialects import CHAT, COMPLETIONS, RESPONSES, Dialect, ErrorBody
+from internvl_server.protocol.dialects import (
+    CHAT,
+    COMPLETIONS,
+    MESSAGES,
+    RESPONSES,
+    Dialect,
+    ErrorBody,
+)
 
 __all__ = [
     "ERROR_TABLE",
@@ -29,6 +37,7 @@ __all__ = [
     "Row",
     "client_facing_error",
     "dialect_of",
+    "dialect_of_path",
     "envelope",
     "error_body",
     "error_response",
@@ -40,7 +49,10 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 _DIALECTS: Mapping[str, Dialect] = {
+    "/v1/chat/completions": CHAT,
+    "/v1/chat/completions/input_tokens": CHAT,
     "/v1/completions": COMPLETIONS,
+    "/v1/messages": MESSAGES,
     "/v1/responses": RESPONSES,
     "/v1/responses/input_tokens": RESPONSES,
 }
@@ -49,11 +61,25 @@ _DIALECTS: Mapping[str, Dialect] = {
 def dialect_of(scope: Scope) -> Dialect:
     """The dialect to answer a request in.
 
-    A route may choose it as `request.state.dialect`; otherwise it depends on the path, and is chat's for
-    paths that do not exist.
+    A route may choose it as `request.state.dialect`; otherwise it depends on the path. Paths that several
+    APIs have, or none, are answered in Anthropic's to its clients, whose requests all have a header for it.
     """
     chosen: Dialect | None = scope.get("state", {}).get("dialect")
-    return chosen or _DIALECTS.get(scope["path"], CHAT)
+    if chosen is None and "anthropic-version" in Headers(scope=scope):
+        return dialect_of_path(scope["path"], default=MESSAGES)
+    return chosen or dialect_of_path(scope["path"])
+
+
+def dialect_of_path(path: str, *, default: Dialect = CHAT) -> Dialect:
+    """The dialect of the API that has a path.
+
+    Args:
+        path: Of the request.
+        default: For paths that several APIs have, or none.
+    """
+    if path.startswith("/v1/messages/"):
+        return MESSAGES
+    return _DIALECTS.get(path, default)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +232,7 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
         return response
     if error.status_code == 404:  # noqa: PLR2004
         known = errors.RouteNotFoundError(
-            f"There is no {path} here. Chat is at POST /v1/chat/completions."
+            f"There is no {path} here. Chat is at POST /v1/chat/completions and /v1/messages."
         )
     else:
         known = errors.InvalidRequestError("The request could not be read.")

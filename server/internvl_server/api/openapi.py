@@ -6,6 +6,9 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from internvl_server.api.errors import dialect_of_path
+from internvl_server.protocol.dialects import MESSAGES
+
 __all__ = ["install_openapi", "json_body"]
 
 _ERROR_SCHEMA: dict[str, Any] = {
@@ -24,9 +27,29 @@ _ERROR_SCHEMA: dict[str, Any] = {
         }
     },
 }
-_ERROR = {
-    "description": "The request was refused or failed.",
-    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+_MESSAGES_ERROR_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["type", "error", "request_id"],
+    "properties": {
+        "type": {"const": "error"},
+        "error": {
+            "type": "object",
+            "required": ["type", "message", "details"],
+            "properties": {
+                "type": {"type": "string"},
+                "message": {"type": "string"},
+                "details": {
+                    "type": "object",
+                    "required": ["error_code", "param"],
+                    "properties": {
+                        "error_code": {"type": ["string", "null"]},
+                        "param": {"type": ["string", "null"]},
+                    },
+                },
+            },
+        },
+        "request_id": {"type": "string"},
+    },
 }
 _METHODS = frozenset({"get", "put", "post", "delete", "options", "head", "patch", "trace"})
 
@@ -62,24 +85,32 @@ def install_openapi(app: FastAPI) -> None:
 
 def _completed(document: dict[str, Any]) -> dict[str, Any]:
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    for operation in _operations(document):
+    for path, operation in _operations(document):
+        error = _error("MessagesError" if dialect_of_path(path) is MESSAGES else "Error")
         body = operation.get("requestBody", {}).get("content", {})
         for content in body.values():
             schemas.update(content["schema"].pop("$defs", {}))
         operation["responses"].pop("422", None)  # this server answers 400
-        operation["responses"]["4XX"] = operation["responses"]["5XX"] = _ERROR
-    schemas["Error"] = _ERROR_SCHEMA
+        operation["responses"]["4XX"] = operation["responses"]["5XX"] = error
+    schemas |= {"Error": _ERROR_SCHEMA, "MessagesError": _MESSAGES_ERROR_SCHEMA}
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     completed: dict[str, Any] = _hoisted(document)
     return completed
 
 
-def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for path in document["paths"].values():
-        for method, operation in path.items():
+def _error(name: str) -> dict[str, Any]:
+    return {
+        "description": "The request was refused or failed.",
+        "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}},
+    }
+
+
+def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
             if method in _METHODS:
-                yield operation
+                yield path, operation
 
 
 def _hoisted(value: Any) -> Any:  # noqa: ANN401  (any JSON value)

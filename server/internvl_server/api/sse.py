@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Protocol
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -29,18 +30,24 @@ class EventStream(EventSourceResponse):
     Args:
         events: Encoded events.
         headers: Headers of the response.
-        settings: How often to send a comment, and how long a reader may stop reading.
+        settings: How often to send a ping, and how long a reader may stop reading.
+        ping: The members of a ping.
     """
 
     def __init__(
-        self, events: AsyncIterator[bytes], *, headers: Mapping[str, str], settings: ServerSettings
+        self,
+        events: AsyncIterator[bytes],
+        *,
+        headers: Mapping[str, str],
+        settings: ServerSettings,
+        ping: Mapping[str, str],
     ) -> None:
         super().__init__(
             events,
             headers=headers,
             ping=settings.sse_keep_alive_s,
             sep="\n",
-            ping_message_factory=_ping,
+            ping_message_factory=partial(_ping, ping),
             send_timeout=settings.send_timeout_s,
         )
         self._owner = AsyncExitStack()
@@ -62,8 +69,10 @@ class EventStream(EventSourceResponse):
             await self._owner.aclose()
 
 
-def _ping() -> ServerSentEvent:
-    return ServerSentEvent(comment="ping", sep="\n")
+def _ping(members: Mapping[str, str]) -> ServerSentEvent:
+    return ServerSentEvent(
+        members.get("data"), event=members.get("event"), comment=members.get("comment"), sep="\n"
+    )
 
 
 class StreamWriter(Protocol):

@@ -38,7 +38,7 @@ class _Request(Wire):
 
     custom_id: str
     method: Literal["POST"]
-    url: Literal["/v1/chat/completions", "/v1/completions", "/v1/responses"]
+    url: Literal["/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses"]
     body: dict[str, Any]
 
 

@@ -11,10 +11,9 @@ from typing import Any
 
 import httpx2
 
-from internvl_server.api.errors import envelope
+from internvl_server.api.errors import dialect_of_path, envelope
 from internvl_server.batch.files import answer, not_executed, parse_request
 from internvl_server.errors import InvalidRequestError
-from internvl_server.protocol.dialects import CHAT
 
 __all__ = ["BatchRunner", "backoff_s"]
 
@@ -103,7 +102,8 @@ class BatchRunner:
             url, body = await asyncio.to_thread(parse_request, line)
             return answer(custom_id, await self._send(url, body))
         except InvalidRequestError as error:  # in the form of the server's own refusals
-            refusal = httpx2.Response(HTTPStatus.BAD_REQUEST, json=envelope(error, CHAT))
+            content = envelope(error, dialect_of_path(str(line.get("url"))))
+            refusal = httpx2.Response(HTTPStatus.BAD_REQUEST, json=content)
             return answer(custom_id, refusal)
         except ConnectionError as error:
             return not_executed(custom_id, str(error))

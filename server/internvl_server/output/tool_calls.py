@@ -24,7 +24,7 @@ __all__ = ["ParsedText", "ToolCallParser"]
 _OPEN_TAG = "<tool_call>"
 _CLOSE_TAG = "</tool_call>"
 # How a guided call begins, and the least that can become such a beginning.
-_HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*"(?P<name>[\w-]{1,64})"\s*,\s*"arguments"\s*:\s*(?=\{)')
+_HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*"(?P<name>[\w-]{1,128})"\s*,\s*"arguments"\s*:\s*(?=\{)')
 _SHORTEST_HEAD = '{"name":"'
 _NOT_A_CALL = re.compile(r"\s*(?:[^\s{]|\{\s*[^\s\"])")
 

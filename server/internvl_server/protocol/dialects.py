@@ -1,12 +1,13 @@
 """How each API dialect names request fields and writes errors."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from internvl_server.errors import Field
+from internvl_server.telemetry.request_id import current_request_id
 
-__all__ = ["CHAT", "COMPLETIONS", "RESPONSES", "Dialect", "ErrorBody"]
+__all__ = ["CHAT", "COMPLETIONS", "MESSAGES", "RESPONSES", "Dialect", "ErrorBody"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +25,16 @@ class ErrorBody:
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """One API: the names of its fields, and the JSON of its errors.
+    """One API: the names of its fields, the JSON of its errors, and its conventions of HTTP.
 
-    `names` holds the fields that are not called by the value of their `Field`.
+    `names` holds the fields that are not called by the value of their `Field`. `id_headers` are the response
+    headers with the request's id. `ping` has the members of the event that keeps a stream alive.
     """
 
     names: Mapping[Field, str]
     envelope: Callable[[ErrorBody], dict[str, Any]]
+    id_headers: tuple[str, ...] = ("x-request-id",)
+    ping: Mapping[str, str] = field(default_factory=lambda: {"comment": "ping"})
 
     def name_of(self, field: Field) -> str:
         """The field's name in this dialect."""
@@ -48,6 +52,27 @@ def _openai_envelope(error: ErrorBody) -> dict[str, Any]:
     }
 
 
+_MESSAGES_TYPES = {
+    "engine_unavailable": "overloaded_error",
+    "request_timeout": "timeout_error",
+    "request_too_large": "request_too_large",
+}
+
+
+def _messages_envelope(error: ErrorBody) -> dict[str, Any]:
+    """Anthropic's envelope; `details`, which theirs has for some errors, names the code and the field."""
+    kind = "api_error" if error.type == "server_error" else error.type
+    return {
+        "type": "error",
+        "error": {
+            "type": _MESSAGES_TYPES.get(error.code or "", kind),
+            "message": error.message,
+            "details": {"error_code": error.code, "param": error.param},
+        },
+        "request_id": current_request_id.get(),
+    }
+
+
 CHAT = Dialect({Field.PROMPT: "messages"}, _openai_envelope)
 COMPLETIONS = Dialect({}, _openai_envelope)
 RESPONSES = Dialect(
@@ -57,4 +82,10 @@ RESPONSES = Dialect(
         Field.LOGPROBS: "include",
     },
     _openai_envelope,
+)
+MESSAGES = Dialect(
+    {Field.PROMPT: "messages"},
+    _messages_envelope,
+    id_headers=("x-request-id", "request-id"),
+    ping={"event": "ping", "data": '{"type": "ping"}'},
 )

@@ -25,8 +25,8 @@ MAX_LOGPROBS = 20
 
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _EXTENSION = Extension()
-# OpenAI has it in chat and in completions, but not in responses.
-_RESPONSES_EXTENSION = Extension(only_in="responses")
+# OpenAI has it in chat and in completions; responses and Anthropic's messages do not.
+_CHAT_FIELD = Extension(only_in=("messages", "responses"))
 
 
 class SamplingFields(Wire):
@@ -41,29 +41,29 @@ class SamplingFields(Wire):
     """0 to 1."""
     frequency_penalty: Annotated[
         Annotated[float, Field(ge=-2, le=2)] | None,
-        _RESPONSES_EXTENSION,
+        _CHAT_FIELD,
         Needs("frequency_penalty"),
     ] = None
     """-2 to 2."""
     presence_penalty: Annotated[
         Annotated[float, Field(ge=-2, le=2)] | None,
-        _RESPONSES_EXTENSION,
+        _CHAT_FIELD,
         Needs("presence_penalty"),
     ] = None
     """-2 to 2."""
     logit_bias: Annotated[
         dict[str, Annotated[float, Field(ge=-100, le=100)]] | None,
-        _RESPONSES_EXTENSION,
+        _CHAT_FIELD,
         Needs("logit_bias"),
     ] = None
     """Token id → -100 to 100, at most 1024 of them."""
     seed: Annotated[
         Annotated[int, Field(ge=_INT64_MIN, le=_INT64_MAX)] | None,
-        _RESPONSES_EXTENSION,
+        _CHAT_FIELD,
         Needs("seed"),
     ] = None
     """A signed 64-bit integer; choice i of `n` has `seed + i`."""
-    stop: Annotated[str | list[str] | None, _RESPONSES_EXTENSION] = None
+    stop: Annotated[str | list[str] | None, _CHAT_FIELD] = None
     """At most 4 strings of at most 8192 characters, matched on text and never shown in part."""
     top_k: Annotated[
         Annotated[int, Field(ge=-1, le=_INT64_MAX)] | None, _EXTENSION, Needs("top_k")

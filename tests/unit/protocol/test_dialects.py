@@ -1,6 +1,6 @@
 from internvl_server.api.errors import dialect_of, envelope
 from internvl_server.errors import Field, InvalidRequestError
-from internvl_server.protocol.dialects import CHAT, COMPLETIONS, RESPONSES
+from internvl_server.protocol.dialects import CHAT, COMPLETIONS, MESSAGES, RESPONSES
 
 
 def test_each_dialect_names_fields_its_own_way() -> None:
@@ -36,10 +36,22 @@ def test_every_route_of_a_dialect_is_known() -> None:
         "/v1/responses/input_tokens": RESPONSES,
         "/v1/completions": COMPLETIONS,
         "/v1/chat/completions": CHAT,
+        "/v1/messages": MESSAGES,
+        "/v1/messages/count_tokens": MESSAGES,
+        "/v1/messages/batches": MESSAGES,
         "/nope": CHAT,
     }
-    assert {path: dialect_of({"path": path}) for path in known} == known
+    assert {path: dialect_of({"path": path, "headers": []}) for path in known} == known
+
+
+def test_anthropics_clients_are_answered_in_their_dialect_on_shared_paths() -> None:
+    headers = [(b"anthropic-version", b"2023-06-01")]
+    known = {"/v1/models": MESSAGES, "/nope": MESSAGES, "/v1/chat/completions": CHAT}
+    assert {path: dialect_of({"path": path, "headers": headers}) for path in known} == known
 
 
 def test_a_route_may_choose_the_dialect() -> None:
-    assert dialect_of({"path": "/tokenize", "state": {"dialect": COMPLETIONS}}) is COMPLETIONS
+    assert (
+        dialect_of({"path": "/tokenize", "state": {"dialect": COMPLETIONS}, "headers": []})
+        is COMPLETIONS
+    )

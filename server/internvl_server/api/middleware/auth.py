@@ -1,4 +1,4 @@
-"""ASGI middleware that checks bearer keys before any of the body is read. It denies by default."""
+"""ASGI middleware that checks keys before any of the body is read. It denies by default."""
 
 import hashlib
 import hmac
@@ -31,21 +31,27 @@ class AuthMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope, or answer 401."""
         is_open = scope["type"] != "http" or scope["path"] in _OPEN_PATHS or not self._digests
-        if is_open or self._is_known(Headers(scope=scope).get("authorization", "")):
+        if is_open or self._has_key(Headers(scope=scope)):
             await self._app(scope, receive, send)
             return
         refusal = error_response(
-            AuthenticationError("Give a valid key in the header 'Authorization: Bearer …'."),
+            AuthenticationError(
+                "Give a valid key in the header 'Authorization: Bearer …' or 'x-api-key: …'."
+            ),
             dialect_of(scope),
         )
         await refusal(scope, receive, send)
 
-    def _is_known(self, authorization: str) -> bool:
-        scheme, _, key = authorization.partition(" ")
-        digest = _digest(key.strip())
+    def _has_key(self, headers: Headers) -> bool:
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        given = (bearer if scheme.lower() == "bearer" else "", headers.get("x-api-key", ""))
+        return any(self._is_known(key.strip()) for key in given)
+
+    def _is_known(self, key: str) -> bool:
+        digest = _digest(key)
         # All keys are compared in constant time, so that timing reveals nothing.
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        return scheme.lower() == "bearer" and bool(key.strip()) and any(matches)
+        return bool(key) and any(matches)
 
 
 def _digest(key: str) -> bytes:

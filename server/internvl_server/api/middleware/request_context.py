@@ -19,7 +19,7 @@ _log = logging.getLogger("server.access")
 
 
 class RequestContextMiddleware:
-    """Assigns `x-request-id` (the caller's, if it is valid) and logs status and duration."""
+    """Assigns the id in `x-request-id` (the caller's, if it is valid) and logs status and duration."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -34,12 +34,13 @@ class RequestContextMiddleware:
         token = current_request_id.set(request_id)
         started = time.monotonic()
         status = 0
+        id_headers = dict.fromkeys(dialect_of(scope).id_headers, request_id)
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                MutableHeaders(scope=message).update(id_headers)
             await send(message)
 
         try:

@@ -7,12 +7,12 @@ __all__ = ["Extension", "Needs"]
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """Marks a field that OpenAI's API does not have.
+    """Marks a field that the published API does not have.
 
-    `only_in` names the one API that does not have it; None means that none of OpenAI's APIs has it.
+    `only_in` names the APIs that do not have it; empty means that none has it.
     """
 
-    only_in: str | None = None
+    only_in: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

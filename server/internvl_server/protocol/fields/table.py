@@ -37,7 +37,7 @@ class FieldTable:
     """The top-level fields of one endpoint.
 
     Args:
-        api: OpenAI's name of the API: `chat`, `completions` or `responses`.
+        api: The API's name: `chat`, `completions`, `messages` or `responses`.
         model: Has the implemented fields.
         bookkeeping: Labels for the caller's records and hints for caches; the answer is the same without.
         refused: Maps a field to its neutral values, besides null.
@@ -57,11 +57,11 @@ class FieldTable:
 
     @property
     def extensions(self) -> AbstractSet[str]:
-        """The implemented fields that OpenAI's API does not have."""
+        """The implemented fields that the published API does not have."""
         return {row.name for row in self.rows() if row.is_extension}
 
     def rows(self) -> Iterator[FieldRow]:
-        """The implemented fields in alphabetical order, those of OpenAI's API first."""
+        """The implemented fields in alphabetical order, those of the published API first."""
         rows = (self._row(name) for name in sorted(self.implemented))
         yield from sorted(rows, key=lambda row: row.is_extension)
 
@@ -72,7 +72,7 @@ class FieldTable:
             name,
             note=info.description or "",
             is_extension=any(
-                isinstance(mark, Extension) and mark.only_in in (None, self.api)
+                isinstance(mark, Extension) and (not mark.only_in or self.api in mark.only_in)
                 for mark in info.metadata
             ),
             needs=needs[0] if needs else None,
@@ -111,7 +111,7 @@ def known_fields(
 def _refuse_unknown(name: str) -> None:
     shown = name if len(name) <= _MAX_SHOWN_CHARS else f"{name[:_MAX_SHOWN_CHARS]}…"
     raise UnsupportedParameterError(
-        f"Unknown parameter: '{shown}'. It is neither one of OpenAI's nor one of this server's "
+        f"Unknown parameter: '{shown}'. It is neither one of the API's nor one of this server's "
         "extensions.",
         param=shown,
         code="unknown_parameter",

@@ -1,0 +1,71 @@
+"""POST /v1/messages and /v1/messages/count_tokens."""
+
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from internvl_server.api.answer import Answer, respond, start_conversation
+from internvl_server.api.body import read_request
+from internvl_server.api.disconnect import run_until_disconnect
+from internvl_server.api.headers import notice_headers
+from internvl_server.api.openapi import json_body
+from internvl_server.api.services import Services, ServicesDep
+from internvl_server.pipeline import Generation
+from internvl_server.protocol.messages.parse import (
+    parse_count_tokens_request,
+    parse_messages_request,
+)
+from internvl_server.protocol.messages.render import MessageHead, MessageWriter, count_json
+from internvl_server.protocol.messages.request import CountTokensRequest, MessagesRequest
+from internvl_server.telemetry.request_id import current_request_id
+
+__all__ = ["router"]
+
+router = APIRouter()
+
+
+@router.post(
+    "/v1/messages", openapi_extra=json_body(MessagesRequest, streams=True), response_model=None
+)
+async def create_message(request: Request, services: ServicesDep) -> Response:
+    """Answer messages, streaming or not."""
+    return await respond(request, services, _accept)
+
+
+async def _accept(request: Request, services: Services, owner: AsyncExitStack) -> Answer:
+    message_id = f"msg_{current_request_id.get()}"
+    parsed, generation = await start_conversation(
+        request, services, parse_messages_request, message_id, owner
+    )
+    writer = MessageWriter(
+        MessageHead(message_id, services.checkpoint.served_name, generation.prompt_usage)
+    )
+    return Answer(
+        generation,
+        writer,
+        whole=partial(_whole, writer, generation),
+        headers=notice_headers(parsed.ignored, generation.warnings),
+        is_stream=bool(parsed.body.stream),
+    )
+
+
+async def _whole(writer: MessageWriter, generation: Generation) -> dict[str, Any]:
+    return writer.whole([delta async for delta in generation.deltas()])
+
+
+@router.post("/v1/messages/count_tokens", openapi_extra=json_body(CountTokensRequest))
+async def count_message_tokens(request: Request, services: ServicesDep) -> JSONResponse:
+    """Count the tokens of a prompt, from its text and the headers of its images."""
+    with services.gate.admit():
+        parsed = await read_request(request, services.settings, parse_count_tokens_request)
+        services.check_model(parsed.body.model)
+        _, warnings = services.pipeline.resolve_sampling(
+            parsed.sampling, parsed.answer, parsed.conversation
+        )
+        work = services.prompt_counter.measure(parsed.conversation, None)
+        measured = await run_until_disconnect(request, work)
+        headers = notice_headers(parsed.ignored, (*warnings, *measured.warnings))
+        return JSONResponse(count_json(measured.usage), headers=headers)

@@ -1,0 +1,210 @@
+"""Converts messages and their content blocks to a `Conversation`."""
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from internvl_server.core import (
+    Content,
+    Conversation,
+    Detail,
+    ImageReference,
+    Message,
+    Part,
+    TextPart,
+    Tool,
+    ToolCall,
+)
+from internvl_server.errors import InvalidRequestError
+from internvl_server.protocol.messages.blocks import (
+    AssistantTurn,
+    Base64Source,
+    ContentSource,
+    DocumentBlock,
+    ImageBlock,
+    SearchResultBlock,
+    SystemTurn,
+    TextBlock,
+    ThinkingBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+    Turn,
+    UserBlock,
+    UserPart,
+)
+
+__all__ = ["dropped_blocks", "to_conversation"]
+
+
+def to_conversation(
+    turns: Sequence[Turn], system: str | list[TextBlock] | None, tools: tuple[Tool, ...]
+) -> Conversation:
+    """Convert the messages; `system` comes first. A last message of the assistant is continued.
+
+    Args:
+        turns: The field `messages`. Neighbours of one role become one message, as in Anthropic's API.
+        system: The field.
+        tools: The tools that the prompt lists.
+
+    Raises:
+        InvalidRequestError: A result answers no call.
+    """
+    messages = [] if system in (None, []) else [Message("system", _texts(system))]
+    for index, turn in enumerate(turns):
+        messages += _messages(turn, f"messages[{index}]")
+    _check_results(turns)
+    merged = tuple(_merged(messages))
+    last = merged[-1]
+    return Conversation(
+        merged,
+        tools=tools,
+        continue_final_message=last.role == "assistant" and not last.tool_calls,
+    )
+
+
+def dropped_blocks(turns: Sequence[Turn]) -> tuple[str, ...]:
+    """The JSON paths of the blocks that the conversation does not have."""
+    return tuple(
+        f"messages[{index}].content[{place}]"
+        for index, turn in enumerate(turns)
+        for place, block in enumerate(turn.content)
+        if isinstance(block, ThinkingBlock)
+    )
+
+
+def _check_results(turns: Sequence[Turn]) -> None:
+    """Check that each result answers a call before it."""
+    call_ids: set[str] = set()
+    for index, turn in enumerate(turns):
+        for place, block in enumerate(turn.content):
+            if isinstance(block, ToolUseBlock):
+                call_ids.add(block.id)
+            if isinstance(block, ToolResultBlock) and block.tool_use_id not in call_ids:
+                path = f"messages[{index}].content[{place}].tool_use_id"
+                raise InvalidRequestError(
+                    f"'{path}' answers no call: no 'tool_use' block before it has this 'id'.",
+                    param=path,
+                )
+
+
+def _messages(turn: Turn, path: str) -> Iterator[Message]:
+    """The messages of one turn: each result of a tool is a message."""
+    if isinstance(turn, SystemTurn):
+        yield Message("system", _texts(turn.content))
+    elif isinstance(turn, AssistantTurn):
+        yield _answer(turn)
+    elif isinstance(turn.content, str):
+        yield Message("user", (TextPart(turn.content),))
+    else:
+        yield from _user_messages(turn.content, path)
+
+
+def _texts(content: str | Sequence[TextBlock]) -> Content:
+    texts = [content] if isinstance(content, str) else [block.text for block in content]
+    return _spaced(TextPart(text) for text in texts)
+
+
+def _answer(turn: AssistantTurn) -> Message:
+    if isinstance(turn.content, str):
+        return Message("assistant", (TextPart(turn.content),))
+    texts = [block for block in turn.content if isinstance(block, TextBlock)]
+    calls = [
+        ToolCall(block.id, block.name, json.dumps(block.input, ensure_ascii=False))
+        for block in turn.content
+        if isinstance(block, ToolUseBlock)
+    ]
+    return Message("assistant", _texts(texts), tuple(calls))
+
+
+def _user_messages(blocks: Sequence[UserBlock], path: str) -> Iterator[Message]:
+    rest: list[Part] = []
+    for index, block in enumerate(blocks):
+        where = f"{path}.content[{index}]"
+        if isinstance(block, ToolResultBlock):
+            if rest:
+                yield Message("user", _spaced(rest))
+            rest = []
+            yield Message("tool", _result(block, where), tool_call_id=block.tool_use_id)
+        else:
+            rest += _parts(block, where)
+    if rest or not blocks:
+        yield Message("user", _spaced(rest))
+
+
+def _result(block: ToolResultBlock, path: str) -> Content:
+    parts: list[Part] = [TextPart("Error: ")] if block.is_error else []
+    if isinstance(block.content, str):
+        return (*parts, TextPart(block.content))
+    content: list[Part] = []
+    for index, part in enumerate(block.content or ()):
+        content += _parts(part, f"{path}.content[{index}]")
+    return (*parts, *_spaced(content))
+
+
+def _parts(block: UserPart, path: str) -> Iterator[Part]:
+    if isinstance(block, TextBlock):
+        yield TextPart(block.text)
+    elif isinstance(block, ImageBlock):
+        yield _image(block, f"{path}.source")
+    elif isinstance(block, DocumentBlock):
+        yield from [TextPart(text) for text in (block.title, block.context) if text]
+        yield from _document(block, f"{path}.source")
+    else:
+        yield from _search_result(block)
+
+
+def _search_result(block: SearchResultBlock) -> Iterator[Part]:
+    texts = [block.title, block.source, *[part.text for part in block.content]]
+    return (TextPart(text) for text in texts)
+
+
+def _document(block: DocumentBlock, path: str) -> Iterator[Part]:
+    source = block.source
+    if not isinstance(source, ContentSource):
+        yield TextPart(source.data)
+    elif isinstance(source.content, str):
+        yield TextPart(source.content)
+    else:
+        for index, part in enumerate(source.content):
+            yield from _parts(part, f"{path}.content[{index}]")
+
+
+def _image(block: ImageBlock, path: str) -> ImageReference:
+    source = block.source
+    is_data = isinstance(source, Base64Source)
+    return ImageReference(
+        url=_data_url(source) if isinstance(source, Base64Source) else source.url,
+        detail=Detail(block.detail or "auto"),
+        max_tiles=block.max_tiles,
+        param=f"{path}.{'data' if is_data else 'url'}",
+    )
+
+
+def _data_url(source: Base64Source) -> str:
+    if source.data.startswith("data:"):
+        return source.data
+    return f"data:{source.media_type or 'image/jpeg'};base64,{source.data}"
+
+
+def _spaced(parts: Iterator[Part] | Sequence[Part]) -> Content:
+    """The parts, where texts next to each other become one text of several lines."""
+    spaced: list[Part] = []
+    for is_text, group in groupby(parts, key=lambda part: isinstance(part, TextPart)):
+        if is_text:
+            texts = [part.text for part in group if isinstance(part, TextPart)]
+            spaced.append(TextPart("\n".join(filter(None, texts))))
+        else:
+            spaced += group
+    return tuple(spaced)
+
+
+def _merged(messages: Sequence[Message]) -> Iterator[Message]:
+    """The messages, where neighbours from the user, or from the assistant, are one."""
+    for role, group in groupby(messages, key=lambda message: message.role):
+        if role in ("system", "tool"):
+            yield from group
+            continue
+        run = list(group)
+        content = [part for message in run for part in message.content]
+        calls = [call for message in run for call in message.tool_calls]
+        yield Message(role, _spaced(content), tuple(calls))

@@ -1,0 +1,127 @@
+"""Converts text deltas to content blocks, and to the events of a stream.
+
+A streamed and a whole message have the same blocks; the events of a whole message are not sent.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+from internvl_server.core import TextDelta, ToolCallDelta
+
+__all__ = ["ContentBlocks", "Event"]
+
+Event: TypeAlias = dict[str, Any]
+
+
+class _Text:
+    """A block of text that is being generated."""
+
+    def __init__(self) -> None:
+        self.pieces: list[str] = []
+
+    def begin(self) -> dict[str, Any]:
+        return {"type": "text", "text": ""}
+
+    def delta(self, text: str) -> dict[str, Any]:
+        self.pieces.append(text)
+        return {"type": "text_delta", "text": text}
+
+    def json(self) -> dict[str, Any]:
+        return {"type": "text", "text": "".join(self.pieces)}
+
+
+class _ToolUse:
+    """A call of a tool that is being generated."""
+
+    def __init__(self, first: ToolCallDelta) -> None:
+        self.pieces: list[str] = []
+        self.number = first.index
+        self._head = {
+            "type": "tool_use",
+            "id": f"toolu_{(first.id or '').removeprefix('call_')}",
+            "name": first.name,
+        }
+
+    def begin(self) -> dict[str, Any]:
+        return {**self._head, "input": {}}
+
+    def delta(self, arguments: str) -> dict[str, Any]:
+        self.pieces.append(arguments)
+        return {"type": "input_json_delta", "partial_json": arguments}
+
+    def json(self) -> dict[str, Any] | None:
+        """The block; None if the end of the answer cut its input off."""
+        try:
+            # Python refuses to read very long integers.
+            value = json.loads("".join(self.pieces), parse_int=_number)
+        except (ValueError, RecursionError):
+            return None
+        return {**self._head, "input": value}
+
+
+def _number(digits: str) -> int | float:
+    try:
+        return int(digits)
+    except ValueError:
+        return float(digits)
+
+
+class ContentBlocks:
+    """The content of a message that is being generated.
+
+    Text goes into a block, and each tool call is a separate one, in the order in which they come.
+    """
+
+    def __init__(self) -> None:
+        self._open: _Text | _ToolUse | None = None
+        self._done: list[dict[str, Any]] = []
+        self._num_begun = 0
+
+    @property
+    def json(self) -> list[dict[str, Any]]:
+        """The blocks that have ended. An answer without any is an empty text."""
+        return self._done or [_Text().json()]
+
+    def push(self, delta: TextDelta) -> Iterator[Event]:
+        """Add a delta of the answer and yield its events."""
+        if delta.text:
+            yield from self._text(delta.text)
+        for piece in delta.tool_calls:
+            yield from self._call(piece)
+        if delta.finish_reason is not None:
+            if not self._num_begun:
+                yield from self._begin(_Text())
+            yield from self._end()
+
+    def _text(self, text: str) -> Iterator[Event]:
+        block = self._open
+        if not isinstance(block, _Text):
+            block = _Text()
+            yield from self._begin(block)
+        yield self._event("content_block_delta", delta=block.delta(text))
+
+    def _call(self, piece: ToolCallDelta) -> Iterator[Event]:
+        block = self._open
+        if not isinstance(block, _ToolUse) or block.number != piece.index:
+            block = _ToolUse(piece)
+            yield from self._begin(block)
+        if piece.arguments:
+            yield self._event("content_block_delta", delta=block.delta(piece.arguments))
+
+    def _begin(self, block: _Text | _ToolUse) -> Iterator[Event]:
+        yield from self._end()
+        self._open = block
+        self._num_begun += 1
+        yield self._event("content_block_start", content_block=block.begin())
+
+    def _end(self) -> Iterator[Event]:
+        if self._open is None:
+            return
+        if (block := self._open.json()) is not None:
+            self._done.append(block)
+        self._open = None
+        yield self._event("content_block_stop")
+
+    def _event(self, kind: str, **members: Any) -> Event:  # noqa: ANN401  (any JSON value)
+        return {"type": kind, "index": self._num_begun - 1, **members}

@@ -1,0 +1,127 @@
+"""The request bodies of `/v1/messages` and `/v1/messages/count_tokens`, and the tables of their fields."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from internvl_server.protocol.fields import FieldTable, Needs
+from internvl_server.protocol.messages.blocks import SystemBlocks, Turn
+from internvl_server.protocol.messages.tools import ClientTool, ToolUseChoice
+from internvl_server.protocol.sampling import SamplingFields
+from internvl_server.protocol.wire import MaxTokens, Wire
+
+__all__ = [
+    "COUNT_FIELDS",
+    "MESSAGES_FIELDS",
+    "CountTokensRequest",
+    "JsonOutputFormat",
+    "MessagesRequest",
+    "PromptFields",
+]
+
+
+class JsonOutputFormat(Wire):
+    """JSON that fits a schema."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    type: Literal["json_schema"]
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+
+
+class OutputConfig(Wire):
+    """What the answer must be."""
+
+    format: JsonOutputFormat | None = None
+
+
+class PromptFields(Wire):
+    """The fields that become the prompt, or decide what the answer may be."""
+
+    model: str
+    """The served name."""
+    messages: Annotated[list[Turn], Field(min_length=1)]
+    """User, assistant and system messages; a last message of the assistant is continued."""
+    system: SystemBlocks | None = None
+    """A text, or text blocks."""
+    tools: list[ClientTool] | None = None
+    """Tools of the client, at most `limits.max_tools`."""
+    tool_choice: ToolUseChoice | None = None
+    """`auto`, `none`; with guided decoding also `any` and `tool`; `disable_parallel_tool_use`."""
+    output_config: Annotated[OutputConfig | None, Needs("response_format")] = None
+    """`format`: `json_schema`."""
+    output_format: Annotated[JsonOutputFormat | None, Needs("response_format")] = None
+    """The older name of `output_config.format`."""
+
+
+class CountTokensRequest(PromptFields):
+    """The fields of `/v1/messages/count_tokens`."""
+
+
+class MessagesRequest(PromptFields, SamplingFields):
+    """The implemented fields."""
+
+    max_tokens: MaxTokens
+    """Most tokens of the answer."""
+    stop_sequences: list[Annotated[str, Field(min_length=1)]] | None = None
+    """At most 64 strings, matched on text and never shown."""
+    top_k: Annotated[Annotated[int, Field(ge=-1, le=2**63 - 1)] | None, Needs("top_k")] = None
+    """0 or -1: no limit."""
+    stream: bool | None = None
+    """Server-sent events."""
+
+
+_REFUSED: Mapping[str, tuple[Any, ...]] = {
+    "compaction": (),
+    "container": (),
+    "context_management": ({}, {"edits": []}),
+    "mcp_servers": ([],),
+    "thinking": (
+        {"type": "disabled"},
+        # The model decides how much it thinks: this one not at all.
+        {"type": "adaptive"},
+        {"type": "adaptive", "display": None},
+        {"type": "adaptive", "display": "omitted"},
+        {"type": "adaptive", "display": "summarized"},
+    ),
+    "thread": (),
+}
+_INSTEAD: Mapping[str, str] = {
+    "container": "Nothing is executed here; leave it out.",
+    "mcp_servers": "Connect to the servers yourself, and give their tools in 'tools'.",
+    "thinking": "The model does not reason apart from its answer; leave it out, or set its 'type' to "
+    "'disabled'.",
+    "thread": "Nothing is stored here; send the whole conversation in 'messages'.",
+}
+_BOOKKEEPING = frozenset(
+    {
+        "anthropic_beta",
+        "anthropic_version",
+        "billing_policy",
+        "cache_control",
+        "diagnostics",
+        "fallback_credit_token",
+        "fallbacks",
+        "inference_geo",
+        "metadata",
+        "service_tier",
+        "speed",
+        "user_profile_id",
+    }
+)
+
+MESSAGES_FIELDS = FieldTable(
+    api="messages",
+    model=MessagesRequest,
+    bookkeeping=_BOOKKEEPING,
+    refused=_REFUSED,
+    instead=_INSTEAD,
+)
+COUNT_FIELDS = FieldTable(
+    api="messages",
+    model=CountTokensRequest,
+    bookkeeping=_BOOKKEEPING,
+    refused=_REFUSED,
+    instead=_INSTEAD,
+)
