@@ -11,6 +11,7 @@ from internvl_server.checkpoint.files import load_checkpoint
 from internvl_server.core import Conversation, Detail, ImageReference, Message, TextPart
 from internvl_server.media.pixels import to_pixel_values
 from internvl_server.media.preparer import MediaPreparer
+from internvl_server.media.tile_budget import ImageBudget
 from internvl_server.prompt.builder import PromptBuilder, select_template
 from internvl_server.prompt.tokenizer import load_tokenizer
 from internvl_server.settings import MediaSettings, ModelSettings
@@ -55,8 +56,8 @@ async def answers(folder: Path, max_tokens: int) -> dict[str, str]:
     for name, messages in PARITY.items():
         conversation = conversation_of(messages)
         skeleton = builder.skeleton(conversation)
-        room = builder.max_image_tokens(skeleton, max_tokens, max_tokens)
-        tiles = await media.prepare(conversation.images, max_image_tokens=room)
+        room = builder.max_model_len - skeleton.num_tokens - max_tokens
+        tiles = await media.prepare(conversation.images, budget=ImageBudget(room, room))
         prompt = builder.build(skeleton, tiles)
         inputs = {"input_ids": torch.tensor([prompt.token_ids], device=DEVICE)}
         if tiles:

@@ -32,7 +32,7 @@ from internvl_server.engine.base import Engine
 from internvl_server.engine.loader import check_backend, choose_engine, load_engine, unused_settings
 from internvl_server.errors import StartupError
 from internvl_server.media.preparer import MediaPreparer
-from internvl_server.pipeline import Pipeline, PromptCounter
+from internvl_server.pipeline import Lengths, Pipeline, PromptCounter
 from internvl_server.planner.check import check_settings
 from internvl_server.planner.memory import GpuMemory
 from internvl_server.prompt.builder import PromptBuilder, select_template
@@ -84,11 +84,13 @@ def create_app(
     builder = PromptBuilder(
         checkpoint, tokenizer, template, max_model_len=engine.info.max_model_len
     )
+    lengths = Lengths(engine.info, settings.limits)
     pipeline = Pipeline(
         media=media,
         builder=builder,
         engine=engine,
         vocabulary=tokenizer.vocabulary,
+        lengths=lengths,
         limits=settings.limits,
     )
     services = Services(
@@ -97,7 +99,7 @@ def create_app(
         engine=engine,
         pipeline=pipeline,
         prompt_counter=PromptCounter(
-            media=media, builder=builder, tokenizer=tokenizer, limits=settings.limits
+            media=media, builder=builder, tokenizer=tokenizer, lengths=lengths
         ),
         gate=AdmissionGate(settings.limits.max_in_flight),
         startup_check=check,

@@ -123,7 +123,7 @@ def test_how_a_conversation_ends(echo_server: LiveServer) -> None:
         ("/tokenize", {"messages": []}, "invalid_value", "messages"),
         ("/tokenize", {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
          "missing_required_parameter", "messages[0].content[0].text"),
-        ("/tokenize", {"messages": [{}] * 300}, "invalid_request", "messages"),
+        ("/tokenize", {"messages": [{}] * 1025}, "invalid_request", "messages"),
         ("/tokenize", {"prompt": "x" * 300_000}, "context_length_exceeded", "prompt"),
         ("/tokenize", {"messages": with_pictures("data:image/png;base64,aGVsbG8=")},
          "invalid_image", "messages[0].content[0].image_url"),
@@ -137,7 +137,7 @@ def test_how_a_conversation_ends(echo_server: LiveServer) -> None:
         (COUNT, {"model": MODEL, "messages": HELLO, "n": 100}, "invalid_request", "n"),
         (COUNT, {"model": MODEL, "messages": HELLO, "logit_bias": {"99999": 1}},
          "invalid_request", "logit_bias"),
-        (COUNT, {"model": MODEL, "messages": with_pictures(*["data:,x"] * 9)},
+        (COUNT, {"model": MODEL, "messages": with_pictures(*["data:,x"] * 257)},
          "invalid_request", "messages"),
         (COUNT, {"model": MODEL, "messages": with_pictures("http://127.0.0.1:1/x.png")},
          "image_url_blocked", "messages[0].content[0].image_url"),
@@ -178,9 +178,10 @@ def test_the_edge_is_that_of_chat(start_server: Callable[..., LiveServer], path:
         max_size=4,
     ),
     max_tokens=st.sampled_from([None, 1, 300, 1500]),
+    num_earlier=st.integers(0, 4),
 )  # fmt: skip
 def test_the_count_is_the_usage(
-    echo_server: LiveServer, pictures: list[Any], max_tokens: int | None
+    echo_server: LiveServer, pictures: list[Any], max_tokens: int | None, num_earlier: int
 ) -> None:
     """Also where the tile budget or the context is short, and where the request is refused for it."""
     parts: list[dict[str, Any]] = [
@@ -189,14 +190,23 @@ def test_the_count_is_the_usage(
         for width, height, orientation, detail, max_tiles in pictures
         if max(width, height) <= 200 * min(width, height)
     ]  # fmt: skip
+    earlier = [
+        {"role": "user", "content": parts[:num_earlier]},
+        {"role": "assistant", "content": "x"},
+    ]
+    question = {"type": "text", "text": "What is there?"}
     body = {"model": MODEL, "max_tokens": max_tokens, "messages": [
-        {"role": "user", "content": [*parts, {"type": "text", "text": "What is there?"}]}]}  # fmt: skip
-    counted = ask(echo_server, COUNT, body)
+        *(earlier if parts[:num_earlier] else []),
+        {"role": "user", "content": [*parts[num_earlier:], question]}]}  # fmt: skip
+    response = send(echo_server, COUNT, body)
+    assert response.status_code == 200, response.text
+    counted = response.json()
     real = echo_server.post(body)
     assert counted["fits"] == (real.status_code == 200), (counted, real.text)
     if real.status_code != 200:
         assert real.json()["error"]["code"] == "context_length_exceeded"
         return
+    assert real.headers.get("x-warnings") == response.headers.get("x-warnings")
     usage = real.json()["usage"]
     details = usage["prompt_tokens_details"]
     assert counted["input_tokens"] == usage["prompt_tokens"]

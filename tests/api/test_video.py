@@ -134,7 +134,7 @@ def test_tokens_are_counted_beforehand(server: LiveServer, picture_url: Callable
         ({"type": "video", "video": [7]}, "video[0]", "invalid_value"),
         ({"type": "video", "video": ["data:image/png;base64,AAAA"]}, "video[0]", "invalid_image"),
         ({"type": "video", "video": ["x"] * 33}, "video", "invalid_value"),
-        ({"type": "video", "video": ["x"] * 65}, "video", "invalid_request"),
+        ({"type": "video", "video": ["x"] * 513}, "video", "invalid_request"),
     ],
 )
 def test_refusals_name_the_part(

@@ -174,6 +174,21 @@ class Conversation:
         object.__setattr__(self, "num_text_chars", sum(map(len, self._texts())))
 
     @property
+    def num_earlier_media(self) -> int:
+        """How many of `media_parts`, the first ones, belong to earlier turns.
+
+        A turn is what the user and tools say between two messages of the assistant. The newest turn here
+        is the last one that has images or videos.
+        """
+        turns = [0]
+        for message in self.messages:
+            if message.role == "assistant":
+                turns.append(0)
+            turns[-1] += sum(not isinstance(part, TextPart) for part in message.content)
+        sizes = [size for size in turns if size]
+        return sum(sizes[:-1])
+
+    @property
     def images(self) -> tuple[ImageReference, ...]:
         """All images of all messages, in order, without frames and videos."""
         return tuple([part for part in self.media_parts if isinstance(part, ImageReference)])

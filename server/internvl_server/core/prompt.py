@@ -24,13 +24,15 @@ class ImageTiles:
     `pixels` is uint8, (num_tiles, tile_px, tile_px, 3), RGB, row-major, with the thumbnail last if there is
     one. `grid` is (columns, rows) without the thumbnail. `size` is the image's (width, height) in pixels
     after its EXIF orientation was applied. `fingerprint` is equal only for equal pixels: SHA-256 of the
-    encoded image or video and of its tiling, 32 bytes; empty if not computed.
+    encoded image or video and of its tiling, 32 bytes; empty if not computed. `num_requested_tiles` is the
+    number it would have if all images had what they request; 0 if that is not known.
     """
 
     pixels: npt.NDArray[np.uint8]
     grid: tuple[int, int]
     size: tuple[int, int]
     fingerprint: bytes = b""
+    num_requested_tiles: int = 0
 
     @property
     def num_tiles(self) -> int:
@@ -42,11 +44,12 @@ class ImageTiles:
 class ImageMeasure:
     """The tiling of an image as known from its header; `num_tiles` includes the thumbnail.
 
-    `size` is the upright image's (width, height) in pixels.
+    `size` is the upright image's (width, height) in pixels. `num_requested_tiles` is as in `ImageTiles`.
     """
 
     size: tuple[int, int]
     num_tiles: int
+    num_requested_tiles: int = 0
 
 
 @dataclass(frozen=True, slots=True)

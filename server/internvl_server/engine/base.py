@@ -43,7 +43,8 @@ class EngineInfo:
 
     `max_model_len` is the largest number of tokens of one request, prompt and completion together;
     `max_num_seqs` the largest number of requests computed at the same time. What needs one of the
-    `ignored` capabilities is left out with a warning, instead of being refused.
+    `ignored` capabilities is left out with a warning, instead of being refused. `default_max_tokens` limits
+    an answer whose request has no limit; 0 is the rest of the context.
     """
 
     backend: str
@@ -51,6 +52,7 @@ class EngineInfo:
     max_num_seqs: int
     capabilities: frozenset[Capability]
     ignored: frozenset[Capability] = frozenset()
+    default_max_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

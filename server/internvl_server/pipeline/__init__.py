@@ -5,7 +5,8 @@ The only package that imports several stages. `prepare.py` does everything that 
 """
 
 from internvl_server.pipeline.generation import Generation
+from internvl_server.pipeline.lengths import Lengths
 from internvl_server.pipeline.measure import Measurement, PromptCounter
 from internvl_server.pipeline.prepare import Pipeline
 
-__all__ = ["Generation", "Measurement", "Pipeline", "PromptCounter"]
+__all__ = ["Generation", "Lengths", "Measurement", "Pipeline", "PromptCounter"]

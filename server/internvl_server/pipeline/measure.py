@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from internvl_server.core import Conversation, ImageMeasure, ImageUsage, Usage
+from internvl_server.core import Conversation, ImageMeasure, ImageUsage, SamplingParams, Usage
 from internvl_server.errors import InvalidRequestError
 from internvl_server.media.preparer import MediaPreparer
+from internvl_server.pipeline.lengths import Lengths, fewer_tiles_warnings
 from internvl_server.pipeline.prompts import tokenize_conversation, tokenize_raw
 from internvl_server.prompt.builder import PromptBuilder, PromptSkeleton
 from internvl_server.prompt.tokenizer import PromptTokenizer
-from internvl_server.settings import LimitSettings
 
 __all__ = ["Measurement", "PromptCounter"]
 
@@ -37,7 +37,7 @@ class PromptCounter:
         media: Reads the sizes of images.
         builder: Writes prompts.
         tokenizer: The builder's.
-        limits: The default length of an answer.
+        lengths: Says how many tokens images and answers may have.
     """
 
     def __init__(
@@ -46,30 +46,31 @@ class PromptCounter:
         media: MediaPreparer,
         builder: PromptBuilder,
         tokenizer: PromptTokenizer,
-        limits: LimitSettings,
+        lengths: Lengths,
     ) -> None:
         self._media = media
         self._builder = builder
         self._tokenizer = tokenizer
-        self._default = limits.default_max_tokens
+        self._lengths = lengths
 
-    async def measure(self, conversation: Conversation, max_tokens: int | None) -> Measurement:
+    async def measure(self, conversation: Conversation, sampling: SamplingParams) -> Measurement:
         """Count the tokens of a conversation from the headers of its images.
 
         Args:
             conversation: What would be answered.
-            max_tokens: The request's limit of the answer's length.
+            sampling: Limits the answer's length.
 
         Raises:
             InvalidRequestError: An image or the order of messages cannot be used.
             ContextLengthExceededError: The text cannot fit, whatever its tokens are.
         """
-        skeleton, images = await self._measure_images(conversation, max_tokens)
+        skeleton, images = await self._measure_images(conversation, sampling)
         per_tile = self._builder.num_tokens_per_tile
         num_image_tokens = sum(image.num_tiles for image in images) * per_tile
         num_prompt_tokens = skeleton.num_tokens + num_image_tokens
-        answer_tokens = self._builder.fit_max_tokens(num_prompt_tokens, max_tokens, self._default)
-        max_image_tokens = self._max_image_tokens(skeleton, max_tokens)
+        default = self._lengths.default_max_tokens(sampling)
+        requested = sampling.max_tokens
+        answer_tokens = self._builder.fit_max_tokens(num_prompt_tokens, requested, default)
         usage = Usage(
             num_prompt_tokens=num_prompt_tokens,
             num_completion_tokens=0,
@@ -80,14 +81,14 @@ class PromptCounter:
             usage=usage,
             images=images,
             max_model_len=self._builder.max_model_len,
-            max_tokens=answer_tokens or max_tokens or self._default,
-            fits=answer_tokens is not None and (not images or num_image_tokens <= max_image_tokens),
-            warnings=skeleton.warnings,
+            max_tokens=answer_tokens or requested or default,
+            fits=answer_tokens is not None,
+            warnings=skeleton.warnings + fewer_tiles_warnings(images),
         )
 
     async def tokens(self, conversation: Conversation) -> tuple[int, ...]:
         """The prompt's token ids; raises like `measure`."""
-        skeleton, images = await self._measure_images(conversation, None)
+        skeleton, images = await self._measure_images(conversation, SamplingParams())
         return self._builder.fill(skeleton, [(i.num_tiles, b"") for i in images]).token_ids
 
     async def text_tokens(self, text: str) -> tuple[int, ...]:
@@ -125,13 +126,8 @@ class PromptCounter:
         return self._tokenizer.text_of(token_ids)
 
     async def _measure_images(
-        self, conversation: Conversation, max_tokens: int | None
+        self, conversation: Conversation, sampling: SamplingParams
     ) -> tuple[PromptSkeleton, tuple[ImageMeasure, ...]]:
         skeleton = await tokenize_conversation(self._builder, conversation)
-        images = await self._media.measure(
-            skeleton.media_parts, max_image_tokens=self._max_image_tokens(skeleton, max_tokens)
-        )
-        return skeleton, images
-
-    def _max_image_tokens(self, skeleton: PromptSkeleton, max_tokens: int | None) -> int:
-        return self._builder.max_image_tokens(skeleton, max_tokens, self._default)
+        budget = self._lengths.image_budget(conversation, skeleton, sampling)
+        return skeleton, await self._media.measure(skeleton.media_parts, budget=budget)

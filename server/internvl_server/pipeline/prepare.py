@@ -23,6 +23,7 @@ from internvl_server.media.preparer import MediaPreparer
 from internvl_server.output.text import AnswerText
 from internvl_server.pipeline.checks import resolve_sampling
 from internvl_server.pipeline.generation import Answer, Generation
+from internvl_server.pipeline.lengths import Lengths
 from internvl_server.pipeline.prompts import PromptPreparer, tokenize_raw
 from internvl_server.prompt.builder import PromptBuilder
 from internvl_server.settings import LimitSettings
@@ -40,7 +41,8 @@ class Pipeline:
         builder: Writes prompts.
         engine: Generates tokens.
         vocabulary: The model's tokens.
-        limits: The default length of an answer, and how many tiles may be in flight.
+        lengths: Says how many tokens images and answers may have.
+        limits: How many choices a request and how many tiles all requests may have.
     """
 
     def __init__(
@@ -50,13 +52,15 @@ class Pipeline:
         builder: PromptBuilder,
         engine: Engine,
         vocabulary: Vocabulary,
+        lengths: Lengths,
         limits: LimitSettings,
     ) -> None:
-        self._prompts = PromptPreparer(media, builder, limits)
+        self._prompts = PromptPreparer(media, builder, lengths, limits.max_tiles_in_flight)
         self._builder = builder
         self._engine = engine
         self._vocabulary = vocabulary
-        self._limits = limits
+        self._lengths = lengths
+        self._max_choices = limits.max_choices
 
     def check_ready(self) -> None:
         """Refuse a request before its body is read.
@@ -80,9 +84,9 @@ class Pipeline:
         Raises:
             InvalidRequestError: Names the request field.
         """
-        if answer.num_choices > self._limits.max_choices:
+        if answer.num_choices > self._max_choices:
             raise InvalidRequestError(
-                f"'n' is {answer.num_choices}; the limit is {self._limits.max_choices} "
+                f"'n' is {answer.num_choices}; the limit is {self._max_choices} "
                 "(limits.max_choices).",
                 param="n",
             )
@@ -112,9 +116,7 @@ class Pipeline:
             EngineUnavailableError: The engine is not running.
         """
         sampling, warnings = self.resolve_sampling(sampling, answer, conversation)
-        prompt = await self._prompts.prepare(
-            conversation, sampling.max_tokens, answer.num_choices, owner
-        )
+        prompt = await self._prompts.prepare(conversation, sampling, answer.num_choices, owner)
         prompt = replace(prompt, warnings=(*warnings, *prompt.warnings))
         return await self._start(request_id, prompt, sampling, answer, owner)
 
@@ -165,7 +167,7 @@ class Pipeline:
             request_id=request_id,
             prompt_token_ids=prompt.token_ids,
             max_tokens=self._builder.resolve_max_tokens(
-                prompt, sampling.max_tokens, self._limits.default_max_tokens
+                prompt, sampling.max_tokens, self._lengths.default_max_tokens(sampling)
             ),
             sampling=sampling,
             stop_token_ids=model_ends | answer.stop_token_ids,

@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 
 from internvl_server.concurrency.budget import Budget
 from internvl_server.concurrency.offload import MAX_TEXT_CHARS, MAX_TOKEN_IDS, offload
-from internvl_server.core import Conversation, Prompt
+from internvl_server.core import Conversation, Prompt, SamplingParams
 from internvl_server.errors import EngineOverloadedError
 from internvl_server.media.preparer import MediaPreparer
+from internvl_server.pipeline.lengths import Lengths, fewer_tiles_warnings
 from internvl_server.prompt.builder import PromptBuilder, PromptSkeleton
-from internvl_server.settings import LimitSettings
 
 __all__ = ["PromptPreparer", "tokenize_conversation", "tokenize_raw"]
 
@@ -40,21 +41,26 @@ class PromptPreparer:
     Args:
         media: Fetches, decodes and tiles images and videos.
         builder: Writes prompts.
-        limits: The default length of an answer, and how many tiles may be in flight.
+        lengths: Says how many tokens images may have.
+        max_tiles_in_flight: Most tiles of all requests.
     """
 
-    def __init__(self, media: MediaPreparer, builder: PromptBuilder, limits: LimitSettings) -> None:
+    def __init__(
+        self,
+        media: MediaPreparer,
+        builder: PromptBuilder,
+        lengths: Lengths,
+        max_tiles_in_flight: int,
+    ) -> None:
         self._media = media
         self._builder = builder
-        self._default_max_tokens = limits.default_max_tokens
-        self._tile_budget = Budget(
-            limits.max_tiles_in_flight, _too_many_tiles, admits_oversized=True
-        )
+        self._lengths = lengths
+        self._tile_budget = Budget(max_tiles_in_flight, _too_many_tiles, admits_oversized=True)
 
     async def prepare(
         self,
         conversation: Conversation,
-        max_tokens: int | None,
+        sampling: SamplingParams,
         num_answers: int,
         owner: AsyncExitStack,
     ) -> Prompt:
@@ -62,7 +68,7 @@ class PromptPreparer:
 
         Args:
             conversation: What to answer.
-            max_tokens: The request's limit of the answer's length.
+            sampling: Limits the answer's length.
             num_answers: Number of answers; tiles are counted for each, because an engine may copy them.
             owner: Holds the tiles' permit.
 
@@ -73,16 +79,14 @@ class PromptPreparer:
         skeleton = await tokenize_conversation(self._builder, conversation)
         if not skeleton.media_parts:
             return self._builder.build(skeleton, ())
-        max_image_tokens = self._builder.max_image_tokens(
-            skeleton, max_tokens, self._default_max_tokens
-        )
         permit = owner.enter_context(self._tile_budget.reserve(0))
         tiles = await self._media.prepare(
             skeleton.media_parts,
-            max_image_tokens=max_image_tokens,
+            budget=self._lengths.image_budget(conversation, skeleton, sampling),
             reserve_tiles=lambda num_tiles: permit.resize(num_tiles * num_answers),
         )
-        return self._builder.build(skeleton, tiles)
+        prompt = self._builder.build(skeleton, tiles)
+        return replace(prompt, warnings=prompt.warnings + fewer_tiles_warnings(tiles))
 
 
 def _too_many_tiles(num_tiles: int) -> EngineOverloadedError:

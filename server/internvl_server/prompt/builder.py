@@ -161,17 +161,6 @@ class PromptBuilder:
                 )
         return Prompt(tuple(raw))
 
-    def max_image_tokens(
-        self, skeleton: PromptSkeleton, requested: int | None, default: int
-    ) -> int:
-        """Image tokens that leave room for the text and the answer; may be fewer than those of one tile.
-
-        If the request does not limit its answer, `default` tokens are kept for it, but at most a quarter
-        of the context: images take precedence.
-        """
-        answer = min(default, self.max_model_len // 4) if requested is None else requested
-        return self.max_model_len - skeleton.num_tokens - answer
-
     def resolve_max_tokens(self, prompt: Prompt, requested: int | None, default: int) -> int:
         """The number of tokens the answer may have.
 

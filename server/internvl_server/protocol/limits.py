@@ -6,11 +6,12 @@ from typing import Any
 from internvl_server.errors import InvalidRequestError
 from internvl_server.settings import LimitSettings
 
-__all__ = ["check_length", "check_lists"]
+__all__ = ["check_length", "check_lists", "check_num_parts"]
 
 _MAX_STOPS = 4
 _MAX_STOP_CHARS = 8192
 _MAX_TOKEN_IDS = 1024
+_PART_LISTS = ("content", "output", "tool_calls")
 
 
 def check_lists(fields: Mapping[str, Any], limits: LimitSettings) -> None:
@@ -31,6 +32,33 @@ def check_lists(fields: Mapping[str, Any], limits: LimitSettings) -> None:
                 f"'{path}' has {len(text)} characters; the limit is {_MAX_STOP_CHARS} (the server's).",
                 param=path,
             )
+
+
+def check_num_parts(
+    entries: Any,  # noqa: ANN401  (any JSON value)
+    path: str,
+    limits: LimitSettings,
+) -> None:
+    """Check the number of parts of all messages together.
+
+    Args:
+        entries: The messages or items; anything but a list is left to the validator.
+        path: Their JSON path.
+        limits: How many parts a request may have.
+
+    Raises:
+        InvalidRequestError: There are too many.
+    """
+    if not isinstance(entries, list):
+        return
+    lists = [e.get(name) for e in entries if isinstance(e, dict) for name in _PART_LISTS]
+    num_parts = sum(len(parts) for parts in lists if isinstance(parts, list))
+    if num_parts > limits.max_parts_per_request:
+        raise InvalidRequestError(
+            f"'{path}' has {num_parts} content parts; the limit is {limits.max_parts_per_request} "
+            "(limits.max_parts_per_request).",
+            param=path,
+        )
 
 
 def check_length(value: Any, path: str, limit: int, source: str) -> None:  # noqa: ANN401  (any JSON)

@@ -32,6 +32,9 @@ class CpuSettings(Section):
     kv_cache_bytes: PositiveInt = 1 << 30
     """Memory limit, in bytes, of the keys and values of all running requests. A request starts when its
     prompt and its `max_tokens` fit; until then it waits in arrival order."""
+    default_max_tokens: Annotated[int, Field(ge=0)] = 1024
+    """Maximum number of generated tokens of a request that sets no limit, if `limits.default_max_tokens` is
+    0. 0 means the rest of the context; memory for as many tokens is reserved while a request runs."""
     prefill_chunk_tokens: PositiveInt = 256
     """Prompt tokens computed between two decode steps. A smaller number disturbs running streams less, a
     larger one reads long prompts faster."""

@@ -21,15 +21,18 @@ class LimitSettings(Section):
     max_tiles_in_flight: PositiveInt = 1024
     """Maximum number of image tiles of all accepted requests, counted once per choice. A tile takes 2.4 MB of
     memory. Further requests get 429."""
-    max_messages: PositiveInt = 256
+    max_messages: PositiveInt = 1024
     """Maximum number of messages of one conversation."""
-    max_parts: PositiveInt = 64
+    max_parts: PositiveInt = 512
     """Maximum number of content parts of one message."""
+    max_parts_per_request: PositiveInt = 4096
+    """Maximum number of content parts and tool calls of all messages of one conversation."""
     max_tools: PositiveInt = 128
     """Maximum number of tools of one request, and of tool calls of one message."""
     max_choices: Annotated[int, Field(gt=0, le=128)] = 16
     """Maximum number of choices of one request (`n`)."""
     max_prompts: PositiveInt = 64
     """Maximum number of prompts of one request of `/v1/completions`; several prompts count `n` times."""
-    default_max_tokens: PositiveInt = 1024
-    """Maximum number of generated tokens of a request that sets no limit."""
+    default_max_tokens: Annotated[int, Field(ge=0)] = 0
+    """Maximum number of generated tokens of a request that sets no limit. 0 means the rest of the context,
+    or on the CPU engine `engine.cpu.default_max_tokens`."""

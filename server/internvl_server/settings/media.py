@@ -41,16 +41,20 @@ class MediaSettings(Section):
     """Maximum length of the longer side of one image or frame, in pixels."""
     max_aspect_ratio: PositiveFloat = 200.0
     """Maximum ratio of the longer side to the shorter side."""
-    max_images: PositiveInt = 8
+    max_fetched_bytes: PositiveInt = 80 << 20
+    """Maximum total size of the images fetched for one request, in bytes."""
+    max_images: PositiveInt = 256
     """Maximum number of images of one request; video frames are not counted."""
-    max_tiles_per_request: PositiveInt = 64
-    """Maximum number of tiles of all images of one request, thumbnails included. A video frame is one
-    tile."""
+    max_tiles_per_request: PositiveInt = 256
+    """Maximum number of tiles of one request. Each image takes at least one, and each video frame one."""
+    shared_tiles: PositiveInt = 64
+    """Number of tiles, thumbnails included, that all images and frames of one request share. If one tile each
+    takes more, they get more; in a conversation, the newest image keeps up to 13."""
     num_workers: Annotated[int, Field(ge=0)] = 0
     """Number of processes that decode and tile images; 0 means one per core, at most 4."""
     decode_timeout_s: PositiveFloat = 10.0
     """Time limit of decoding and tiling one image, in seconds; its process is then killed."""
-    max_videos: PositiveInt = 4
+    max_videos: PositiveInt = 32
     """Maximum number of videos of one request, lists of frames included."""
     default_video_frames: PositiveInt = 8
     """Number of frames sampled from a video when the request does not set one."""

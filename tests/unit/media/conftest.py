@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import numpy as np
 import pytest
 from internvl_server.core import Detail, ImageReference
+from internvl_server.media.tile_budget import ImageBudget
 from internvl_server.settings import MediaSettings
 from PIL import Image
 
@@ -34,6 +35,11 @@ def reference(
     url: str, *, detail: Detail = Detail.AUTO, max_tiles: int | None = None, param: str = PARAM
 ) -> ImageReference:
     return ImageReference(url=url, detail=detail, max_tiles=max_tiles, param=param)
+
+
+def tokens(most: int, num_earlier: int = 0) -> ImageBudget:
+    """A budget of tokens, all of them shared."""
+    return ImageBudget(max_tokens=most, shared_tokens=most, num_earlier=num_earlier)
 
 
 Answer = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]

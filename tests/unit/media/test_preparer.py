@@ -17,10 +17,11 @@ from internvl_server.errors import (
     InvalidRequestError,
 )
 from internvl_server.media.preparer import MediaPreparer
+from internvl_server.media.tile_budget import ImageBudget
 from internvl_server.media.tiling import tile_image
 from internvl_server.settings import MediaSettings
 
-from tests.unit.media.conftest import StubHost, data_url, encode, make_image, reference
+from tests.unit.media.conftest import StubHost, data_url, encode, make_image, reference, tokens
 
 WIDE = data_url(encode(make_image(1344, 336), "PNG"))
 SMALL = data_url(encode(make_image(64, 48), "PNG"))
@@ -96,15 +97,15 @@ class TestTiles:
 class TestBudget:
     async def test_images_share_the_tiles(self, preparer: MediaPreparer) -> None:
         references = [reference(WIDE), reference(WIDE), reference(SMALL, detail=Detail.LOW)]
-        prepared = await preparer.prepare(references, max_image_tokens=7 * 256)
+        prepared = await preparer.prepare(references, budget=tokens(7 * 256))
         assert [tiles.num_tiles for tiles in prepared] == [3, 3, 1]
-        prepared = await preparer.prepare(references, max_image_tokens=11 * 256 + 255)
+        prepared = await preparer.prepare(references, budget=tokens(11 * 256 + 255))
         assert [tiles.num_tiles for tiles in prepared] == [5, 5, 1]
 
     async def test_no_room_for_a_tile_each(self, preparer: MediaPreparer) -> None:
-        for tokens in (2 * 256 - 1, 0, -5):
+        for room in (2 * 256 - 1, 0, -5):
             with pytest.raises(ContextLengthExceededError) as error:
-                await preparer.prepare([reference(WIDE)] * 2, max_image_tokens=tokens)
+                await preparer.prepare([reference(WIDE)] * 2, budget=tokens(room))
             assert error.value.param is Field.PROMPT
 
     async def test_request_has_a_budget(self, settings: MediaSettings) -> None:
@@ -116,10 +117,47 @@ class TestBudget:
         assert [tiles.num_tiles for tiles in prepared] == [4]
         await preparer.close()
 
+    async def test_images_of_earlier_turns_give_way(self, preparer: MediaPreparer) -> None:
+        references = [reference(SMALL, detail=Detail.LOW), reference(WIDE), reference(WIDE)]
+        for num_earlier, counts in ((0, [1, 3, 3]), (1, [1, 3, 3]), (2, [1, 1, 5])):
+            budget = tokens(8 * 256, num_earlier)
+            prepared = await preparer.prepare(references, budget=budget)
+            measured = await preparer.measure(references, budget=budget)
+            assert [tiles.num_tiles for tiles in prepared] == counts
+            assert [image.num_tiles for image in measured] == counts
+            for images in (prepared, measured):
+                assert [image.num_requested_tiles for image in images] == [1, 5, 5]
+
+    async def test_one_tile_each_may_take_what_is_kept_for_the_answer(
+        self, preparer: MediaPreparer
+    ) -> None:
+        budget = ImageBudget(max_tokens=3 * 256, shared_tokens=256)
+        prepared = await preparer.prepare([reference(WIDE)] * 3, budget=budget)
+        assert [tiles.num_tiles for tiles in prepared] == [1, 1, 1]
+        with pytest.raises(ContextLengthExceededError, match="4 images"):
+            await preparer.prepare([reference(WIDE)] * 4, budget=budget)
+
+    async def test_the_newest_image_of_a_long_conversation_keeps_its_tiles(
+        self, settings: MediaSettings
+    ) -> None:
+        """With one tile for each earlier image, even where these alone take all shared tiles."""
+        limits = settings.model_copy(update={"shared_tiles": 5, "max_tiles_per_request": 20})
+        preparer = MediaPreparer(limits)
+        await preparer.start()
+        for num_earlier, newest in ((1, 5), (2, 5), (10, 5), (15, 5), (16, 4), (17, 3), (19, 1)):
+            references = [reference(WIDE)] * (num_earlier + 1)
+            prepared = await preparer.prepare(references, budget=tokens(10**6, num_earlier))
+            assert [t.num_tiles for t in prepared] == [1] * num_earlier + [newest]
+        await preparer.close()
+
+    async def test_many_images_get_one_tile_each(self, preparer: MediaPreparer) -> None:
+        prepared = await preparer.prepare([reference(WIDE)] * 65)
+        assert [tiles.num_tiles for tiles in prepared] == [1] * 65
+
     async def test_too_many_images_are_refused_before_the_first_fetch(
         self, preparer: MediaPreparer, host: StubHost
     ) -> None:
-        with pytest.raises(InvalidRequestError, match="at most 8"):
+        with pytest.raises(InvalidRequestError, match="at most 256"):
             await preparer.prepare([reference(host.url())] * 1000)
         assert host.num_connections == 0
 
@@ -142,9 +180,9 @@ class TestFailure:
             reference(SMALL, param="messages[0].content[0].image_url"),
             reference(url, param="messages[0].content[1].image_url"),
         ]
-        for tokens in (None, 4 * 256):
+        for budget in (None, tokens(4 * 256)):
             with pytest.raises(error) as failure:
-                await preparer.prepare(references, max_image_tokens=tokens)
+                await preparer.prepare(references, budget=budget)
             assert failure.value.param == "messages[0].content[1].image_url"
         assert await preparer.prepare(references[:1])
 
@@ -189,6 +227,19 @@ class TestFailure:
         host.answer = answer
         assert len(await preparer.prepare([reference(host.url())] * 8)) == 8
         assert most == 4
+
+    async def test_fetched_images_are_limited_together(
+        self, settings: MediaSettings, host: StubHost
+    ) -> None:
+        body = encode(make_image())
+        host.reply(body)
+        limits = settings.model_copy(update={"max_fetched_bytes": 3 * len(body)})
+        preparer = MediaPreparer(limits)
+        await preparer.start()
+        assert len(await preparer.prepare([reference(host.url())] * 3)) == 3
+        with pytest.raises(ImageTooLargeError, match="max_fetched_bytes"):
+            await preparer.prepare([reference(host.url())] * 4)
+        await preparer.close()
 
     @pytest.mark.parametrize("delay_s", [0.0, 0.005, 0.02, 0.05, 0.1])
     async def test_cancelled_request_leaves_nothing(

@@ -32,7 +32,7 @@ from internvl_server.media.tiling import tile_image
 from internvl_server.media.workers import process as worker_process
 from internvl_server.settings import MediaSettings
 
-from tests.unit.media.conftest import StubHost, data_url, encode, make_image, reference
+from tests.unit.media.conftest import StubHost, data_url, encode, make_image, reference, tokens
 from tests.unit.media.decoding.test_video import LIMITS
 from tests.video_files import colour, video, video_url
 
@@ -96,24 +96,26 @@ class TestTiles:
     async def test_measure_agrees(self, preparer: MediaPreparer) -> None:
         turned = asked(video_url(video(rotation=90)), num_frames=3)
         media_parts = [turned, reference(WIDE), FrameList((reference(WIDE),))]
-        measured = await preparer.measure(media_parts, max_image_tokens=8 * 256)
-        tiles = await preparer.prepare(media_parts, max_image_tokens=8 * 256)
-        assert measured == tuple(ImageMeasure(t.size, t.num_tiles) for t in tiles)
+        measured = await preparer.measure(media_parts, budget=tokens(8 * 256))
+        tiles = await preparer.prepare(media_parts, budget=tokens(8 * 256))
+        assert measured == tuple(
+            ImageMeasure(t.size, t.num_tiles, t.num_requested_tiles) for t in tiles
+        )
         assert [m.num_tiles for m in measured] == [1, 1, 1, 4, 1]
 
 
 class TestBudget:
     async def test_images_share_the_tiles_that_frames_leave(self, preparer: MediaPreparer) -> None:
         media_parts = [asked(num_frames=4), reference(WIDE), reference(WIDE)]
-        tiles = await preparer.prepare(media_parts, max_image_tokens=10 * 256)
+        tiles = await preparer.prepare(media_parts, budget=tokens(10 * 256))
         assert [t.num_tiles for t in tiles] == [1, 1, 1, 1, 3, 3]
         with pytest.raises(ContextLengthExceededError, match="6 images and frames"):
-            await preparer.prepare(media_parts, max_image_tokens=6 * 256 - 1)
+            await preparer.prepare(media_parts, budget=tokens(6 * 256 - 1))
 
     async def test_counts_are_checked_before_the_first_fetch(
         self, preparer: MediaPreparer, host: StubHost
     ) -> None:
-        for media_parts in ([asked(host.url())] * 5, [asked(host.url(), 32)] * 3):
+        for media_parts in ([asked(host.url())] * 33, [asked(host.url(), 32)] * 9):
             with pytest.raises(InvalidRequestError, match="are allowed"):
                 await preparer.prepare(media_parts)
         assert host.num_connections == 0

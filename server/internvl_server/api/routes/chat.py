@@ -79,7 +79,7 @@ async def count_chat_input(request: Request, services: ServicesDep) -> JSONRespo
         _, warnings = services.pipeline.resolve_sampling(
             parsed.sampling, parsed.answer, parsed.conversation
         )
-        work = services.prompt_counter.measure(parsed.conversation, parsed.sampling.max_tokens)
+        work = services.prompt_counter.measure(parsed.conversation, parsed.sampling)
         measured = await run_until_disconnect(request, work)
         content = input_tokens_json(
             measured.usage,

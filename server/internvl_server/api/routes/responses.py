@@ -84,7 +84,7 @@ async def count_response_input(request: Request, services: ServicesDep) -> JSONR
         _, warnings = services.pipeline.resolve_sampling(
             parsed.sampling, parsed.answer, parsed.conversation
         )
-        work = services.prompt_counter.measure(parsed.conversation, None)
+        work = services.prompt_counter.measure(parsed.conversation, parsed.sampling)
         measured = await run_until_disconnect(request, work)
         content = input_tokens_json(measured.usage)
         headers = notice_headers(parsed.ignored, (*warnings, *measured.warnings))

@@ -74,7 +74,13 @@ class CpuEngine:
         )
         # A request larger than the whole KV cache would wait forever, so the cache limits the context.
         max_model_len = min(max_model_len, self._max_kv_tokens)
-        self._info = EngineInfo("cpu", max_model_len, max_num_seqs, _capabilities(tokens))
+        self._info = EngineInfo(
+            "cpu",
+            max_model_len,
+            max_num_seqs,
+            _capabilities(tokens),
+            default_max_tokens=settings.default_max_tokens,
+        )
         self._streams: dict[Sequence, Stream] = {}
         self._worker: Worker | None = None
         self._state = "not started"

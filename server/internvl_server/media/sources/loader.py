@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Coroutine, Iterable
 from typing import Any, TypeVar
 
-from internvl_server.errors import ServerError
+from internvl_server.errors import ImageTooLargeError, ServerError
 from internvl_server.media.encoded import Base64Media, BinaryMedia, EncodedMedia
 from internvl_server.media.sources.data_url import check_scheme, is_data_url, split_data_url
 from internvl_server.media.sources.fetch import MediaFetcher
@@ -17,22 +17,41 @@ T = TypeVar("T")
 
 
 class RequestLoader:
-    """Loads the media of one request, at most `max_fetches_per_request` at a time."""
+    """Loads the media of one request, at most `max_fetches_per_request` at a time.
+
+    All images that it fetches are held at the same time, so they share `max_fetched_bytes`.
+    """
 
     def __init__(self, fetcher: MediaFetcher, settings: MediaSettings) -> None:
         self._fetcher = fetcher
         self._slots = asyncio.Semaphore(settings.max_fetches_per_request)
         self._max_image_bytes = settings.max_image_bytes
         self._max_video_bytes = settings.max_video_bytes
+        self._max_fetched_bytes = settings.max_fetched_bytes
+        self._fetched_bytes = 0
 
     async def load(self, url: str, *, param: str, kind: MediaType = IMAGE) -> EncodedMedia:
-        """Load the file of a URL. Raises the errors of `split_data_url` and `MediaFetcher.fetch`."""
+        """Load the file of a URL.
+
+        Raises:
+            ImageTooLargeError: The images of the request are too large together.
+            InvalidRequestError, EngineOverloadedError: As `split_data_url` and `MediaFetcher.fetch`.
+        """
         if is_data_url(url):
             max_bytes = self._max_image_bytes if kind is IMAGE else self._max_video_bytes
             return Base64Media(split_data_url(url, max_bytes=max_bytes, param=param, kind=kind))
         check_scheme(url, param=param, kind=kind)
         async with self._slots:
-            return BinaryMedia(await self._fetcher.fetch(url, param=param, kind=kind))
+            data = await self._fetcher.fetch(url, param=param, kind=kind)
+        if kind is IMAGE:
+            self._fetched_bytes += len(data)
+            if self._fetched_bytes > self._max_fetched_bytes:
+                raise ImageTooLargeError(
+                    f"The images of the request have more than {self._max_fetched_bytes} bytes "
+                    "together, the limit (media.max_fetched_bytes).",
+                    param=param,
+                )
+        return BinaryMedia(data)
 
 
 async def attach_param(result: Awaitable[T], param: str) -> T:

@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from internvl_server.protocol.chat.tools import HistoryCall, ToolList
 from internvl_server.protocol.fields import Extension
-from internvl_server.protocol.limits import check_length
+from internvl_server.protocol.limits import check_length, check_num_parts
 from internvl_server.protocol.wire import Wire
 from internvl_server.settings import LimitSettings
 
@@ -187,6 +187,7 @@ def prepare_messages(fields: dict[str, Any], limits: LimitSettings) -> None:
     """
     messages = fields.get("messages")
     check_length(messages, "messages", limits.max_messages, "limits.max_messages")
+    check_num_parts(messages, "messages", limits)
     if isinstance(messages, list):
         fields["messages"] = [
             _prepared(message, f"messages[{index}]", limits)

@@ -12,7 +12,7 @@ from internvl_server.core import (
 )
 from internvl_server.protocol.constraints import combine, tool_call_constraint
 from internvl_server.protocol.fields import FieldTable, known_fields
-from internvl_server.protocol.limits import check_length, check_lists
+from internvl_server.protocol.limits import check_length, check_lists, check_num_parts
 from internvl_server.protocol.parsing import ParsedRequest, read_object, validate
 from internvl_server.protocol.responses.convert import to_conversation
 from internvl_server.protocol.responses.request import (
@@ -106,6 +106,7 @@ def _fields(
     check_lists(fields, limits)
     check_length(fields.get("metadata"), "metadata", _MAX_METADATA, "OpenAI's")
     check_length(fields.get("input"), "input", limits.max_messages, "limits.max_messages")
+    check_num_parts(fields.get("input"), "input", limits)
     for name in ("input", "tools"):
         if isinstance(fields.get(name), list):
             entries = enumerate(fields[name])

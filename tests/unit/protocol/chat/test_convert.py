@@ -284,6 +284,14 @@ def test_limits_on_messages_and_parts_are_judged_before_they_are_looked_at() -> 
             parse(body, limits)
 
 
+def test_the_parts_of_all_messages_are_limited_together() -> None:
+    limits = LimitSettings(max_parts_per_request=3)
+    message = {"role": "user", "content": [{"type": "text", "text": "a"}] * 2}
+    assert parse({"model": "m", "messages": [message]}, limits)
+    with pytest.raises(InvalidRequestError, match="'messages' has 4 content parts; the limit is 3"):
+        parse({"model": "m", "messages": [message] * 2}, limits)
+
+
 def test_an_answer_of_the_sdk_can_be_sent_back_as_history() -> None:
     from openai.types.chat import ChatCompletionMessage
 

@@ -275,9 +275,9 @@ ALLOW_G = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function
         ({"metadata": {str(n): "" for n in range(17)}}, "metadata"),
         ({"metadata": dict.fromkeys(map(str, range(17)), 1)}, "metadata"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
-        ({"input": [{"role": "user", "content": "x"}] * 300}, "input"),
+        ({"input": [{"role": "user", "content": "x"}] * 1025}, "input"),
         (
-            {"input": [{"role": "user", "content": [{"type": "input_text", "text": ""}] * 65}]},
+            {"input": [{"role": "user", "content": [{"type": "input_text", "text": ""}] * 513}]},
             "input[0].content",
         ),
     ],

@@ -1,0 +1,139 @@
+"""Images to tiles, several per image."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from internvl_server.core import Detail, ImageMeasure, ImageReference, ImageTiles
+from internvl_server.media.encoded import EncodedMedia
+from internvl_server.media.sources.loader import RequestLoader, attach_param, gather
+from internvl_server.media.tile_budget import allocate_tiles
+from internvl_server.media.tiling import count_tiles, select_grid
+from internvl_server.media.workers.pool import DecodePool
+
+__all__ = ["HIGH_DETAIL_TILES", "ImagePreparer", "ImageShare", "ReserveTiles"]
+
+MEDIUM_DETAIL_TILES = 6
+HIGH_DETAIL_TILES = 12
+
+ReserveTiles: TypeAlias = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageShare:
+    """The tiles that all images of a request may have; the first `num_earlier` images give way first."""
+
+    num_tiles: int
+    num_earlier: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _TilePlan:
+    """The tiling of one image: its upright size, and its numbers of tiles.
+
+    `cap` is without the thumbnail, the two numbers are with it.
+    """
+
+    size: tuple[int, int]
+    cap: int
+    num_tiles: int
+    num_requested_tiles: int
+
+
+class ImagePreparer:
+    """Decodes images in a pool that others start and close.
+
+    Args:
+        pool: Decodes and tiles.
+        tile_px: Side of a tile in pixels.
+        auto_max_tiles: Tiles of an image with `detail: auto`.
+    """
+
+    def __init__(self, pool: DecodePool, *, tile_px: int, auto_max_tiles: int) -> None:
+        self._pool = pool
+        self._tile_px = tile_px
+        self._detail_tiles = {
+            Detail.LOW: 1,
+            Detail.MEDIUM: MEDIUM_DETAIL_TILES,
+            Detail.AUTO: auto_max_tiles,
+            Detail.HIGH: HIGH_DETAIL_TILES,
+            Detail.ORIGINAL: HIGH_DETAIL_TILES,
+        }
+
+    async def prepare(
+        self,
+        references: Sequence[ImageReference],
+        *,
+        loader: RequestLoader,
+        share: ImageShare,
+        reserve_tiles: ReserveTiles,
+    ) -> tuple[ImageTiles, ...]:
+        """Tile the images of a request, in order.
+
+        Args:
+            references: The images.
+            loader: Loads them.
+            share: The tiles that they may have.
+            reserve_tiles: Called with the number of tiles before an image is decoded; may raise.
+
+        Raises:
+            ImageError: One cannot be used; `param` is its JSON path.
+            EngineOverloadedError: The server is fetching too many.
+        """
+        images = await _load_all(references, loader)
+        plans = await self._plan_tiles(references, images, share)
+        reserve_tiles(sum(plan.num_tiles for plan in plans))
+        return await gather(
+            attach_param(self._tile(image, plan), reference.param)
+            for reference, image, plan in zip(references, images, plans, strict=True)
+        )
+
+    async def measure(
+        self, references: Sequence[ImageReference], *, loader: RequestLoader, share: ImageShare
+    ) -> tuple[ImageMeasure, ...]:
+        """Count the tiles of `prepare` from the headers of the images. Raises the errors of `prepare`."""
+        images = await _load_all(references, loader)
+        return tuple(
+            ImageMeasure(plan.size, plan.num_tiles, plan.num_requested_tiles)
+            for plan in await self._plan_tiles(references, images, share)
+        )
+
+    async def _tile(self, image: EncodedMedia, plan: _TilePlan) -> ImageTiles:
+        tiles = await self._pool.tile(image, max_tiles=plan.cap)
+        return replace(tiles, num_requested_tiles=plan.num_requested_tiles)
+
+    async def _plan_tiles(
+        self,
+        references: Sequence[ImageReference],
+        images: Sequence[EncodedMedia],
+        share: ImageShare,
+    ) -> list[_TilePlan]:
+        """The tiling of each image within the share, from its size in its header."""
+        sizes = await gather(
+            attach_param(self._pool.read_size(image), reference.param)
+            for reference, image in zip(references, images, strict=True)
+        )
+        requested = [self._requested_cap(reference) for reference in references]
+        num_earlier, tile_px = share.num_earlier, self._tile_px
+        caps = allocate_tiles(
+            requested, sizes, share.num_tiles, num_earlier=num_earlier, tile_px=tile_px
+        )
+        return [
+            _TilePlan(size, cap, self._count(size, cap), self._count(size, most))
+            for size, cap, most in zip(sizes, caps, requested, strict=True)
+        ]
+
+    def _count(self, size: tuple[int, int], cap: int) -> int:
+        return count_tiles(select_grid(*size, max_tiles=cap, tile_px=self._tile_px))
+
+    def _requested_cap(self, reference: ImageReference) -> int:
+        """The tile cap that the image's `max_tiles` or `detail` requests."""
+        if reference.max_tiles is not None:
+            return reference.max_tiles
+        return self._detail_tiles[reference.detail]
+
+
+async def _load_all(
+    references: Sequence[ImageReference], loader: RequestLoader
+) -> tuple[EncodedMedia, ...]:
+    return await gather(loader.load(r.url, param=r.param) for r in references)
