@@ -65,7 +65,7 @@ async def count_message_tokens(request: Request, services: ServicesDep) -> JSONR
         _, warnings = services.pipeline.resolve_sampling(
             parsed.sampling, parsed.answer, parsed.conversation
         )
-        work = services.prompt_counter.measure(parsed.conversation, None)
+        work = services.prompt_counter.measure(parsed.conversation, parsed.sampling)
         measured = await run_until_disconnect(request, work)
         headers = notice_headers(parsed.ignored, (*warnings, *measured.warnings))
         return JSONResponse(count_json(measured.usage), headers=headers)

@@ -39,7 +39,7 @@ class ChatCompletionRequest(ConversationFields, SamplingFields):
     max_tokens: MaxTokens | None = None
     """The older name of `max_completion_tokens`."""
     max_completion_tokens: MaxTokens | None = None
-    """Default `limits.default_max_tokens`."""
+    """Default: the rest of the context, or `limits.default_max_tokens`."""
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     """1 to `limits.max_choices`; images are prepared once."""
     logprobs: Annotated[bool | None, Needs("logprobs")] = None

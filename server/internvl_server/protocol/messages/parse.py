@@ -14,7 +14,7 @@ from internvl_server.core import (
 from internvl_server.errors import InvalidRequestError
 from internvl_server.protocol.constraints import combine, tool_call_constraint
 from internvl_server.protocol.fields import FieldTable, known_fields
-from internvl_server.protocol.limits import check_length, check_lists
+from internvl_server.protocol.limits import check_length, check_lists, check_num_parts
 from internvl_server.protocol.messages.convert import dropped_blocks, to_conversation
 from internvl_server.protocol.messages.request import (
     COUNT_FIELDS,
@@ -133,6 +133,7 @@ def _fields(
     check_lists(fields, limits)
     check_length(fields.get("stop_sequences"), "stop_sequences", _MAX_STOPS, "the server's")
     check_length(fields.get("messages"), "messages", limits.max_messages, "limits.max_messages")
+    check_num_parts(fields.get("messages"), "messages", limits)
     for name in ("messages", "tools"):
         if isinstance(fields.get(name), list):
             entries = enumerate(fields[name])

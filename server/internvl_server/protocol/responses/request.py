@@ -69,7 +69,7 @@ class ResponsesRequest(PromptFields, SamplingFields):
     model: str
     """The served name."""
     max_output_tokens: MaxTokens | None = None
-    """Default `limits.default_max_tokens`."""
+    """Default: the rest of the context, or `limits.default_max_tokens`."""
     include: Annotated[
         Annotated[list[Literal["message.output_text.logprobs"]], Field(fail_fast=True)] | None,
         Needs("logprobs"),
