@@ -20,6 +20,7 @@ from internvl_server.api.routes import (
     chat,
     completions,
     health,
+    index,
     messages,
     models,
     responses,
@@ -131,7 +132,7 @@ def _with_engine(settings: Settings) -> Settings:
 def _install(app: FastAPI, settings: Settings) -> None:
     install_error_handlers(app)
     install_openapi(app)
-    for module in (chat, completions, messages, responses, tokens, models, version, health):
+    for module in (chat, completions, messages, responses, tokens, models, version, health, index):
         app.include_router(module.router)
     keys = [key.get_secret_value() for key in settings.server.api_keys]
     app.add_middleware(AuthMiddleware, api_keys=keys)

@@ -7,6 +7,7 @@ import pytest
 
 from tests.live_server import LiveServer
 
+PROXY_HEADERS = {"x-accel-buffering"}
 PATH = "/v1/chat/completions"
 ORIGIN = "https://app.example.com"
 HELLO = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}
@@ -59,5 +60,6 @@ def test_a_page_can_read_answers_and_errors(
     )
     assert answer.status_code == status
     assert answer.headers["access-control-allow-origin"] == ORIGIN
-    exposed = answer.headers["access-control-expose-headers"]
-    assert {"x-request-id", "x-ignored-fields"} <= set(exposed.split(", "))
+    exposed = set(answer.headers["access-control-expose-headers"].split(", "))
+    assert {"x-request-id", "x-ignored-fields", "x-warnings"} <= exposed
+    assert {name for name in answer.headers if name.startswith("x-")} <= exposed | PROXY_HEADERS

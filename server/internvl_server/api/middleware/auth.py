@@ -13,7 +13,7 @@ from internvl_server.errors import AuthenticationError
 __all__ = ["AuthMiddleware"]
 
 # Compared with scope["path"], never with a URL rebuilt from the Host header.
-_OPEN_PATHS = frozenset({"/health", "/ready"})
+_OPEN_PATHS = frozenset({"/", "/health", "/ready"})
 
 
 class AuthMiddleware:

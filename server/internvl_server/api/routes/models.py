@@ -12,12 +12,14 @@ router = APIRouter()
 
 
 @router.get("/v1/models")
+@router.head("/v1/models", include_in_schema=False)
 async def list_models(services: ServicesDep) -> dict[str, Any]:
     """The served model, as a list."""
     return {"object": "list", "data": [_model(services)]}
 
 
 @router.get("/v1/models/{name:path}")
+@router.head("/v1/models/{name:path}", include_in_schema=False)
 async def retrieve_model(name: str, services: ServicesDep) -> dict[str, Any]:
     """The served model by its name."""
     services.check_model(name)
