@@ -48,6 +48,37 @@ def test_unknown_fields_are_refused_where_that_is_set(
         assert (code, details["param"]) == ("unknown_parameter", "nope")
 
 
+def test_misspelt_fields_are_refused(echo_server: LiveServer) -> None:
+    body = BODIES["/v1/chat/completions"] | {"stream": True}
+    refused = echo_server.post(body | {"stream_otpions": {"include_usage": True}})
+    assert refused.status_code == 400
+    error = refused.json()["error"]
+    assert (error["code"], error["param"]) == ("unknown_parameter", "stream_otpions")
+    assert "Did you mean 'stream_options'?" in error["message"]
+
+
+def test_counting_names_the_ignored_fields(echo_server: LiveServer) -> None:
+    path = "/v1/chat/completions/input_tokens"
+    messages = [HELLO[0] | {"cache_control": {"type": "ephemeral"}}]
+    counted = send(echo_server, path, BODIES[path] | {"messages": messages, "keep_alive": "5m"})
+    assert counted.json()["ignored_fields"] == ["keep_alive", "messages[0].cache_control"]
+    assert send(echo_server, path, BODIES[path]).json()["ignored_fields"] == []
+
+
+def test_each_ignored_field_is_logged_once(
+    echo_server: LiveServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = BODIES["/v1/chat/completions"]
+    with caplog.at_level("INFO", logger="internvl_server.api.body"):
+        for _ in range(3):
+            echo_server.post(body | {"logged_once": 1, "messages": [HELLO[0] | {"mood": 1}] * 2})
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line for line in lines if "logged_once" in line or "mood" in line] == [
+        "the request field 'logged_once' is not known here and is ignored",
+        "the request field 'messages[].mood' is not known here and is ignored",
+    ]
+
+
 def test_the_header_is_bounded(echo_server: LiveServer) -> None:
     many = {f"{number}{'x' * 100}": 1 for number in range(10_000)}
     cut = echo_server.post(BODIES["/v1/chat/completions"] | many).headers["x-ignored-fields"]

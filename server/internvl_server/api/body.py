@@ -1,6 +1,9 @@
 """Reads request bodies: uncompressed JSON, bounded in size and time, parsed in a thread when large."""
 
 import asyncio
+import logging
+import re
+from collections.abc import Sequence
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -16,7 +19,22 @@ from internvl_server.settings import LimitSettings, Settings
 
 __all__ = ["BodyParser", "read_json_body", "read_request"]
 
-T_co = TypeVar("T_co", covariant=True)
+_logger = logging.getLogger(__name__)
+
+# A client chooses the names, so that only so many are remembered and logged.
+_MAX_LOGGED = 256
+_logged: set[str] = set()
+
+
+class ParsedBody(Protocol):
+    """What the parsers make: among other things the JSON paths that were ignored."""
+
+    @property
+    def ignored(self) -> Sequence[str]:
+        """JSON paths of fields that were accepted without effect."""
+
+
+T_co = TypeVar("T_co", covariant=True, bound=ParsedBody)
 
 
 class BodyParser(Protocol[T_co]):
@@ -35,7 +53,17 @@ async def read_request(request: Request, settings: Settings, parser: BodyParser[
     data = await read_json_body(request, settings.limits)
     ignore_unknown = settings.server.unknown_fields == "ignore"
     parse = partial(parser, data, settings.limits, ignore_unknown=ignore_unknown)
-    return await offload(parse, size=len(data), limit=MAX_JSON_BYTES)
+    parsed = await offload(parse, size=len(data), limit=MAX_JSON_BYTES)
+    _log_once(parsed.ignored)
+    return parsed
+
+
+def _log_once(ignored: Sequence[str]) -> None:
+    """Log the fields that are ignored for the first time, whatever index their object has."""
+    names = {re.sub(r"\[\d+\]", "[]", path) for path in ignored[:_MAX_LOGGED]}
+    for name in sorted(names - _logged)[: _MAX_LOGGED - len(_logged)]:
+        _logged.add(name)
+        _logger.info("the request field '%s' is not known here and is ignored", name)
 
 
 async def read_json_body(request: Request, limits: LimitSettings) -> bytes:

@@ -116,6 +116,14 @@ class Generation:
         """What the prompts took."""
         return self._usage
 
+    def usage(self) -> Usage:
+        """What the prompts took and the answers have taken so far."""
+        return replace(
+            self._usage,
+            num_completion_tokens=sum(answer.num_tokens for answer in self._answers),
+            num_cached_tokens=sum(answer.num_cached_tokens for answer in self._firsts),
+        )
+
     def deltas(self) -> AsyncIterator[TextDelta]:
         """Text of all answers as it becomes certain.
 
@@ -125,7 +133,7 @@ class Generation:
             EngineError: The engine failed.
         """
         is_one = len(self._answers) == 1
-        return self._answers[0].deltas(self._total) if is_one else self._merged()
+        return self._answers[0].deltas(self.usage) if is_one else self._merged()
 
     async def complete(self) -> list[TextDelta]:
         """Each answer as a whole, in one delta; the last one has the `usage`.
@@ -137,7 +145,7 @@ class Generation:
         async for delta in self.deltas():
             parts[delta.index].append(delta)
         whole = [_joined(deltas) for deltas in parts]
-        return [*whole[:-1], replace(whole[-1], usage=self._total())]
+        return [*whole[:-1], replace(whole[-1], usage=self.usage())]
 
     async def _merged(self) -> AsyncIterator[TextDelta]:
         """The answers' deltas in the order in which they come. If one answer fails, all do."""
@@ -150,7 +158,7 @@ class Generation:
                 if isinstance(item, Exception):
                     raise item
                 num_open -= item.finish_reason is not None
-                yield item if num_open else replace(item, usage=self._total())
+                yield item if num_open else replace(item, usage=self.usage())
         finally:
             await self.aclose()
 
@@ -162,13 +170,6 @@ class Generation:
         for pump in self._pumps:
             pump.cancel()
         await asyncio.gather(*self._pumps, return_exceptions=True)
-
-    def _total(self) -> Usage:
-        return replace(
-            self._usage,
-            num_completion_tokens=sum(answer.num_tokens for answer in self._answers),
-            num_cached_tokens=sum(answer.num_cached_tokens for answer in self._firsts),
-        )
 
 
 async def _pump(answer: Answer, queue: "asyncio.Queue[TextDelta | Exception]") -> None:

@@ -7,15 +7,14 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from internvl_server.core import AnswerParams, Conversation, SamplingParams
-from internvl_server.errors import InvalidRequestError, UnsupportedParameterError
+from internvl_server.errors import InvalidRequestError
+from internvl_server.protocol.fields import Reading
 from internvl_server.protocol.wire import Wire
 
 __all__ = ["ParsedRequest", "read_object", "validate"]
 
 W = TypeVar("W", bound=Wire)
 
-# Ignored members are removed in rounds: a wrong branch of a union can hide some of them at first.
-_MAX_ROUNDS = 8
 # pydantic reports all errors or none, and each takes time.
 _MAX_ERRORS = 10_000
 
@@ -62,52 +61,32 @@ def validate(
 
     Args:
         model: What the fields must be.
-        fields: The object's members. Ignored members are removed from it.
+        fields: The object's members.
         ignore_unknown: Ignore members that the model does not have instead of refusing them.
 
     Raises:
         InvalidRequestError: With the JSON path of the first violation.
-        UnsupportedParameterError: For an unknown member.
+        UnsupportedParameterError: For a member that is not implemented and asks for something, and for one
+            that is probably misspelt.
     """
-    ignored: list[str] = []
-    for _ in range(_MAX_ROUNDS):
-        try:
-            return model.model_validate(fields), tuple(ignored)
-        except ValidationError as err:
-            if err.error_count() > _MAX_ERRORS:
-                raise InvalidRequestError(
-                    f"The body is invalid in more than {_MAX_ERRORS} places."
-                ) from None
-            unknown = [e for e in err.errors(include_url=False) if e["type"] == "extra_forbidden"]
-            if not ignore_unknown or not unknown:
-                _raise_first(err)
-            ignored += [_remove(fields, error) for error in unknown]
-    raise InvalidRequestError("The body has unknown members in too many places.")
-
-
-def _remove(fields: dict[str, Any], error: ErrorDetails) -> str:
-    """Remove an unknown member and return its JSON path."""
-    steps = _json_steps(error["loc"], ends_in_member=True)
-    *parents, name = steps
-    holder: Any = fields
-    for step in parents:
-        holder = holder[step]
-    del holder[name]
-    return _json_path(steps)
+    reading = Reading(ignore_unknown=ignore_unknown)
+    try:
+        made = model.model_validate(fields, context=reading)
+    except ValidationError as err:
+        if err.error_count() > _MAX_ERRORS:
+            raise InvalidRequestError(
+                f"The body is invalid in more than {_MAX_ERRORS} places."
+            ) from None
+        _raise_first(err)
+    return made, reading.ignored_paths(fields)
 
 
 def _raise_first(error: ValidationError) -> NoReturn:
     """Raise the first violation as an error of this server."""
     first = error.errors(include_url=False, include_context=True)[0]
-    path = _json_path(_json_steps(first["loc"], ends_in_member=first["type"] == "extra_forbidden"))
+    path = _json_path(_json_steps(first["loc"]))
     if first["type"] in _TAG_ERRORS:
         path += "." + str(first.get("ctx", {}).get("discriminator", "")).strip("'")
-    if first["type"] == "extra_forbidden":
-        raise UnsupportedParameterError(
-            f"Unknown parameter: '{path}'. It is not supported by this server; leave it out.",
-            param=path,
-            code="unknown_parameter",
-        ) from error
     if first["type"] == "missing":
         raise InvalidRequestError(
             f"Missing required parameter: '{path}'.",
@@ -126,24 +105,21 @@ def _json_path(steps: list[int | str]) -> str:
         if isinstance(step, int):
             path += f"[{step}]"
         else:
-            path += f".{step[:64]}" if path else step[:64]
+            path += f".{step}" if path else step
     return path
 
 
-def _json_steps(location: tuple[int | str, ...], *, ends_in_member: bool) -> list[int | str]:
+def _json_steps(location: tuple[int | str, ...]) -> list[int | str]:
     """The keys and indices of a location, without the names of union branches.
 
     Args:
         location: pydantic's, such as `("messages", 0, "user", "content", "~parts", 1)`.
-        ends_in_member: Whether the last step is the name of an unknown member: the client chose it, and
-            it may equal the name of a branch.
     """
     steps: list[int | str] = []
     previous: int | str = ""
     for depth, step in enumerate(location):
         # A list of parts of one type has no branches: a type's name in last place is a member.
-        is_last = depth == len(location) - 1
-        is_member = is_last and (ends_in_member or step in _PART_TYPES)
+        is_member = depth == len(location) - 1 and step in _PART_TYPES
         if isinstance(step, int) or is_member or not _is_branch(step, previous, depth):
             steps.append(step)
         previous = step

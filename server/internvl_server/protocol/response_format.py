@@ -2,13 +2,16 @@
 
 import json
 import re
-from typing import Annotated, Any, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from internvl_server.core import Constraint, Grammar, Regex
 from internvl_server.core import JsonSchema as JsonSchemaConstraint
 from internvl_server.errors import InvalidRequestError
+from internvl_server.protocol.fields import Foreign
+from internvl_server.protocol.fields.foreign import STRUCTURED
 from internvl_server.protocol.wire import Wire
 
 __all__ = [
@@ -29,9 +32,19 @@ class TextFormat(Wire):
 
 
 class JsonObjectFormat(Wire):
-    """Any JSON object."""
+    """Any JSON object, or with a schema, as llama.cpp has it, JSON that fits the schema."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
 
     type: Literal["json_object"]
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+
+
+class RegexFormat(Wire):
+    """LMDeploy's format: text that fits a regular expression."""
+
+    type: Literal["regex_schema"]
+    regex_schema: Annotated[str, Field(min_length=1)]
 
 
 class JsonSchema(Wire):
@@ -52,8 +65,19 @@ class JsonSchemaFormat(Wire):
     json_schema: JsonSchema
 
 
+def _with_named_schema(value: Any) -> Any:  # noqa: ANN401  (any JSON value)
+    """llama.cpp's form of a JSON schema, which has no name, as OpenAI's form."""
+    is_named = not isinstance(value, dict) or value.get("json_schema") is not None
+    if is_named or value.get("type") != "json_schema" or "schema" not in value:
+        return value
+    named = {"name": "schema", "schema": value["schema"]}
+    return {k: v for k, v in value.items() if k != "schema"} | {"json_schema": named}
+
+
 ResponseFormat: TypeAlias = Annotated[
-    TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")
+    TextFormat | JsonObjectFormat | JsonSchemaFormat | RegexFormat,
+    Field(discriminator="type"),
+    BeforeValidator(_with_named_schema),
 ]
 
 
@@ -61,6 +85,7 @@ class StructuredOutputs(Wire):
     """vLLM's field for guided decoding; exactly one member is given."""
 
     model_config = ConfigDict(serialize_by_alias=True)
+    foreign: ClassVar[Mapping[str, Foreign]] = {"structural_tag": STRUCTURED["structural_tag"]}
 
     json_: Annotated[Any, Field(alias="json")] = None
     json_object: bool | None = None
@@ -79,9 +104,11 @@ def json_constraint(schema: dict[str, Any] | None, param: str) -> JsonSchemaCons
 def format_constraint(response_format: ResponseFormat | None) -> Constraint | None:
     """The constraint of a `response_format`; None for free text."""
     if isinstance(response_format, JsonObjectFormat):
-        return json_constraint(None, "response_format")
+        return json_constraint(response_format.schema_, "response_format")
     if isinstance(response_format, JsonSchemaFormat):
         return json_constraint(response_format.json_schema.schema_, "response_format")
+    if isinstance(response_format, RegexFormat):
+        return Regex(response_format.regex_schema, "response_format")
     return None
 
 

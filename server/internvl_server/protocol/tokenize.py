@@ -13,10 +13,12 @@ from internvl_server.core import Conversation, ImageMeasure, Usage
 from internvl_server.errors import InvalidRequestError
 from internvl_server.protocol.chat.convert import to_conversation
 from internvl_server.protocol.chat.messages import ConversationFields, prepare_messages
+from internvl_server.protocol.fields import FieldTable, Foreign, known_fields
+from internvl_server.protocol.fields.foreign import CHAT_CONVERSATION
 from internvl_server.protocol.limits import check_length, check_lists
 from internvl_server.protocol.parsing import read_object, validate
 from internvl_server.protocol.tools import to_tools
-from internvl_server.protocol.wire import Wire
+from internvl_server.protocol.wire import MaxTiles, Wire
 from internvl_server.settings import LimitSettings, MediaSettings
 
 __all__ = [
@@ -47,6 +49,8 @@ class TokenizeRequest(TokenizeOptions):
     tools: list[dict[str, Any]] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    max_tiles: MaxTiles | None = None
+    num_frames: int | None = None
 
 
 class TextTokenizeRequest(TokenizeOptions):
@@ -64,6 +68,23 @@ class DetokenizeRequest(Wire):
 
     model: str | None = None
     tokens: list[Annotated[int, Field(ge=0)]]
+
+
+TOKENIZE_FIELDS = FieldTable(
+    api="tokenize",
+    model=TokenizeRequest,
+    bookkeeping=frozenset(),
+    refused={},
+    foreign={
+        **CHAT_CONVERSATION,
+        "add_special": Foreign("add_special_tokens"),
+        "content": Foreign("prompt"),
+        "with_pieces": Foreign(instead="Use 'return_token_strs'."),
+    },
+)
+DETOKENIZE_FIELDS = FieldTable(
+    api="detokenize", model=DetokenizeRequest, bookkeeping=frozenset(), refused={}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,24 +120,29 @@ def parse_tokenize_request(
         InvalidRequestError: With the JSON path of the first thing that is wrong.
         UnsupportedParameterError: For an unknown field.
     """
-    fields = read_object(body)
+    fields, unknown = known_fields(
+        read_object(body), TOKENIZE_FIELDS, ignore_unknown=ignore_unknown
+    )
     if fields.get("messages") is None:
-        return _parse_text(fields, ignore_unknown=ignore_unknown)
+        return _parse_text(fields, unknown, ignore_unknown=ignore_unknown)
     if fields.pop("prompt", None) is not None:
         raise InvalidRequestError("Give 'prompt' or 'messages', not both.", param="prompt")
     check_lists(fields, limits)
     prepare_messages(fields, limits)
     request, ignored = validate(ChatTokenizeRequest, fields, ignore_unknown=ignore_unknown)
     tools = to_tools([t.function for t in request.tools or ()], "tools[{}].function.name")
-    return ParsedTokenize(request, "", to_conversation(request, tools, media), ignored)
+    conversation = to_conversation(request, tools, media)
+    return ParsedTokenize(request, "", conversation, unknown + ignored)
 
 
-def _parse_text(fields: dict[str, Any], *, ignore_unknown: bool) -> ParsedTokenize:
+def _parse_text(
+    fields: dict[str, Any], unknown: tuple[str, ...], *, ignore_unknown: bool
+) -> ParsedTokenize:
     for name in ConversationFields.model_fields:
         if fields.pop(name, None) is not None:
             raise InvalidRequestError(f"'{name}' is only allowed with 'messages'.", param=name)
     request, ignored = validate(TextTokenizeRequest, fields, ignore_unknown=ignore_unknown)
-    return ParsedTokenize(request, request.prompt, None, ignored)
+    return ParsedTokenize(request, request.prompt, None, unknown + ignored)
 
 
 def parse_detokenize_request(
@@ -131,10 +157,12 @@ def parse_detokenize_request(
         max_tokens: Most ids.
     """
     del limits
-    fields = read_object(body)
+    fields, unknown = known_fields(
+        read_object(body), DETOKENIZE_FIELDS, ignore_unknown=ignore_unknown
+    )
     check_length(fields.get("tokens"), "tokens", max_tokens, "the model's context")
     request, ignored = validate(DetokenizeRequest, fields, ignore_unknown=ignore_unknown)
-    return ParsedDetokenize(request, ignored)
+    return ParsedDetokenize(request, unknown + ignored)
 
 
 def tokens_json(
@@ -156,8 +184,18 @@ def input_tokens_json(
     max_model_len: int,
     max_tokens: int,
     fits: bool,
+    ignored: Sequence[str],
 ) -> dict[str, Any]:
-    """The answer of `/v1/chat/completions/input_tokens`."""
+    """The answer of `/v1/chat/completions/input_tokens`.
+
+    Args:
+        usage: Token counts of the prompt.
+        images: The sizes of its images.
+        max_model_len: The model's context in tokens.
+        max_tokens: Most tokens of an answer.
+        fits: Whether prompt and answer fit the context.
+        ignored: JSON paths of fields that were accepted without effect.
+    """
     return {
         "object": "chat.completion.input_tokens",
         "input_tokens": usage.num_prompt_tokens,
@@ -175,4 +213,5 @@ def input_tokens_json(
         "max_model_len": max_model_len,
         "max_tokens": max_tokens,
         "fits": fits,
+        "ignored_fields": ignored,
     }

@@ -1,13 +1,16 @@
 """The base of all wire objects, and what several of them share."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from internvl_server.errors import InvalidRequestError
+from internvl_server.protocol.fields import DefinedNames, Foreign, Reading
 
 __all__ = [
+    "MaxTiles",
     "MaxTokens",
     "ServiceTier",
     "StreamOptions",
@@ -15,9 +18,7 @@ __all__ = [
     "check_stream_options",
 ]
 
-# More members than any wire object has. Each unknown member is a validation error, which takes time.
-_MAX_MEMBERS = 64
-
+MaxTiles = Annotated[int, Field(ge=1, le=40)]
 MaxTokens = Annotated[int, Field(ge=1, le=2**63 - 1)]
 ServiceTier = Literal["auto", "default"]
 
@@ -33,22 +34,29 @@ class Wire(BaseModel):
         use_attribute_docstrings=True,
     )
 
+    foreign: ClassVar[Mapping[str, Foreign]] = {}
+    """Members that other servers define."""
+
     @model_validator(mode="before")
     @classmethod
-    def _check_num_members(cls, value: Any) -> Any:  # noqa: ANN401  (any JSON value)
-        if isinstance(value, dict) and len(value) > _MAX_MEMBERS:
-            raise PydanticCustomError(
-                "too_many_members",
-                "It has {count} members; at most {limit} are allowed",
-                {"count": len(value), "limit": _MAX_MEMBERS},
-            )
+    def _keep_known_members(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401  (any JSON value)
+        if isinstance(value, dict) and isinstance(info.context, Reading):
+            return info.context.known_members(value, _defined_names(cls))
         return value
+
+
+@cache
+def _defined_names(model: type[Wire]) -> DefinedNames:
+    names = frozenset(info.alias or name for name, info in model.model_fields.items())
+    return DefinedNames(names, model.foreign)
 
 
 class StreamOptions(Wire):
     """Options of a stream."""
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+    """Each chunk has the usage so far: an extension that vLLM and SGLang have too."""
     include_obfuscation: bool | None = None
 
 

@@ -20,11 +20,13 @@ CHANGES: dict[str, dict[str, Any]] = {
     "logit_bias": {"logit_bias": {"5": 3}},
     "logprobs": {"logprobs": True},
     "max_completion_tokens": {"max_completion_tokens": 3},
+    "max_tiles": {"max_tiles": 3},
     "max_tokens": {"max_tokens": 3},
     "messages": {"messages": [{"role": "user", "content": "other"}]},
     "min_p": {"min_p": 0.5},
     "min_tokens": {"min_tokens": 3},
     "n": {"n": 2},
+    "num_frames": {"num_frames": 2},
     "parallel_tool_calls": {"parallel_tool_calls": False},
     "presence_penalty": {"presence_penalty": 0.5},
     "repetition_penalty": {"repetition_penalty": 1.5},
@@ -45,7 +47,16 @@ CHANGES: dict[str, dict[str, Any]] = {
 SHOWN = {"model", "stream", "stream_options", "service_tier"}
 BASE: dict[str, Any] = {
     "model": "m",
-    "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "so"}],
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "image_url", "image_url": {"url": "data:,"}},
+                {"type": "video_url", "video_url": {"url": "data:,"}},
+            ],
+        },
+        {"role": "assistant", "content": "so"},
+    ],
 }
 NEEDS: dict[str, dict[str, Any]] = {
     "parallel_tool_calls": {"tools": [TOOL]},

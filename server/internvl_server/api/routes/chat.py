@@ -54,6 +54,7 @@ async def _accept(request: Request, services: Services, owner: AsyncExitStack) -
         head,
         num_choices=generation.num_choices,
         include_usage=bool(options.include_usage),
+        usage=generation.usage if options.continuous_usage_stats else None,
         obfuscate=bool(options.include_obfuscation),
     )
     return Answer(
@@ -87,6 +88,7 @@ async def count_chat_input(request: Request, services: ServicesDep) -> JSONRespo
             max_model_len=measured.max_model_len,
             max_tokens=measured.max_tokens,
             fits=measured.fits,
+            ignored=parsed.ignored,
         )
         headers = notice_headers(parsed.ignored, (*warnings, *measured.warnings))
         return JSONResponse(content, headers=headers)

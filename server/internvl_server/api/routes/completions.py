@@ -62,6 +62,7 @@ async def _accept(request: Request, services: Services, owner: AsyncExitStack) -
         shown=shown,
         num_top=body.logprobs,
         include_usage=bool(options.include_usage),
+        usage=generation.usage if options.continuous_usage_stats else None,
         obfuscate=bool(options.include_obfuscation),
     )
     return Answer(

@@ -27,6 +27,7 @@ from internvl_server.protocol.chat.messages import (
     VideoPart,
 )
 from internvl_server.protocol.chat.tools import to_tool_calls
+from internvl_server.protocol.tiles import with_max_tiles
 from internvl_server.settings import MediaSettings
 
 __all__ = ["to_conversation"]
@@ -46,6 +47,9 @@ def to_conversation(
         InvalidRequestError: Messages do not fit each other, one has neither content nor calls, or a video
             has too many frames.
     """
+    if body.num_frames is not None:
+        _check_num_frames(body.num_frames, "num_frames", media)
+        media = media.model_copy(update={"default_video_frames": body.num_frames})
     messages = tuple(
         _message(message, f"messages[{index}]", media)
         for index, message in enumerate(body.messages)
@@ -54,7 +58,7 @@ def to_conversation(
     if body.continue_final_message:
         _check_continuation(body)
     return Conversation(
-        messages,
+        with_max_tiles(messages, body.max_tiles),
         tools=tools,
         continue_final_message=bool(body.continue_final_message),
         add_generation_prompt=body.add_generation_prompt is not False,

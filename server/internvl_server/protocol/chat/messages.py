@@ -1,14 +1,15 @@
 """The wire objects of messages and of their content parts."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from internvl_server.protocol.chat.tools import HistoryCall, ToolList
-from internvl_server.protocol.fields import Extension
+from internvl_server.protocol.fields import Extension, Foreign
+from internvl_server.protocol.fields.foreign import FRAMES, MESSAGE, TILES
 from internvl_server.protocol.limits import check_length, check_num_parts
-from internvl_server.protocol.wire import Wire
+from internvl_server.protocol.wire import MaxTiles, Wire
 from internvl_server.settings import LimitSettings
 
 __all__ = [
@@ -27,6 +28,9 @@ __all__ = [
 ]
 
 
+NumFrames: TypeAlias = Annotated[int, Field(ge=1)]
+
+
 class TextContentPart(Wire):
     """A `text` part."""
 
@@ -37,9 +41,11 @@ class TextContentPart(Wire):
 class ImageUrl(Wire):
     """The URL of an image, and how finely it is tiled."""
 
+    foreign: ClassVar[Mapping[str, Foreign]] = TILES
+
     url: Annotated[str, Field(min_length=1)]
     detail: Literal["low", "medium", "auto", "high", "original"] | None = None
-    max_tiles: Annotated[int, Field(ge=1, le=40)] | None = None
+    max_tiles: MaxTiles | None = None
     """Most tiles of the image, overriding `detail`: an extension of this server."""
 
 
@@ -59,8 +65,10 @@ class ImagePart(Wire):
 class VideoUrl(Wire):
     """The URL of a video, and how many of its frames are used."""
 
+    foreign: ClassVar[Mapping[str, Foreign]] = FRAMES
+
     url: Annotated[str, Field(min_length=1)]
-    num_frames: Annotated[int, Field(ge=1)] | None = None
+    num_frames: NumFrames | None = None
     """Frames that the model sees: an extension of this server."""
 
 
@@ -119,6 +127,8 @@ AssistantContent: TypeAlias = Annotated[
 class NamedMessage(Wire):
     """A message with a participant's name, which the model's prompt formats do not show."""
 
+    foreign: ClassVar[Mapping[str, Foreign]] = MESSAGE
+
     name: str | None = None
 
 
@@ -171,6 +181,10 @@ class ConversationFields(Wire):
     """The answer continues the last message, which is the assistant's."""
     add_generation_prompt: Annotated[bool | None, Extension()] = None
     """`false`: the prompt ends where the messages end."""
+    max_tiles: Annotated[MaxTiles | None, Extension()] = None
+    """1 to 40 tiles of each image that has no `max_tiles` and no `detail` but `auto`."""
+    num_frames: Annotated[NumFrames | None, Extension()] = None
+    """Frames of each video that has no `num_frames`."""
 
 
 def prepare_messages(fields: dict[str, Any], limits: LimitSettings) -> None:

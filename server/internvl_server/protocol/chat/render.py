@@ -5,7 +5,7 @@ Chunks are written from a prepared head and tail: a stream has thousands that di
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ __all__ = [
     "logprobs_json",
     "obfuscation",
     "usage_json",
+    "usage_tail",
 ]
 
 DONE = b"data: [DONE]\n\n"
@@ -64,6 +65,7 @@ class ChunkWriter:
         head: The members that all chunks begin with.
         num_choices: Choices of the answer.
         include_usage: Whether chunks carry `usage`, which is null until the last.
+        usage: Makes the usage so far, which each chunk carries; None when it was not requested.
         obfuscate: Whether chunks are padded, so that their lengths reveal little about the text's.
     """
 
@@ -76,12 +78,14 @@ class ChunkWriter:
         *,
         num_choices: int = 1,
         include_usage: bool = False,
+        usage: Callable[[], Usage] | None = None,
         obfuscate: bool = False,
     ) -> None:
         self._head = "data: " + dumps(head.json("chat.completion.chunk"))[:-1] + ',"choices":['
-        self._tail = '],"usage":null' if include_usage else "]"
+        self._plain_tail = '],"usage":null' if include_usage else "]"
         self._num_choices = num_choices
         self._include_usage = include_usage
+        self._usage = usage
         self._obfuscate = obfuscate
 
     def begin(self) -> bytes:
@@ -97,7 +101,7 @@ class ChunkWriter:
         if delta.finish_reason is not None:
             chunks += self._choice(delta.index, "{}", finish_reason=f'"{delta.finish_reason}"')
         if self._include_usage and delta.usage is not None:
-            chunks += f'{self._head}],"usage":{dumps(usage_json(delta.usage))}}}\n\n'
+            chunks += f"{self._head}{usage_tail(delta.usage)}}}\n\n"
         return chunks.encode()
 
     def failed(self, error: ErrorBody) -> bytes:
@@ -112,7 +116,11 @@ class ChunkWriter:
             f'"finish_reason":{finish_reason}}}'
         )
         filler = obfuscation(len(choice)) if self._obfuscate else ""
-        return f"{self._head}{choice}{self._tail}{filler}}}\n\n"
+        return f"{self._head}{choice}{self._tail()}{filler}}}\n\n"
+
+    def _tail(self) -> str:
+        """What follows a choice."""
+        return self._plain_tail if self._usage is None else usage_tail(self._usage())
 
 
 def completion(head: AnswerHead, answers: Sequence[TextDelta]) -> dict[str, Any]:
@@ -200,6 +208,11 @@ def _function_json(call: ToolCallDelta) -> dict[str, Any]:
 
 def _token_json(token: LogprobToken) -> dict[str, Any]:
     return {"token": token.text, "logprob": token.logprob, "bytes": list(token.data)}
+
+
+def usage_tail(usage: Usage) -> str:
+    """The end of a list of choices, and the usage after it."""
+    return f'],"usage":{dumps(usage_json(usage))}'
 
 
 def obfuscation(num_chars: int) -> str:

@@ -1,6 +1,6 @@
 """The request body of `/v1/chat/completions`, and its parser."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -9,7 +9,14 @@ from internvl_server.protocol.chat.convert import to_conversation
 from internvl_server.protocol.chat.messages import ConversationFields, prepare_messages
 from internvl_server.protocol.chat.tools import ToolChoiceField, chosen_tools
 from internvl_server.protocol.constraints import tool_call_constraint
-from internvl_server.protocol.fields import FieldTable, Needs, known_fields
+from internvl_server.protocol.fields import FieldTable, Foreign, Needs, known_fields
+from internvl_server.protocol.fields.foreign import (
+    ANSWER,
+    CHAT_CONVERSATION,
+    OPTIONS,
+    THINKING,
+    token_limit,
+)
 from internvl_server.protocol.limits import check_lists
 from internvl_server.protocol.parsing import ParsedRequest, read_object, validate
 from internvl_server.protocol.response_format import ResponseFormat, format_constraint
@@ -43,7 +50,7 @@ class ChatCompletionRequest(ConversationFields, SamplingFields):
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     """1 to `limits.max_choices`; images are prepared once."""
     logprobs: Annotated[bool | None, Needs("logprobs")] = None
-    """The text and bytes of every token."""
+    """The text and bytes of every token. A number means `true` with this `top_logprobs`."""
     top_logprobs: Annotated[
         Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None, Needs("logprobs")
     ] = None
@@ -51,9 +58,10 @@ class ChatCompletionRequest(ConversationFields, SamplingFields):
     stream: bool | None = None
     """Server-sent events."""
     stream_options: StreamOptions | None = None
-    """`include_usage`, `include_obfuscation`."""
+    """`include_usage`, `continuous_usage_stats`, `include_obfuscation`."""
     response_format: Annotated[ResponseFormat | None, Needs("response_format")] = None
-    """`text`, `json_object`, `json_schema` (always enforced, whatever `strict` says)."""
+    """`text`, `json_object`, `json_schema` (always enforced, whatever `strict` says); `regex_schema` of
+    LMDeploy, and llama.cpp's `schema` beside the type."""
     tool_choice: ToolChoiceField | None = None
     """`none`, `auto`, `allowed_tools`; with guided decoding also `required` and one function."""
     parallel_tool_calls: bool | None = None
@@ -61,6 +69,8 @@ class ChatCompletionRequest(ConversationFields, SamplingFields):
     service_tier: ServiceTier | None = None
     """`auto`, `default`."""
 
+
+_SYSTEM = "Send a message with the role 'system'."
 
 CHAT_FIELDS = FieldTable(
     api="chat",
@@ -86,6 +96,23 @@ CHAT_FIELDS = FieldTable(
         "web_search_options": (),
     },
     instead={"function_call": "Use 'tool_choice'.", "functions": "Use 'tools'."},
+    foreign={
+        **ANSWER,
+        **CHAT_CONVERSATION,
+        **OPTIONS,
+        **token_limit("max_tokens", "max_output_tokens"),
+        "best_of": Foreign(instead="Use 'n'.", neutral=(1,)),
+        "echo": Foreign(instead="Use 'continue_final_message'."),
+        "format": Foreign(instead="Use 'response_format'."),
+        "input": Foreign(instead="Use 'messages'."),
+        "instructions": Foreign(instead=_SYSTEM),
+        "n_cmpl": Foreign("n"),
+        "previous_response_id": Foreign(instead="Send the whole conversation in 'messages'."),
+        "prompt": Foreign(instead="Use 'messages', or the endpoint '/v1/completions'."),
+        "reasoning": THINKING["thinking"],
+        "system": Foreign(instead=_SYSTEM),
+        "text": Foreign(instead="Use 'response_format'."),
+    },
 )
 
 
@@ -107,6 +134,7 @@ def parse_chat_request(
     fields, unknown = known_fields(read_object(body), CHAT_FIELDS, ignore_unknown=ignore_unknown)
     check_lists(fields, limits)
     prepare_messages(fields, limits)
+    _convert_count(fields)
     request, inner = validate(ChatCompletionRequest, fields, ignore_unknown=ignore_unknown)
     return _converted(request, media, unknown + inner)
 
@@ -147,6 +175,20 @@ def _max_tokens(body: ChatCompletionRequest) -> int | None:
             "'max_tokens' and 'max_completion_tokens' differ. Give one of them.", param="max_tokens"
         )
     return old if new is None else new
+
+
+def _convert_count(fields: dict[str, Any]) -> None:
+    """Convert a number in `logprobs`, the form of `/v1/completions`: 0 is none, 1 also just `true`."""
+    count, top = fields.get("logprobs"), fields.get("top_logprobs")
+    if type(count) is not int:
+        return
+    if count > 1 and top not in (None, count):
+        raise InvalidRequestError(
+            "'logprobs' and 'top_logprobs' differ. Set 'logprobs' to true.", param="logprobs"
+        )
+    fields["logprobs"] = count != 0
+    if count != 0 and top is None:
+        fields["top_logprobs"] = count
 
 
 def _num_logprobs(body: ChatCompletionRequest) -> int | None:

@@ -1,11 +1,18 @@
 """Writes text deltas as the JSON of `/v1/completions`, whose chunks and answers look alike."""
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from internvl_server.core import LogprobToken, TextDelta, TextLogprobs
-from internvl_server.protocol.chat.render import DONE, AnswerHead, dumps, obfuscation, usage_json
+from internvl_server.core import LogprobToken, TextDelta, TextLogprobs, Usage
+from internvl_server.protocol.chat.render import (
+    DONE,
+    AnswerHead,
+    dumps,
+    obfuscation,
+    usage_json,
+    usage_tail,
+)
 from internvl_server.protocol.dialects import COMPLETIONS, ErrorBody
 
 __all__ = ["CompletionWriter", "LegacyLogprobs", "text_completion"]
@@ -59,6 +66,7 @@ class CompletionWriter:
         shown: The text before each choice's own: its prompt, or nothing.
         num_top: As in the request's `logprobs`; None when they were not requested.
         include_usage: Whether chunks carry `usage`, which is null until the last.
+        usage: Makes the usage so far, which each chunk carries; None when it was not requested.
         obfuscate: Whether chunks are padded, so that their lengths reveal little about the text's.
     """
 
@@ -72,13 +80,15 @@ class CompletionWriter:
         shown: Sequence[str],
         num_top: int | None,
         include_usage: bool = False,
+        usage: Callable[[], Usage] | None = None,
         obfuscate: bool = False,
     ) -> None:
         self._head = "data: " + dumps(head.json(_KIND))[:-1] + ',"choices":['
-        self._tail = '],"usage":null' if include_usage else "]"
+        self._plain_tail = '],"usage":null' if include_usage else "]"
         self._shown = shown
         self._num_top = num_top
         self._include_usage = include_usage
+        self._usage = usage
         self._obfuscate = obfuscate
         self._logprobs: dict[int, LegacyLogprobs] = {}
 
@@ -95,9 +105,10 @@ class CompletionWriter:
             logprobs = writer.json(delta.logprobs)
         choice = dumps(_choice(delta, delta.text, logprobs))
         filler = obfuscation(len(choice)) if self._obfuscate else ""
-        chunks = f"{self._head}{choice}{self._tail}{filler}}}\n\n"
+        tail = self._plain_tail if self._usage is None else usage_tail(self._usage())
+        chunks = f"{self._head}{choice}{tail}{filler}}}\n\n"
         if self._include_usage and delta.usage is not None:
-            chunks += f'{self._head}],"usage":{dumps(usage_json(delta.usage))}}}\n\n'
+            chunks += f"{self._head}{usage_tail(delta.usage)}}}\n\n"
         return chunks.encode()
 
     def failed(self, error: ErrorBody) -> bytes:

@@ -7,9 +7,11 @@ from pydantic import Field
 
 from internvl_server.core import AnswerParams, SamplingParams
 from internvl_server.errors import InvalidRequestError, UnsupportedParameterError
-from internvl_server.protocol.fields import FieldTable, Needs, known_fields
+from internvl_server.protocol.fields import Extension, FieldTable, Foreign, Needs, known_fields
+from internvl_server.protocol.fields.foreign import ANSWER, OPTIONS, token_limit
 from internvl_server.protocol.limits import check_length, check_lists
 from internvl_server.protocol.parsing import read_object, validate
+from internvl_server.protocol.response_format import ResponseFormat, format_constraint
 from internvl_server.protocol.sampling import SamplingFields, to_answer_params, to_sampling_params
 from internvl_server.protocol.wire import MaxTokens, StreamOptions, check_stream_options
 from internvl_server.settings import LimitSettings
@@ -36,6 +38,10 @@ class CompletionRequest(SamplingFields):
     """The served name."""
     prompt: str | list[str] | list[int] | list[list[int]]
     """A text, token ids, or a list of either, at most `limits.max_prompts`."""
+    response_format: Annotated[
+        ResponseFormat | None, Extension(only_in=("completions",)), Needs("response_format")
+    ] = None
+    """As in chat completions."""
     best_of: int | None = None
     """Only the value of `n`."""
     echo: bool | None = None
@@ -49,14 +55,31 @@ class CompletionRequest(SamplingFields):
     stream: bool | None = None
     """Server-sent events."""
     stream_options: StreamOptions | None = None
-    """`include_usage`, `include_obfuscation`."""
+    """`include_usage`, `continuous_usage_stats`, `include_obfuscation`."""
 
+
+_CHAT = Foreign(instead="Use the endpoint '/v1/chat/completions'.")
 
 COMPLETION_FIELDS = FieldTable(
     api="completions",
     model=CompletionRequest,
     bookkeeping={"user"},
     refused={"suffix": ("",)},
+    foreign={
+        **ANSWER,
+        **OPTIONS,
+        **token_limit("max_tokens", "max_completion_tokens", "max_output_tokens"),
+        "image": _CHAT,
+        "image_data": _CHAT,
+        "images": _CHAT,
+        "input": Foreign(instead="Use 'prompt'."),
+        "messages": _CHAT,
+        "n_cmpl": Foreign("n"),
+        "prompt_embeds": Foreign(instead="Use 'prompt'."),
+        "system": _CHAT,
+        "tools": _CHAT,
+        "top_logprobs": Foreign(instead="Use 'logprobs', which is a number here."),
+    },
 )
 
 
@@ -112,6 +135,7 @@ def _sampling(body: CompletionRequest) -> SamplingParams:
         body,
         max_tokens=_DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens,
         num_logprobs=body.logprobs + 1 if body.logprobs else body.logprobs,
+        answer_format=format_constraint(body.response_format),
     )
 
 

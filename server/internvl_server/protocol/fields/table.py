@@ -7,16 +7,24 @@ value (`audio: null`, `modalities: ["text"]`), because then nothing is ignored.
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel
 
-from internvl_server.errors import UnsupportedParameterError
+from internvl_server.errors import InvalidRequestError, UnsupportedParameterError
 from internvl_server.protocol.fields.marks import Extension, Needs
+from internvl_server.protocol.fields.members import (
+    DefinedNames,
+    Foreign,
+    RefusedMemberError,
+    known_members,
+    shown_name,
+)
+from internvl_server.protocol.fields.suggestions import Speller
+from internvl_server.protocol.fields.values import is_same
 
-__all__ = ["FieldRow", "FieldTable", "known_fields"]
-
-_MAX_SHOWN_CHARS = 64
+__all__ = ["FieldRow", "FieldTable", "known_fields", "refusal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +40,9 @@ class FieldRow:
     needs: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FieldTable:
-    """The top-level fields of one endpoint.
+    """The top-level fields of one endpoint. What is in none of these groups is unknown.
 
     Args:
         api: The API's name: `chat`, `completions`, `messages` or `responses`.
@@ -42,6 +50,7 @@ class FieldTable:
         bookkeeping: Labels for the caller's records and hints for caches; the answer is the same without.
         refused: Maps a field to its neutral values, besides null.
         instead: Maps a refused field to what to do about it; "Leave it out." where nothing is given.
+        foreign: Fields of other servers.
     """
 
     api: str
@@ -49,6 +58,13 @@ class FieldTable:
     bookkeeping: AbstractSet[str]
     refused: Mapping[str, tuple[Any, ...]]
     instead: Mapping[str, str] = field(default_factory=dict)
+    foreign: Mapping[str, Foreign] = field(default_factory=dict)
+
+    @cached_property
+    def defined(self) -> DefinedNames:
+        """The names that a body may have."""
+        others = frozenset({*self.refused, *self.bookkeeping})
+        return DefinedNames(frozenset(self.implemented), self.foreign, others)
 
     @property
     def implemented(self) -> AbstractSet[str]:
@@ -82,7 +98,7 @@ class FieldTable:
 def known_fields(
     body: Mapping[str, Any], table: FieldTable, *, ignore_unknown: bool = False
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The implemented fields of a request body, and the names of the ignored ones.
+    """The implemented fields of a request body, under their own names, and the names of the ignored ones.
 
     Args:
         body: The whole body.
@@ -90,43 +106,45 @@ def known_fields(
         ignore_unknown: Ignore fields that are not in the table instead of refusing them.
 
     Raises:
-        UnsupportedParameterError: For the first field that is neither implemented nor bookkeeping,
-            unless its value is neutral.
+        UnsupportedParameterError: For the first field that is not implemented and asks for something, and
+            for one that is probably misspelt.
+        InvalidRequestError: Two names of one field have different values.
     """
-    kept: dict[str, Any] = {}
-    ignored: list[str] = []
-    implemented = table.model.model_fields
+    try:
+        kept, ignored = known_members(
+            _others(body, table), table.defined, Speller(), ignore_unknown=ignore_unknown
+        )
+    except RefusedMemberError as error:
+        raise refusal(error, shown_name(error.name)) from None
+    return kept, tuple(map(shown_name, ignored))
+
+
+def refusal(error: RefusedMemberError, path: str) -> InvalidRequestError:
+    """The error of this server for a member that is refused.
+
+    Args:
+        error: Says why.
+        path: The member's JSON path.
+    """
+    message = error.reason.format(path)
+    if error.is_conflict:
+        return InvalidRequestError(message, param=path)
+    return UnsupportedParameterError(message, param=path, code=error.code)
+
+
+def _others(body: Mapping[str, Any], table: FieldTable) -> Iterator[tuple[str, Any]]:
+    """The fields that are neither bookkeeping nor refused by the table."""
     for name, value in body.items():
-        if name in implemented:
-            kept[name] = value
-        elif name in table.refused:
+        if name in table.refused:
             _refuse(name, value, table)
         elif name not in table.bookkeeping:
-            if not ignore_unknown:
-                _refuse_unknown(name)
-            ignored.append(name)
-    return kept, tuple(ignored)
-
-
-def _refuse_unknown(name: str) -> None:
-    shown = name if len(name) <= _MAX_SHOWN_CHARS else f"{name[:_MAX_SHOWN_CHARS]}…"
-    raise UnsupportedParameterError(
-        f"Unknown parameter: '{shown}'. It is neither one of the API's nor one of this server's "
-        "extensions.",
-        param=shown,
-        code="unknown_parameter",
-    )
+            yield name, value
 
 
 def _refuse(name: str, value: Any, table: FieldTable) -> None:  # noqa: ANN401  (any JSON value)
-    if value is None or any(_is_same(value, neutral) for neutral in table.refused[name]):
+    if value is None or any(is_same(value, neutral) for neutral in table.refused[name]):
         return
     instead = table.instead.get(name, "Leave it out.")
     raise UnsupportedParameterError(
         f"'{name}' is not supported by this server. {instead}", param=name
     )
-
-
-def _is_same(value: Any, neutral: Any) -> bool:  # noqa: ANN401  (any JSON value)
-    """Whether two values are equal, where `true` is not 1."""
-    return bool(value == neutral) and isinstance(value, bool) == isinstance(neutral, bool)

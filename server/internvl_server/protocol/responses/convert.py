@@ -24,13 +24,17 @@ from internvl_server.protocol.responses.items import (
     MessageItem,
     Refusal,
 )
+from internvl_server.protocol.tiles import with_max_tiles
 from internvl_server.protocol.tools import to_arguments
 
 __all__ = ["to_conversation"]
 
 
 def to_conversation(
-    items: str | Sequence[InputItem], instructions: str | None, tools: tuple[Tool, ...]
+    items: str | Sequence[InputItem],
+    instructions: str | None,
+    tools: tuple[Tool, ...],
+    max_tiles: int | None = None,
 ) -> Conversation:
     """Convert the input; `instructions` come first.
 
@@ -38,6 +42,7 @@ def to_conversation(
         items: The field `input`.
         instructions: The field.
         tools: The tools that the prompt lists.
+        max_tiles: The field.
 
     Raises:
         InvalidRequestError: Items do not fit each other, or one cannot be used where it stands.
@@ -48,7 +53,7 @@ def to_conversation(
     else:
         _check_outputs(items)
         messages += _messages(items)
-    return Conversation(tuple(messages), tools)
+    return Conversation(with_max_tiles(messages, max_tiles), tools)
 
 
 def _check_outputs(items: Sequence[InputItem]) -> None:

@@ -3,12 +3,15 @@
 Names of union branches begin with `~`, which keeps them out of the JSON paths of errors.
 """
 
-from typing import Annotated, Any, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
+from internvl_server.protocol.fields import Foreign
+from internvl_server.protocol.fields.foreign import TILES
 from internvl_server.protocol.tools import FunctionName
-from internvl_server.protocol.wire import Wire
+from internvl_server.protocol.wire import MaxTiles, Wire
 
 __all__ = [
     "AssistantItem",
@@ -47,10 +50,12 @@ class InputText(Wire):
 class InputImage(Wire):
     """An image."""
 
+    foreign: ClassVar[Mapping[str, Foreign]] = TILES
+
     type: Literal["input_image"]
     image_url: Annotated[str, Field(min_length=1)]
     detail: Literal["low", "medium", "auto", "high", "original"] | None = None
-    max_tiles: Annotated[int, Field(ge=1, le=40)] | None = None
+    max_tiles: MaxTiles | None = None
     """Most tiles of the image, overriding `detail`: an extension of this server."""
     prompt_cache_breakpoint: CacheBreakpoint | None = None
 

@@ -95,7 +95,8 @@ def _prompt(body: PromptFields) -> tuple[Conversation, tuple[Tool, ...], ToolCho
     mode, named = chosen_tools(body.tool_choice)
     choice = to_tool_choice(mode, named, tools, parallel=body.parallel_tool_calls)
     shown = () if choice.mode == "none" else tools
-    return to_conversation(body.input, body.instructions, shown), tools, choice
+    conversation = to_conversation(body.input, body.instructions, shown, body.max_tiles)
+    return conversation, tools, choice
 
 
 def _fields(

@@ -5,12 +5,19 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
-from internvl_server.protocol.fields import FieldTable, Needs
+from internvl_server.protocol.fields import Extension, FieldTable, Foreign, Needs
+from internvl_server.protocol.fields.foreign import (
+    ANSWER,
+    CONVERSATION,
+    OPTIONS,
+    THINKING,
+    token_limit,
+)
 from internvl_server.protocol.responses.items import InputItem
 from internvl_server.protocol.responses.text_format import TextConfig
 from internvl_server.protocol.responses.tools import FunctionTool, ToolChoice
 from internvl_server.protocol.sampling import MAX_LOGPROBS, SamplingFields
-from internvl_server.protocol.wire import MaxTokens, ServiceTier, Wire
+from internvl_server.protocol.wire import MaxTiles, MaxTokens, ServiceTier, Wire
 
 __all__ = [
     "COUNT_FIELDS",
@@ -51,6 +58,8 @@ class PromptFields(Wire):
     """`none`, `auto`, `allowed_tools`; with guided decoding also `required` and one function."""
     parallel_tool_calls: bool | None = None
     """`false`: at most one call."""
+    max_tiles: Annotated[MaxTiles | None, Extension()] = None
+    """1 to 40 tiles of each image that has no `max_tiles` and no `detail` but `auto`."""
 
 
 class InputTokensRequest(PromptFields):
@@ -124,12 +133,33 @@ _INSTEAD: Mapping[str, str] = {
     "truncation": "Input that is too long is refused, never shortened; leave it out.",
 }
 
+_ONE_ANSWER = Foreign(instead="A response is one answer.", neutral=(1,))
+_PROMPT_FOREIGN: Mapping[str, Foreign] = {
+    **CONVERSATION,
+    "format": Foreign(instead="Use 'text.format'."),
+    "function_call": Foreign(instead="Use 'tool_choice'."),
+    "functions": Foreign(instead="Use 'tools'."),
+    "messages": Foreign(instead="Use 'input'."),
+    "reasoning_effort": THINKING["thinking"],
+    "response_format": Foreign(instead="Use 'text.format'.", neutral=({"type": "text"},)),
+    "system": Foreign(instead="Use 'instructions'."),
+}
+
 RESPONSES_FIELDS = FieldTable(
     api="responses",
     model=ResponsesRequest,
     bookkeeping={"prompt_cache_options", "prompt_cache_retention"},
     refused=_REFUSED,
     instead=_INSTEAD,
+    foreign={
+        **ANSWER,
+        **OPTIONS,
+        **_PROMPT_FOREIGN,
+        **token_limit("max_output_tokens", "max_completion_tokens", "max_tokens"),
+        "best_of": _ONE_ANSWER,
+        "logprobs": Foreign(instead="Use 'include'."),
+        "n": _ONE_ANSWER,
+    },
 )
 
 # Refused fields of `/v1/responses` that counting has as well, and one that only counting has.
@@ -140,4 +170,5 @@ COUNT_FIELDS = FieldTable(
     bookkeeping=frozenset(),
     refused={name: _REFUSED[name] for name in _COUNT_REFUSED} | {"personality": ()},
     instead=_INSTEAD,
+    foreign=_PROMPT_FOREIGN,
 )

@@ -106,7 +106,6 @@ def image(**fields: Any) -> list[dict[str, Any]]:
         ({"structured_outputs": {"choices": ["a"]}}, "structured_outputs.choices"),
         ({"tools": [TOOL | {"user": 1}]}, "tools[0].user"),
         ({"stream": True, "stream_options": {"~x": 1}}, "stream_options.~x"),
-        ({"stream": True, "stream_options": {str(n): 1 for n in range(65)}}, "stream_options"),
         ({"structured_outputs": {"choice": [1] * 300}}, "structured_outputs.choice[0]"),
     ],
 )
@@ -239,12 +238,10 @@ def test_unknown_members_are_named_by_path_where_they_are_ignored() -> None:
         "messages": [{"role": "user", "content": [{"type": "text", "text": "a", "cache": 1}]}],
         "stream_options": {"chunks": 3},
         "stream": True,
-        "temprature": 1,
+        "colour": 1,
     }
     done = parse(body, ignore_unknown=True)
-    assert set(done.ignored) == {
-        "temprature", "messages[0].content[0].cache", "stream_options.chunks",
-    }  # fmt: skip
+    assert done.ignored == ("colour", "messages[0].content[0].cache", "stream_options.chunks")
     with pytest.raises(InvalidRequestError) as caught:
         parse(body | {"n": 0}, ignore_unknown=True)
     assert caught.value.param == "n"
@@ -304,8 +301,7 @@ def test_an_answer_of_the_sdk_can_be_sent_back_as_history() -> None:
 
 @pytest.mark.parametrize("ignore_unknown", [True, False])
 def test_a_body_that_is_wrong_everywhere_is_refused_without_a_list(ignore_unknown: bool) -> None:
-    part = {"type": "text", "text": "a"} | {str(n): 1 for n in range(3)}
-    messages = [{"role": "user", "content": [part] * 64}] * 64
+    messages = [{"role": "user", "content": [{"type": "text", "text": 1}] * 64}] * 256
     body = json.dumps({"model": "m", "messages": messages}).encode()
     with pytest.raises(InvalidRequestError, match="more than 10000 places"):
         parse(body, ignore_unknown=ignore_unknown)

@@ -30,6 +30,7 @@ SET: dict[str, Any] = {
     "n": 2,
     "presence_penalty": 0.5,
     "repetition_penalty": 1.5,
+    "response_format": {"type": "json_object"},
     "seed": -7,
     "skip_special_tokens": False,
     "stop": "x",

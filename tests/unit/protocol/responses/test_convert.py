@@ -327,9 +327,9 @@ def test_text_formats() -> None:
 
 def test_unknown_members_are_named_where_they_are_ignored() -> None:
     item = {"role": "user", "content": [{"type": "input_text", "text": "x", "colour": 1}]}
-    body = json.dumps({"model": "m", "input": [item], "temprature": 1}).encode()
+    body = json.dumps({"model": "m", "input": [item], "hue": 1}).encode()
     parsed = parse_responses_request(body, LimitSettings(), ignore_unknown=True)
-    assert parsed.ignored == ("temprature", "input[0].content[0].colour")
+    assert parsed.ignored == ("hue", "input[0].content[0].colour")
 
 
 NAMES = [

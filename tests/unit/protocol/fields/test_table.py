@@ -71,7 +71,7 @@ def test_refused_fields_are_named_unless_they_ask_for_nothing(name: str) -> None
 
 
 @pytest.mark.parametrize("name", ["temprature", "session_id", "chat_template", "input_ids", ""])
-def test_unknown_fields_are_refused_even_when_null(name: str) -> None:
+def test_unknown_fields_are_refused_even_when_null_where_that_is_set(name: str) -> None:
     with pytest.raises(UnsupportedParameterError) as caught:
         known_fields({name: None}, CHAT_FIELDS)
     assert caught.value.param == name
@@ -79,9 +79,9 @@ def test_unknown_fields_are_refused_even_when_null(name: str) -> None:
 
 
 def test_unknown_fields_are_named_where_they_are_ignored() -> None:
-    body = {"model": "m", "temprature": 1, "n": 2}
+    body = {"model": "m", "colour": 1, "n": 2}
     kept = {"model": "m", "n": 2}
-    assert known_fields(body, CHAT_FIELDS, ignore_unknown=True) == (kept, ("temprature",))
+    assert known_fields(body, CHAT_FIELDS, ignore_unknown=True) == (kept, ("colour",))
     with pytest.raises(UnsupportedParameterError):
         known_fields({"audio": {}}, CHAT_FIELDS, ignore_unknown=True)
 

@@ -1,0 +1,199 @@
+"""Sorts the members of one JSON object: those it defines, those of other servers, and unknown ones."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from internvl_server.protocol.fields.suggestions import Speller
+from internvl_server.protocol.fields.values import asks_for_nothing, is_same
+
+__all__ = ["DefinedNames", "Foreign", "RefusedMemberError", "known_members", "shown_name"]
+
+# Names shorter than this are suggested only if they are fields that are implemented.
+_MIN_SUGGESTED_CHARS = 6
+_MAX_SHOWN_CHARS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A field of another server.
+
+    It is another name of a field (`to`), or something that is not implemented (`instead` says what to do
+    about it), or, with neither, a hint that changes no answer, which is ignored.
+
+    Args:
+        to: The field that it is another name of, with a dot before a member: `structured_outputs.json`.
+        instead: What to do about it.
+        neutral: Values that ask for nothing; null always does. Of a field that is not another name of one,
+            so do false, 0, `"off"` and empty values.
+        asks: Values that ask for something although they look as if they did not.
+    """
+
+    to: str = ""
+    instead: str = ""
+    neutral: tuple[Any, ...] = ()
+    asks: tuple[Any, ...] = ()
+
+    def is_neutral(self, value: Any) -> bool:  # noqa: ANN401  (any JSON value)
+        """Whether a value asks for nothing."""
+        if value is None or any(is_same(value, one) for one in self.neutral):
+            return True
+        if self.to or any(is_same(value, one) for one in self.asks):
+            return False
+        return asks_for_nothing(value)
+
+
+@dataclass(frozen=True)
+class DefinedNames:
+    """The names that an object defines.
+
+    Args:
+        names: Its own members.
+        foreign: Members that other servers define, by name; `a.b` is the member `b` of an object `a`.
+        others: Further names that a misspelt one may stand for.
+    """
+
+    names: frozenset[str]
+    foreign: Mapping[str, Foreign]
+    others: frozenset[str] = frozenset()
+
+    @cached_property
+    def groups(self) -> frozenset[str]:
+        """The objects whose members are defined as foreign ones."""
+        found: set[str] = set()
+        for name in self.foreign:
+            while "." in name:
+                name = name.rpartition(".")[0]
+                found.add(name)
+        return frozenset(found)
+
+    @cached_property
+    def suggested(self) -> frozenset[str]:
+        """The names that a misspelt one may stand for."""
+        further = {*self.foreign, *self.groups, *self.others}
+        return self.names | {name for name in further if len(name) >= _MIN_SUGGESTED_CHARS}
+
+
+class RefusedMemberError(Exception):
+    """A member of an object is refused.
+
+    Args:
+        name: The member, with a dot between an object and its member.
+        reason: Why, as sentences; `{}` stands for the member's path.
+        code: The error's code; None for its class's own.
+        is_conflict: Whether it contradicts another member, rather than being unsupported.
+    """
+
+    def __init__(
+        self, name: str, reason: str, *, code: str | None = None, is_conflict: bool = False
+    ) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+        self.code = code
+        self.is_conflict = is_conflict
+
+
+def known_members(
+    members: Iterable[tuple[str, Any]],
+    defined: DefinedNames,
+    speller: Speller,
+    *,
+    ignore_unknown: bool,
+) -> tuple[dict[str, Any], list[str]]:
+    """The members under the names that the object defines, and the names of the ignored ones.
+
+    Args:
+        members: Names and values.
+        defined: What the object defines.
+        speller: The request's own.
+        ignore_unknown: Ignore unknown members instead of refusing them.
+
+    Raises:
+        RefusedMemberError: For the first member that is refused.
+    """
+    sorter = _Sorter(defined, speller, ignore_unknown=ignore_unknown)
+    for name, value in members:
+        sorter.add(name, value)
+    return sorter.merged(), sorter.ignored
+
+
+class _Sorter:
+    def __init__(self, defined: DefinedNames, speller: Speller, *, ignore_unknown: bool) -> None:
+        self._defined = defined
+        self._speller = speller
+        self._ignore_unknown = ignore_unknown
+        self._kept: dict[str, Any] = {}
+        self._renamed: list[tuple[str, Foreign, Any]] = []
+        self.ignored: list[str] = []
+
+    def add(self, name: str, value: Any) -> None:  # noqa: ANN401  (any JSON value)
+        if name in self._defined.names:
+            self._kept[name] = value
+        elif "." in name:
+            self._add_unknown(name, value, ())
+        else:
+            self._add_other(name, value, self._defined.suggested)
+
+    def _add_group(self, group: str, value: Any) -> None:  # noqa: ANN401  (any JSON value)
+        if not isinstance(value, dict):
+            if not asks_for_nothing(value):
+                raise RefusedMemberError(group, "'{}' is not supported, unless it is an object.")
+            return
+        for name, member in value.items():
+            self._add_other(f"{group}.{name}", member, ())
+
+    def _add_other(self, name: str, value: Any, suggested: Iterable[str]) -> None:  # noqa: ANN401
+        foreign = self._defined.foreign.get(name)
+        if name in self._defined.groups and (self._ignore_unknown or value is not None):
+            self._add_group(name, value)
+        elif foreign is None:
+            self._add_unknown(name, value, suggested)
+        elif foreign.to:
+            self._renamed.append((name, foreign, value))
+        elif not self._ignore_unknown:
+            raise _unknown(name, "")
+        elif not foreign.is_neutral(value):
+            if foreign.instead:
+                raise RefusedMemberError(
+                    name, f"'{{}}' is not supported by this server. {foreign.instead}"
+                )
+            self.ignored.append(name)
+
+    def _add_unknown(self, name: str, value: Any, suggested: Iterable[str]) -> None:  # noqa: ANN401
+        is_empty = value is None or (isinstance(value, str | list | dict) and not value)
+        meant = None if is_empty else self._speller.suggest(name, suggested)
+        if meant or not self._ignore_unknown:
+            raise _unknown(name, f" Did you mean '{meant}'?" if meant else "")
+        self.ignored.append(name)
+
+    def merged(self) -> dict[str, Any]:
+        """The members, those of other names under their own."""
+        for name, foreign, value in self._renamed:
+            if not foreign.is_neutral(value):
+                self._merge(name, foreign.to, value)
+        return self._kept
+
+    def _merge(self, name: str, target: str, value: Any) -> None:  # noqa: ANN401  (any JSON value)
+        holder, (outer, _, inner) = self._kept, target.partition(".")
+        if inner:
+            holder = holder.get(outer) or {}
+            if not isinstance(holder, dict):
+                return  # left to the validator, which refuses it
+            self._kept[outer] = holder = dict(holder)
+        own = holder.get(inner or outer)
+        if own is not None and not is_same(own, value):
+            reason = f"'{{}}' and '{target}' differ. Give one of them."
+            raise RefusedMemberError(name, reason, is_conflict=True)
+        holder[inner or outer] = value
+
+
+def _unknown(name: str, hint: str) -> RefusedMemberError:
+    hint = hint or " It is neither one of the API's nor one of this server's extensions."
+    return RefusedMemberError(name, "Unknown parameter: '{}'." + hint, code="unknown_parameter")
+
+
+def shown_name(name: str) -> str:
+    """A name that the client chose, cut to the length that messages and headers have room for."""
+    return name if len(name) <= _MAX_SHOWN_CHARS else f"{name[:_MAX_SHOWN_CHARS]}…"
