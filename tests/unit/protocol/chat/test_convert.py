@@ -301,7 +301,8 @@ def test_an_answer_of_the_sdk_can_be_sent_back_as_history() -> None:
 
 @pytest.mark.parametrize("ignore_unknown", [True, False])
 def test_a_body_that_is_wrong_everywhere_is_refused_without_a_list(ignore_unknown: bool) -> None:
-    messages = [{"role": "user", "content": [{"type": "text", "text": 1}] * 64}] * 256
+    part = {"type": "image_url", "image_url": {"detail": 1, "max_tiles": "x"}}
+    messages = [{"role": "user", "content": [part] * 64}] * 64
     body = json.dumps({"model": "m", "messages": messages}).encode()
     with pytest.raises(InvalidRequestError, match="more than 10000 places"):
         parse(body, ignore_unknown=ignore_unknown)
