@@ -150,6 +150,20 @@ def test_the_limit_of_tokens(client: anthropic.Anthropic) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_may_end_with_the_context(echo_server: LiveServer, *, stream: bool) -> None:
+    limit = echo_server.engine.info.max_model_len
+    long = [{"role": "user", "content": "x" * (limit * 2 // 3)}]
+    answer = post(echo_server, ASK | {"max_tokens": 64_000, "messages": long, "stream": stream})
+    assert answer.status_code == 200, answer.text
+    message = answer.json() if not stream else {}
+    if stream:
+        ending = frames(answer)[-2][1]
+        message = ending["delta"] | {"usage": ending["usage"]}
+    assert message["stop_reason"] == "model_context_window_exceeded"
+    assert message["usage"]["input_tokens"] + message["usage"]["output_tokens"] == limit
+
+
+@pytest.mark.parametrize("stream", [False, True])
 def test_the_stop_sequence_that_was_found_is_named(
     client: anthropic.Anthropic, *, stream: bool
 ) -> None:

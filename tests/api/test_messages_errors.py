@@ -37,6 +37,14 @@ def test_a_wrong_field(echo_server: LiveServer) -> None:
     assert answer.json()["error"]["message"] == "Missing required parameter: 'max_tokens'."
 
 
+def test_a_prompt_that_is_too_long(echo_server: LiveServer) -> None:
+    messages = [{"role": "user", "content": "x" * 100_000}]
+    client = echo_server.anthropic_client()
+    error = refused(client, anthropic.BadRequestError, messages=messages)
+    assert error.error_code == "context_length_exceeded"
+    assert error.api_message.startswith("prompt is too long: ")
+
+
 def test_another_model(echo_server: LiveServer) -> None:
     error = refused(echo_server.anthropic_client(), anthropic.NotFoundError, model="claude")
     assert (error.type, error.error_code) == ("not_found_error", "model_not_found")

@@ -135,6 +135,10 @@ SPECIAL_CODES: Mapping[str, tuple[type[ServerError], str]] = {
     "invalid_json": (errors.InvalidRequestError, "The body is not JSON, or not an object."),
     "invalid_value": (errors.InvalidRequestError, "A field has the wrong type or is out of range."),
     "missing_required_parameter": (errors.InvalidRequestError, "A required field is missing."),
+    "thread_unsupported_request": (
+        errors.UnsupportedParameterError,
+        "Messages are not stored: the conversation must be sent without `thread`.",
+    ),
     "unknown_parameter": (errors.UnsupportedParameterError, "The field is not known."),
 }
 

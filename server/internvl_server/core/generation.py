@@ -20,7 +20,8 @@ class SamplingParams:
     """How to choose tokens and when to stop.
 
     A `temperature` of 0 is greedy. A `top_k` of 0 means no limit. Without a `seed` the engine draws one.
-    `stop` holds strings matched on text. Without `max_tokens` the limit in the server's settings applies.
+    `stop` holds strings matched on text. Without `max_tokens` the limit is `default_max_tokens`, or else the
+    server's, and is lowered to what the prompt leaves of the context.
     `num_logprobs` None asks for no log probabilities, 0 for those of the chosen tokens, n for those of the
     n likeliest as well. `presence_penalty` and `frequency_penalty` are OpenAI's: they are subtracted from the
     logits of tokens generated so far, once and times their count. `logit_bias` holds pairs of a token id and
@@ -28,6 +29,7 @@ class SamplingParams:
     """
 
     max_tokens: int | None = None
+    default_max_tokens: int | None = None
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0

@@ -30,6 +30,8 @@ class Lengths:
 
     def default_max_tokens(self, sampling: SamplingParams) -> int:
         """The limit of an answer whose request has none. It is lowered to what the prompt leaves."""
+        if sampling.default_max_tokens is not None:
+            return sampling.default_max_tokens
         if sampling.num_logprobs is None:
             return self._default
         return min(self._default, _MAX_DEFAULT_LOGPROBS)

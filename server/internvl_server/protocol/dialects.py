@@ -62,11 +62,14 @@ _MESSAGES_TYPES = {
 def _messages_envelope(error: ErrorBody) -> dict[str, Any]:
     """Anthropic's envelope; `details`, which theirs has for some errors, names the code and the field."""
     kind = "api_error" if error.type == "server_error" else error.type
+    # Their words, by which clients know that they must shorten the conversation.
+    is_long = error.code == "context_length_exceeded"
+    message = f"prompt is too long: {error.message}" if is_long else error.message
     return {
         "type": "error",
         "error": {
             "type": _MESSAGES_TYPES.get(error.code or "", kind),
-            "message": error.message,
+            "message": message,
             "details": {"error_code": error.code, "param": error.param},
         },
         "request_id": current_request_id.get(),

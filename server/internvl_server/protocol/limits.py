@@ -11,7 +11,7 @@ __all__ = ["check_length", "check_lists", "check_num_parts"]
 _MAX_STOPS = 4
 _MAX_STOP_CHARS = 8192
 _MAX_TOKEN_IDS = 1024
-_PART_LISTS = ("content", "output", "tool_calls")
+_PART_HOLDERS = ("content", "output", "source", "tool_calls")
 
 
 def check_lists(fields: Mapping[str, Any], limits: LimitSettings) -> None:
@@ -51,14 +51,22 @@ def check_num_parts(
     """
     if not isinstance(entries, list):
         return
-    lists = [e.get(name) for e in entries if isinstance(e, dict) for name in _PART_LISTS]
-    num_parts = sum(len(parts) for parts in lists if isinstance(parts, list))
+    num_parts = _num_parts(entries) - len(entries)
     if num_parts > limits.max_parts_per_request:
         raise InvalidRequestError(
             f"'{path}' has {num_parts} content parts; the limit is {limits.max_parts_per_request} "
             "(limits.max_parts_per_request).",
             param=path,
         )
+
+
+def _num_parts(value: Any) -> int:  # noqa: ANN401  (any JSON value)
+    """The entries of a list, with those of the lists in them: parts may contain parts."""
+    if isinstance(value, list):
+        return len(value) + sum(map(_num_parts, value))
+    if isinstance(value, dict):
+        return sum(_num_parts(value[name]) for name in _PART_HOLDERS if name in value)
+    return 0
 
 
 def check_length(value: Any, path: str, limit: int, source: str) -> None:  # noqa: ANN401  (any JSON)

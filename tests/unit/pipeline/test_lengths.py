@@ -44,6 +44,8 @@ def test_the_default_of_an_answer(
 ) -> None:
     made = lengths(of_engine=of_engine, of_server=of_server)
     assert made.default_max_tokens(SamplingParams(num_logprobs=num_logprobs)) == default
+    own = SamplingParams(num_logprobs=num_logprobs, default_max_tokens=64_000)
+    assert made.default_max_tokens(own) == 64_000
 
 
 @pytest.mark.parametrize(

@@ -40,9 +40,13 @@ async def _accept(request: Request, services: Services, owner: AsyncExitStack) -
     parsed, generation = await start_conversation(
         request, services, parse_messages_request, message_id, owner
     )
-    writer = MessageWriter(
-        MessageHead(message_id, services.checkpoint.served_name, generation.prompt_usage)
+    head = MessageHead(
+        message_id,
+        model=services.checkpoint.served_name,
+        usage=generation.prompt_usage,
+        max_tokens=parsed.body.max_tokens,
     )
+    writer = MessageWriter(head)
     return Answer(
         generation,
         writer,

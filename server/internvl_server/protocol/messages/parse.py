@@ -63,7 +63,13 @@ def parse_messages_request(
     return ParsedRequest(
         request,
         conversation,
-        replace(sampling, stop=_stops(request, sampling)),
+        replace(
+            sampling,
+            # As in the API: an answer may also end where the context does.
+            max_tokens=None,
+            default_max_tokens=request.max_tokens,
+            stop=_stops(request, sampling),
+        ),
         to_answer_params(
             request, tool_choice=choice, tool_names=tuple([tool.name for tool in tools])
         ),
@@ -127,6 +133,7 @@ def _fields(
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The fields to validate, and the names of the ignored ones."""
     members = read_object(body)
+    refuse_unsupported(members)
     if _edits_nothing(members.get("context_management")):
         del members["context_management"]
     fields, unknown = known_fields(members, table, ignore_unknown=ignore_unknown)
@@ -139,7 +146,6 @@ def _fields(
             entries = enumerate(fields[name])
             fields[name] = [_prepared(entry, f"{name}[{i}]", limits) for i, entry in entries]
     fields["system"] = _prepared(fields.get("system"), "system", limits)
-    refuse_unsupported(fields)
     return fields, unknown
 
 

@@ -22,12 +22,13 @@ _STOP_REASONS: dict[FinishReason, str] = {
 class MessageHead:
     """The members of a message that do not depend on the answer.
 
-    `id` is `msg_…`, `model` the served name, `usage` what the prompt took.
+    `id` is `msg_…`, `model` the served name, `usage` what the prompt took, `max_tokens` the request's limit.
     """
 
     id: str
     model: str
     usage: Usage
+    max_tokens: int
 
     def json(self) -> dict[str, Any]:
         """A message without content."""
@@ -65,9 +66,9 @@ class MessageWriter:
         """The events of a delta; after the last one, why the message ended and the usage."""
         events = list(self._blocks.push(delta))
         if delta.finish_reason is not None:
-            usage = _usage_json(delta.usage or self._head.usage)
+            ending, usage = self._ending(delta)
             events += [
-                {"type": "message_delta", "delta": _ending(delta), "usage": usage},
+                {"type": "message_delta", "delta": ending, "usage": _usage_json(usage)},
                 {"type": "message_stop"},
             ]
         return _frames(events)
@@ -82,23 +83,25 @@ class MessageWriter:
         for last in deltas:
             for _ in self._blocks.push(last):
                 pass
-        usage = _usage_json(last.usage or self._head.usage)
-        return self._head.json() | {"content": self._blocks.json, **_ending(last), "usage": usage}
+        ending, usage = self._ending(last)
+        content = {"content": self._blocks.json}
+        return self._head.json() | content | ending | {"usage": _usage_json(usage)}
+
+    def _ending(self, last: TextDelta) -> tuple[dict[str, Any], Usage]:
+        """Why the message ended, and what it took."""
+        assert last.finish_reason is not None
+        usage = last.usage or self._head.usage
+        reason = _STOP_REASONS[last.finish_reason]
+        if last.stop_string is not None:
+            reason = "stop_sequence"
+        elif reason == "max_tokens" and usage.num_completion_tokens < self._head.max_tokens:
+            reason = "model_context_window_exceeded"
+        return {"stop_reason": reason, "stop_sequence": last.stop_string}, usage
 
 
 def count_json(usage: Usage) -> dict[str, Any]:
     """The answer of `/v1/messages/count_tokens`."""
     return {"input_tokens": usage.num_prompt_tokens}
-
-
-def _ending(last: TextDelta) -> dict[str, Any]:
-    """Why a message ended."""
-    assert last.finish_reason is not None
-    reason = _STOP_REASONS[last.finish_reason]
-    return {
-        "stop_reason": reason if last.stop_string is None else "stop_sequence",
-        "stop_sequence": last.stop_string,
-    }
 
 
 def _usage_json(usage: Usage) -> dict[str, Any]:

@@ -63,9 +63,9 @@ class MessagesRequest(PromptFields, SamplingFields):
     """The implemented fields."""
 
     max_tokens: MaxTokens
-    """Most tokens of the answer."""
-    stop_sequences: list[Annotated[str, Field(min_length=1)]] | None = None
-    """At most 64 strings, matched on text and never shown."""
+    """Most tokens of the answer, which also ends where the context does."""
+    stop_sequences: list[Annotated[str, Field(min_length=1, max_length=8192)]] | None = None
+    """At most 64 strings of at most 8192 characters, matched on text and never shown."""
     top_k: Annotated[Annotated[int, Field(ge=-1, le=2**63 - 1)] | None, Needs("top_k")] = None
     """0 or -1: no limit."""
     stream: bool | None = None
@@ -92,7 +92,6 @@ _INSTEAD: Mapping[str, str] = {
     "mcp_servers": "Connect to the servers yourself, and give their tools in 'tools'.",
     "thinking": "The model does not reason apart from its answer; leave it out, or set its 'type' to "
     "'disabled'.",
-    "thread": "Nothing is stored here; send the whole conversation in 'messages'.",
 }
 _BOOKKEEPING = frozenset(
     {

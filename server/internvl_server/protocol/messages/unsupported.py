@@ -12,6 +12,7 @@ __all__ = ["refuse_unsupported"]
 
 _CUSTOM = "Give the tool a name, a description and an 'input_schema', without a 'type'."
 _LEAVE_OUT = "Leave it out."
+_ALL_TOOLS = "All tools are in the prompt from the beginning."
 
 # Blocks of tools that run at the provider, or of other services.
 _BLOCKS: Mapping[str, str] = {
@@ -22,11 +23,14 @@ _BLOCKS: Mapping[str, str] = {
     "compaction": "Send the messages themselves.",
     "container_upload": "Files are not stored here; send text or images.",
     "fallback": _LEAVE_OUT,
+    "mcp_tool_listing": _LEAVE_OUT,
     "mcp_tool_result": _LEAVE_OUT,
     "mcp_tool_use": _LEAVE_OUT,
     "server_tool_use": _LEAVE_OUT,
     "text_editor_code_execution_tool_result": _LEAVE_OUT,
-    "tool_reference": "All tools are in the prompt from the beginning.",
+    "tool_addition": _ALL_TOOLS,
+    "tool_reference": _ALL_TOOLS,
+    "tool_removal": _ALL_TOOLS,
     "tool_search_tool_result": _LEAVE_OUT,
     "web_fetch_tool_result": _LEAVE_OUT,
     "web_search_tool_result": _LEAVE_OUT,
@@ -40,11 +44,18 @@ _SOURCES: Mapping[tuple[str, str], str] = {
 
 
 def refuse_unsupported(fields: Mapping[str, Any]) -> None:
-    """Refuse the first block or tool of a type that is not supported.
+    """Refuse a thread, and the first block or tool of a type that is not supported.
 
     Raises:
-        UnsupportedParameterError: With the JSON path of the type and the reason.
+        UnsupportedParameterError: With the JSON path of the type and the reason. By the code for a thread the
+            SDK knows that it must send the whole conversation.
     """
+    if fields.get("thread") is not None:
+        raise UnsupportedParameterError(
+            "Nothing is stored here; send the whole conversation in 'messages', without 'thread'.",
+            param="thread",
+            code="thread_unsupported_request",
+        )
     for path, tool in _objects(fields.get("tools"), "tools"):
         kind = tool.get("type")
         if isinstance(kind, str) and kind != "custom":
