@@ -46,7 +46,7 @@ from internvl_server.core.generation import (
     TokenLogprobs,
 )
 from internvl_server.core.prompt import ImageMeasure, ImageSpan, ImageTiles, PixelValues, Prompt
-from internvl_server.core.video_urls import is_video_url
+from internvl_server.core.video_urls import begins_like_video, is_video_url
 
 __all__ = [
     "AnswerParams",
@@ -86,5 +86,6 @@ __all__ = [
     "ToolChoice",
     "Usage",
     "VideoReference",
+    "begins_like_video",
     "is_video_url",
 ]

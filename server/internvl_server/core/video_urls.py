@@ -1,10 +1,10 @@
-"""Recognise the URL of a video where a URL of an image is expected, before anything is fetched."""
+"""Recognise a video where an image is expected."""
 
 import base64
 import binascii
 from urllib.parse import urlsplit
 
-__all__ = ["is_video_url"]
+__all__ = ["begins_like_video", "is_video_url"]
 
 _SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv")
 _UNNAMED_TYPES = ("", "application/octet-stream", "binary/octet-stream")
@@ -24,8 +24,13 @@ def is_video_url(url: str) -> bool:
     head, _, text = url[5:512].partition(",")
     mime_type = head.partition(";")[0].strip().lower()
     return mime_type.startswith("video/") or (
-        mime_type in _UNNAMED_TYPES and _begins_like_video(text[:64])
+        mime_type in _UNNAMED_TYPES and begins_like_video(_first_bytes(text[:64]))
     )
+
+
+def begins_like_video(data: bytes) -> bool:
+    """Whether a file begins as MP4, MOV, WebM and MKV files do."""
+    return data.startswith(_EBML) or (data[4:8] == b"ftyp" and data[8:12] not in _IMAGE_BRANDS)
 
 
 def _has_video_suffix(url: str) -> bool:
@@ -35,9 +40,8 @@ def _has_video_suffix(url: str) -> bool:
         return False
 
 
-def _begins_like_video(text: str) -> bool:
+def _first_bytes(text: str) -> bytes:
     try:
-        data = base64.b64decode("".join(text.split())[:16])
+        return base64.b64decode("".join(text.split())[:16])
     except (binascii.Error, ValueError):  # malformed: refused where it is decoded
-        return False
-    return data.startswith(_EBML) or (data[4:8] == b"ftyp" and data[8:12] not in _IMAGE_BRANDS)
+        return b""

@@ -159,7 +159,7 @@ class TestFetch:
             ("ftp://example.com/v.mp4", VideoUrlError),
             ("data:image/png;base64,AAAA", VideoUrlError),
             ("data:video/mp4,AAAA", VideoUrlError),
-            ("data:video/mp4;base64,A-_=", VideoUrlError),
+            ("data:video/mp4;base64,A*_=", VideoUrlError),
             ("data:video/mp4;base64,", VideoUrlError),
         ],
     )

@@ -13,24 +13,51 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
     ExifTags,
     GifImagePlugin,
     Image,
     ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
+    TiffImagePlugin,
     UnidentifiedImageError,
     WebPImagePlugin,
 )
 
+from internvl_server.core import begins_like_video
 from internvl_server.errors import ImageDecodeError, ImageError, ImageTooLargeError
+from internvl_server.media.decoding import jpeg
+from internvl_server.media.decoding.png import SIGNATURE, PngFile
 
-__all__ = ["DecodeLimits", "VideoLimits", "decode_image", "read_size", "size_problem"]
+__all__ = ["FORMATS", "DecodeLimits", "VideoLimits", "decode_image", "read_size", "size_problem"]
 
-PLUGINS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin, GifImagePlugin)  # imported to register
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
-JPEG_END = b"\xff\xd9"
-PNG_END = b"IEND\xaeB`\x82"
+PLUGINS = (  # imported to register
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+# The compressions that scanners and cameras use; libtiff's others are rare and less tested.
+TIFF_COMPRESSIONS = frozenset(
+    {
+        "raw",
+        "packbits",
+        "tiff_lzw",
+        "tiff_adobe_deflate",
+        "tiff_deflate",
+        "tiff_ccitt",
+        "group3",
+        "group4",
+        "jpeg",
+    }
+)
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # a worker has one core
 
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -68,16 +95,18 @@ def decode_image(data: bytes, limits: DecodeLimits) -> Image.Image:
             than the limits allow.
         ImageDecodeError: The format is not supported, or the file is truncated or corrupt.
     """
+    if data.startswith(SIGNATURE):
+        return _decode_png(PngFile(data), limits)
     with _opened(data, limits) as image:
-        _check_end(data, image)
-        image.load()
-        transpose = _TRANSPOSE.get(_orientation(image))
-        rgb = _to_rgb(image)
-        return rgb if transpose is None else rgb.transpose(transpose)
+        if isinstance(image, JpegImagePlugin.JpegImageFile):
+            _load_jpeg(image, data)
+        return _upright(image)
 
 
 def read_size(data: bytes, limits: DecodeLimits) -> tuple[int, int]:
     """Width and height of the upright image, from its header. Raises the errors of `decode_image`."""
+    if data.startswith(SIGNATURE):
+        data = PngFile(data).data
     with _opened(data, limits) as image:
         width, height = image.size
         return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
@@ -95,15 +124,28 @@ def _opened(data: bytes, limits: DecodeLimits) -> Iterator[Image.Image]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _check_size(*image.size, limits)
+                _check_samples(image)
                 yield image
     except (ImageError, MemoryError):
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise _too_many_pixels(limits) from None
     except UnidentifiedImageError:
-        raise ImageDecodeError("The image is not a valid JPEG, PNG, WebP or GIF file.") from None
+        raise _unidentified(data) from None
     except Exception:  # noqa: BLE001 - Pillow's parsers raise many classes, such as ValueError
-        raise ImageDecodeError("The image is truncated or corrupt.") from None
+        raise _truncated() from None
+
+
+def _truncated() -> ImageDecodeError:
+    return ImageDecodeError("The image is truncated or corrupt.")
+
+
+def _unidentified(data: bytes) -> ImageDecodeError:
+    if begins_like_video(data):
+        return ImageDecodeError("The file is a video; send it in a 'video_url' part.")
+    return ImageDecodeError(
+        "The image is not a valid JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file."
+    )
 
 
 def _too_many_pixels(limits: DecodeLimits) -> ImageTooLargeError:
@@ -135,22 +177,57 @@ def size_problem(width: int, height: int, limits: DecodeLimits) -> str | None:
     return None
 
 
-def _check_end(data: bytes, image: Image.Image) -> None:
-    """Refuse a file that was cut off after its last pixel, which Pillow does not notice.
+def _check_samples(image: Image.Image) -> None:
+    if image.mode in ("I", "F"):
+        raise ImageDecodeError("The image has 32-bit samples; send it with 8 or 16 bits.")
+    if image.format == "TIFF" and image.info.get("compression") not in TIFF_COMPRESSIONS:
+        raise ImageDecodeError("The compression of the TIFF file is not supported.")
 
-    The end marker of a JPEG cannot occur inside its entropy-coded scans, where the file position now is.
-    """
-    if isinstance(image, JpegImagePlugin.JpegImageFile):
-        assert image.fp is not None
-        is_whole = data.find(JPEG_END, image.fp.tell()) >= 0
-    else:
-        is_whole = image.format != "PNG" or PNG_END in data
-    if not is_whole:
-        raise ImageDecodeError("The image is truncated or corrupt.")
+
+def _decode_png(png: PngFile, limits: DecodeLimits) -> Image.Image:
+    with _opened(png.data, limits) as image:
+        try:
+            image.load()
+        except OSError:  # also raised for a wrong checksum after the last row
+            repaired = png.repaired()
+            if repaired is None:
+                raise
+        else:
+            # Rows that are not in the data stay zero, and Pillow may not notice.
+            if (png.is_interlaced or not _has_last_row(image)) and not png.has_all_pixels():
+                raise _truncated()
+            return _upright(image)
+    with _opened(repaired, limits) as image:
+        return _upright(image)
+
+
+def _has_last_row(image: Image.Image) -> bool:
+    width, height = image.size
+    return any(image.crop((0, height - 1, width, height)).tobytes())
+
+
+def _load_jpeg(image: JpegImagePlugin.JpegImageFile, data: bytes) -> None:
+    """Decode a JPEG, with or without its end marker, and refuse it if pixels are missing."""
+    end = jpeg.find_end(data)
+    has_end = jpeg.has_end_marker(data, end)
+    ImageFile.LOAD_TRUNCATED_IMAGES = not has_end  # Pillow then adds the marker
+    image.load()
+    is_suspect = not has_end or jpeg.looks_cut_off(image)
+    if is_suspect and not jpeg.has_all_pixels(image, data, end):
+        raise _truncated()
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()
+    transpose = _TRANSPOSE.get(_orientation(image))
+    rgb = _to_rgb(image)
+    return rgb if transpose is None else rgb.transpose(transpose)
 
 
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 if it is missing or cannot be read."""
+    if image.format == "TIFF":  # Pillow applies it, to the size and to the pixels
+        return 1
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # noqa: BLE001 - broken metadata does not make an image unusable
@@ -159,7 +236,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
+    if image.mode.startswith("I;16"):
         return _grey16_to_rgb(image)
     if not image.has_transparency_data:
         return image.convert("RGB")

@@ -80,7 +80,7 @@ class TestResults:
 
     async def test_errors_come_back_as_they_are(self, pool: DecodePool) -> None:
         before = pids(pool)
-        with pytest.raises(ImageDecodeError, match="JPEG, PNG, WebP or GIF"):
+        with pytest.raises(ImageDecodeError, match="JPEG, PNG, WebP, GIF, BMP"):
             await pool.tile(BinaryMedia(b"no image"), max_tiles=1)
         with pytest.raises(ImageTooLargeError, match="times the shortest"):
             await pool.read_size(BinaryMedia(encode(make_image(1000, 2))))
