@@ -38,6 +38,8 @@ _IMAGE_WORDS = (
 _NUMBER = r"[\s_#-]{0,3}[\d一二三四五六七八九十]{1,4}\s{0,3}[:：]"
 _OWN_LABEL = re.compile(rf"\b(?:{_IMAGE_WORDS}){_NUMBER}", re.IGNORECASE)
 _OWN_FRAME_LABEL = re.compile(rf"\b(?:frame|帧){_NUMBER}", re.IGNORECASE)
+_MAX_LABEL_CHARS = 32
+_SLICE_CHARS = 100_000
 
 
 class Template(Protocol):
@@ -135,10 +137,14 @@ def has_own_labels(conversation: Conversation) -> bool:
 def _labels_images(message: Message) -> bool:
     has_video = any(isinstance(part, FrameList | VideoReference) for part in message.content)
     texts = [part.text for part in message.content if isinstance(part, TextPart)]
-    return any(
-        _OWN_LABEL.search(text) or (not has_video and _OWN_FRAME_LABEL.search(text))
-        for text in texts
-    )
+    patterns = [_OWN_LABEL] if has_video else [_OWN_LABEL, _OWN_FRAME_LABEL]
+    return any(_has(text, pattern) for text in texts for pattern in patterns)
+
+
+def _has(text: str, pattern: re.Pattern[str]) -> bool:
+    """Whether the text has a match; a search holds the interpreter lock, so it is made in slices."""
+    ends = range(_SLICE_CHARS, len(text) + _SLICE_CHARS, _SLICE_CHARS)
+    return any(pattern.search(text, end - _SLICE_CHARS, end + _MAX_LABEL_CHARS) for end in ends)
 
 
 def content_segments(content: Content, images: ImageNumbering) -> Iterator[Segment]:

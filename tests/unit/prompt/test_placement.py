@@ -144,6 +144,12 @@ def test_labels_of_the_text_are_not_doubled(template: Template, label: str) -> N
     assert "Image-1: {a}\nImage-2: {b}" in turn(template, A, B, f"{label.rstrip(':：')} is red?")
 
 
+@pytest.mark.parametrize("num_chars", [0, 99_990, 99_999, 100_000, 250_001])
+def test_labels_are_found_anywhere_in_a_long_text(num_chars: int) -> None:
+    text = "\n" * num_chars + "Image 1: a"
+    assert "Image-1" not in turn(InternVL25Template(), A, B, text)
+
+
 @TEMPLATES
 def test_figures_in_a_caption_are_no_labels(template: Template) -> None:
     assert turn(template, A, B, "Figure 1: a chart").startswith("Image-1: {a}\nImage-2: {b}\n")
