@@ -93,7 +93,10 @@ Content: TypeAlias = tuple[Part, ...]
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call of a tool in an earlier turn; `arguments` is the JSON text of an object."""
+    """A call of a tool in an earlier turn.
+
+    `arguments` is the text the model wrote, usually the JSON text of an object; it may be cut off or wrong.
+    """
 
     id: str
     name: str

@@ -12,6 +12,7 @@ from internvl_server.errors import (
     StartupError,
 )
 from internvl_server.prompt.chat_template import load_checkpoint_template
+from internvl_server.prompt.history import order_results
 from internvl_server.prompt.placement import place_media
 from internvl_server.prompt.segments import Control, ImagePlaceholder, Segment
 from internvl_server.prompt.template import InternVL25Template, Template
@@ -89,7 +90,7 @@ class PromptBuilder:
 
     def skeleton(self, conversation: Conversation) -> PromptSkeleton:
         """Tokenise all of the prompt but its images. CPU-bound: call it off the event loop for long texts."""
-        conversation, warnings = place_media(conversation)
+        conversation, warnings = place_media(order_results(conversation))
         pieces: list[list[int] | ImagePlaceholder] = []
         text = ""
         for segment in [*self._template.render(conversation), ImagePlaceholder(-1)]:

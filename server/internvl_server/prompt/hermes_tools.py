@@ -47,7 +47,7 @@ def call_segments(calls: Iterable[ToolCall]) -> list[Segment]:
     """The calls of one message, each on separate lines."""
     segments: list[Segment] = []
     for call in calls:
-        body = f'{{"name": "{call.name}", "arguments": {call.arguments}}}'
+        body = f'{{"name": {json.dumps(call.name, ensure_ascii=False)}, "arguments": {call.arguments}}}'
         segments += ["\n" if segments else "", _CALL, f"\n{body}\n", _CALL_END]
     return segments
 

@@ -9,17 +9,21 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from pydantic_core import from_json
+
 from internvl_server.core import Tool, ToolCall
 from internvl_server.prompt.segments import Segment
 
 __all__ = ["Placeholders", "to_json"]
 
 # ⧼12⧽ stands for segment 12, and ⧼12⧾⧽ for its text escaped as in a JSON string, once for each mark; ⧿
-# escapes non-ASCII characters as well. All four are printable, so that they survive Python's repr, which
-# `{{ tool }}` renders. The same characters in text of a client are harmless: that text is not rendered.
-_BEGIN, _END, _JSON, _ASCII_JSON = "\u29fc", "\u29fd", "\u29fe", "\u29ff"
-_PLACEHOLDER = re.compile(f"{_BEGIN}(\\d+)([{_JSON}{_ASCII_JSON}]*){_END}")
-_ESCAPED_SIGN = re.compile(r"\\u(29f[c-f])")
+# escapes non-ASCII characters as well. ⧼12⧻⧽ is JSON text, which JSON contains without quotation marks. All
+# five are printable, so that they survive Python's repr, which `{{ tool }}` renders. The same characters in
+# text of a client are harmless: that text is not rendered.
+_RAW, _BEGIN, _END, _JSON, _ASCII_JSON = "\u29fb", "\u29fc", "\u29fd", "\u29fe", "\u29ff"
+_PLACEHOLDER = re.compile(f"{_BEGIN}(\\d+){_RAW}?([{_JSON}{_ASCII_JSON}]*){_END}")
+_IN_JSON = re.compile(f'"{_BEGIN}(?P<raw>\\d+){_RAW}{_END}"|{_PLACEHOLDER.pattern}')
+_ESCAPED_SIGN = re.compile(r"\\u(29f[b-f])")
 
 # A heuristic: templates test for words of JSON schemas ("if 'enum' in parameters"), so these stay as they
 # are in tools while all other text is protected. A template that tests for another word does not find it.
@@ -67,10 +71,22 @@ class Placeholders:
         return {"type": "function", "function": function}
 
     def protect_call(self, call: ToolCall) -> dict[str, Any]:
-        """A call in the form that templates expect; its arguments are an object, not text."""
-        arguments = self._protect_value(json.loads(call.arguments), frozenset())
-        function = {"name": self.protect_text(call.name), "arguments": arguments}
+        """A call in the form that templates expect.
+
+        Its arguments are an object where they can be read, because templates list its members. Otherwise they
+        are a text that templates write as it is, whether they convert it to JSON or not.
+        """
+        function = {"name": self.protect_text(call.name), "arguments": self._arguments(call)}
         return {"id": self.protect_text(call.id), "type": "function", "function": function}
+
+    def _arguments(self, call: ToolCall) -> Any:  # noqa: ANN401  (any JSON value)
+        try:
+            value = from_json(call.arguments, allow_inf_nan=False)
+        except ValueError:
+            value = None
+        if isinstance(value, dict):
+            return self._protect_value(value, frozenset())
+        return self.protect(call.arguments).replace(_END, _RAW + _END)
 
     def split(self, rendered: str) -> Iterator[tuple[str, Segment]]:
         """Pairs of text of the template and the segment after it; the last segment is ""."""
@@ -86,7 +102,7 @@ class Placeholders:
     def contains_all(self, rendered: str, texts: Iterable[str]) -> bool:
         """Whether each of these protected texts is in the rendered text."""
         shown = {self._segments[int(match[1])] for match in _PLACEHOLDER.finditer(rendered)}
-        return shown.issuperset(texts)
+        return shown.issuperset(filter(None, texts))
 
     def _protect_value(self, value: Any, plain: frozenset[str]) -> Any:  # noqa: ANN401  (any JSON value)
         if isinstance(value, str):
@@ -118,7 +134,13 @@ def to_json(
     )
     text = _ESCAPED_SIGN.sub(lambda match: chr(int(match[1], 16)), text)
     mark = _ASCII_JSON if ensure_ascii else _JSON
-    return _PLACEHOLDER.sub(rf"{_BEGIN}\1\2{mark}{_END}", text)
+
+    def in_json(match: re.Match[str]) -> str:
+        if match["raw"] is not None:
+            return f"{_BEGIN}{match['raw']}{_END}"
+        return f"{_BEGIN}{match[2]}{match[3]}{mark}{_END}"
+
+    return _IN_JSON.sub(in_json, text)
 
 
 def _escaped(text: str, marks: str) -> str:

@@ -20,7 +20,10 @@ _MAX_ERRORS = 10_000
 
 # Names of union branches that pydantic puts into a location although the JSON does not have them.
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
-_PART_TYPES = frozenset({"text", "image_url", "video_url", "video", "refusal"})
+_PART_TYPES = frozenset(
+    {"text", "image_url", "video_url", "video", "refusal"}
+    | {"reasoning", "thinking", "redacted_thinking"}
+)
 _UNION_FIELDS = frozenset({"stop", "response_format", "tool_choice"})
 _TAG_ERRORS = frozenset({"union_tag_invalid", "union_tag_not_found"})
 

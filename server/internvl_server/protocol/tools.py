@@ -1,11 +1,10 @@
 """Tools in every dialect: a function's definition, the choice among functions, arguments of calls."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import StringConstraints
-from pydantic_core import from_json
+from pydantic import Discriminator, StringConstraints, Tag
 
 from internvl_server.core import Tool, ToolChoice
 from internvl_server.errors import Field, InvalidRequestError
@@ -13,6 +12,7 @@ from internvl_server.protocol.wire import Wire
 
 __all__ = [
     "MAX_ALLOWED",
+    "CallArguments",
     "Function",
     "FunctionName",
     "ToolMode",
@@ -24,6 +24,16 @@ __all__ = [
 MAX_ALLOWED = 1024
 
 FunctionName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+
+
+def _branch_of_arguments(value: Any) -> str:  # noqa: ANN401  (any JSON value)
+    return "~arguments" if isinstance(value, dict) else "~text"
+
+
+CallArguments: TypeAlias = Annotated[
+    Annotated[str, Tag("~text")] | Annotated[dict[str, Any], Tag("~arguments")],
+    Discriminator(_branch_of_arguments),
+]
 ToolMode: TypeAlias = Literal["none", "auto", "required"]
 
 
@@ -106,22 +116,12 @@ def to_tool_choice(
     return ToolChoice(mode, tuple(dict.fromkeys(name for name, _ in named)), is_parallel)
 
 
-def to_arguments(text: str, path: str) -> str:
-    """The arguments of an earlier call, written as prompts have them; an empty text is `{}`.
+def to_arguments(arguments: str | Mapping[str, Any] | None) -> str:
+    """The arguments of an earlier call as text.
 
-    Args:
-        text: The field: the JSON text of an object.
-        path: Its JSON path.
-
-    Raises:
-        InvalidRequestError: It is not the JSON text of an object.
+    A text stays as it is, whatever the model wrote. Other programs send an object, or nothing where a tool
+    takes no arguments.
     """
-    try:
-        value = from_json(text, allow_inf_nan=False) if text.strip() else {}
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise InvalidRequestError(
-            f"'{path}' must be the JSON text of an object.", param=path, code="invalid_value"
-        )
-    return json.dumps(value, ensure_ascii=False)
+    if isinstance(arguments, str):
+        return arguments if arguments.strip() else "{}"
+    return json.dumps(arguments or {}, ensure_ascii=False)

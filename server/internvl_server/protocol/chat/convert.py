@@ -1,6 +1,6 @@
 """Converts messages to a `Conversation`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from internvl_server.core import (
     Conversation,
@@ -23,6 +23,7 @@ from internvl_server.protocol.chat.messages import (
     FramesPart,
     ImagePart,
     RefusalPart,
+    TextContentPart,
     ToolMessage,
     VideoPart,
 )
@@ -44,8 +45,7 @@ def to_conversation(
         media: How many frames of a video are used, by default and at most.
 
     Raises:
-        InvalidRequestError: Messages do not fit each other, one has neither content nor calls, or a video
-            has too many frames.
+        InvalidRequestError: The last message cannot be continued, or a video has too many frames.
     """
     if body.num_frames is not None:
         _check_num_frames(body.num_frames, "num_frames", media)
@@ -54,7 +54,6 @@ def to_conversation(
         _message(message, f"messages[{index}]", media)
         for index, message in enumerate(body.messages)
     )
-    _check_results(messages)
     if body.continue_final_message:
         _check_continuation(body)
     return Conversation(
@@ -80,33 +79,13 @@ def _check_continuation(body: ConversationFields) -> None:
         )
 
 
-def _check_results(messages: Sequence[Message]) -> None:
-    """Check that each tool message answers a call of an earlier message."""
-    call_ids: set[str] = set()
-    for index, message in enumerate(messages):
-        if message.role == "tool" and message.tool_call_id not in call_ids:
-            raise InvalidRequestError(
-                f"'messages[{index}].tool_call_id' answers no call: no earlier message has it in its "
-                "'tool_calls'.",
-                param=f"messages[{index}].tool_call_id",
-            )
-        call_ids.update(call.id for call in message.tool_calls)
-
-
 def _message(message: ChatMessage, path: str, media: MediaSettings) -> Message:
     role: Role = "system" if message.role == "developer" else message.role
     parts = tuple(_parts(message, path, media))
     if isinstance(message, ToolMessage):
         return Message(role, parts, tool_call_id=message.tool_call_id)
     if isinstance(message, AssistantMessage):
-        if not parts and message.content is None and not message.tool_calls:
-            raise InvalidRequestError(
-                f"Missing required parameter: '{path}.content'. Only a message with 'tool_calls' may "
-                "omit it.",
-                param=f"{path}.content",
-                code="missing_required_parameter",
-            )
-        return Message(role, parts, to_tool_calls(message.tool_calls, f"{path}.tool_calls"))
+        return Message(role, parts, to_tool_calls(message.tool_calls))
     return Message(role, parts)
 
 
@@ -122,8 +101,10 @@ def _parts(message: ChatMessage, path: str, media: MediaSettings) -> Iterator[Pa
             yield _video(part, f"{where}.video_url", media)
         elif isinstance(part, FramesPart):
             yield _frames(part, f"{where}.video", media)
-        else:
-            yield TextPart(part.refusal if isinstance(part, RefusalPart) else part.text)
+        elif isinstance(part, RefusalPart):
+            yield TextPart(part.refusal)
+        elif isinstance(part, TextContentPart):
+            yield TextPart(part.text)
     if isinstance(message, AssistantMessage) and message.refusal:
         yield TextPart(message.refusal)
 

@@ -18,6 +18,7 @@ __all__ = [
     "ConversationFields",
     "FramesPart",
     "ImagePart",
+    "ReasoningPart",
     "RefusalPart",
     "SystemMessage",
     "TextContentPart",
@@ -90,25 +91,6 @@ def _branch_of_content(value: Any) -> str:  # noqa: ANN401  (any JSON value)
     return "~parts" if isinstance(value, list) else "~text"
 
 
-UserPart: TypeAlias = Annotated[
-    TextContentPart | ImagePart | VideoPart | FramesPart, Field(discriminator="type")
-]
-ToolPart: TypeAlias = Annotated[TextContentPart | ImagePart, Field(discriminator="type")]
-TextContent: TypeAlias = Annotated[
-    Annotated[str, Tag("~text")]
-    | Annotated[list[TextContentPart], Field(min_length=1), Tag("~parts")],
-    Discriminator(_branch_of_content),
-]
-UserContent: TypeAlias = Annotated[
-    Annotated[str, Tag("~text")] | Annotated[list[UserPart], Field(min_length=1), Tag("~parts")],
-    Discriminator(_branch_of_content),
-]
-ToolContent: TypeAlias = Annotated[
-    Annotated[str, Tag("~text")] | Annotated[list[ToolPart], Field(min_length=1), Tag("~parts")],
-    Discriminator(_branch_of_content),
-]
-
-
 class RefusalPart(Wire):
     """A `refusal` part: the assistant's refusal to answer."""
 
@@ -116,10 +98,25 @@ class RefusalPart(Wire):
     refusal: str
 
 
-AssistantPart: TypeAlias = Annotated[TextContentPart | RefusalPart, Field(discriminator="type")]
+class ReasoningPart(Wire):
+    """The reasoning of another model. InternVL3 has no format for it, so all its members are unknown."""
+
+    type: Literal["reasoning", "thinking", "redacted_thinking"]
+
+
+MediaPart: TypeAlias = Annotated[
+    TextContentPart | ImagePart | VideoPart | FramesPart, Field(discriminator="type")
+]
+AssistantPart: TypeAlias = Annotated[
+    TextContentPart | ImagePart | VideoPart | FramesPart | RefusalPart | ReasoningPart,
+    Field(discriminator="type"),
+]
+MediaContent: TypeAlias = Annotated[
+    Annotated[str, Tag("~text")] | Annotated[list[MediaPart], Tag("~parts")],
+    Discriminator(_branch_of_content),
+]
 AssistantContent: TypeAlias = Annotated[
-    Annotated[str, Tag("~text")]
-    | Annotated[list[AssistantPart], Field(min_length=1), Tag("~parts")],
+    Annotated[str, Tag("~text")] | Annotated[list[AssistantPart], Tag("~parts")],
     Discriminator(_branch_of_content),
 ]
 
@@ -133,21 +130,21 @@ class NamedMessage(Wire):
 
 
 class SystemMessage(NamedMessage):
-    """Instructions; `developer` is the newer name of the same role."""
+    """Instructions, anywhere in the conversation; `developer` is the newer name of the same role."""
 
     role: Literal["system", "developer"]
-    content: TextContent
+    content: MediaContent
 
 
 class UserMessage(NamedMessage):
     """Text, images and videos of the user."""
 
     role: Literal["user"]
-    content: UserContent
+    content: MediaContent
 
 
 class AssistantMessage(NamedMessage):
-    """An earlier answer: text, a refusal, tool calls, or several of them."""
+    """An earlier answer: text, a refusal, tool calls, or several of them; it may be empty."""
 
     role: Literal["assistant"]
     content: AssistantContent | None = None
@@ -158,11 +155,11 @@ class AssistantMessage(NamedMessage):
 
 
 class ToolMessage(NamedMessage):
-    """The result of a tool, text and images; `tool_call_id` is the id of the call it answers."""
+    """The result of a tool; `tool_call_id` is the id of the call it answers."""
 
     role: Literal["tool"]
-    content: ToolContent
-    tool_call_id: str
+    content: MediaContent = ""
+    tool_call_id: str = ""
 
 
 ChatMessage: TypeAlias = Annotated[

@@ -9,6 +9,7 @@ from internvl_server.core import ToolCall
 from internvl_server.errors import UnsupportedParameterError
 from internvl_server.protocol.tools import (
     MAX_ALLOWED,
+    CallArguments,
     Function,
     FunctionName,
     ToolMode,
@@ -61,10 +62,10 @@ class AllowedToolsChoice(Wire):
 
 
 class FunctionCall(Wire):
-    """A call's function and its arguments, the JSON text of an object."""
+    """The function of an earlier call and its arguments, as the model wrote them."""
 
-    name: FunctionName
-    arguments: str
+    name: str
+    arguments: CallArguments | None = None
     parsed_arguments: Any = None
     """The parsed arguments, which the SDK's message objects have when they are sent back."""
 
@@ -72,8 +73,8 @@ class FunctionCall(Wire):
 class HistoryCall(Wire):
     """A call the assistant made earlier."""
 
-    id: Annotated[str, Field(min_length=1)]
-    type: Literal["function"]
+    id: str = ""
+    type: Literal["function"] = "function"
     function: FunctionCall
     index: int | None = None
     """The call's index, which the SDK's message objects have when they were made from a stream."""
@@ -129,21 +130,9 @@ def chosen_tools(
     return choice or "auto", []
 
 
-def to_tool_calls(calls: Sequence[HistoryCall] | None, path: str) -> tuple[ToolCall, ...]:
-    """The calls of an assistant's message.
-
-    Args:
-        calls: The field.
-        path: Its JSON path.
-
-    Raises:
-        InvalidRequestError: Arguments are not the JSON text of an object.
-    """
+def to_tool_calls(calls: Sequence[HistoryCall] | None) -> tuple[ToolCall, ...]:
+    """The calls of an assistant's message, from the field `tool_calls`."""
     return tuple(
-        ToolCall(
-            call.id,
-            call.function.name,
-            to_arguments(call.function.arguments, f"{path}[{index}].function.arguments"),
-        )
-        for index, call in enumerate(calls or ())
+        ToolCall(call.id, call.function.name, to_arguments(call.function.arguments))
+        for call in calls or ()
     )

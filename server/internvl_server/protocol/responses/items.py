@@ -10,10 +10,11 @@ from pydantic import Discriminator, Field, Tag
 
 from internvl_server.protocol.fields import Foreign
 from internvl_server.protocol.fields.foreign import TILES
-from internvl_server.protocol.tools import FunctionName
+from internvl_server.protocol.tools import CallArguments
 from internvl_server.protocol.wire import MaxTiles, Wire
 
 __all__ = [
+    "AnswerPart",
     "AssistantItem",
     "FunctionCallItem",
     "FunctionCallOutputItem",
@@ -24,6 +25,7 @@ __all__ = [
     "InputText",
     "MessageItem",
     "OutputText",
+    "ReasoningItem",
     "Refusal",
 ]
 
@@ -98,18 +100,18 @@ InputPart: TypeAlias = Annotated[
     _by_type("input_text", "input_image"),
 ]
 InputContent: TypeAlias = Annotated[
-    Annotated[str, Tag("~text")] | Annotated[list[InputPart], Field(min_length=1), Tag("~parts")],
+    Annotated[str, Tag("~text")] | Annotated[list[InputPart], Tag("~parts")],
     Discriminator(_branch_of_content),
 ]
-AssistantPart: TypeAlias = Annotated[
+AnswerPart: TypeAlias = Annotated[
     Annotated[OutputText, Tag("~output_text")]
     | Annotated[Refusal, Tag("~refusal")]
-    | Annotated[InputText, Tag("~input_text")],
-    _by_type("output_text", "refusal", "input_text"),
+    | Annotated[InputText, Tag("~input_text")]
+    | Annotated[InputImage, Tag("~input_image")],
+    _by_type("output_text", "refusal", "input_text", "input_image"),
 ]
-AssistantContent: TypeAlias = Annotated[
-    Annotated[str, Tag("~text")]
-    | Annotated[list[AssistantPart], Field(min_length=1), Tag("~parts")],
+AnswerContent: TypeAlias = Annotated[
+    Annotated[str, Tag("~text")] | Annotated[list[AnswerPart], Tag("~parts")],
     Discriminator(_branch_of_content),
 ]
 
@@ -131,11 +133,11 @@ class MessageItem(_Item):
 
 
 class AssistantItem(_Item):
-    """An earlier answer."""
+    """An earlier answer, which may be empty."""
 
     type: Literal["message"] | None = None
     role: Literal["assistant"]
-    content: AssistantContent
+    content: AnswerContent = ""
     phase: Phase | None = None
 
 
@@ -146,12 +148,12 @@ class DirectCaller(Wire):
 
 
 class FunctionCallItem(_Item):
-    """A tool call of an earlier answer."""
+    """A tool call of an earlier answer, as the model wrote it."""
 
     type: Literal["function_call"]
-    call_id: Annotated[str, Field(min_length=1)]
-    name: FunctionName
-    arguments: str
+    call_id: str = ""
+    name: str
+    arguments: CallArguments | None = None
     caller: DirectCaller | None = None
 
 
@@ -159,10 +161,16 @@ class FunctionCallOutputItem(_Item):
     """The result of a tool."""
 
     type: Literal["function_call_output"]
-    call_id: Annotated[str, Field(min_length=1)]
-    output: InputContent
+    call_id: str = ""
+    output: InputContent = ""
     name: str | None = None
     caller: DirectCaller | None = None
+
+
+class ReasoningItem(_Item):
+    """The reasoning of another model. InternVL3 has no format for it, so all its members are unknown."""
+
+    type: Literal["reasoning"]
 
 
 def _branch_of_item(value: Any) -> str:  # noqa: ANN401  (any JSON value)
@@ -178,7 +186,8 @@ InputItem: TypeAlias = Annotated[
     Annotated[MessageItem, Tag("~message")]
     | Annotated[AssistantItem, Tag("~assistant")]
     | Annotated[FunctionCallItem, Tag("~function_call")]
-    | Annotated[FunctionCallOutputItem, Tag("~function_call_output")],
+    | Annotated[FunctionCallOutputItem, Tag("~function_call_output")]
+    | Annotated[ReasoningItem, Tag("~reasoning")],
     Discriminator(
         _branch_of_item,
         custom_error_type="item_type",

@@ -10,9 +10,7 @@ from internvl_server.errors import UnsupportedParameterError
 
 __all__ = ["HOSTED_ITEMS", "HOSTED_TOOLS", "HOSTED_TOOL_CHOICES", "refuse_hosted"]
 
-_STORED_ITEMS: frozenset[str] = frozenset(
-    {"compaction", "compaction_trigger", "item_reference", "reasoning"}
-)
+_STORED_ITEMS: frozenset[str] = frozenset({"compaction", "compaction_trigger", "item_reference"})
 
 # Records of tools that run at the provider, or of other features of the API.
 HOSTED_ITEMS: frozenset[str] = _STORED_ITEMS | {

@@ -9,6 +9,7 @@ from internvl_server.core import (
     Grammar,
     ImageReference,
     JsonSchema,
+    Message,
     Regex,
     TextPart,
 )
@@ -52,14 +53,13 @@ def image(**fields: Any) -> list[dict[str, Any]]:
         ({"messages": [{"content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "function", "content": "x"}]}, "messages[0].role"),
         (with_content(None), "messages[0].content"),
-        (with_content([]), "messages[0].content"),
         (with_content([{"type": "input_audio"}]), "messages[0].content[0].type"),
         (with_content("x", "system") | {"stop": ["a"] * 5}, "stop"),
         (with_content([{"type": "text"}]), "messages[0].content[0].text"),
         (with_content([{"type": "text", "text": 1}]), "messages[0].content[0].text"),
         (with_content([{"type": "text", "text": 1}], "system"), "messages[0].content[0].text"),
         (with_content([{"type": "text"}], "system"), "messages[0].content[0].text"),
-        (with_content(image(url="x"), "system"), "messages[0].content[1].type"),
+        (with_content([{"type": "refusal", "refusal": "x"}]), "messages[0].content[0].type"),
         (with_content(image(url="")), "messages[0].content[1].image_url.url"),
         (with_content(image(url="x", detail="fine")), "messages[0].content[1].image_url.detail"),
         (with_content(image(url="x", size=2)), "messages[0].content[1].image_url.size"),
@@ -271,6 +271,41 @@ def test_conversation_keeps_order_roles_and_paths() -> None:
     text, picture = conversation.messages[1].content
     assert text == TextPart("a")
     assert picture == ImageReference("data:,", Detail.LOW, 3, "messages[1].content[1].image_url")
+
+
+@pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool"])
+def test_every_role_may_show_images_and_be_empty(role: str) -> None:
+    for content in ("", [], [{"type": "text", "text": ""}]):
+        [message] = parsed(messages=[{"role": role, "content": content}]).conversation.messages
+        assert not "".join(part.text for part in message.content if isinstance(part, TextPart))
+    [message] = parsed(messages=[{"role": role, "content": image(url="x")}]).conversation.messages
+    assert [picture.url for picture in message.images] == ["x"]
+
+
+@pytest.mark.parametrize("answer", [{}, {"content": None}, {"content": []}, {"tool_calls": []}])
+def test_an_answer_may_be_empty(answer: dict[str, Any]) -> None:
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant"} | answer]
+    assert parsed(messages=messages).conversation.messages[1] == Message("assistant", ())
+
+
+def test_reasoning_in_the_history_is_left_out_and_named() -> None:
+    thought = {"type": "thinking", "thinking": "hm", "signature": "s"}
+    said = [thought, {"type": "text", "text": "yes"}]
+    answers = [
+        {"role": "assistant", "content": said, "reasoning_content": "hm"},
+        {"role": "assistant", "content": "b", "reasoning": "hm", "thinking": "hm"},
+    ]
+    done = parse({"model": "m", "messages": answers}, ignore_unknown=True)
+    assert [message.content for message in done.conversation.messages] == [
+        (TextPart("yes"),), (TextPart("b"),),
+    ]  # fmt: skip
+    assert set(done.ignored) == {
+        "messages[0].content[0].thinking", "messages[0].content[0].signature",
+        "messages[0].reasoning_content", "messages[1].reasoning", "messages[1].thinking",
+    }  # fmt: skip
+    with pytest.raises(InvalidRequestError) as caught:
+        parse({"model": "m", "messages": answers})
+    assert caught.value.param in done.ignored
 
 
 def test_limits_on_messages_and_parts_are_judged_before_they_are_looked_at() -> None:

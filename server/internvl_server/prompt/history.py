@@ -1,0 +1,30 @@
+"""Puts the results of tools in the order of their calls.
+
+Prompt formats show no ids of calls: the n-th result belongs to the n-th call. Clients send results in any
+order, and say by ids which call each belongs to.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import groupby
+
+from internvl_server.core import Conversation, Message
+
+__all__ = ["order_results"]
+
+
+def order_results(conversation: Conversation) -> Conversation:
+    """Sort the results that follow an assistant's turn by its calls; results of unknown calls come last."""
+    ordered: list[Message] = []
+    for are_results, group in groupby(conversation.messages, key=lambda m: m.role == "tool"):
+        messages = list(group)
+        ordered += _sorted(messages, ordered[-1:]) if are_results else messages
+    if tuple(ordered) == conversation.messages:
+        return conversation
+    return replace(conversation, messages=tuple(ordered))
+
+
+def _sorted(results: Iterable[Message], turn: Iterable[Message]) -> list[Message]:
+    ids = [call.id for message in turn for call in message.tool_calls]
+    positions: Mapping[str | None, int] = {call_id: i for i, call_id in enumerate(ids)}
+    return sorted(results, key=lambda result: positions.get(result.tool_call_id, len(ids)))
