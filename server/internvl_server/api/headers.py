@@ -27,7 +27,9 @@ def notice_headers(ignored: Sequence[str], warnings: Sequence[str] = ()) -> dict
     """
     headers = {}
     if ignored:
-        headers[IGNORED_HEADER] = _joined([quote(path) for path in ignored], ", ")
+        # One more than is shown says that there are more.
+        paths = [quote(path) or '""' for path in ignored[: _MAX_ITEMS + 1]]
+        headers[IGNORED_HEADER] = _joined(paths, ", ")
     if warnings:
         sentences = [quote(sentence, safe=_READABLE) for sentence in warnings]
         headers[WARNINGS_HEADER] = _joined(sentences, " | ")

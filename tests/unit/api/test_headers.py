@@ -23,3 +23,7 @@ def test_headers_are_short_and_printable(ignored: list[str], warnings: list[str]
         assert value.isascii()
         assert value.isprintable()
         assert len(value) <= 4200
+
+
+def test_an_empty_name_makes_no_empty_item() -> None:
+    assert notice_headers(["a", ""]) == {"x-ignored-fields": 'a, ""'}
