@@ -18,9 +18,12 @@ from internvl_server.api.errors import Row, error_rows
 from internvl_server.cli import main as run_command
 from internvl_server.engine import cpu, echo, turbomind
 from internvl_server.protocol.chat.request import CHAT_FIELDS
-from internvl_server.protocol.fields import FieldRow, FieldTable
+from internvl_server.protocol.completions.request import COMPLETION_FIELDS
+from internvl_server.protocol.fields import FieldRow, FieldTable, Foreign
+from internvl_server.protocol.fields.foreign import FRAMES, MESSAGE, TILES
 from internvl_server.protocol.messages.request import MESSAGES_FIELDS
 from internvl_server.protocol.responses.request import RESPONSES_FIELDS
+from internvl_server.protocol.tokenize import TOKENIZE_FIELDS
 from internvl_server.settings import Settings
 from pydantic import BaseModel
 
@@ -96,6 +99,56 @@ def _names(fields: Iterable[str]) -> str:
     return " ".join(f"`{name}`" for name in sorted(fields))
 
 
+def foreign_table() -> str:
+    """The fields of other servers: their names here, what is refused, and what is ignored."""
+    meanings = _foreign_meanings()
+    names = {label: foreign for label, foreign in meanings.items() if foreign.to}
+    refused = {label: foreign for label, foreign in meanings.items() if foreign.instead}
+    ignored = [label for label in meanings if label not in names and label not in refused]
+    return "\n".join(
+        [
+            *("| Field | Is here |", "| --- | --- |"),
+            *(f"| {label} | `{foreign.to}` |" for label, foreign in names.items()),
+            "",
+            *("| Field | What to do instead | Also asks for nothing |", "| --- | --- | --- |"),
+            *(
+                f"| {label} | {foreign.instead} | {_neutral(foreign)} |"
+                for label, foreign in refused.items()
+            ),
+            "",
+            f"Hints, which are ignored, and named where they ask for something: {' '.join(ignored)}.",
+        ]
+    )
+
+
+def _foreign_meanings() -> dict[str, Foreign]:
+    """Each field, with the places where it has a meaning if it has others, in alphabetical order.
+
+    Members of groups are left out where they mean what a field of their name means.
+    """
+    places: dict[str, list[tuple[Foreign, str]]] = {}
+    for place, table in FOREIGN.items():
+        for name, foreign in table.items():
+            places.setdefault(name, []).append((foreign, place))
+    tables = (CHAT_FIELDS, COMPLETION_FIELDS, RESPONSES_FIELDS, MESSAGES_FIELDS)
+    own = {name for table in tables for name in table.implemented}
+    found: dict[str, Foreign] = {}
+    for name, uses in sorted(places.items()):
+        short = name.rpartition(".")[2]
+        usual = [foreign for foreign, _ in places.get(short, ()) if short != name]
+        for foreign, _ in uses:
+            where = ", ".join(place for other, place in uses if other == foreign)
+            is_single = all(other == foreign for other, _ in uses) and name not in own
+            suffix = "" if is_single else f" ({where})"
+            if foreign not in usual and foreign.to != short:
+                found[f"`{name}`{suffix}"] = foreign
+    return found
+
+
+def _neutral(foreign: Foreign) -> str:
+    return ", ".join(f"`{json.dumps(value)}`" for value in foreign.neutral)
+
+
 def plan_table() -> str:
     """The output of `internvl-server plan --markdown`."""
     output = io.StringIO()
@@ -104,11 +157,24 @@ def plan_table() -> str:
     return output.getvalue()
 
 
+# Where a member of another server may stand, and the members.
+FOREIGN = {
+    "chat": CHAT_FIELDS.foreign,
+    "completions": COMPLETION_FIELDS.foreign,
+    "responses": RESPONSES_FIELDS.foreign,
+    "messages": MESSAGES_FIELDS.foreign,
+    "tokenize": TOKENIZE_FIELDS.foreign,
+    "an image": TILES,
+    "a video": FRAMES,
+    "a message": MESSAGE,
+}
+
 TABLES: dict[str, Callable[[], str]] = {
     "errors": errors_table,
     "fields": partial(fields_table, CHAT_FIELDS),
     "responses_fields": partial(fields_table, RESPONSES_FIELDS),
     "messages_fields": partial(fields_table, MESSAGES_FIELDS),
+    "foreign": foreign_table,
     "plan": plan_table,
     "settings": settings_table,
 }

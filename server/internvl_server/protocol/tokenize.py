@@ -32,6 +32,8 @@ __all__ = [
     "tokens_json",
 ]
 
+_MAX_IGNORED_SHOWN = 1000
+
 
 class TokenizeOptions(Wire):
     """The fields of both forms of the request."""
@@ -194,7 +196,7 @@ def input_tokens_json(
         max_model_len: The model's context in tokens.
         max_tokens: Most tokens of an answer.
         fits: Whether prompt and answer fit the context.
-        ignored: JSON paths of fields that were accepted without effect.
+        ignored: JSON paths of fields that were accepted without effect; the answer has at most 1000 of them.
     """
     return {
         "object": "chat.completion.input_tokens",
@@ -213,5 +215,5 @@ def input_tokens_json(
         "max_model_len": max_model_len,
         "max_tokens": max_tokens,
         "fits": fits,
-        "ignored_fields": ignored,
+        "ignored_fields": ignored[:_MAX_IGNORED_SHOWN],
     }

@@ -71,7 +71,8 @@ class DefinedNames:
     @cached_property
     def suggested(self) -> frozenset[str]:
         """The names that a misspelt one may stand for."""
-        further = {*self.foreign, *self.groups, *self.others}
+        foreign = {name for name, field in self.foreign.items() if field.to or field.instead}
+        further = foreign | self.groups | self.others
         return self.names | {name for name in further if len(name) >= _MIN_SUGGESTED_CHARS}
 
 

@@ -10,6 +10,15 @@ _MAX_CHARS = 40
 # Names that are compared in one request: each takes time, and a body may have a million of them.
 _MAX_COMPARED = 64
 
+# Names that programs use for something else, although they are near to a field's.
+_OTHER_WORDS = frozenset(
+    {
+        "callback", "callbacks", "context", "contexts", "exclude", "fallback", "max_time",
+        "min_length", "mode", "models", "modes", "operation", "option", "providers", "sampler",
+        "speed", "top_m", "top_n", "typical",
+    }
+)  # fmt: skip
+
 
 class Speller:
     """Suggests known names for unknown ones, in one request."""
@@ -23,10 +32,10 @@ class Speller:
         Shorter names must be nearer, so that harmless ones are not taken for misspelt fields: one letter in
         names of five, and in names of four a letter that is missing, added or swapped with the next.
         """
-        if not _MIN_CHARS <= len(name) <= _MAX_CHARS or self._num_left == 0:
+        word = name.lower()
+        if not _MIN_CHARS <= len(word) <= _MAX_CHARS or word in _OTHER_WORDS or not self._num_left:
             return None
         self._num_left -= 1
-        word = name.lower()
         found = [(_distance(word, other), other) for other in known if _is_near(word, other)]
         near = [(distance, other) for distance, other in found if distance <= _limit(word, other)]
         return min(near)[1] if near else None

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from internvl_server.protocol.fields import FieldTable, Needs
+from internvl_server.protocol.fields import FieldTable, Foreign, Needs
+from internvl_server.protocol.fields.foreign import ANSWER, OPTIONS, token_limit
 from internvl_server.protocol.messages.blocks import SystemBlocks, Turn
 from internvl_server.protocol.messages.tools import ClientTool, ToolUseChoice
 from internvl_server.protocol.sampling import SamplingFields
@@ -110,12 +111,21 @@ _BOOKKEEPING = frozenset(
     }
 )
 
+_FOREIGN: Mapping[str, Foreign] = {
+    **{name: foreign for name, foreign in ANSWER.items() if name != "stop_sequences"},
+    **OPTIONS,
+    **token_limit("max_tokens", "max_completion_tokens", "max_output_tokens"),
+    "n": Foreign(instead="A message is one answer.", neutral=(1,)),
+    "response_format": Foreign(instead="Use 'output_config'.", neutral=({"type": "text"},)),
+}
+
 MESSAGES_FIELDS = FieldTable(
     api="messages",
     model=MessagesRequest,
     bookkeeping=_BOOKKEEPING,
     refused=_REFUSED,
     instead=_INSTEAD,
+    foreign=_FOREIGN,
 )
 COUNT_FIELDS = FieldTable(
     api="messages",

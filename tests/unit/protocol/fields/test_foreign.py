@@ -13,12 +13,20 @@ from internvl_server.protocol.chat.request import (
 )
 from internvl_server.protocol.completions.request import COMPLETION_FIELDS
 from internvl_server.protocol.fields import FieldTable, known_fields
+from internvl_server.protocol.messages.request import MESSAGES_FIELDS
 from internvl_server.protocol.parsing import ParsedRequest
 from internvl_server.protocol.responses.request import COUNT_FIELDS, RESPONSES_FIELDS
 from internvl_server.protocol.tokenize import TOKENIZE_FIELDS
 from internvl_server.settings import LimitSettings, MediaSettings
 
-TABLES = [CHAT_FIELDS, COMPLETION_FIELDS, RESPONSES_FIELDS, COUNT_FIELDS, TOKENIZE_FIELDS]
+TABLES = [
+    CHAT_FIELDS,
+    COMPLETION_FIELDS,
+    RESPONSES_FIELDS,
+    COUNT_FIELDS,
+    MESSAGES_FIELDS,
+    TOKENIZE_FIELDS,
+]
 
 
 def parse(**fields: Any) -> ParsedRequest[ChatCompletionRequest]:
@@ -122,7 +130,9 @@ def test_tiles(fields: dict[str, Any], expected: int | None) -> None:
 NOTHING: list[dict[str, Any]] = [
     {"session_id": -1, "ignore_eos": False, "kwargs": {}, "spaces_between_special_tokens": True},
     {"enable_thinking": False, "chat_template_kwargs": {"enable_thinking": False}},
-    {"thinking": {"type": "disabled"}},
+    {"thinking": {"type": "disabled", "clear_thinking": True}, "think": "off"},
+    {"reasoning": {"effort": "none", "exclude": True}, "extra_body": {"enable_thinking": False}},
+    {"reasoning": {"enabled": False, "max_tokens": 99}, "adapter_name": None},
     {"chat_template_kwargs": {}, "mm_processor_kwargs": None, "options": {}, "media_io_kwargs": {}},
     {"use_beam_search": False, "best_of": 1, "num_beams": 1, "prompt_logprobs": None},
     {"lora": [], "lora_path": None, "bad_words": [], "documents": [], "echo": False},
