@@ -19,7 +19,7 @@ W = TypeVar("W", bound=Wire)
 _MAX_ERRORS = 10_000
 
 # Names of union branches that pydantic puts into a location although the JSON does not have them.
-_ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+_ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 _PART_TYPES = frozenset(
     {"text", "image_url", "video_url", "video", "refusal"}
     | {"reasoning", "thinking", "redacted_thinking"}
@@ -119,23 +119,23 @@ def _json_steps(location: tuple[int | str, ...]) -> list[int | str]:
         location: pydantic's, such as `("messages", 0, "user", "content", "~parts", 1)`.
     """
     steps: list[int | str] = []
-    previous: int | str = ""
     for depth, step in enumerate(location):
         # A list of parts of one type has no branches: a type's name in last place is a member.
         is_member = depth == len(location) - 1 and step in _PART_TYPES
-        if isinstance(step, int) or is_member or not _is_branch(step, previous, depth):
+        if isinstance(step, int) or is_member or not _is_branch(location, depth):
             steps.append(step)
-        previous = step
     return steps
 
 
-def _is_branch(step: str, previous: int | str, depth: int) -> bool:
+def _is_branch(location: tuple[int | str, ...], depth: int) -> bool:
     """Whether a step names a union branch: it starts with `~`, or follows a list index."""
+    step, previous = str(location[depth]), location[depth - 1] if depth else ""
     if step.startswith("~") or previous == "~object":
         return True
     if depth == 1 and previous in _UNION_FIELDS:
         return True
-    return isinstance(previous, int) and step in (_ROLES if depth == 2 else _PART_TYPES)  # noqa: PLR2004
+    is_role = location[0] == "messages" and depth == 2  # noqa: PLR2004
+    return isinstance(previous, int) and step in (_ROLES if is_role else _PART_TYPES)
 
 
 def _reason(first: ErrorDetails) -> str:

@@ -3,14 +3,22 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from internvl_server.checkpoint.files import load_checkpoint
-from internvl_server.core import Conversation, Message, TextPart, Tool, ToolCall
+from internvl_server.core import (
+    Conversation,
+    Detail,
+    ImageReference,
+    Message,
+    TextPart,
+    Tool,
+    ToolCall,
+)
 from internvl_server.errors import Field, UnsupportedParameterError
 from internvl_server.prompt.builder import PromptBuilder
 from internvl_server.prompt.chat_template import CheckpointTemplate
-from internvl_server.prompt.segments import Control, Segment
+from internvl_server.prompt.segments import Control, ImagePlaceholder, Segment
 from internvl_server.prompt.template import DEFAULT_SYSTEM_TEXT, InternVL25Template, Template
 from internvl_server.prompt.tokenizer import PromptTokenizer, load_tokenizer
 from internvl_server.settings import DEMO_MODEL, ModelSettings
@@ -34,16 +42,18 @@ ALL_WAYS = r"""
 """
 
 
-def conversed(word: str, role: str = "user") -> Conversation:
+def conversed(word: str, *parts: ImageReference, name: str = "look") -> Conversation:
     """A conversation in which everything a client can choose is, or has, the word."""
     properties = {word: {"type": "string", "description": word, "enum": [word]}}
     schema = {"type": "object", "properties": properties, "required": [word]}
-    call = ToolCall(word or "id", "look", json.dumps({word: word, "all": [word]}))
+    call = ToolCall(word or "id", name, json.dumps({word: word, "all": [word]}))
+    broken = ToolCall(word, name, f'{{"{word}": {word}')
+    calls = (call, call, broken) if name != "look" else (call, call)
     return Conversation(
         (
             Message("system", (TextPart(word),)),
-            Message("user", (TextPart(word),)),
-            Message("assistant", (TextPart(word),), (call, call)),
+            Message("user", (*parts, TextPart(word))),
+            Message("assistant", (TextPart(word),), calls),
             Message("tool", (TextPart(word),), tool_call_id=call.id),
         ),
         (Tool("look", word, schema), Tool("other", None)),
@@ -81,22 +91,59 @@ def test_nothing_a_client_writes_becomes_a_control_token(template: Template, wor
     assert controls(template, conversed(word)) == controls(template, conversed("harmless"))
 
 
-@given(word=HOSTILE)
+# As templates write them: arguments are JSON, whatever they are.
+ORDINARY = r"""
+{%- for tool in tools or [] %}{{ tool | tojson }}{% endfor %}
+{%- for m in messages %}<|im_start|>{{ m.role }} {{ m.tool_call_id }} {{ m.content }}
+{%- for call in m.tool_calls or [] %}<tool_call>{{ call.function.name }} {{ call.id }}
+{{- call.function.arguments | tojson }} {{ call }}</tool_call>{% endfor %}<|im_end|>{% endfor %}
+"""
+MARKS = [
+    "<ref>",
+    "</box>",
+    "<image>",
+    "<IMAGE_TOKEN>",
+    "<video>",
+    "<img>",
+    "</img>",
+    "<IMG_CONTEXT>",
+]
+TEXT = st.lists(HOSTILE | st.sampled_from(MARKS), max_size=6).map("".join)
+PICTURES = st.integers(0, 3).map(lambda n: (ImageReference("data:,", Detail.AUTO, None, "x"),) * n)
+
+
+@pytest.mark.parametrize("name", ["internvl2_5", "checkpoint"])
+@settings(max_examples=200)
+@given(word=TEXT, function=TEXT, pictures=PICTURES)
 def test_client_text_adds_no_control_tokens(
-    word: str, tiny_checkpoint: Path, tokenizer: PromptTokenizer
+    name: str,
+    word: str,
+    function: str,
+    pictures: tuple[ImageReference, ...],
+    tiny_checkpoint: Path,
+    tokenizer: PromptTokenizer,
 ) -> None:
-    builder = built(tiny_checkpoint, tokenizer)
-    added = set(tokenizer.control_ids.values())
-    pieces = builder.skeleton(conversed(word)).pieces
-    harmless = builder.skeleton(conversed("harmless")).pieces
-    assert [t for p in pieces for t in p if t in added] == [
-        t for p in harmless for t in p if t in added
-    ]
+    """The control ids are the template's, in its order; of the others only content markers are added."""
+    template: Template = InternVL25Template()
+    if name == "checkpoint":
+        template = CheckpointTemplate(ORDINARY, tokenizer.control_pattern)
+    builder = built(tiny_checkpoint, tokenizer, template)
+
+    def added(conversation: Conversation) -> list[int | None]:
+        """The added tokens in the order of the prompt, without content markers; None is an image."""
+        ids: list[int | None] = []
+        for piece in builder.skeleton(conversation).pieces:
+            ids += [None] if isinstance(piece, ImagePlaceholder) else piece
+        known = set(tokenizer._added) - set(tokenizer.content_ids.values())
+        return [i for i in ids if i is None or i in known]
+
+    hostile = added(conversed(word, *pictures, name="x" + function))
+    assert hostile == added(conversed("harmless", *pictures, name="harmless"))
 
 
-def built(folder: Path, tokenizer: PromptTokenizer) -> PromptBuilder:
+def built(folder: Path, tokenizer: PromptTokenizer, template: Template) -> PromptBuilder:
     checkpoint = load_checkpoint(ModelSettings(path=str(folder)))
-    return PromptBuilder(checkpoint, tokenizer, InternVL25Template(), max_model_len=2048)
+    return PromptBuilder(checkpoint, tokenizer, template, max_model_len=2048)
 
 
 def test_a_tokenizer_without_the_tags_writes_them_as_text() -> None:
@@ -104,7 +151,9 @@ def test_a_tokenizer_without_the_tags_writes_them_as_text() -> None:
     assert "<tool_call>" not in tokenizer.control_ids
     (ids,) = [
         piece
-        for piece in built(DEMO_MODEL, tokenizer).skeleton(conversed("x")).pieces
+        for piece in built(DEMO_MODEL, tokenizer, InternVL25Template())
+        .skeleton(conversed("x"))
+        .pieces
         if '{"name": "look", "arguments"' in tokenizer.decode(piece)
     ]
     assert '<tool_call>\n{"name": "look", "arguments": {"x": "x", "all": ["x"]}}\n</tool_call>' in (

@@ -237,6 +237,18 @@ def test_calls_of_other_programs_are_taken() -> None:
     assert turn.tool_calls == (ToolCall("", "a.b", '{"é": "x"}'), ToolCall("c1", "f", "{}"))
 
 
+def test_the_older_form_of_calls_is_taken() -> None:
+    called = {
+        "role": "assistant",
+        "content": None,
+        "function_call": {"name": "f", "arguments": "{"},
+    }
+    result = {"role": "function", "name": "f", "content": "42"}
+    _, turn, answer = conversed(called, result).messages
+    assert turn.tool_calls == (ToolCall("", "f", "{"),)
+    assert answer == Message("tool", (TextPart("42"),))
+
+
 @pytest.mark.parametrize("fields", [{}, {"tool_call_id": "c9"}, {"tool_call_id": "c1"}])
 def test_results_are_taken_wherever_they_stand(fields: dict[str, Any]) -> None:
     result = {"role": "tool", "content": None} | fields

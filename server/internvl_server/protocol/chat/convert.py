@@ -1,6 +1,6 @@
 """Converts messages to a `Conversation`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from internvl_server.core import (
     Conversation,
@@ -33,6 +33,13 @@ from internvl_server.settings import MediaSettings
 
 __all__ = ["to_conversation"]
 
+_ROLES: Mapping[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "function": "tool",
+}
+
 
 def to_conversation(
     body: ConversationFields, tools: tuple[Tool, ...], media: MediaSettings
@@ -55,7 +62,7 @@ def to_conversation(
         for index, message in enumerate(body.messages)
     )
     if body.continue_final_message:
-        _check_continuation(body)
+        _check_continuation(body, messages[-1])
     return Conversation(
         with_max_tiles(messages, body.max_tiles),
         tools=tools,
@@ -64,15 +71,14 @@ def to_conversation(
     )
 
 
-def _check_continuation(body: ConversationFields) -> None:
+def _check_continuation(body: ConversationFields, last: Message) -> None:
     if body.add_generation_prompt:
         raise InvalidRequestError(
             "'continue_final_message' continues the last message and 'add_generation_prompt' begins a "
             "new one. Set only one of them.",
             param="add_generation_prompt",
         )
-    last = body.messages[-1]
-    if not isinstance(last, AssistantMessage) or last.tool_calls:
+    if last.role != "assistant" or last.tool_calls:
         raise InvalidRequestError(
             "'continue_final_message' needs a last message of the assistant without 'tool_calls'.",
             param="continue_final_message",
@@ -80,13 +86,13 @@ def _check_continuation(body: ConversationFields) -> None:
 
 
 def _message(message: ChatMessage, path: str, media: MediaSettings) -> Message:
-    role: Role = "system" if message.role == "developer" else message.role
     parts = tuple(_parts(message, path, media))
     if isinstance(message, ToolMessage):
-        return Message(role, parts, tool_call_id=message.tool_call_id)
+        return Message("tool", parts, tool_call_id=message.tool_call_id)
     if isinstance(message, AssistantMessage):
-        return Message(role, parts, to_tool_calls(message.tool_calls))
-    return Message(role, parts)
+        calls = to_tool_calls(message.tool_calls, message.function_call)
+        return Message("assistant", parts, calls)
+    return Message(_ROLES[message.role], parts)
 
 
 def _parts(message: ChatMessage, path: str, media: MediaSettings) -> Iterator[Part]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from internvl_server.protocol.chat.tools import HistoryCall, ToolList
+from internvl_server.protocol.chat.tools import FunctionCall, HistoryCall, ToolList
 from internvl_server.protocol.fields import Extension, Foreign
 from internvl_server.protocol.fields.foreign import FRAMES, MESSAGE, TILES
 from internvl_server.protocol.limits import check_length, check_num_parts
@@ -150,6 +150,8 @@ class AssistantMessage(NamedMessage):
     content: AssistantContent | None = None
     refusal: str | None = None
     tool_calls: list[HistoryCall] | None = None
+    function_call: FunctionCall | None = None
+    """The older form of one call."""
     parsed: Any = None
     """The parsed content, which the SDK's message objects have when they are sent back."""
 
@@ -162,8 +164,16 @@ class ToolMessage(NamedMessage):
     tool_call_id: str = ""
 
 
+class FunctionMessage(NamedMessage):
+    """The older form of a tool's result."""
+
+    role: Literal["function"]
+    content: MediaContent = ""
+
+
 ChatMessage: TypeAlias = Annotated[
-    SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")
+    SystemMessage | UserMessage | AssistantMessage | ToolMessage | FunctionMessage,
+    Field(discriminator="role"),
 ]
 
 

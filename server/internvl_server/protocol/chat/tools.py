@@ -18,6 +18,7 @@ from internvl_server.protocol.tools import (
 from internvl_server.protocol.wire import Wire
 
 __all__ = [
+    "FunctionCall",
     "HistoryCall",
     "ToolChoiceField",
     "ToolDefinition",
@@ -130,9 +131,13 @@ def chosen_tools(
     return choice or "auto", []
 
 
-def to_tool_calls(calls: Sequence[HistoryCall] | None) -> tuple[ToolCall, ...]:
-    """The calls of an assistant's message, from the field `tool_calls`."""
+def to_tool_calls(
+    calls: Sequence[HistoryCall] | None, function_call: FunctionCall | None
+) -> tuple[ToolCall, ...]:
+    """The calls of an assistant's message, from its fields `tool_calls` and `function_call`."""
+    functions = [(call.id, call.function) for call in calls or ()]
+    functions += [("", function_call)] if function_call is not None else []
     return tuple(
-        ToolCall(call.id, call.function.name, to_arguments(call.function.arguments))
-        for call in calls or ()
+        ToolCall(call_id, function.name, to_arguments(function.arguments))
+        for call_id, function in functions
     )

@@ -51,7 +51,7 @@ def image(**fields: Any) -> list[dict[str, Any]]:
         ({"messages": []}, "messages"),
         ({"messages": "hi"}, "messages"),
         ({"messages": [{"content": "x"}]}, "messages[0].role"),
-        ({"messages": [{"role": "function", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "critic", "content": "x"}]}, "messages[0].role"),
         (with_content(None), "messages[0].content"),
         (with_content([{"type": "input_audio"}]), "messages[0].content[0].type"),
         (with_content("x", "system") | {"stop": ["a"] * 5}, "stop"),

@@ -170,7 +170,7 @@ def test_values_that_ask_for_nothing(fields: dict[str, Any]) -> None:
         ({"messages": [{"role": "user", "content": "a", "images": ["x"]}]}, "messages[0].images"),
         ({"messages": [{"role": "assistant", "content": "a", "prefix": True}]},
          "messages[0].prefix"),
-        ({"messages": [{"role": "assistant", "content": "a",
+        ({"messages": [{"role": "user", "content": "a",
                         "function_call": {"name": "f", "arguments": "{}"}}]},
          "messages[0].function_call"),
     ],
