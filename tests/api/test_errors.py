@@ -205,6 +205,21 @@ def test_an_engine_that_is_not_ready_refuses_before_the_body_is_read(
     server.engine.health = lambda: EngineHealth(is_ready=True, reason="")
 
 
+def test_only_an_engine_that_hangs_fails_the_liveness_probe(
+    start_server: Callable[..., LiveServer],
+) -> None:
+    server = start_server()
+    server.engine.health = lambda: EngineHealth(is_ready=False, reason="The engine is loading.")
+    assert httpx2.get(server.url + "/health").status_code == 200
+    hung = EngineHealth(is_ready=False, reason="no progress for 31 s", is_alive=False)
+    server.engine.health = lambda: hung
+    for path in ("/health", "/ready"):
+        response = httpx2.get(server.url + path)
+        assert_envelope(response, 503, "engine_unavailable")
+        assert "31 s" in response.json()["error"]["message"]
+    server.engine.health = lambda: EngineHealth(is_ready=True, reason="")
+
+
 @asynccontextmanager
 async def without_end(request: GenerateRequest) -> AsyncIterator[AsyncIterator[TokenDelta]]:
     async def tokens() -> AsyncIterator[TokenDelta]:

@@ -160,7 +160,7 @@ async def test_pillows_limits_are_ours(make_engine):
 
 async def test_health_follows_the_scheduler(make_engine, loop, monkeypatch):
     monkeypatch.setattr("internvl_server.engine.health._STALL_S", 0.3)
-    monkeypatch.setattr("internvl_server.engine.turbomind.engine._SAMPLE_S", 0.02)
+    monkeypatch.setattr("internvl_server.engine.turbomind.supervisor._SAMPLE_S", 0.02)
     engine = await make_engine()
     assert engine.health().is_ready
     loop.plan = lambda call: Plan([65], None, wait_steps=10**9)  # computes, but says nothing

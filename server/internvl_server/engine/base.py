@@ -57,12 +57,13 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True)
 class EngineHealth:
-    """Current engine status. A ready engine can produce tokens, judged by its recent progress."""
+    """Current status. A ready engine can produce tokens; one that is not alive has hung."""
 
     is_ready: bool
     reason: str
     num_running: int = 0
     num_waiting: int = 0
+    is_alive: bool = True
 
 
 class Engine(Protocol):

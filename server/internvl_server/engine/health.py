@@ -4,8 +4,10 @@ import time
 
 from internvl_server.engine.base import EngineHealth
 
-__all__ = ["health_of"]
+__all__ = ["STALLED_EXIT_CODE", "health_of"]
 
+# Of a process that ends because its engine has hung; anything but 0 makes a supervisor start it again.
+STALLED_EXIT_CODE = 3
 # A step of an engine takes well under a second; one that takes longer than this has hung.
 _STALL_S = 30.0
 
@@ -22,13 +24,12 @@ def health_of(
         last_progress: When the last step ended, or when work arrived after a pause, by
             `time.monotonic`. None for an engine that cannot hang.
     """
-    reason = "ok"
+    reason, is_alive = "ok", True
     if state != "running":
         reason = f"The engine is {state}."
     elif last_progress is not None and (num_running or num_waiting):
         silence_s = time.monotonic() - last_progress
         if silence_s > _STALL_S:
             reason = f"The engine has made no progress for {silence_s:.0f} s."
-    return EngineHealth(
-        is_ready=reason == "ok", reason=reason, num_running=num_running, num_waiting=num_waiting
-    )
+            is_alive = False
+    return EngineHealth(reason == "ok", reason, num_running, num_waiting, is_alive)

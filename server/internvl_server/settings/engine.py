@@ -62,6 +62,9 @@ class TurbomindSettings(Section):
     """Maximum number of prompt tokens computed in one step."""
     communicator: Literal["nccl", "cuda-ipc"] = "nccl"
     """How GPUs exchange data."""
+    exit_after_stall_s: Annotated[float, Field(ge=0)] = 120.0
+    """Seconds without progress on any request after which the process ends with exit code 3, to be started
+    again; 0 means never. `/ready` and `/health` answer 503 after 30 s already."""
     nnodes: PositiveInt = 1
     """Number of machines that share the model: only 1, because LMDeploy 0.18 does not carry images and
     constraints to other machines."""

@@ -60,6 +60,7 @@ def test_health():
     assert health_of("running", last_progress=long_ago).is_ready, "it has nothing to do"
     for work in ({"num_running": 1}, {"num_waiting": 1}):
         health = health_of("running", last_progress=long_ago, **work)
-        assert not health.is_ready
+        assert (health.is_ready, health.is_alive) == (False, False)
         assert "no progress for 100 s" in health.reason
-    assert health_of("loading").reason == "The engine is loading."
+    loading = health_of("loading")
+    assert (loading.reason, loading.is_alive) == ("The engine is loading.", True)

@@ -1,4 +1,4 @@
-"""GET /health (the process is alive) and GET /ready (the engine can generate)."""
+"""GET /health (the process need not be started again) and GET /ready (the engine can generate)."""
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
@@ -15,9 +15,12 @@ router = APIRouter()
 
 @router.get("/health")
 @router.head("/health", include_in_schema=False)
-async def health() -> dict[str, str]:
-    """Report that the event loop answers, whatever the engine's state."""
-    return {"status": "ok"}
+async def health(services: ServicesDep) -> JSONResponse:
+    """Report whether the process works: 503 when the engine has hung, so that it should be started again."""
+    engine = services.engine.health()
+    if not engine.is_alive:
+        return error_response(EngineUnavailableError(engine.reason))
+    return JSONResponse({"status": "ok"})
 
 
 @router.get("/ready")

@@ -1,11 +1,12 @@
 """The asyncio side of the TurboMind engine: accepts or refuses requests and watches its progress."""
 
 import asyncio
+import ctypes
+import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -17,12 +18,13 @@ from internvl_server.core import GenerateRequest
 from internvl_server.engine.base import EngineHealth, EngineInfo, TokenStream
 from internvl_server.engine.checks import RequestLimits, check_request
 from internvl_server.engine.guided.compiler import GrammarCompiler
-from internvl_server.engine.health import health_of
+from internvl_server.engine.health import STALLED_EXIT_CODE, health_of
 from internvl_server.engine.stream import Abort, Stream
 from internvl_server.engine.turbomind import CAPABILITIES, PENALTIES
 from internvl_server.engine.turbomind.jobs import JobPool, Work
 from internvl_server.engine.turbomind.limits import MAX_LOGITS_BYTES, check_turbomind_limits
 from internvl_server.engine.turbomind.logits import logits_budget, logits_bytes
+from internvl_server.engine.turbomind.supervisor import Supervisor, end_process
 from internvl_server.errors import EngineUnavailableError, StartupError
 from internvl_server.settings import TurbomindSettings
 
@@ -31,9 +33,14 @@ if TYPE_CHECKING:
 
 __all__ = ["TurbomindEngine"]
 
-_SAMPLE_S = 1.0
+_log = logging.getLogger(__name__)
+
 # Cancelled native requests usually end within one forward pass.
 _CLOSE_S = 10.0
+# A query of its scheduler takes microseconds.
+_RETURN_S = 2.0
+# What else ends with the process has this long, if the engine has hung.
+_EXIT_S = 5.0
 
 T = TypeVar("T")
 
@@ -73,7 +80,9 @@ class TurbomindEngine:
         self._state = "not started"
         self._runtime: Runtime | None = None
         self._jobs: JobPool | None = None
+        self._has_hung = False
         self._compiler: GrammarCompiler[object]
+        self._supervisor: Supervisor
 
     @property
     def info(self) -> EngineInfo:
@@ -92,24 +101,38 @@ class TurbomindEngine:
         self._jobs = JobPool(self._info.max_num_seqs, runtime.new_handle)
         self._compiler = GrammarCompiler(runtime.compile_constraint)
         self._state = "running"
-        watch = partial(self._watch, runtime, self._jobs)
-        threading.Thread(target=watch, name="turbomind-watch", daemon=True).start()
+        self._supervisor = Supervisor(
+            self._jobs, runtime.scheduler_tick, exit_after_s=self._settings.exit_after_stall_s
+        )
 
     async def close(self) -> None:
-        """Abort all requests, wait up to 10 s until TurboMind confirms it, and free the model."""
+        """Abort all requests and free the model. Takes at most 22 s.
+
+        A TurboMind that does not confirm the end of its requests, or does not return from a call, is not
+        freed while it uses its memory. The process ends 5 s later then, with exit code 3.
+        """
         runtime, self._runtime = self._runtime, None
-        self._state = "closed"
         if runtime is None:
+            self._state = "closed"
             return
-        if self._jobs is not None:
-            self._compiler.close()
-            await self._jobs.close(_CLOSE_S)
-        await _in_thread(runtime.close)
+        self._state = "closing"
+        self._compiler.close()
+        is_idle = await self._jobs.close(_CLOSE_S) if self._jobs is not None else True
+        has_returned = await self._supervisor.stop(_RETURN_S)
+        if is_idle and has_returned and await _ends_in_time(runtime.close, _CLOSE_S):
+            self._state = "closed"
+        else:
+            self._state, self._has_hung = "not ending", True
+            _leave_to_the_end_of_the_process(runtime)
 
     def health(self) -> EngineHealth:
         """Ready while TurboMind runs and, if there is work, its scheduler has ticked recently."""
+        if self._has_hung:
+            return replace(health_of(self._state), is_alive=False)
         if self._jobs is None:
             return health_of(self._state)
+        if not self._jobs.can_make_handles and self._state == "running":
+            return health_of("unable to accept requests: TurboMind creates no request object")
         return health_of(
             self._state,
             num_running=self._jobs.num_running,
@@ -131,9 +154,12 @@ class TurbomindEngine:
         if request.images:
             images = await asyncio.to_thread(runtime.multimodal, request)
         _, jobs = self._parts()  # the engine may have been closed meanwhile
-        permit = self._logits_budget.reserve(logits_bytes(request, self._limits.vocab_size))
-        job = jobs.submit(stream, Work(replace(request, pixel_values=None), images, grammar))
-        job.task.add_done_callback(lambda _: permit.release())
+        work = Work(replace(request, pixel_values=None), images, grammar)
+        with ExitStack() as owner:
+            size = logits_bytes(request, self._limits.vocab_size)
+            owner.enter_context(self._logits_budget.reserve(size))
+            job = jobs.submit(stream, work)
+            job.task.add_done_callback(partial(_close, owner.pop_all()))
         return partial(jobs.abort, job)
 
     def _parts(self) -> tuple["Runtime", JobPool]:
@@ -165,14 +191,14 @@ class TurbomindEngine:
                     f"LMDeploy cannot load the checkpoint: {type(err).__name__}: {err}"
                 ) from err
 
-    def _watch(self, runtime: "Runtime", jobs: JobPool) -> None:
-        """Record when the scheduler ticks; on a thread, since a query to a hanging scheduler may hang."""
-        last: int | None = None
-        while self._state == "running":
-            tick = runtime.scheduler_tick()
-            if tick is not None and tick != last:
-                last, jobs.last_progress = tick, time.monotonic()
-            time.sleep(_SAMPLE_S)
+
+def _leave_to_the_end_of_the_process(runtime: "Runtime") -> None:
+    """End the process from a thread: the event loop may wait for the requests of a hung engine for ever."""
+    _log.critical("the engine has hung: the process ends with exit code %d", STALLED_EXIT_CODE)
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(runtime))  # its destructor would wait for ever, too
+    timer = threading.Timer(_EXIT_S, end_process)
+    timer.daemon = True
+    timer.start()
 
 
 def _limits_of(checkpoint: Checkpoint, max_model_len: int) -> RequestLimits:
@@ -182,6 +208,20 @@ def _limits_of(checkpoint: Checkpoint, max_model_len: int) -> RequestLimits:
         tile_px=checkpoint.tile_px,
         num_tokens_per_tile=checkpoint.num_tokens_per_tile,
     )
+
+
+def _close(owner: ExitStack, _: "asyncio.Task[None]") -> None:
+    owner.close()
+
+
+async def _ends_in_time(function: Callable[[], None], timeout_s: float) -> bool:
+    """Run a function on a thread. Returns whether it has ended in time; it runs on if not."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await _in_thread(function)
+    except TimeoutError:
+        return False
+    return True
 
 
 async def _in_thread(function: Callable[[], T]) -> T:

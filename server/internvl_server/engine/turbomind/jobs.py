@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -95,7 +95,27 @@ class JobPool:
         self._handles = [new_handle() for _ in range(size)]
         self._slots = asyncio.Semaphore(size)  # wakes in order of arrival
         self._jobs: set[Job] = set()
+        self._no_handle_since: float | None = None
         self.last_progress = time.monotonic()
+
+    @property
+    def silence_s(self) -> float:
+        """Seconds that requests have waited for progress, or that TurboMind has created no handle."""
+        since = [self.last_progress] if self._jobs else []
+        if self._no_handle_since is not None:
+            since.append(self._no_handle_since)
+        return time.monotonic() - min(since) if since else 0.0
+
+    @property
+    def can_make_handles(self) -> bool:
+        """Whether TurboMind created the last handle that was needed."""
+        return self._no_handle_since is None
+
+    def replace_handle(self) -> None:
+        """If a handle could not be created, try again."""
+        if self._no_handle_since is not None:
+            with suppress(Exception):  # logged when a request failed for it, and part of the health
+                self._handles.append(self._make_handle())
 
     @property
     def num_free(self) -> int:
@@ -132,8 +152,8 @@ class JobPool:
         else:
             await job.handle.cancel()
 
-    async def close(self, timeout_s: float) -> None:
-        """Fail and abort every job, and wait until the native side confirms it."""
+    async def close(self, timeout_s: float) -> bool:
+        """Fail and abort every job. Returns whether the native side has confirmed it in time."""
         jobs = tuple(self._jobs)
         for job in jobs:
             kind = EngineUnavailableError if job.handle is None else EngineError
@@ -142,12 +162,12 @@ class JobPool:
         if jobs:
             await asyncio.wait([job.task for job in jobs], timeout=timeout_s)
         self._handles.clear()
+        return all(job.task.done() for job in jobs)
 
     async def _run(self, job: Job, work: Work) -> None:
         async with self._slots:
             try:
-                # A handle that could not be reused is replaced here, where a failure concerns one request.
-                job.handle = self._handles.pop() if self._handles else self._new_handle()
+                job.handle = self._take_handle()
                 await self._drive(job, job.handle, work)
             except Exception:  # noqa: BLE001  (logged, with its traceback)
                 # Any error of LMDeploy concerns this request only.
@@ -156,6 +176,19 @@ class JobPool:
             finally:
                 job.handle = None
                 job.end()
+
+    def _take_handle(self) -> "Handle":
+        """One that could not be reused is replaced here, where a failure concerns one request."""
+        return self._handles.pop() if self._handles else self._make_handle()
+
+    def _make_handle(self) -> "Handle":
+        try:
+            handle = self._new_handle()
+        except Exception:
+            self._no_handle_since = self._no_handle_since or time.monotonic()
+            raise
+        self._no_handle_since = None
+        return handle
 
     async def _drive(self, job: Job, handle: "Handle", work: Work) -> None:
         try:

@@ -18,7 +18,7 @@ _BYTES_PER_LOGIT = 2  # in the model's 16-bit dtype
 
 # Parameters that leave TurboMind's distribution the model's own. Any other one, a new one included, counts as
 # changing it unless it has its default value.
-_HARMLESS = frozenset({"max_tokens", "seed", "stop", "num_logprobs"})
+_HARMLESS = frozenset({"max_tokens", "default_max_tokens", "seed", "stop", "num_logprobs"})
 
 
 def needs_logits(sampling: SamplingParams) -> bool:

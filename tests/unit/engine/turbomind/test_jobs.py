@@ -89,7 +89,12 @@ async def test_a_handle_that_cannot_be_replaced_fails_one_request():
 
     pool = pool_of(new_handle)
     assert [delta.finish_reason for delta in await read(pool)] == ["stop"]
+    assert (pool.can_make_handles, pool.silence_s) == (True, 0)
     with pytest.raises(EngineError, match="The engine failed"):
         await read(pool)
+    assert not pool.can_make_handles
+    assert pool.silence_s > 0, "it counts as a stall until it is repaired"
+    pool.replace_handle()
+    assert (pool.can_make_handles, pool.num_free, pool.silence_s) == (True, 1, 0)
     assert [delta.finish_reason for delta in await read(pool)] == ["stop"]
     assert (pool.num_free, pool.num_running, pool.num_waiting) == (1, 0, 0)

@@ -11,7 +11,8 @@ CASES = {
     "max_tokens": (5, False), "temperature": (0.5, True), "top_p": (0.5, True), "top_k": (7, True),
     "min_p": (0.25, True), "repetition_penalty": (1.5, True), "seed": (5, False), "stop": (("x",), False),
     "constraint": (Regex("[a-z]+"), True), "presence_penalty": (0.5, True),
-    "frequency_penalty": (0.5, True), "logit_bias": (((65, 1.0),), True), "min_tokens": (3, True),
+    "frequency_penalty": (0.5, True), "default_max_tokens": (5, False),
+    "logit_bias": (((65, 1.0),), True), "min_tokens": (3, True),
 }  # fmt: skip
 
 

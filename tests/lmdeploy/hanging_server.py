@@ -1,0 +1,38 @@
+"""The server on the stand-in loop, which hangs at the first request: python -m … FOLDER EXIT_AFTER_S"""
+
+import sys
+from unittest import mock
+
+from internvl_server.engine.turbomind import engine
+from internvl_server.serve import serve
+from internvl_server.settings.loading import load_settings
+
+from tests.lmdeploy.native import Call, Loop, Plan, stand_ins
+
+
+def main(folder: str, exit_after_s: str) -> int:
+    loop = Loop()
+
+    def hang(_: Call) -> Plan:
+        loop.is_frozen = True
+        return Plan([65])
+
+    loop.plan = hang
+    engine._CLOSE_S = 0.5
+    settings = load_settings(
+        None,
+        {
+            "model": {"path": folder},
+            "server": {"port": 0, "drain_s": 1},
+            "engine": {
+                "kind": "turbomind",
+                "turbomind": {"exit_after_stall_s": float(exit_after_s)},
+            },
+        },
+    )
+    with stand_ins(loop), mock.patch("internvl_server.app.check_backend", return_value=()):
+        return serve(settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
