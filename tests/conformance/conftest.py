@@ -1,15 +1,7 @@
-"""Clients of others against a running server: scripts/conformance. Elsewhere this folder is left out."""
+"""Suites of others against a running server: scripts/conformance. Elsewhere this folder is left out."""
 
 import importlib.util
 import os
 
-import pytest
-
 HAS_SUITES = importlib.util.find_spec("langchain_tests") is not None
-collect_ignore_glob = [] if HAS_SUITES and "CONFORMANCE_URL" in os.environ else ["*.py"]
-
-
-@pytest.fixture(scope="session")
-def base_url() -> str:
-    """The server's `/v1`."""
-    return os.environ["CONFORMANCE_URL"]
+collect_ignore_glob = [] if HAS_SUITES and "CONFORMANCE_URL" in os.environ else ["test_*.py"]

@@ -11,6 +11,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from scripts.client_table import CLIENTS, versions
+
 ROOT = Path(__file__).parents[2]
 CONSTRAINTS = ROOT / "scripts/constraints"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -66,7 +68,7 @@ def needs_of(package: Requirement, pinned: str | None) -> Iterator[Requirement]:
             yield requirement
 
 
-@pytest.mark.parametrize("name", ["cpu", "turbomind", "cuda"])
+@pytest.mark.parametrize("name", ["cpu", "turbomind", "cuda", "clients"])
 def test_constraints_are_names_and_versions(name: str) -> None:
     """No address, hash, local version or comment."""
     for line in (CONSTRAINTS / f"{name}.txt").read_text(encoding="utf-8").splitlines():
@@ -106,6 +108,17 @@ def test_what_the_tests_compare_with_is_pinned_in_the_project_too(name: str) -> 
     [requirement] = [x for x in own_requirements({"test", "turbomind"}) if x.name == name]
     [exact] = requirement.specifier
     assert exact.operator == "=="
+
+
+def test_the_documented_versions_of_clients_are_pinned() -> None:
+    page = (ROOT / "server/docs/clients.md").read_text(encoding="utf-8")
+    for client, version in versions().items():
+        assert f"| {CLIENTS[client][1]} | {version} |" in page, "run scripts/conformance clients"
+
+
+def test_the_lock_of_node_names_no_registry() -> None:
+    lock = (ROOT / "tests/conformance/node/package-lock.json").read_text(encoding="utf-8")
+    assert '"resolved"' not in lock
 
 
 @pytest.mark.parametrize("name", [path.name for path in (ROOT / "configs").glob("*.*")])
