@@ -124,6 +124,8 @@ def test_an_engine_that_fails(start_server: Callable[..., LiveServer]) -> None:
         ({"mcp_servers": [{"type": "url", "name": "n", "url": "u"}]}, "mcp_servers"),
         ({"context_management": {"edits": [{"type": "compact_20260112"}]}}, "context_management"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type"),
+        ({"thread": {"type": "create"}}, "thread"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0].type"),
     ],
 )
@@ -133,10 +135,10 @@ def test_what_is_not_supported_is_refused_by_name(
 ) -> None:
     answer = post(echo_server, ASK | fields, path)
     assert answer.status_code == 400
-    assert answer.json()["error"]["details"] == {
-        "error_code": "unsupported_parameter",
-        "param": param,
-    }
+    details = answer.json()["error"]["details"]
+    codes = {"thread": "thread_unsupported_request"}
+    assert details["param"] == param
+    assert details["error_code"] == codes.get(param, "unsupported_parameter")
 
 
 @pytest.mark.parametrize(

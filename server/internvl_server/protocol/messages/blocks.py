@@ -3,12 +3,15 @@
 Names of union branches begin with `~`, which keeps them out of the JSON paths of errors.
 """
 
-from typing import Annotated, Any, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag
 
+from internvl_server.protocol.fields import Foreign
+from internvl_server.protocol.fields.foreign import TILES
 from internvl_server.protocol.messages.tools import ToolName
-from internvl_server.protocol.wire import Wire
+from internvl_server.protocol.wire import MaxTiles, Wire
 
 __all__ = [
     "AssistantTurn",
@@ -84,15 +87,17 @@ class ImageTransformations(Wire):
 class ImageBlock(_Block):
     """An image."""
 
+    foreign: ClassVar[Mapping[str, Foreign]] = TILES
+
     type: Literal["image"]
     source: Annotated[
         Annotated[Base64Source, Tag("~base64")] | Annotated[UrlSource, Tag("~url")],
         _by_type("base64", "url"),
     ]
     transformations: ImageTransformations | None = None
-    detail: Literal["low", "auto", "high", "original"] | None = None
+    detail: Literal["low", "medium", "auto", "high", "original"] | None = None
     """How finely the image is tiled: an extension of this server."""
-    max_tiles: Annotated[int, Field(ge=1, le=40)] | None = None
+    max_tiles: MaxTiles | None = None
     """Most tiles of the image, overriding `detail`: an extension of this server."""
 
 
@@ -187,9 +192,10 @@ class ToolResultBlock(_Block):
 class ThinkingBlock(_Block):
     """The reasoning of an earlier answer, which the prompt does not have."""
 
-    model_config = ConfigDict(extra="ignore")
-
     type: Literal["thinking", "redacted_thinking"]
+    thinking: Any = None
+    signature: Any = None
+    data: Any = None
 
 
 UserBlock: TypeAlias = Annotated[

@@ -32,12 +32,16 @@ from internvl_server.protocol.messages.blocks import (
     UserBlock,
     UserPart,
 )
+from internvl_server.protocol.tiles import with_max_tiles
 
 __all__ = ["dropped_blocks", "to_conversation"]
 
 
 def to_conversation(
-    turns: Sequence[Turn], system: str | list[TextBlock] | None, tools: tuple[Tool, ...]
+    turns: Sequence[Turn],
+    system: str | list[TextBlock] | None,
+    tools: tuple[Tool, ...],
+    max_tiles: int | None,
 ) -> Conversation:
     """Convert the messages; `system` comes first. A last message of the assistant is continued.
 
@@ -45,6 +49,7 @@ def to_conversation(
         turns: The field `messages`. Neighbours of one role become one message, as in Anthropic's API.
         system: The field.
         tools: The tools that the prompt lists.
+        max_tiles: The field.
 
     Raises:
         InvalidRequestError: A result answers no call.
@@ -53,7 +58,7 @@ def to_conversation(
     for index, turn in enumerate(turns):
         messages += _messages(turn, f"messages[{index}]")
     _check_results(turns)
-    merged = tuple(_merged(messages))
+    merged = with_max_tiles(tuple(_merged(messages)), max_tiles)
     last = merged[-1]
     return Conversation(
         merged,

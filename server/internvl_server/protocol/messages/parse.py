@@ -99,7 +99,8 @@ def _prompt(body: PromptFields) -> tuple[Conversation, tuple[Tool, ...], ToolCho
     tools = defined_tools(body.tools or ())
     choice = chosen_tools(body.tool_choice, tools)
     shown = () if choice.mode == "none" else tools
-    return to_conversation(body.messages, body.system, shown), tools, choice
+    conversation = to_conversation(body.messages, body.system, shown, body.max_tiles)
+    return conversation, tools, choice
 
 
 def _answer_format(body: PromptFields, conversation: Conversation) -> Constraint | None:

@@ -5,12 +5,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from internvl_server.protocol.fields import FieldTable, Foreign, Needs
-from internvl_server.protocol.fields.foreign import ANSWER, OPTIONS, token_limit
+from internvl_server.protocol.fields import Extension, FieldTable, Foreign, Needs
+from internvl_server.protocol.fields.foreign import (
+    ANSWER,
+    CONVERSATION,
+    OPTIONS,
+    THINKING,
+    token_limit,
+)
 from internvl_server.protocol.messages.blocks import SystemBlocks, Turn
 from internvl_server.protocol.messages.tools import ClientTool, ToolUseChoice
 from internvl_server.protocol.sampling import SamplingFields
-from internvl_server.protocol.wire import MaxTokens, Wire
+from internvl_server.protocol.wire import MaxTiles, MaxTokens, Wire
 
 __all__ = [
     "COUNT_FIELDS",
@@ -54,6 +60,8 @@ class PromptFields(Wire):
     """`format`: `json_schema`."""
     output_format: Annotated[JsonOutputFormat | None, Needs("response_format")] = None
     """The older name of `output_config.format`."""
+    max_tiles: Annotated[MaxTiles | None, Extension()] = None
+    """1 to 40 tiles of each image that has no `max_tiles` and no `detail` but `auto`."""
 
 
 class CountTokensRequest(PromptFields):
@@ -94,6 +102,31 @@ _INSTEAD: Mapping[str, str] = {
     "thinking": "The model does not reason apart from its answer; leave it out, or set its 'type' to "
     "'disabled'.",
 }
+_ONE_ANSWER = Foreign(instead="A message is one answer.", neutral=(1,))
+_NO_LOGPROBS = Foreign(instead="Messages have no log probabilities; use chat completions.")
+_PROMPT_FOREIGN: Mapping[str, Foreign] = {
+    **{name: foreign for name, foreign in CONVERSATION.items() if name != "thinking"},
+    "format": Foreign(instead="Use 'output_config.format'."),
+    "functions": Foreign(instead="Use 'tools'."),
+    "input": Foreign(instead="Use 'messages'."),
+    "instructions": Foreign(instead="Use 'system'."),
+    "parallel_tool_calls": Foreign(
+        instead="Use 'tool_choice.disable_parallel_tool_use'.", neutral=(True,), asks=(False,)
+    ),
+    "reasoning": THINKING["thinking"],
+    "reasoning_effort": THINKING["thinking"],
+    "response_format": Foreign(instead="Use 'output_config.format'.", neutral=({"type": "text"},)),
+}
+_ANSWER_FOREIGN: Mapping[str, Foreign] = {
+    **{name: foreign for name, foreign in ANSWER.items() if name != "stop_sequences"},
+    **OPTIONS,
+    **_PROMPT_FOREIGN,
+    **token_limit("max_tokens", "max_completion_tokens", "max_output_tokens"),
+    "best_of": _ONE_ANSWER,
+    "logprobs": _NO_LOGPROBS,
+    "n": _ONE_ANSWER,
+    "top_logprobs": _NO_LOGPROBS,
+}
 _BOOKKEEPING = frozenset(
     {
         "anthropic_beta",
@@ -111,21 +144,13 @@ _BOOKKEEPING = frozenset(
     }
 )
 
-_FOREIGN: Mapping[str, Foreign] = {
-    **{name: foreign for name, foreign in ANSWER.items() if name != "stop_sequences"},
-    **OPTIONS,
-    **token_limit("max_tokens", "max_completion_tokens", "max_output_tokens"),
-    "n": Foreign(instead="A message is one answer.", neutral=(1,)),
-    "response_format": Foreign(instead="Use 'output_config'.", neutral=({"type": "text"},)),
-}
-
 MESSAGES_FIELDS = FieldTable(
     api="messages",
     model=MessagesRequest,
     bookkeeping=_BOOKKEEPING,
     refused=_REFUSED,
     instead=_INSTEAD,
-    foreign=_FOREIGN,
+    foreign=_ANSWER_FOREIGN,
 )
 COUNT_FIELDS = FieldTable(
     api="messages",
@@ -133,4 +158,5 @@ COUNT_FIELDS = FieldTable(
     bookkeeping=_BOOKKEEPING,
     refused=_REFUSED,
     instead=_INSTEAD,
+    foreign=_PROMPT_FOREIGN,
 )

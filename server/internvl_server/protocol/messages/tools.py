@@ -33,11 +33,10 @@ class ClientTool(Wire):
     # Hints for a cache and for how the calls are streamed, which is always as they are generated.
     cache_control: Any = None
     eager_input_streaming: bool | None = None
-    # Only tools of the provider give these other meanings.
+    # Only the provider's tools could call it as well.
     allowed_callers: (
         Annotated[list[Literal["direct"]], Field(fail_fast=True, max_length=1)] | None
     ) = None
-    defer_loading: Literal[False] | None = None
 
 
 class ToolUseChoice(Wire):

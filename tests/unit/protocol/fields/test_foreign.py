@@ -13,6 +13,7 @@ from internvl_server.protocol.chat.request import (
 )
 from internvl_server.protocol.completions.request import COMPLETION_FIELDS
 from internvl_server.protocol.fields import FieldTable, known_fields
+from internvl_server.protocol.messages.request import COUNT_FIELDS as MESSAGES_COUNT_FIELDS
 from internvl_server.protocol.messages.request import MESSAGES_FIELDS
 from internvl_server.protocol.parsing import ParsedRequest
 from internvl_server.protocol.responses.request import COUNT_FIELDS, RESPONSES_FIELDS
@@ -22,9 +23,10 @@ from internvl_server.settings import LimitSettings, MediaSettings
 TABLES = [
     CHAT_FIELDS,
     COMPLETION_FIELDS,
-    RESPONSES_FIELDS,
     COUNT_FIELDS,
+    MESSAGES_COUNT_FIELDS,
     MESSAGES_FIELDS,
+    RESPONSES_FIELDS,
     TOKENIZE_FIELDS,
 ]
 
