@@ -68,8 +68,33 @@ MESSAGE: dict[str, Any] = {
     "model": "tiny",
     "max_tokens": 30,
     "system": [{"type": "text", "text": "Be brief."}],
-    "messages": [{"role": "user", "content": [{"type": "text", "text": "one two"}]}],
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "one two"},
+                {"type": "image", "source": {"type": "url", "url": PICTURE}},
+                {"type": "document", "source": {"type": "text", "data": "four"}},
+            ],
+        },
+        {
+            "role": "assistant",
+            "content": [{"type": "tool_use", "id": "c", "name": "f", "input": {}}],
+        },
+        {
+            "role": "user",
+            "content": [
+                {
+                    "type": "tool_result",
+                    "tool_use_id": "c",
+                    "content": [{"type": "text", "text": "three"}],
+                }
+            ],
+        },
+    ],
     "tools": [{"name": "f", "input_schema": SCHEMA}],
+    "tool_choice": {"type": "auto"},
+    "output_config": {},
 }
 TOKENIZE = {"messages": CHAT["messages"], "tools": CHAT["tools"]}
 # Path, a body that is answered, and the fields of the endpoint.
@@ -87,7 +112,7 @@ BODIES: list[tuple[str, dict[str, Any], Any]] = [
     ("/tokenize", TOKENIZE, TOKENIZE_FIELDS),
 ]
 # Their members are the client's own: a schema, or the text of arguments.
-FREE = {"parameters", "schema", "input_schema"}
+FREE = {"input", "input_schema", "parameters", "schema"}
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
 JSON = st.recursive(

@@ -10,7 +10,7 @@ from pydantic import Discriminator, Field, Tag
 
 from internvl_server.protocol.fields import Foreign
 from internvl_server.protocol.fields.foreign import TILES
-from internvl_server.protocol.messages.tools import ToolName
+from internvl_server.protocol.tools import CallArguments
 from internvl_server.protocol.wire import MaxTiles, Wire
 
 __all__ = [
@@ -155,12 +155,12 @@ class DocumentBlock(_Block):
 
 
 class ToolUseBlock(_Block):
-    """A call of a tool in an earlier answer."""
+    """A call of a tool in an earlier answer, as the model wrote it."""
 
     type: Literal["tool_use"]
-    id: Annotated[str, Field(min_length=1)]
-    name: ToolName
-    input: dict[str, Any]
+    id: str = ""
+    name: str
+    input: CallArguments | None = None
     caller: Any = None
 
 
@@ -178,7 +178,7 @@ class ToolResultBlock(_Block):
     """The result of a tool, text and images; with `is_error` the prompt has it after `Error: `."""
 
     type: Literal["tool_result"]
-    tool_use_id: Annotated[str, Field(min_length=1)]
+    tool_use_id: str = ""
     content: (
         Annotated[
             Annotated[str, Tag("~text")] | Annotated[list[ResultPart], Tag("~blocks")],
@@ -208,10 +208,11 @@ UserBlock: TypeAlias = Annotated[
 ]
 AssistantBlock: TypeAlias = Annotated[
     Annotated[TextBlock, Tag("~text")]
+    | Annotated[ImageBlock, Tag("~image")]
     | Annotated[ToolUseBlock, Tag("~tool_use")]
     | Annotated[ThinkingBlock, Tag("~thinking")]
     | Annotated[ThinkingBlock, Tag("~redacted_thinking")],
-    _by_type("text", "tool_use", "thinking", "redacted_thinking"),
+    _by_type("text", "image", "tool_use", "thinking", "redacted_thinking"),
 ]
 SystemBlocks: TypeAlias = Annotated[
     Annotated[str, Tag("~text")] | Annotated[list[TextBlock], Tag("~blocks")],

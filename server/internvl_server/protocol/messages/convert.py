@@ -1,6 +1,5 @@
 """Converts messages and their content blocks to a `Conversation`."""
 
-import json
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
@@ -15,7 +14,6 @@ from internvl_server.core import (
     Tool,
     ToolCall,
 )
-from internvl_server.errors import InvalidRequestError
 from internvl_server.protocol.messages.blocks import (
     AssistantTurn,
     Base64Source,
@@ -33,6 +31,7 @@ from internvl_server.protocol.messages.blocks import (
     UserPart,
 )
 from internvl_server.protocol.tiles import with_max_tiles
+from internvl_server.protocol.tools import to_arguments
 
 __all__ = ["dropped_blocks", "to_conversation"]
 
@@ -50,14 +49,10 @@ def to_conversation(
         system: The field.
         tools: The tools that the prompt lists.
         max_tiles: The field.
-
-    Raises:
-        InvalidRequestError: A result answers no call.
     """
     messages = [] if system in (None, []) else [Message("system", _texts(system))]
     for index, turn in enumerate(turns):
         messages += _messages(turn, f"messages[{index}]")
-    _check_results(turns)
     merged = with_max_tiles(tuple(_merged(messages)), max_tiles)
     last = merged[-1]
     return Conversation(
@@ -77,27 +72,12 @@ def dropped_blocks(turns: Sequence[Turn]) -> tuple[str, ...]:
     )
 
 
-def _check_results(turns: Sequence[Turn]) -> None:
-    """Check that each result answers a call before it."""
-    call_ids: set[str] = set()
-    for index, turn in enumerate(turns):
-        for place, block in enumerate(turn.content):
-            if isinstance(block, ToolUseBlock):
-                call_ids.add(block.id)
-            if isinstance(block, ToolResultBlock) and block.tool_use_id not in call_ids:
-                path = f"messages[{index}].content[{place}].tool_use_id"
-                raise InvalidRequestError(
-                    f"'{path}' answers no call: no 'tool_use' block before it has this 'id'.",
-                    param=path,
-                )
-
-
 def _messages(turn: Turn, path: str) -> Iterator[Message]:
     """The messages of one turn: each result of a tool is a message."""
     if isinstance(turn, SystemTurn):
         yield Message("system", _texts(turn.content))
     elif isinstance(turn, AssistantTurn):
-        yield _answer(turn)
+        yield _answer(turn, path)
     elif isinstance(turn.content, str):
         yield Message("user", (TextPart(turn.content),))
     else:
@@ -109,16 +89,17 @@ def _texts(content: str | Sequence[TextBlock]) -> Content:
     return _spaced(TextPart(text) for text in texts)
 
 
-def _answer(turn: AssistantTurn) -> Message:
+def _answer(turn: AssistantTurn, path: str) -> Message:
     if isinstance(turn.content, str):
         return Message("assistant", (TextPart(turn.content),))
-    texts = [block for block in turn.content if isinstance(block, TextBlock)]
-    calls = [
-        ToolCall(block.id, block.name, json.dumps(block.input, ensure_ascii=False))
-        for block in turn.content
-        if isinstance(block, ToolUseBlock)
-    ]
-    return Message("assistant", _texts(texts), tuple(calls))
+    parts: list[Part] = []
+    calls: list[ToolCall] = []
+    for index, block in enumerate(turn.content):
+        if isinstance(block, ToolUseBlock):
+            calls.append(ToolCall(block.id, block.name, to_arguments(block.input)))
+        elif not isinstance(block, ThinkingBlock):
+            parts += _parts(block, f"{path}.content[{index}]")
+    return Message("assistant", _spaced(parts), tuple(calls))
 
 
 def _user_messages(blocks: Sequence[UserBlock], path: str) -> Iterator[Message]:
