@@ -208,12 +208,12 @@ def _has_last_row(image: Image.Image) -> bool:
 
 def _load_jpeg(image: JpegImagePlugin.JpegImageFile, data: bytes) -> None:
     """Decode a JPEG, with or without its end marker, and refuse it if pixels are missing."""
-    end = jpeg.find_end(data)
-    has_end = jpeg.has_end_marker(data, end)
-    ImageFile.LOAD_TRUNCATED_IMAGES = not has_end  # Pillow then adds the marker
+    assert image.fp is not None
+    may_have_end = data.find(jpeg.END, image.fp.tell()) >= 0
+    ImageFile.LOAD_TRUNCATED_IMAGES = not may_have_end  # Pillow then adds the marker
     image.load()
-    is_suspect = not has_end or jpeg.looks_cut_off(image)
-    if is_suspect and not jpeg.has_all_pixels(image, data, end):
+    is_suspect = not may_have_end or jpeg.looks_cut_off(image)
+    if is_suspect and not jpeg.has_all_pixels(image, data):
         raise _truncated()
 
 
@@ -229,7 +229,8 @@ def _orientation(image: Image.Image) -> int:
     if image.format == "TIFF":  # Pillow applies it, to the size and to the pixels
         return 1
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        # The method of PNG images decodes the whole image.
+        orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
     except Exception:  # noqa: BLE001 - broken metadata does not make an image unusable
         return 1
     return orientation if isinstance(orientation, int) and orientation in _TRANSPOSE else 1

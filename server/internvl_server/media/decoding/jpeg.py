@@ -12,9 +12,10 @@ from collections.abc import Iterator
 
 from PIL import Image, ImageFile
 
-__all__ = ["find_end", "has_all_pixels", "has_end_marker", "looks_cut_off"]
+__all__ = ["END", "has_all_pixels", "looks_cut_off"]
 
-_END = b"\xff\xd9"
+END = b"\xff\xd9"
+
 # Not within entropy-coded data, where 0xFF is followed by 0x00 or by a restart marker.
 _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 _WITHOUT_LENGTH = frozenset({0x01, 0xD8, 0xD9})
@@ -27,19 +28,6 @@ _GREY = 127.5
 _TOLERANCE = 2.5  # colours of missing blocks are interpolated with those of their neighbours
 
 
-def find_end(data: bytes) -> int:
-    """The offset of the marker after the last scan, or the length of the data if there is none."""
-    for offset, marker, _ in _segments(data):
-        if marker in _WITHOUT_LENGTH:
-            return offset
-    return len(data)
-
-
-def has_end_marker(data: bytes, end: int) -> bool:
-    """Whether the end marker is at the offset that `find_end` returned."""
-    return data.startswith(_END, end)
-
-
 def looks_cut_off(image: Image.Image) -> bool:
     """Whether the last pixel may be missing: a missing one is grey. Few whole pictures end in grey."""
     width, height = image.size
@@ -47,23 +35,27 @@ def looks_cut_off(image: Image.Image) -> bool:
     return all(abs(value - _GREY) <= _TOLERANCE for value in last)
 
 
-def has_all_pixels(image: Image.Image, data: bytes, end: int) -> bool:
+def has_all_pixels(image: Image.Image, data: bytes) -> bool:
     """Whether a file that was decoded to `image` has data for all pixels. Takes as long as decoding it.
-
-    Args:
-        image: The image as it was decoded.
-        data: The file.
-        end: Where its last scan ends.
 
     Raises:
         Exception: Pillow cannot decode the file.
     """
-    if not has_end_marker(data, end) and not _has_all_scans(data):
+    end = _find_end(data)
+    if not data.startswith(END, end) and not _has_all_scans(data):
         return False
     scans = data[:end].rstrip(b"\xff")
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     with Image.open(io.BytesIO(scans + _continuation(scans)), formats=("JPEG",)) as continued:
         return continued.tobytes() == image.tobytes()
+
+
+def _find_end(data: bytes) -> int:
+    """The offset of the marker after the last scan, or the length of the data if there is none."""
+    for offset, marker, _ in _segments(data):
+        if marker in _WITHOUT_LENGTH:
+            return offset
+    return len(data)
 
 
 def _continuation(scans: bytes) -> bytes:
@@ -72,7 +64,7 @@ def _continuation(scans: bytes) -> bytes:
     offsets = [scans.rfind(bytes((0xFF, 0xD0 + number)), start) for number in range(8)]
     following = offsets.index(max(offsets)) + 1 if max(offsets) >= 0 else 0
     markers = [bytes((0xFF, 0xD0 + (following + number) % 8)) for number in range(8)]
-    return b"".join(_NOISE + marker for marker in markers) + _NOISE + _END
+    return b"".join(_NOISE + marker for marker in markers) + _NOISE + END
 
 
 def _has_all_scans(data: bytes) -> bool:

@@ -344,8 +344,9 @@ class TestCorrupt:
             decode(bytes(data))
 
 
-def test_size_is_read_without_decoding() -> None:
-    data = encode(make_image(200, 150), "JPEG")
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "BMP"])
+def test_size_is_read_without_decoding(image_format: str) -> None:
+    data = encode(make_image(200, 150), image_format)
     assert read_size(data[: len(data) // 2], LIMITS) == (200, 150)
 
 
