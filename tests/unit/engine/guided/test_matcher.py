@@ -332,6 +332,14 @@ def test_special_and_unknown_tokens_are_never_allowed(words):
     assert state.forbidden.shape == (words.size,)
 
 
+def test_content_markers_are_text_of_a_guide(tiny):
+    pattern = Regex(r"<ref>\w+</ref><box>\[\[\d+(, \d+){3}\]\]</box>")
+    assert len(tiny.tokenizer.encode_answer("<box></box>")) == 2
+    assert tiny.accepts(pattern, "<ref>cat</ref><box>[[1, 20, 300, 1000]]</box>")
+    assert not tiny.accepts(pattern, "<ref>cat</ref>[[1, 20, 300, 1000]]")
+    assert tiny.accepts(json_schema({"type": "string"}), '"<box>"')
+
+
 def test_min_tokens_gives_way_to_the_constraint(tiny):
     import torch
 
