@@ -20,7 +20,7 @@ from internvl_server.engine import cpu, echo, turbomind
 from internvl_server.protocol.chat.request import CHAT_FIELDS
 from internvl_server.protocol.completions.request import COMPLETION_FIELDS
 from internvl_server.protocol.fields import FieldRow, FieldTable, Foreign
-from internvl_server.protocol.fields.foreign import FRAMES, MESSAGE, TILES
+from internvl_server.protocol.fields.foreign import BESIDE_URL, CONSTRAINT, FRAMES, MESSAGE, TILES
 from internvl_server.protocol.messages.request import MESSAGES_FIELDS
 from internvl_server.protocol.responses.request import RESPONSES_FIELDS
 from internvl_server.protocol.tokenize import TOKENIZE_FIELDS
@@ -127,11 +127,11 @@ def _foreign_meanings() -> dict[str, Foreign]:
     Members of groups are left out where they mean what a field of their name means.
     """
     places: dict[str, list[tuple[Foreign, str]]] = {}
-    for place, table in FOREIGN.items():
-        for name, foreign in table.items():
+    tables = {place: table.foreign for place, table in ENDPOINTS.items()} | OBJECTS
+    for place, members in tables.items():
+        for name, foreign in members.items():
             places.setdefault(name, []).append((foreign, place))
-    tables = (CHAT_FIELDS, COMPLETION_FIELDS, RESPONSES_FIELDS, MESSAGES_FIELDS)
-    own = {name for table in tables for name in table.implemented}
+    own = {name for table in ENDPOINTS.values() for name in table.implemented}
     found: dict[str, Foreign] = {}
     for name, uses in sorted(places.items()):
         short = name.rpartition(".")[2]
@@ -139,7 +139,8 @@ def _foreign_meanings() -> dict[str, Foreign]:
         for foreign, _ in uses:
             where = ", ".join(place for other, place in uses if other == foreign)
             is_single = all(other == foreign for other, _ in uses) and name not in own
-            suffix = "" if is_single else f" ({where})"
+            is_a_field = any(place in ENDPOINTS for _, place in uses)
+            suffix = "" if is_single and is_a_field else f" ({where})"
             if foreign not in usual and foreign.to != short:
                 found[f"`{name}`{suffix}"] = foreign
     return found
@@ -157,16 +158,20 @@ def plan_table() -> str:
     return output.getvalue()
 
 
-# Where a member of another server may stand, and the members.
-FOREIGN = {
-    "chat": CHAT_FIELDS.foreign,
-    "completions": COMPLETION_FIELDS.foreign,
-    "responses": RESPONSES_FIELDS.foreign,
-    "messages": MESSAGES_FIELDS.foreign,
-    "tokenize": TOKENIZE_FIELDS.foreign,
+ENDPOINTS = {
+    "chat": CHAT_FIELDS,
+    "completions": COMPLETION_FIELDS,
+    "responses": RESPONSES_FIELDS,
+    "messages": MESSAGES_FIELDS,
+    "tokenize": TOKENIZE_FIELDS,
+}
+# Members of other servers in nested objects.
+OBJECTS = {
+    "a message": MESSAGE,
+    "an image's part": BESIDE_URL,
     "an image": TILES,
     "a video": FRAMES,
-    "a message": MESSAGE,
+    "`structured_outputs`": CONSTRAINT,
 }
 
 TABLES: dict[str, Callable[[], str]] = {

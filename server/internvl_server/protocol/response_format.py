@@ -11,7 +11,7 @@ from internvl_server.core import Constraint, Grammar, Regex
 from internvl_server.core import JsonSchema as JsonSchemaConstraint
 from internvl_server.errors import InvalidRequestError
 from internvl_server.protocol.fields import Foreign
-from internvl_server.protocol.fields.foreign import STRUCTURED
+from internvl_server.protocol.fields.foreign import CONSTRAINT
 from internvl_server.protocol.wire import Wire
 
 __all__ = [
@@ -85,7 +85,7 @@ class StructuredOutputs(Wire):
     """vLLM's field for guided decoding; exactly one member is given."""
 
     model_config = ConfigDict(serialize_by_alias=True)
-    foreign: ClassVar[Mapping[str, Foreign]] = {"structural_tag": STRUCTURED["structural_tag"]}
+    foreign: ClassVar[Mapping[str, Foreign]] = CONSTRAINT
 
     json_: Annotated[Any, Field(alias="json")] = None
     json_object: bool | None = None

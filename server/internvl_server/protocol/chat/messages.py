@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from internvl_server.protocol.chat.tools import FunctionCall, HistoryCall, ToolList
 from internvl_server.protocol.fields import Extension, Foreign
-from internvl_server.protocol.fields.foreign import FRAMES, MESSAGE, TILES
+from internvl_server.protocol.fields.foreign import BESIDE_URL, FRAMES, MESSAGE, TILES
 from internvl_server.protocol.limits import check_length, check_num_parts
 from internvl_server.protocol.wire import MaxTiles, Wire
 from internvl_server.settings import LimitSettings
@@ -55,7 +55,9 @@ def _with_url(value: Any) -> Any:  # noqa: ANN401  (any JSON value)
 
 
 class ImagePart(Wire):
-    """An `image_url` part; the URL alone may stand for its object."""
+    """An `image_url` part; the URL alone may stand for its object, and its options beside it."""
+
+    foreign: ClassVar[Mapping[str, Foreign]] = BESIDE_URL
 
     type: Literal["image_url"]
     image_url: Annotated[
@@ -244,4 +246,5 @@ _LISTS = frozenset({"annotations", "tool_calls"})
 def _prepared_part(part: Mapping[str, Any], path: str, limits: LimitSettings) -> dict[str, Any]:
     """A part without nulls. The frames of a `video` part are as many as parts may be."""
     check_length(part.get("video"), f"{path}.video", limits.max_parts, "limits.max_parts")
-    return {name: value for name, value in part.items() if value is not None}
+    kept = {name: value for name, value in part.items() if value is not None}
+    return kept | {"image_url": _with_url(kept["image_url"])} if "image_url" in kept else kept

@@ -10,7 +10,9 @@ from internvl_server.protocol.fields.members import Foreign
 
 __all__ = [
     "ANSWER",
+    "BESIDE_URL",
     "CHAT_CONVERSATION",
+    "CONSTRAINT",
     "CONVERSATION",
     "FRAMES",
     "MESSAGE",
@@ -51,6 +53,16 @@ STRUCTURED: Mapping[str, Foreign] = {
     "structural_tag": Foreign(instead="Use 'structured_outputs' or 'tools'."),
 }
 """What an answer must be."""
+
+CONSTRAINT: Mapping[str, Foreign] = {
+    "disable_additional_properties": Foreign(
+        instead="Set 'additionalProperties' to false in the schema."
+    ),
+    "disable_any_whitespace": _HINT,
+    "structural_tag": STRUCTURED["structural_tag"],
+    "whitespace_pattern": _HINT,
+}
+"""Members of `structured_outputs`."""
 
 _SAMPLING: Mapping[str, Foreign] = {
     "allowed_token_ids": Foreign(instead="Use 'logit_bias' or 'structured_outputs'."),
@@ -177,6 +189,13 @@ TILES: Mapping[str, Foreign] = {
 }
 
 """How finely images are tiled, as members of an image or of `mm_processor_kwargs`."""
+
+BESIDE_URL: Mapping[str, Foreign] = {
+    "detail": Foreign("image_url.detail"),
+    "max_dynamic_patch": Foreign("image_url.max_tiles"),
+    "max_tiles": Foreign("image_url.max_tiles"),
+}
+"""Members of an image's part that belong to its URL."""
 
 FRAMES: Mapping[str, Foreign] = {
     "fps": Foreign(instead="Use 'num_frames'.", neutral=(-1,)),

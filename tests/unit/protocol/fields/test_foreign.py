@@ -43,6 +43,11 @@ def with_image(**members: Any) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [part]}]
 
 
+def beside_image(image_url: Any, **members: Any) -> list[dict[str, Any]]:
+    part = {"type": "image_url", "image_url": image_url} | members
+    return [{"role": "user", "content": [part]}]
+
+
 def max_tiles(**fields: Any) -> int | None:
     [image] = parse(**fields).conversation.messages[0].content
     assert isinstance(image, ImageReference)
@@ -115,6 +120,8 @@ def test_what_an_answer_must_be(fields: dict[str, Any], constraint: Constraint) 
     [
         ({"messages": with_image(max_dynamic_patch=6)}, 6),
         ({"messages": with_image(max_dynamic_patch=6, max_tiles=6)}, 6),
+        ({"messages": beside_image("data:,", max_dynamic_patch=6)}, 6),
+        ({"messages": beside_image({"url": "data:,", "max_tiles": None}, max_tiles=6)}, 6),
         ({"messages": with_image(min_dynamic_patch=1)}, None),
         ({"messages": with_image(), "max_dynamic_patch": 4}, 4),
         ({"messages": with_image(detail="auto"), "max_tiles": 4}, 4),
@@ -196,6 +203,8 @@ def test_what_is_not_implemented_is_refused_by_name(fields: dict[str, Any], para
         ({"guided_regex": "a", "guided_json": {}}, "structured_outputs"),
         ({"guided_regex": "a", "response_format": {"type": "json_object"}},
          "structured_outputs.regex"),
+        ({"messages": beside_image({"url": "data:,", "detail": "low"}, detail="high")},
+         "messages[0].content[0].detail"),
         ({"messages": with_image(max_dynamic_patch=6, max_tiles=5)},
          "messages[0].content[0].image_url.max_dynamic_patch"),
     ],
