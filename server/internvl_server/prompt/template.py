@@ -23,7 +23,6 @@ __all__ = [
     "InternVL25Template",
     "Template",
     "content_segments",
-    "has_own_labels",
 ]
 
 # The system text InternVL2.5 and InternVL3 were trained and evaluated with.
@@ -38,6 +37,7 @@ _IMAGE_WORDS = (
 _NUMBER = r"[\s_#-]{0,3}[\d一二三四五六七八九十]{1,4}\s{0,3}[:：]"
 _OWN_LABEL = re.compile(rf"\b(?:{_IMAGE_WORDS}){_NUMBER}", re.IGNORECASE)
 _OWN_FRAME_LABEL = re.compile(rf"\b(?:frame|帧){_NUMBER}", re.IGNORECASE)
+_OWN_VIDEO_LABEL = re.compile(rf"\b(?:video|clip|视频|動画){_NUMBER}", re.IGNORECASE)
 _MAX_LABEL_CHARS = 32
 _SLICE_CHARS = 100_000
 
@@ -94,13 +94,15 @@ class InternVL25Template:
 class ImageNumbering:
     """Numbers the images, videos and frames of a request, and labels them.
 
-    Frames are labelled as in InternVL's reference, `Frame1: `, starting over with each video. Videos are
-    labelled if there are several; images if there are several and the text does not label them itself.
+    Frames are labelled as in InternVL's reference, `Frame1: `, starting over with each video. Images and
+    videos are labelled if there are several and the text does not label them itself.
     """
 
     def __init__(self, conversation: Conversation) -> None:
-        self.is_labelled = len(conversation.images) > 1 and not has_own_labels(conversation)
-        self._num_videos = len(conversation.media_parts) - len(conversation.images)
+        num_images = len(conversation.images)
+        num_videos = len(conversation.media_parts) - num_images
+        self.is_labelled = num_images > 1 and not _has_own_labels(conversation)
+        self._labels_videos = num_videos > 1 and not _has_own_video_labels(conversation)
         self._num_placeholders = self._next_image = self._next_video = 0
 
     def placeholder(self, *, is_inline: bool = False) -> list[Segment]:
@@ -114,7 +116,7 @@ class ImageNumbering:
     def video_placeholders(self, num_frames: int) -> list[Segment]:
         """The next video: its label if any, then each frame on a separate line."""
         self._next_video += 1
-        segments: list[Segment] = [f"Video-{self._next_video}:\n"] if self._num_videos > 1 else []
+        segments: list[Segment] = [f"Video-{self._next_video}:\n"] if self._labels_videos else []
         for number in range(1, num_frames + 1):
             segments += [f"Frame{number}: ", self._new_placeholder(), "\n"]
         return segments
@@ -124,7 +126,7 @@ class ImageNumbering:
         return ImagePlaceholder(self._num_placeholders - 1)
 
 
-def has_own_labels(conversation: Conversation) -> bool:
+def _has_own_labels(conversation: Conversation) -> bool:
     """Whether the texts next to the images already label them (`Image-1:`, or `Frame1:`).
 
     Only messages with images count: an answer that mentions `Image-1:` must not change how the images of
@@ -134,11 +136,22 @@ def has_own_labels(conversation: Conversation) -> bool:
     return any(_labels_images(message) for message in messages)
 
 
+def _has_own_video_labels(conversation: Conversation) -> bool:
+    messages = [message for message in conversation.messages if _has_video(message)]
+    return any(_has(text, _OWN_VIDEO_LABEL) for message in messages for text in _texts(message))
+
+
 def _labels_images(message: Message) -> bool:
-    has_video = any(isinstance(part, FrameList | VideoReference) for part in message.content)
-    texts = [part.text for part in message.content if isinstance(part, TextPart)]
-    patterns = [_OWN_LABEL] if has_video else [_OWN_LABEL, _OWN_FRAME_LABEL]
-    return any(_has(text, pattern) for text in texts for pattern in patterns)
+    patterns = [_OWN_LABEL] if _has_video(message) else [_OWN_LABEL, _OWN_FRAME_LABEL]
+    return any(_has(text, pattern) for text in _texts(message) for pattern in patterns)
+
+
+def _has_video(message: Message) -> bool:
+    return any(isinstance(part, FrameList | VideoReference) for part in message.content)
+
+
+def _texts(message: Message) -> list[str]:
+    return [part.text for part in message.content if isinstance(part, TextPart)]
 
 
 def _has(text: str, pattern: re.Pattern[str]) -> bool:

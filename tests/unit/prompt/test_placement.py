@@ -165,6 +165,15 @@ def test_videos_stand_at_their_marks(template: Template) -> None:
     assert turn(template, "see <image>", V, A) == f"see {{a}}{frames}"
 
 
+@TEMPLATES
+def test_labels_of_videos_are_not_doubled(template: Template) -> None:
+    other = clip("w", 1)
+    text = "Video 1:\n<video>\nVideo 2:\n<video>\nSame?"
+    expected = "Video 1:\nFrame1: {v}\nFrame2: {v}\nVideo 2:\nFrame1: {w}\nSame?"
+    assert turn(template, text, V, other) == expected
+    assert turn(template, "<video>\n<video>\nSame?", V, other).startswith("Video-1:\nFrame1: {v}")
+
+
 def test_another_number_of_marks_is_text_and_a_warning() -> None:
     message = said("<image> <image>", A)
     placed, (warning,) = place_media(Conversation((message, message)))
