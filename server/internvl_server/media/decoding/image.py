@@ -142,7 +142,9 @@ def _truncated() -> ImageDecodeError:
 
 def _unidentified(data: bytes) -> ImageDecodeError:
     if begins_like_video(data):
-        return ImageDecodeError("The file is a video; send it in a 'video_url' part.")
+        return ImageDecodeError(
+            "The file is a video; send it in a 'video_url' part of a chat message."
+        )
     return ImageDecodeError(
         "The image is not a valid JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file."
     )

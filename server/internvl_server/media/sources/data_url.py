@@ -74,6 +74,11 @@ def _check_head(url: str, kind: MediaType, param: str) -> None:
     mime_type, *parameters = (part.strip().lower() for part in url[5:comma].split(";"))
     if parameters[-1:] != ["base64"]:
         raise kind.url_error(f"The data: URL must be base64: {_example(kind)} .", param=param)
+    if kind is IMAGE and mime_type.startswith("video/"):
+        raise kind.url_error(
+            "The data: URL is a video; send it in a 'video_url' part of a chat message.",
+            param=param,
+        )
     if not kind.accepts(mime_type):
         raise kind.url_error(
             f"The data: URL must have a media type of {kind.label}/*.", param=param

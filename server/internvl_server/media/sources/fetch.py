@@ -261,7 +261,7 @@ def _check_head(response: httpx2.Response, spec: _FetchSpec) -> None:
         raise spec.fetch_error("contradicts itself on the length")
     mime_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if spec.kind is IMAGE and mime_type.startswith("video/"):
-        raise spec.fetch_error("sent a video; give its URL in a 'video_url' part")
+        raise spec.fetch_error("sent a video; give its URL in a 'video_url' part of a chat message")
     if not spec.kind.accepts(mime_type):
         article = "an image" if spec.kind is IMAGE else "a video"
         raise spec.fetch_error(f"sent something other than {article}")

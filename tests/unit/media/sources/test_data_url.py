@@ -123,6 +123,11 @@ def test_any_text_is_decoded_or_refused(text: str) -> None:
     assert len(decoded) <= len(text) * 3 / 4
 
 
+def test_the_part_for_a_video_is_named() -> None:
+    with pytest.raises(ImageUrlError, match="'video_url' part"):
+        split("data:video/mp4;base64," + TEXT)
+
+
 @pytest.mark.parametrize("blank", [" ", "\n", "\t  "])
 def test_a_blank_before_the_scheme_is_named(blank: str) -> None:
     url = f"{blank}data:image/png;base64,{TEXT}"
