@@ -1,5 +1,6 @@
 """Fields that no table has: accepted and named by default, refused where the setting says so."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +47,31 @@ def test_unknown_fields_are_refused_where_that_is_set(
         details = error.get("details", error)
         code = details.get("error_code") or details["code"]
         assert (code, details["param"]) == ("unknown_parameter", "nope")
+
+
+def test_fields_of_other_servers_do_what_their_own_names_do(echo_server: LiveServer) -> None:
+    with echo_server.client() as client:
+
+        def answer(**fields: Any) -> Any:
+            raw = client.chat.completions.with_raw_response.create(
+                model="tiny", messages=HELLO, extra_body=fields
+            )
+            assert "x-ignored-fields" not in raw.headers
+            return raw.parse()
+
+        assert answer(guided_choice=["yes", "no"]).choices[0].message.content in ("yes", "no")
+        for name in ("max_new_tokens", "n_predict", "num_predict"):
+            cut = answer(**{name: 2})
+            assert (cut.usage.completion_tokens, cut.choices[0].finish_reason) == (2, "length")
+        logprobs = answer(logprobs=3).choices[0].logprobs
+        assert {len(entry.top_logprobs) for entry in logprobs.content} == {3}
+
+        schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+        wanted = {"type": "json_object", "schema": schema}
+        completed = client.completions.create(
+            model="tiny", prompt="hi", max_tokens=40, extra_body={"response_format": wanted}
+        )
+        assert json.loads(completed.choices[0].text).keys() == {"a"}
 
 
 def test_misspelt_fields_are_refused(echo_server: LiveServer) -> None:
