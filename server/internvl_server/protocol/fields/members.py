@@ -106,7 +106,7 @@ def known_members(
     """The members under the names that the object defines, and the names of the ignored ones.
 
     Args:
-        members: Names and values.
+        members: Names and values. An object among the values gets the members that stand beside it.
         defined: What the object defines.
         speller: The request's own.
         ignore_unknown: Ignore unknown members instead of refusing them.
@@ -179,10 +179,11 @@ class _Sorter:
     def _merge(self, name: str, target: str, value: Any) -> None:  # noqa: ANN401  (any JSON value)
         holder, (outer, _, inner) = self._kept, target.partition(".")
         if inner:
-            holder = holder.get(outer) or {}
+            if holder.get(outer) is None:
+                holder[outer] = {}
+            holder = holder[outer]
             if not isinstance(holder, dict):
                 return  # left to the validator, which refuses it
-            self._kept[outer] = holder = dict(holder)
         own = holder.get(inner or outer)
         if own is not None and not is_same(own, value):
             reason = f"'{{}}' and '{target}' differ. Give one of them."

@@ -61,11 +61,17 @@ class Reading:
         if not self._ignored and not self._refused:
             return ()
         ignored: list[str] = []
-        for path, holder in self._objects(body):
-            if error := self._refused.get(id(holder)):
+        for path, key in self._found(body):
+            if error := self._refused.pop(key, None):
                 raise refusal(error, _joined(path, error.name)) from None
-            ignored += [_joined(path, name) for name in self._ignored.get(id(holder), ())]
+            ignored += [_joined(path, name) for name in self._ignored.pop(key, ())]
         return tuple(ignored)
+
+    def _found(self, body: dict[str, Any]) -> Iterator[tuple[str, int]]:
+        """The paths and identities of the objects that were read."""
+        yield from ((path, id(holder)) for path, holder in self._objects(body))
+        # Validators make objects that are not in the body: their members have no path.
+        yield from (("", key) for key in [*self._refused, *self._ignored])
 
     def _objects(self, body: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         """The objects that were read, each with its JSON path; never the inside of free-form ones."""

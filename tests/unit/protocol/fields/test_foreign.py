@@ -237,6 +237,14 @@ def test_misspelt_names_without_a_value_are_ignored(value: Any) -> None:
     assert parse(temprature=value).ignored == ("temprature",)
 
 
+def test_members_are_located_beside_other_names() -> None:
+    part = beside_image({"url": "data:,", "nope": 1}, detail="low", mood=2)
+    wanted = {"type": "json_schema", "schema": SCHEMA, "hue": 3}
+    assert parse(messages=part, response_format=wanted).ignored == (
+        "messages[0].content[0].mood", "messages[0].content[0].image_url.nope", "hue",
+    )  # fmt: skip
+
+
 def test_hints_are_ignored_and_named() -> None:
     fields = {"keep_alive": "5m", "options": {"num_ctx": 99}, "chat_template_kwargs": {"x": 1}}
     assert parse(**fields).ignored == ("keep_alive", "options.num_ctx", "chat_template_kwargs.x")
