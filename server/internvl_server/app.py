@@ -35,7 +35,7 @@ from internvl_server.errors import StartupError
 from internvl_server.media.preparer import MediaPreparer
 from internvl_server.pipeline import Lengths, Pipeline, PromptCounter
 from internvl_server.planner.check import check_settings
-from internvl_server.planner.memory import GpuMemory
+from internvl_server.planner.gpus import GpuMemory
 from internvl_server.prompt.builder import PromptBuilder, select_template
 from internvl_server.prompt.tokenizer import load_tokenizer
 from internvl_server.protocol.dialects import MESSAGES

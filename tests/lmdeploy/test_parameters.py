@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import math
+from unittest import mock
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ VOCAB_SIZE = 1000
 # What each field becomes: the native fields it may change, or "refused", or "text": matched on text.
 FIELDS = {
     "max_tokens": "text",  # the pipeline makes `GenerateRequest.max_tokens` of it
+    "default_max_tokens": "text",
     "temperature": {"temperature", "top_k", "top_p", "min_p"},
     "top_p": {"top_p", "top_k"},
     "top_k": {"top_k"},
@@ -39,7 +41,7 @@ VALUES = {
     "max_tokens": 5, "temperature": 0.5, "top_p": 0.5, "top_k": 7, "min_p": 0.25,
     "repetition_penalty": 1.5, "seed": 5, "stop": ("x",), "num_logprobs": 2,
     "constraint": Regex("[a-z]+"), "presence_penalty": 0.5, "frequency_penalty": 0.5,
-    "logit_bias": ((65, 1.0),), "min_tokens": 3,
+    "logit_bias": ((65, 1.0),), "min_tokens": 3, "default_max_tokens": 5,
 }  # fmt: skip
 
 
@@ -205,7 +207,7 @@ async def test_logits_of_all_requests_fit_their_memory(make_engine, loop, monkey
         with pytest.raises(EngineOverloadedError):
             async with engine.generate(request):
                 pass
-        async with engine.generate(make_request(num_logprobs=1)):
+        async with engine.generate(make_request()):
             pass
     loop.plan = lambda call: Plan([65, END])
     async with asyncio.timeout(10):
@@ -239,3 +241,14 @@ async def test_penalties_that_are_ignored_change_nothing(make_engine, loop):
         await answer(engine, dataclasses.replace(make_request(), sampling=params))
     plain, call = loop.calls
     assert call.config == plain.config
+
+
+async def test_memory_of_log_probabilities_is_given_back(make_engine, loop):
+    """An idle request object would keep 8 KiB a token of its last answer."""
+    engine = await make_engine(max_num_seqs=1)
+    with mock.patch.object(loop, "create_request", side_effect=loop.create_request) as create:
+        await answer(engine, make_request())
+        assert create.call_count == 0
+        await answer(engine, make_request(num_logprobs=1))
+        await answer(engine, make_request())
+    assert create.call_count == 1

@@ -11,7 +11,7 @@ from internvl_server.core.vocabulary import Vocabulary
 from internvl_server.engine.base import Engine
 from internvl_server.engine.turbomind import machine
 from internvl_server.errors import StartupError
-from internvl_server.planner.memory import GpuMemory
+from internvl_server.planner.gpus import GpuMemory
 from internvl_server.settings import DEMO_MODEL, EngineSettings, Settings
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ from pathlib import Path
 from internvl_server.checkpoint.config import CheckpointConfig
 from internvl_server.checkpoint.files import read_config
 from internvl_server.errors import StartupError
+from internvl_server.planner.gpus import GpuMemory, GpuSet
 from internvl_server.planner.memory import (
     Deployment,
-    GpuMemory,
-    GpuSet,
     MemoryPlan,
     make_plan,
+    tiles_at_once,
     tp_problem,
     valid_tps,
 )
@@ -36,6 +36,8 @@ _BITS = {0: 16, 4: 4, 8: 8}  # engine.turbomind.quant_policy to bits of a key or
 _QUANTIZED_BITS = {"awq": 4, "gptq": 4, "compressed-tensors": 4, "fp8": 8}  # by method
 _SHARES = (0.8, 0.7, 0.6, 0.5, 0.4)
 _CONTEXTS = (16_384, 8192, 4096)
+_MOST_IMAGE_TILES = 41  # 40, the largest `max_tiles` of a request, and the thumbnail
+_SMALL_PREFILL = 2048
 _ENOUGH_TOKENS = 65_536  # a cache for two whole contexts of InternVL3
 
 
@@ -72,7 +74,12 @@ def deployment_of(settings: Settings, model: CheckpointConfig) -> Deployment:
         kv_bits=_BITS[turbomind.quant_policy],
         cache_share=turbomind.cache_max_entry_count,
         max_prefill_tokens=turbomind.max_prefill_token_num,
+        max_image_tiles=min(_MOST_IMAGE_TILES, _request_tiles(settings)),
     )
+
+
+def _request_tiles(settings: Settings) -> int:
+    return max(1, min(settings.media.shared_tiles, settings.media.max_tiles_per_request))
 
 
 def check_fits(model: CheckpointConfig, deployment: Deployment, gpus: GpuSet) -> MemoryPlan:
@@ -96,6 +103,11 @@ def check_fits(model: CheckpointConfig, deployment: Deployment, gpus: GpuSet) ->
         raise StartupError(
             f"engine.turbomind.tp is {tp}, and this machine has {gpus.count} GPU(s). Possible here are "
             f"{_listed(valid_tps(model, gpus.count)) or 'none'}."
+        )
+    if not tiles_at_once(model, deployment):
+        raise StartupError(
+            f"engine.turbomind.max_prefill_token_num is {deployment.max_prefill_tokens}. Raise it: the GPUs "
+            f"exchange image tiles through a buffer of this many tokens, which holds no tile of {model.name}."
         )
     plan = make_plan(model, deployment, gpus.num_bytes)
     if plan.problem:
@@ -140,7 +152,8 @@ def best_plan(model: CheckpointConfig, requested: Deployment, gpus: GpuSet) -> M
 
     Args:
         model: The model to load.
-        requested: How to run it; `tp` is ignored, `cache_share` is the largest share tried.
+        requested: How to run it; `tp` is ignored, `cache_share` and `max_prefill_tokens` are the
+            largest ones tried.
         gpus: The GPUs of this machine.
 
     Returns:
@@ -197,7 +210,7 @@ def _combined_change(
 def _same_gpus(model: CheckpointConfig, deployment: Deployment, gpus: GpuSet) -> Iterator[str]:
     """A smaller cache, or else a quantized cache and a shorter context."""
     if plan := _with_fitting_share(model, deployment, gpus):
-        yield f"engine.turbomind.cache_max_entry_count = {plan.deployment.cache_share}"
+        yield " with ".join(_differences(plan.deployment, deployment))
         return
     for bits in (8, 4):
         if bits < deployment.kv_bits and _with_fitting_share(
@@ -213,13 +226,26 @@ def _same_gpus(model: CheckpointConfig, deployment: Deployment, gpus: GpuSet) ->
             break
 
 
+def _differences(new: Deployment, old: Deployment) -> Iterator[str]:
+    if new.cache_share != old.cache_share:
+        yield f"engine.turbomind.cache_max_entry_count = {new.cache_share}"
+    if new.max_prefill_tokens != old.max_prefill_tokens:
+        yield f"engine.turbomind.max_prefill_token_num = {new.max_prefill_tokens}"
+
+
 def _with_fitting_share(
     model: CheckpointConfig, deployment: Deployment, gpus: GpuSet
 ) -> MemoryPlan | None:
-    """The plan with the largest cache that fits; at most the share that the deployment asks for."""
-    requested = deployment.cache_share
-    for share in (requested, *(share for share in _SHARES if share < requested)):
-        plan = make_plan(model, replace(deployment, cache_share=share), gpus.num_bytes)
-        if not plan.problem:
-            return plan
+    """The plan with the largest cache that fits, with smaller prefill steps if it must be.
+
+    The share of the cache is at most the one that the deployment asks for.
+    """
+    requested, tokens = deployment.cache_share, deployment.max_prefill_tokens
+    shares = (requested, *(share for share in _SHARES if share < requested))
+    for prefill, share in product({tokens: 0, min(tokens, _SMALL_PREFILL): 0}, shares):
+        changed = replace(deployment, max_prefill_tokens=prefill, cache_share=share)
+        if tiles_at_once(model, changed):
+            plan = make_plan(model, changed, gpus.num_bytes)
+            if not plan.problem:
+                return plan
     return None

@@ -6,7 +6,8 @@ import json
 from internvl_server.checkpoint.config import CheckpointConfig
 from internvl_server.errors import StartupError
 from internvl_server.planner.check import model_at
-from internvl_server.planner.memory import Deployment, parse_gpus
+from internvl_server.planner.gpus import parse_gpus
+from internvl_server.planner.memory import Deployment
 from internvl_server.planner.models import MODELS
 from internvl_server.planner.report import markdown_table, plan_facts, render_text
 

@@ -5,12 +5,10 @@ and named so. Tensors are split over GPUs as LMDeploy 0.18 does it (turbomind/bu
 turbomind/models/internvl.py), but without its padding of the MLP, which may be off by one percent.
 """
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from internvl_server.checkpoint.config import CheckpointConfig, TextConfig
-from internvl_server.errors import StartupError
+from internvl_server.planner.gpus import GIB, gib
 from internvl_server.planner.parameters import (
     projector_inputs,
     projector_parameters,
@@ -23,56 +21,25 @@ from internvl_server.planner.parameters import (
 )
 
 __all__ = [
-    "GIB",
     "Deployment",
-    "GpuMemory",
-    "GpuSet",
     "MemoryPlan",
     "make_plan",
-    "parse_gpus",
+    "tiles_at_once",
     "tp_problem",
     "valid_tps",
 ]
 
-GIB = 1 << 30
-_GB = 10**9  # the unit on a card's label; slightly less than the driver makes available
 _BYTES = 2  # of a weight or activation: float16 or bfloat16
 _BLOCK_TOKENS = 64  # TurboMind's cache_block_seq_len
-_LOGITS_BYTES = 8  # logits in float32, and a sorted copy for sampling
+# Of a logit while tokens are drawn without top_k: itself in 16 and 32 bits, two copies of probability and
+# index, and the space of the sort. Source: sampling_topp_kernels.cu.
+_LOGITS_BYTES = 24
 _CONTEXT_BYTES = GIB * 3 // 4  # CUDA context, kernels, cuBLAS workspaces: estimate
 _COMMUNICATION_BYTES = GIB * 3 // 4  # NCCL or IPC buffers when tp > 1: estimate
-_VISION_CHUNK_TILES = 16  # tiles the vision tower computes at once: estimate
+# Of a position and channel of the vision tower in its attention: input, normed input, query, key, value,
+# their copies by head, and the output. Source: internvit.cc; not measured.
+_VISION_BYTES = 16
 _SLACK = 1.15  # fragments between buffers: estimate
-
-
-@dataclass(frozen=True, slots=True)
-class GpuMemory:
-    """Memory of one GPU: all of it, and what no process uses now."""
-
-    total_bytes: int
-    free_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class GpuSet:
-    """`count` equal GPUs of one machine with `num_bytes` of usable memory each."""
-
-    label: str
-    count: int
-    num_bytes: int
-    total_bytes: int = 0
-
-    @staticmethod
-    def of(gpus: Sequence[GpuMemory]) -> "GpuSet":
-        """From the memory of each GPU; the least free one counts, because all get equal shares."""
-        least = min(gpus, key=lambda gpu: gpu.free_bytes, default=GpuMemory(0, 0))
-        label = f"{len(gpus)}x{least.free_bytes / _GB:.0f}"
-        return GpuSet(label, len(gpus), least.free_bytes, least.total_bytes)
-
-    def __str__(self) -> str:
-        """The memory of one GPU, for messages."""
-        size = _gib(max(self.num_bytes, self.total_bytes))
-        return f"{size}, of which {_gib(self.num_bytes)} are free" if self.total_bytes else size
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +48,8 @@ class Deployment:
 
     `context` is the longest request in tokens, prompt and answer together. `kv_bits` is 16, 8 or 4.
     `cache_share` is `cache_max_entry_count`: the share of the memory left free by the weights that becomes
-    KV cache.
+    KV cache. `max_image_tiles` is the largest number of tiles of one image: a request's 40 and the
+    thumbnail.
     """
 
     tp: int = 1
@@ -90,6 +58,7 @@ class Deployment:
     kv_bits: int = 16
     cache_share: float = 0.8
     max_prefill_tokens: int = 8192
+    max_image_tiles: int = 41
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +94,9 @@ class MemoryPlan:
         spare = self.free_bytes - self.cache_bytes
         if self.free_bytes <= self.working_bytes:
             return (
-                f"weights ({_gib(self.weight_bytes)}), overhead ({_gib(self.overhead_bytes)}) and "
-                f"working memory ({_gib(self.working_bytes)}) of each GPU exceed its "
-                f"{_gib(self.gpu_bytes)}"
+                f"weights ({gib(self.weight_bytes)}), overhead ({gib(self.overhead_bytes)}) and "
+                f"working memory ({gib(self.working_bytes)}) of each GPU exceed its "
+                f"{gib(self.gpu_bytes)}"
             )
         if self.num_tokens < self.deployment.context:
             return (
@@ -136,32 +105,14 @@ class MemoryPlan:
             )
         if spare < self.working_bytes:
             return (
-                f"the KV cache leaves {_gib(spare)} of each GPU, less than the working memory of "
-                f"about {_gib(self.working_bytes)}"
+                f"the KV cache leaves {gib(spare)} of each GPU, less than the working memory of "
+                f"about {gib(self.working_bytes)}"
             )
         return ""
 
     def num_requests(self, tokens: int) -> int:
         """Requests of `tokens` tokens that run at once, limited by the cache and by `max_num_seqs`."""
         return min(self.num_tokens // tokens, self.deployment.max_num_seqs)
-
-
-def parse_gpus(text: str) -> list[GpuSet]:
-    """Parse a list of GPU sets such as `1x24,2x80`.
-
-    Raises:
-        StartupError: It has another form.
-    """
-    sets = []
-    for item in text.split(","):
-        match = re.fullmatch(r"\s*([1-9]\d{0,2})\s*[xX×]\s*([1-9]\d{0,3})\s*", item)
-        if match is None:
-            raise StartupError(
-                f"--gpus: {item.strip()!r} is not COUNTxGB. Write for example 1x24,2x80."
-            )
-        count, size = int(match[1]), int(match[2])
-        sets.append(GpuSet(f"{count}x{size}", count, size * _GB))
-    return sets
 
 
 def make_plan(model: CheckpointConfig, deployment: Deployment, gpu_bytes: int) -> MemoryPlan:
@@ -262,8 +213,8 @@ def _kv_bytes(text: TextConfig, deployment: Deployment) -> int:
 
 
 def _working_bytes(model: CheckpointConfig, deployment: Deployment) -> int:
-    """Estimate of the largest step of the language model and one chunk of the vision tower."""
-    text, vision, tp = model.text, model.vision, deployment.tp
+    """Estimate of the largest step of the language model and the images it begins or continues."""
+    text, tp = model.text, deployment.tp
     tokens = deployment.max_prefill_tokens + deployment.max_num_seqs
     kv_heads = _padded_kv_heads(text, tp) // tp
     heads = 2 * text.num_attention_heads // tp + 2 * kv_heads
@@ -271,10 +222,25 @@ def _working_bytes(model: CheckpointConfig, deployment: Deployment) -> int:
     step = tokens * widths * _BYTES
     flat_cache = 2 * deployment.context * kv_heads * text.head_dim * _BYTES
     logits = deployment.max_num_seqs * text.vocab_size * _LOGITS_BYTES
-    positions = _VISION_CHUNK_TILES * (vision.num_patches + 1)
-    tiles = positions * (6 * vision.hidden_size + vision.intermediate_size // tp) * _BYTES
+    tiles = tiles_at_once(model, deployment) * _tile_size(model) * _VISION_BYTES
     return int(_SLACK * (step + flat_cache + logits + tiles))
 
 
-def _gib(size: int) -> str:
-    return f"{size / GIB:.1f} GiB"
+def tiles_at_once(model: CheckpointConfig, deployment: Deployment) -> int:
+    """The largest number of tiles that the vision tower computes at once.
+
+    On one GPU these are all images of which a prefill step has a token, each of them whole: at both ends of a
+    step may be images that other steps share. GPUs that share the model compute as many tiles as the buffer
+    holds through which they exchange data; 0 tiles end the process. Source: internvit.cc (Setup and
+    PlanInternVitMicroBatch).
+    """
+    tokens = deployment.max_prefill_tokens
+    num_tiles = tokens // model.num_tokens_per_tile + 2 * (deployment.max_image_tiles - 1)
+    if deployment.tp == 1:
+        return max(1, num_tiles)
+    return min(max(1, num_tiles), tokens * model.text.hidden_size // _tile_size(model))
+
+
+def _tile_size(model: CheckpointConfig) -> int:
+    """Values of one tile in the vision tower: its patches and the class token, times the channels."""
+    return (model.vision.num_patches + 1) * model.vision.hidden_size

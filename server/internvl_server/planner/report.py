@@ -6,17 +6,12 @@ from typing import Any
 
 from internvl_server.checkpoint.config import CheckpointConfig
 from internvl_server.planner.check import best_plan, suggest_changes
-from internvl_server.planner.memory import (
-    GIB,
-    Deployment,
-    GpuSet,
-    MemoryPlan,
-    make_plan,
-    tp_problem,
-    valid_tps,
-)
+from internvl_server.planner.gpus import GIB, GpuSet
+from internvl_server.planner.memory import Deployment, MemoryPlan, make_plan, tp_problem, valid_tps
 from internvl_server.planner.models import smaller
 from internvl_server.planner.parameters import num_parameters
+
+_PREFILL = Deployment().max_prefill_tokens
 
 __all__ = ["markdown_table", "plan_facts", "render_text", "resolve_plan"]
 
@@ -75,6 +70,7 @@ def _sizes(plan: MemoryPlan, gpus: GpuSet, request_tokens: int) -> dict[str, Any
         "context": deployment.context,
         "kv_bits": deployment.kv_bits,
         "cache_max_entry_count": deployment.cache_share,
+        "max_prefill_token_num": deployment.max_prefill_tokens,
         "weight_bytes": plan.weight_bytes,
         "estimated_overhead_bytes": plan.overhead_bytes,
         "estimated_working_bytes": plan.working_bytes,
@@ -128,6 +124,11 @@ def _notes(facts: Sequence[dict[str, Any]]) -> list[str]:
         possible = ", ".join(map(str, first["valid_tp"]))
         notes.append(f"{name}: {first['num_parameters']:,} parameters; tp may be {possible}.")
     for fact in facts:
+        if fact.get("max_prefill_token_num", _PREFILL) != _PREFILL:
+            notes.append(
+                f"{fact['model']} on {fact['gpus']}: with engine.turbomind.max_prefill_token_num = "
+                f"{fact['max_prefill_token_num']}."
+            )
         if not fact["fits"]:
             notes.append(f"{fact['model']} on {fact['gpus']}: {fact['problem']}.")
             notes.append(f"  Change one of: {'; '.join(fact['changes'])}.")

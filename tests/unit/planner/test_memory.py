@@ -5,13 +5,11 @@ from dataclasses import replace
 import pytest
 from internvl_server.errors import StartupError
 from internvl_server.planner.check import best_plan, check_fits, suggest_changes
+from internvl_server.planner.gpus import GIB, GpuMemory, GpuSet, parse_gpus
 from internvl_server.planner.memory import (
-    GIB,
     Deployment,
-    GpuMemory,
-    GpuSet,
     make_plan,
-    parse_gpus,
+    tiles_at_once,
     tp_problem,
     valid_tps,
 )
@@ -120,13 +118,51 @@ def test_the_cache_is_a_share_of_what_is_free() -> None:
         ("14B", 24, {}, "exceed"),
         ("8B", 24, {}, "working memory"),
         ("9B", 24, {"cache_share": 0.2}, "tokens"),
-        ("8B", 24, {"cache_share": 0.6}, ""),
+        ("8B", 24, {"cache_share": 0.5, "max_prefill_tokens": 2048}, ""),
     ],
 )
 def test_what_does_not_fit_says_why(name: str, gpu_gb: int, change: dict, problem: str) -> None:
     plan = make_plan(model(name), replace(Deployment(), **change), gpu_gb * GB)
     assert problem in plan.problem
     assert bool(plan.problem) == bool(problem)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "num_tiles"),
+    [
+        ("8B", {"max_image_tiles": 13}, 56),  # 32 whole ones, and 12 more of an image at each end
+        ("8B", {}, 112),
+        ("8B", {"max_prefill_tokens": 2048}, 88),
+        ("38B", {"tp": 2}, 12),  # what the buffer holds through which two GPUs exchange data
+        ("38B", {"tp": 2, "max_prefill_tokens": 512}, 0),
+    ],
+)
+def test_tiles_that_the_vision_tower_computes_at_once(
+    name: str, change: dict, num_tiles: int
+) -> None:
+    assert tiles_at_once(model(name), replace(Deployment(), **change)) == num_tiles
+
+
+def test_working_memory_counts_tiles_and_sampling() -> None:
+    """A position of a tile takes 16 bytes a channel, a logit 24."""
+    few, many = (
+        make_plan(model("38B-AWQ"), Deployment(max_image_tiles=n), 80 * GB).working_bytes
+        for n in (1, 14)
+    )
+    assert many - few == pytest.approx(1.15 * 26 * 1025 * 3200 * 16, rel=1e-6)
+    one, two = (
+        make_plan(model("1B"), Deployment(max_num_seqs=n), 80 * GB).working_bytes
+        for n in (100, 200)
+    )
+    assert two - one > 100 * 151_674 * 24
+
+
+def test_gpus_that_cannot_exchange_a_tile_are_refused() -> None:
+    """TurboMind ends the process at the first image."""
+    small = Deployment(tp=2, max_prefill_tokens=512, max_num_seqs=8)
+    gpus = GpuSet.of([GpuMemory(80 * GB, 80 * GB)] * 2)
+    with pytest.raises(StartupError, match=r"max_prefill_token_num is 512\. Raise it"):
+        check_fits(model("38B"), small, gpus)
 
 
 def test_the_fewest_gpus_are_chosen() -> None:

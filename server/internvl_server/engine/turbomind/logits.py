@@ -1,4 +1,4 @@
-"""Which requests need rows of logits for their log probabilities, and the memory these take.
+"""Which requests need rows of logits for their log probabilities, and the host memory that either kind takes.
 
 TurboMind reports the distribution it draws from: after penalty, temperature, filters and grammar, and only
 for the tokens they keep. That is the model's distribution only if none of them is in use. Otherwise it is
@@ -14,6 +14,8 @@ from internvl_server.errors import EngineOverloadedError, Field
 __all__ = ["logits_budget", "logits_bytes", "needs_logits"]
 
 _BYTES_PER_LOGIT = 2  # in the model's 16-bit dtype
+# TurboMind's own log probabilities of a token: 1024 values and 1024 ids, 4 bytes each.
+_BYTES_PER_TOKEN = 8192
 
 
 # Parameters that leave TurboMind's distribution the model's own. Any other one, a new one included, counts as
@@ -31,10 +33,12 @@ def needs_logits(sampling: SamplingParams) -> bool:
 
 
 def logits_bytes(request: GenerateRequest, vocab_size: int) -> int:
-    """Memory for the logits of the longest answer; 0 if none are needed."""
-    if not needs_logits(request.sampling):
+    """Memory for the log probabilities of the longest answer; 0 if none are asked for."""
+    if request.sampling.num_logprobs is None:
         return 0
-    return (request.max_tokens + 1) * vocab_size * _BYTES_PER_LOGIT
+    is_whole = needs_logits(request.sampling)
+    row_bytes = vocab_size * _BYTES_PER_LOGIT if is_whole else _BYTES_PER_TOKEN
+    return (request.max_tokens + 1) * row_bytes
 
 
 def logits_budget(max_bytes: int) -> Budget:

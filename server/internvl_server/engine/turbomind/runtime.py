@@ -147,7 +147,8 @@ class Handle:
         self._session_ids = session_ids
         self._vocab_size = vocab_size
         self._session_id = 0
-        # The native object keeps a grammar, which would constrain the next request as well, and logits.
+        # The native object keeps a grammar, which would constrain the next request as well, and the memory of
+        # logits and log probabilities.
         self.is_reusable = True
 
     async def outputs(
@@ -157,7 +158,7 @@ class Handle:
         config = generation_config(request)
         if grammar is not None:
             self._instance.model_inst.set_grammar(grammar)
-        self.is_reusable = grammar is None and config.output_logits is None
+        self.is_reusable = grammar is None and request.sampling.num_logprobs is None
         self._session_id = next(self._session_ids)
         reader = OutputReader(request.sampling, self._vocab_size)
         native = self._instance.async_stream_infer(

@@ -1,6 +1,6 @@
 """When log probabilities must be computed from logits."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 from internvl_server.core import GenerateRequest, Regex, SamplingParams
@@ -32,4 +32,5 @@ def test_memory_is_a_row_for_each_token():
     request = GenerateRequest("r", (1,), 9, sampling, frozenset())
     assert logits_bytes(request, 1000) == 10 * 1000 * 2
     plain = GenerateRequest("r", (1,), 9, SamplingParams(num_logprobs=0), frozenset())
-    assert logits_bytes(plain, 1000) == 0
+    assert logits_bytes(plain, 1000) == 10 * 8192
+    assert logits_bytes(replace(plain, sampling=SamplingParams()), 1000) == 0

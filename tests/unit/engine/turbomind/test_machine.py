@@ -8,7 +8,7 @@ from internvl_server.cli import main
 from internvl_server.engine.turbomind.machine import check_machine
 from internvl_server.engine.turbomind.machine.packages import torch_cuda
 from internvl_server.errors import StartupError
-from internvl_server.planner.memory import GIB, GpuMemory
+from internvl_server.planner.gpus import GIB, GpuMemory
 from internvl_server.settings import TurbomindSettings
 from pydantic import ValidationError
 

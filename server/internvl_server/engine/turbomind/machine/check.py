@@ -16,7 +16,7 @@ from internvl_server.engine.turbomind.machine.packages import (
     torch_cuda,
 )
 from internvl_server.errors import StartupError
-from internvl_server.planner.memory import GpuMemory
+from internvl_server.planner.gpus import GpuMemory
 from internvl_server.settings import TurbomindSettings
 
 __all__ = ["SUPPORTED_VERSIONS", "check_machine", "find_problem"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
-from internvl_server.planner.memory import GpuMemory
+from internvl_server.planner.gpus import GpuMemory
 
 __all__ = ["CudaVersion", "Gpu", "count_gpus", "cuda_version", "has_driver", "read_gpu"]
 
