@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import unquote
 
 import anthropic
 import httpx2
@@ -263,14 +264,13 @@ def test_closing_a_stream_ends_the_request(start_server: Callable[..., LiveServe
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_claude_code_sends(echo_server: LiveServer, *, stream: bool) -> None:
-    """Its fields, headers and query, with texts made short."""
+    """The fields, headers and query of version 2.1.332, with texts made short."""
     cached = {"cache_control": {"type": "ephemeral"}}
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object"}
     body = {
         "model": MODEL,
-        "max_tokens": 500,
+        "max_tokens": 32_000,
         "stream": stream,
-        "temperature": 1,
         "system": [
             {"type": "text", "text": "You are a CLI."},
             {"type": "text", "text": "Be brief.", **cached},
@@ -280,9 +280,14 @@ def test_what_claude_code_sends(echo_server: LiveServer, *, stream: bool) -> Non
                 "role": "user",
                 "content": [
                     {"type": "text", "text": "<system-reminder>\nx\n</system-reminder>\n"},
-                    {"type": "text", "text": "hi", **cached},
+                    {"type": "text", "text": "hi"},
                 ],
-            }
+            },
+            {
+                "role": "system",
+                "content": [{"type": "text", "text": "# Environment", **cached}],
+                "output_config": {"effort": "medium"},
+            },
         ],
         "tools": [
             {
@@ -291,10 +296,11 @@ def test_what_claude_code_sends(echo_server: LiveServer, *, stream: bool) -> Non
                 "input_schema": schema | {"properties": {"path": {"type": "string"}}},
                 "eager_input_streaming": True,
             },
+            {"name": "Placeholder", "input_schema": schema, "defer_loading": True},
             {"name": f"mcp__{'x' * 100}", "description": "", "input_schema": schema, **cached},
         ],
         "metadata": {"user_id": "user_0_account__session_1"},
-        "thinking": {"type": "adaptive"},
+        "thinking": {"type": "adaptive", "display": "omitted"},
         "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
         "output_config": {"effort": "medium"},
     }
@@ -308,7 +314,8 @@ def test_what_claude_code_sends(echo_server: LiveServer, *, stream: bool) -> Non
     url = echo_server.url + "/v1/messages?beta=true"
     answer = httpx2.post(url, json=body, headers=headers, timeout=60)
     assert answer.status_code == 200, answer.text
-    assert answer.headers["x-ignored-fields"] == "output_config.effort"
+    ignored = unquote(answer.headers["x-ignored-fields"])
+    assert ignored == "messages[1].output_config, output_config.effort"
     counted = {name: body[name] for name in ("model", "messages", "tools", "system", "thinking")}
     count = post(echo_server, counted, "/v1/messages/count_tokens?beta=true").json()
     if stream:

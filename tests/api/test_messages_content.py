@@ -201,6 +201,44 @@ def test_any_tool(client: anthropic.Anthropic) -> None:
     assert message.stop_reason == "tool_use"
 
 
+def test_deferred_tools_are_offered_after_a_reference(client: anthropic.Anthropic) -> None:
+    tools = [TOOLS[0] | {"defer_loading": True}, TOOLS[1]]
+    messages: Any = [
+        {"role": "user", "content": "go"},
+        {
+            "role": "assistant",
+            "content": [{"type": "tool_use", "id": "c", "name": "search", "input": {}}],
+        },
+    ]
+    found = {"type": "tool_reference", "tool_name": "weather"}
+    result = {"type": "tool_result", "tool_use_id": "c", "content": [found]}
+
+    def change(kind: str, name: str) -> Any:
+        reference = {"type": "tool_reference", "name": name}
+        return {"role": "system", "content": [{"type": kind, "tool": reference}]}
+
+    def offered(*more: Any) -> tuple[bool, bool]:
+        text = said(client, *messages, *more, tools=tools)
+        return '"name": "weather"' in text, '"name": "time"' in text
+
+    with_result = {"role": "user", "content": [result]}
+    assert offered({"role": "user", "content": "x"}) == (False, True)
+    assert offered(with_result) == (True, True)
+    assert offered(with_result, change("tool_removal", "time")) == (True, False)
+    assert offered(change("tool_addition", "weather"), with_result) == (True, True)
+    assert "<tool_response>\nweather\n</tool_response>" in said(
+        client, *messages, with_result, tools=tools
+    )
+
+
+def test_instructions_may_hold_for_one_turn(client: anthropic.Anthropic) -> None:
+    hello, note = {"role": "user", "content": "x"}, {"role": "system", "content": "NOTE"}
+    brief = note | {"clear_at": "next_user_message"}
+    assert "NOTE" in said(client, hello, brief)
+    assert "NOTE" not in said(client, hello, brief, hello)
+    assert "NOTE" in said(client, hello, note | {"clear_at": "never"}, hello)
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [

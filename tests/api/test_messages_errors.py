@@ -150,7 +150,7 @@ def test_what_is_not_supported_is_refused_by_name(
         ({"type": "container_upload", "file_id": "x"}, "type"),
         ({"type": "web_search_tool_result", "tool_use_id": "x", "content": []}, "type"),
         (
-            {"type": "tool_result", "content": [{"type": "tool_reference", "tool_name": "x"}]},
+            {"type": "tool_result", "content": [{"type": "browser_state", "tool_name": "x"}]},
             "content[0].type",
         ),
     ],

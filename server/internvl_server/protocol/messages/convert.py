@@ -14,21 +14,25 @@ from internvl_server.core import (
     Tool,
     ToolCall,
 )
-from internvl_server.protocol.messages.blocks import (
-    AssistantTurn,
+from internvl_server.protocol.messages.content import (
     Base64Source,
     ContentSource,
     DocumentBlock,
     ImageBlock,
     SearchResultBlock,
-    SystemTurn,
     TextBlock,
+    UserPart,
+)
+from internvl_server.protocol.messages.turns import (
+    AssistantTurn,
+    SystemTurn,
     ThinkingBlock,
+    ToolReferenceBlock,
     ToolResultBlock,
     ToolUseBlock,
     Turn,
     UserBlock,
-    UserPart,
+    blocks_of,
 )
 from internvl_server.protocol.tiles import with_max_tiles
 from internvl_server.protocol.tools import to_arguments
@@ -51,8 +55,11 @@ def to_conversation(
         max_tiles: The field.
     """
     messages = [] if system in (None, []) else [Message("system", _texts(system))]
+    last_user = max((i for i, turn in enumerate(turns) if turn.role == "user"), default=-1)
     for index, turn in enumerate(turns):
-        messages += _messages(turn, f"messages[{index}]")
+        is_over = isinstance(turn, SystemTurn) and turn.clear_at == "next_user_message"
+        if not (is_over and index < last_user):
+            messages += _messages(turn, f"messages[{index}]")
     merged = with_max_tiles(tuple(_merged(messages)), max_tiles)
     last = merged[-1]
     return Conversation(
@@ -67,7 +74,7 @@ def dropped_blocks(turns: Sequence[Turn]) -> tuple[str, ...]:
     return tuple(
         f"messages[{index}].content[{place}]"
         for index, turn in enumerate(turns)
-        for place, block in enumerate(turn.content)
+        for place, block in enumerate(blocks_of(turn))
         if isinstance(block, ThinkingBlock)
     )
 
@@ -75,13 +82,20 @@ def dropped_blocks(turns: Sequence[Turn]) -> tuple[str, ...]:
 def _messages(turn: Turn, path: str) -> Iterator[Message]:
     """The messages of one turn: each result of a tool is a message."""
     if isinstance(turn, SystemTurn):
-        yield Message("system", _texts(turn.content))
+        yield from _instructions(turn)
     elif isinstance(turn, AssistantTurn):
         yield _answer(turn, path)
     elif isinstance(turn.content, str):
         yield Message("user", (TextPart(turn.content),))
     else:
         yield from _user_messages(turn.content, path)
+
+
+def _instructions(turn: SystemTurn) -> Iterator[Message]:
+    """The message of a system turn; there is none if it only adds and removes tools."""
+    texts = [block for block in blocks_of(turn) if isinstance(block, TextBlock)]
+    if content := turn.content if isinstance(turn.content, str) else texts:
+        yield Message("system", _texts(content))
 
 
 def _texts(content: str | Sequence[TextBlock]) -> Content:
@@ -123,7 +137,10 @@ def _result(block: ToolResultBlock, path: str) -> Content:
         return (*parts, TextPart(block.content))
     content: list[Part] = []
     for index, part in enumerate(block.content or ()):
-        content += _parts(part, f"{path}.content[{index}]")
+        if isinstance(part, ToolReferenceBlock):
+            content.append(TextPart(part.tool_name))
+        else:
+            content += _parts(part, f"{path}.content[{index}]")
     return (*parts, *_spaced(content))
 
 

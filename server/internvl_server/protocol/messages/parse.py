@@ -23,7 +23,7 @@ from internvl_server.protocol.messages.request import (
     MessagesRequest,
     PromptFields,
 )
-from internvl_server.protocol.messages.tools import chosen_tools, defined_tools
+from internvl_server.protocol.messages.tools import chosen_tools, offered_tools
 from internvl_server.protocol.messages.unsupported import refuse_unsupported
 from internvl_server.protocol.parsing import ParsedRequest, read_object, validate
 from internvl_server.protocol.response_format import json_constraint
@@ -95,8 +95,8 @@ def parse_count_tokens_request(
 
 
 def _prompt(body: PromptFields) -> tuple[Conversation, tuple[Tool, ...], ToolChoice]:
-    """The conversation, all tools of the request, and the choice among them."""
-    tools = defined_tools(body.tools or ())
+    """The conversation, the tools that are offered, and the choice among them."""
+    tools = offered_tools(body.tools or (), body.messages)
     choice = chosen_tools(body.tool_choice, tools)
     shown = () if choice.mode == "none" else tools
     conversation = to_conversation(body.messages, body.system, shown, body.max_tiles)

@@ -13,8 +13,9 @@ from internvl_server.protocol.fields.foreign import (
     THINKING,
     token_limit,
 )
-from internvl_server.protocol.messages.blocks import SystemBlocks, Turn
+from internvl_server.protocol.messages.content import SystemBlocks
 from internvl_server.protocol.messages.tools import ClientTool, ToolUseChoice
+from internvl_server.protocol.messages.turns import Turn
 from internvl_server.protocol.sampling import SamplingFields
 from internvl_server.protocol.wire import MaxTiles, MaxTokens, Wire
 

@@ -1,16 +1,23 @@
 """Tools of `/v1/messages`: definitions, and the choice among them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, StringConstraints
 
 from internvl_server.core import Tool, ToolChoice
 from internvl_server.errors import InvalidRequestError
+from internvl_server.protocol.messages.turns import (
+    ToolChangeBlock,
+    ToolReferenceBlock,
+    ToolResultBlock,
+    Turn,
+    blocks_of,
+)
 from internvl_server.protocol.tools import Function, ToolMode, to_tool_choice, to_tools
 from internvl_server.protocol.wire import Wire
 
-__all__ = ["ClientTool", "ToolName", "ToolUseChoice", "chosen_tools", "defined_tools"]
+__all__ = ["ClientTool", "ToolUseChoice", "chosen_tools", "offered_tools"]
 
 ToolName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
 
@@ -33,6 +40,8 @@ class ClientTool(Wire):
     # Hints for a cache and for how the calls are streamed, which is always as they are generated.
     cache_control: Any = None
     eager_input_streaming: bool | None = None
+    defer_loading: bool | None = None
+    """The tool is offered only after a reference to it."""
     # Only the provider's tools could call it as well.
     allowed_callers: (
         Annotated[list[Literal["direct"]], Field(fail_fast=True, max_length=1)] | None
@@ -47,8 +56,12 @@ class ToolUseChoice(Wire):
     disable_parallel_tool_use: bool | None = None
 
 
-def defined_tools(tools: Sequence[ClientTool]) -> tuple[Tool, ...]:
-    """The tools of a request, in order.
+def offered_tools(tools: Sequence[ClientTool], turns: Sequence[Turn]) -> tuple[Tool, ...]:
+    """The tools that an answer may call, in order.
+
+    Args:
+        tools: All tools of the request.
+        turns: Its messages, which may refer to deferred tools, and add and remove tools.
 
     Raises:
         InvalidRequestError: Two have the same name.
@@ -62,7 +75,22 @@ def defined_tools(tools: Sequence[ClientTool]) -> tuple[Tool, ...]:
         )
         for tool in tools
     ]
-    return to_tools(functions, "tools[{}].name")
+    is_offered = {tool.name: not tool.defer_loading for tool in tools}
+    for turn in turns:
+        is_offered.update(_changes(turn))
+    defined = to_tools(functions, "tools[{}].name")
+    return tuple(tool for tool in defined if is_offered[tool.name])
+
+
+def _changes(turn: Turn) -> Iterator[tuple[str, bool]]:
+    """The names of the tools that a message adds and removes."""
+    for block in blocks_of(turn):
+        if isinstance(block, ToolChangeBlock):
+            yield block.tool.name, block.type == "tool_addition"
+        if isinstance(block, ToolResultBlock):
+            for part in block.content or ():
+                if isinstance(part, ToolReferenceBlock):
+                    yield part.tool_name, True
 
 
 def chosen_tools(choice: ToolUseChoice | None, tools: Sequence[Tool]) -> ToolChoice:

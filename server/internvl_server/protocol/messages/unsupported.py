@@ -12,7 +12,6 @@ __all__ = ["refuse_unsupported"]
 
 _CUSTOM = "Give the tool a name, a description and an 'input_schema', without a 'type'."
 _LEAVE_OUT = "Leave it out."
-_ALL_TOOLS = "All tools are in the prompt from the beginning."
 
 # Blocks of tools that run at the provider, or of other services.
 _BLOCKS: Mapping[str, str] = {
@@ -28,9 +27,6 @@ _BLOCKS: Mapping[str, str] = {
     "mcp_tool_use": _LEAVE_OUT,
     "server_tool_use": _LEAVE_OUT,
     "text_editor_code_execution_tool_result": _LEAVE_OUT,
-    "tool_addition": _ALL_TOOLS,
-    "tool_reference": _ALL_TOOLS,
-    "tool_removal": _ALL_TOOLS,
     "tool_search_tool_result": _LEAVE_OUT,
     "web_fetch_tool_result": _LEAVE_OUT,
     "web_search_tool_result": _LEAVE_OUT,

@@ -30,6 +30,9 @@ TAKEN = {
     "search_result",
     "text",
     "thinking",
+    "tool_addition",
+    "tool_reference",
+    "tool_removal",
     "tool_result",
     "tool_use",
 }
