@@ -1,7 +1,6 @@
 """Requests of evaluation suites: many pictures before, after and within the text, over HTTP."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -25,11 +24,6 @@ def frames() -> list[str]:
     return [data_url(Image.new("RGB", (64, 48), (8 * n, 255 - 8 * n, 90))) for n in range(32)]
 
 
-@pytest.fixture
-def server(start_server: Callable[..., LiveServer]) -> LiveServer:
-    return start_server(media={"max_images": 32}, limits={"max_parts": 128})
-
-
 def image(url: str, **options: Any) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url, "detail": "low"} | options}
 
@@ -38,10 +32,10 @@ def text(content: str) -> dict[str, Any]:
     return {"type": "text", "text": content}
 
 
-def answered(server: LiveServer, *parts: dict[str, Any]) -> httpx2.Response:
+def answered(echo_server: LiveServer, *parts: dict[str, Any]) -> httpx2.Response:
     messages = [{"role": "system", "content": "s"}, {"role": "user", "content": list(parts)}]
     body = {"model": MODEL, "messages": messages, "max_tokens": 1000, "temperature": 0}
-    response = server.post(body)
+    response = echo_server.post(body)
     assert response.status_code == 200, response.text
     return response
 
@@ -54,35 +48,35 @@ def tokens(response: httpx2.Response) -> tuple[int, list[int], str]:
     return answer["usage"]["prompt_tokens"], [i["tiles"] for i in details["images"]], said
 
 
-def test_marks_are_the_pictures_in_order(server: LiveServer, frames: list[str]) -> None:
+def test_marks_are_the_pictures_in_order(echo_server: LiveServer, frames: list[str]) -> None:
     """lmms-eval sends pictures first, VLMEvalKit as the author of the prompt placed them."""
     pictures = [image(url) for url in frames]
-    in_order = tokens(answered(server, *pictures, text("Which one is red?")))
+    in_order = tokens(answered(echo_server, *pictures, text("Which one is red?")))
     assert in_order[1] == [1] * 32
     for label in ("", "Image-{}: "):
         marks = "".join(f"{label.format(n + 1)}<image>\n" for n in range(32))
         prompt = text(marks + "Which one is red?")
         for parts in ([prompt, *pictures], [*pictures, prompt]):
-            response = answered(server, *parts)
+            response = answered(echo_server, *parts)
             assert tokens(response) == in_order
             assert "x-warnings" not in response.headers
 
 
 @pytest.mark.parametrize("label", LABELS)
 def test_labelled_marks_are_labelled_pictures(
-    server: LiveServer, frames: list[str], label: str
+    echo_server: LiveServer, frames: list[str], label: str
 ) -> None:
     parts, marks = [], ""
     for number, url in enumerate(frames, 1):
         parts += [text(label.format(number)), image(url)]
         marks += f"{label.format(number)}<IMAGE_TOKEN>\n"
-    expected = tokens(answered(server, *parts, text("Which?")))
-    assert tokens(answered(server, text(marks + "Which?"), *map(image, frames))) == expected
+    expected = tokens(answered(echo_server, *parts, text("Which?")))
+    assert tokens(answered(echo_server, text(marks + "Which?"), *map(image, frames))) == expected
     assert expected[2].count(label.format(7)) == 1
 
 
 @pytest.mark.parametrize("max_tiles", [1, 6, 12])
-def test_tile_counts_are_the_references(server: LiveServer, max_tiles: int) -> None:
+def test_tile_counts_are_the_references(echo_server: LiveServer, max_tiles: int) -> None:
     """The tiles of the tiny model are 56 pixels wide, an eighth of the reference's."""
     sizes = [(int(w) // 8, int(h) // 8) for w, h in (size.split("x") for size in SIZES)]
     pictures = [
@@ -90,24 +84,26 @@ def test_tile_counts_are_the_references(server: LiveServer, max_tiles: int) -> N
     ]
     marks = text("<image>\n" * len(sizes) + "Describe.")
     expected = [GRIDS[size][str(max_tiles)][2] for size in SIZES]
-    assert tokens(answered(server, *pictures, text("Describe.")))[1] == expected
-    assert tokens(answered(server, marks, *pictures))[1] == expected
+    assert tokens(answered(echo_server, *pictures, text("Describe.")))[1] == expected
+    assert tokens(answered(echo_server, marks, *pictures))[1] == expected
 
 
-def test_another_number_of_marks_is_named(server: LiveServer, frames: list[str]) -> None:
-    response = answered(server, text("<image> and <image>"), image(frames[0]))
+def test_another_number_of_marks_is_named(echo_server: LiveServer, frames: list[str]) -> None:
+    response = answered(echo_server, text("<image> and <image>"), image(frames[0]))
     assert unquote(response.headers["x-warnings"]).startswith("The number of image marks (<image>)")
     assert "<image> and <image>" in tokens(response)[2]
     body = {"model": MODEL, "messages": [{"role": "user", "content": "<image> <image>"}]}
-    counted = httpx2.post(f"{server.url}/v1/chat/completions/input_tokens", json=body, timeout=60)
+    counted = httpx2.post(
+        f"{echo_server.url}/v1/chat/completions/input_tokens", json=body, timeout=60
+    )
     assert "(<image>) in a message is 2" in unquote(counted.headers["x-warnings"])
 
 
-def test_responses(server: LiveServer, frames: list[str]) -> None:
+def test_responses(echo_server: LiveServer, frames: list[str]) -> None:
     def used(*parts: dict[str, Any]) -> tuple[int, str]:
         items = [{"role": "user", "content": list(parts)}]
         body = {"model": MODEL, "input": items, "instructions": "s"}
-        response = httpx2.post(f"{server.url}/v1/responses", json=body, timeout=60)
+        response = httpx2.post(f"{echo_server.url}/v1/responses", json=body, timeout=60)
         assert response.status_code == 200, response.text
         answer = response.json()
         return answer["usage"]["input_tokens"], answer["output"][0]["content"][0]["text"]
@@ -118,9 +114,9 @@ def test_responses(server: LiveServer, frames: list[str]) -> None:
     assert used({"type": "input_text", "text": marks}, *pictures) == in_order
 
 
-def test_videos(server: LiveServer, frames: list[str]) -> None:
+def test_videos(echo_server: LiveServer, frames: list[str]) -> None:
     video = {"type": "video", "video": frames[:4]}
-    expected = tokens(answered(server, video, text("What happens?")))
-    assert tokens(answered(server, text("<video>\nWhat happens?"), video)) == expected
-    both = tokens(answered(server, text("<video>\n<image>\nSame?"), image(frames[0]), video))
-    assert both == tokens(answered(server, video, image(frames[0]), text("Same?")))
+    expected = tokens(answered(echo_server, video, text("What happens?")))
+    assert tokens(answered(echo_server, text("<video>\nWhat happens?"), video)) == expected
+    both = tokens(answered(echo_server, text("<video>\n<image>\nSame?"), image(frames[0]), video))
+    assert both == tokens(answered(echo_server, video, image(frames[0]), text("Same?")))

@@ -67,6 +67,11 @@ CASES = {
         {"role": "assistant", "content": "Another."},
         {"role": "user", "content": "Compare."},
     ],
+    "a mark on its line": [SYSTEM, user(text("<IMAGE_TOKEN>\nWhat is this?"), image())],
+    "marks within a line": [
+        SYSTEM,
+        user(text("Is <IMAGE_TOKEN> like <IMAGE_TOKEN>?"), image(), image(56, 56)),
+    ],
     "place marks": [
         SYSTEM,
         user(
