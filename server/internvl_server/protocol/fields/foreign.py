@@ -77,7 +77,7 @@ _SAMPLING: Mapping[str, Foreign] = {
     "dynatemp_exponent": _HINT,
     "dynatemp_range": Foreign(instead="Use 'temperature'."),
     "early_stopping": _HINT,
-    "length_penalty": _HINT,
+    "length_penalty": Foreign(neutral=(1,)),
     "logits_processors": Foreign(instead="Use 'logit_bias'."),
     "min_keep": _HINT,
     "min_new_tokens": Foreign("min_tokens"),
@@ -160,7 +160,7 @@ _SERVING: Mapping[str, Foreign] = {
 ANSWER: Mapping[str, Foreign] = {**_SAMPLING, **_SHOWN, **_SERVING, **STRUCTURED}
 """Fields of every endpoint that generates."""
 
-_THINKING_MODES = ({"type": "adaptive"}, {"type": "auto"}, "auto")
+_THINKING_MODES = ({"type": "adaptive"}, {"type": "auto"}, {"exclude": True}, "auto")
 
 THINKING: Mapping[str, Foreign] = {
     "enable_thinking": Foreign(instead=_NO_THINKING, neutral=_THINKING_MODES),

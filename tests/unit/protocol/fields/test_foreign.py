@@ -142,6 +142,7 @@ NOTHING: list[dict[str, Any]] = [
     {"thinking": {"type": "disabled", "clear_thinking": True}, "think": "off"},
     {"reasoning": {"effort": "none", "exclude": True}, "extra_body": {"enable_thinking": False}},
     {"reasoning": {"enabled": False, "max_tokens": 99}, "adapter_name": None},
+    {"reasoning": {"exclude": True}, "length_penalty": 1.0, "thinking": {"type": "auto"}},
     {"chat_template_kwargs": {}, "mm_processor_kwargs": None, "options": {}, "media_io_kwargs": {}},
     {"use_beam_search": False, "best_of": 1, "num_beams": 1, "prompt_logprobs": None},
     {"lora": [], "lora_path": None, "bad_words": [], "documents": [], "echo": False},
