@@ -262,6 +262,15 @@ def test_closing_a_stream_ends_the_request(start_server: Callable[..., LiveServe
     assert server.engine.num_aborted == 1
 
 
+def test_models(client: anthropic.Anthropic) -> None:
+    [model] = client.models.list()
+    assert (model.id, model.display_name, model.type) == (MODEL, MODEL, "model")
+    assert client.models.retrieve(MODEL) == model
+    with pytest.raises(anthropic.NotFoundError) as caught:
+        client.models.retrieve("claude")
+    assert caught.value.type == "not_found_error"
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_claude_code_sends(echo_server: LiveServer, *, stream: bool) -> None:
     """The fields, headers and query of version 2.1.332, with texts made short."""

@@ -12,6 +12,7 @@ from starlette.types import Message
 
 CHAT = {"messages": [{"role": "user", "content": "hello " * 20}]}
 RAW = {"prompt": ["hello " * 20] * 2, "max_tokens": 100}
+MESSAGE = CHAT | {"max_tokens": 100}
 
 
 class StuckClient:
@@ -37,8 +38,16 @@ class StuckClient:
             await asyncio.Event().wait()
 
 
-@pytest.mark.parametrize(("path", "fields"), [("chat/completions", CHAT), ("completions", RAW)])
-@pytest.mark.parametrize("num_choices", [1, 3])
+@pytest.mark.parametrize(
+    ("path", "fields", "num_choices"),
+    [
+        ("chat/completions", CHAT, 1),
+        ("chat/completions", CHAT, 3),
+        ("completions", RAW, 1),
+        ("completions", RAW, 3),
+        ("messages", MESSAGE, 1),
+    ],
+)
 async def test_all_choices_are_left_in_order(
     tiny_checkpoint: Path, path: str, fields: dict[str, Any], num_choices: int
 ) -> None:

@@ -1,5 +1,6 @@
 """GET /v1/models and /v1/models/{id}."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter
@@ -15,7 +16,9 @@ router = APIRouter()
 @router.head("/v1/models", include_in_schema=False)
 async def list_models(services: ServicesDep) -> dict[str, Any]:
     """The served model, as a list."""
-    return {"object": "list", "data": [_model(services)]}
+    model = _model(services)
+    page = {"has_more": False, "first_id": model["id"], "last_id": model["id"]}
+    return {"object": "list", "data": [model], **page}
 
 
 @router.get("/v1/models/{name:path}")
@@ -27,13 +30,18 @@ async def retrieve_model(name: str, services: ServicesDep) -> dict[str, Any]:
 
 
 def _model(services: Services) -> dict[str, Any]:
-    """OpenAI's model object; the last four fields are extensions of this server."""
+    """OpenAI's and Anthropic's model objects in one; the last four members are extensions of this server."""
     checkpoint = services.checkpoint
     return {
         "id": checkpoint.served_name,
         "object": "model",
         "created": services.created,
         "owned_by": "internvl-server",
+        "type": "model",
+        "display_name": checkpoint.served_name,
+        "created_at": datetime.fromtimestamp(services.created, UTC).isoformat(),
+        "lifecycle": "active",
+        "max_input_tokens": services.engine.info.max_model_len,
         "max_model_len": services.engine.info.max_model_len,
         "input_modalities": ["text", "image", "video"],
         "num_tokens_per_tile": checkpoint.num_tokens_per_tile,
