@@ -24,8 +24,9 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoin
 
 
 @pytest.fixture
-def loop() -> Iterator[Loop]:
+def loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
     """The stand-in for the native engine, in place while the test runs."""
+    monkeypatch.setattr("internvl_server.app.check_backend", lambda settings: ())
     loop = Loop()
     with stand_ins(loop):
         yield loop

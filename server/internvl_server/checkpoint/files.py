@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from internvl_server.checkpoint.config import CheckpointConfig, parse_config
 from internvl_server.errors import StartupError
@@ -12,9 +14,17 @@ from internvl_server.settings import ModelSettings
 
 __all__ = ["Checkpoint", "load_checkpoint", "read_config"]
 
+_log = logging.getLogger(__name__)
+
 _IMAGE_TOKEN = "<IMG_CONTEXT>"  # noqa: S105  (the text of a token, not a secret)
 _TURN_ENDS = ("<|im_end|>", "<|endoftext|>")
 _DEFAULT_MAX_TILES = 12
+
+
+class _AddedToken(NamedTuple):
+    text: str
+    id: int
+    is_special: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,28 +166,39 @@ def _context(requested: int, *, trained: int) -> int:
     return requested or trained
 
 
-def _image_token_id(config: CheckpointConfig, added_tokens: dict[str, int]) -> int:
+def _image_token_id(config: CheckpointConfig, added_tokens: Sequence[_AddedToken]) -> int:
     if config.image_token_id is not None:
         return config.image_token_id
-    if _IMAGE_TOKEN not in added_tokens:
-        raise StartupError(f"The checkpoint's tokenizer has no token {_IMAGE_TOKEN}.")
-    return added_tokens[_IMAGE_TOKEN]
+    for token in added_tokens:
+        if token.text == _IMAGE_TOKEN:
+            return token.id
+    raise StartupError(f"The checkpoint's tokenizer has no token {_IMAGE_TOKEN}.")
 
 
-def _added_tokens(path: Path, tokenizer_config: dict[str, Any]) -> dict[str, int]:
-    """Text and id of every added token, from the tokenizer file that the checkpoint has."""
+def _added_tokens(path: Path, tokenizer_config: dict[str, Any]) -> list[_AddedToken]:
+    """Every added token, from the tokenizer file that the checkpoint has."""
     if (path / "tokenizer.json").exists():
         added = _read_json(path / "tokenizer.json").get("added_tokens", [])
-        return {token["content"]: int(token["id"]) for token in added}
+        return [_AddedToken(x["content"], int(x["id"]), bool(x.get("special"))) for x in added]
     table = tokenizer_config.get("added_tokens_decoder", {})
-    return {token["content"]: int(token_id) for token_id, token in table.items()}
+    return [
+        _AddedToken(x["content"], int(token_id), bool(x.get("special")))
+        for token_id, x in table.items()
+    ]
 
 
 def _stop_token_ids(
-    path: Path, config: CheckpointConfig, added_tokens: dict[str, int]
+    path: Path, config: CheckpointConfig, added_tokens: Sequence[_AddedToken]
 ) -> frozenset[int]:
-    """Ids that end an answer: the template's turn end, and those the checkpoint's configs name."""
+    """Ids that end an answer: the template's turn end, and those the checkpoint's configs name.
+
+    An id that is no special token is left out, since it would end answers at a word: the converter of
+    transformers writes the end of InternLM2's turns into the file of the 9B, whose text model is InternLM3.
+    """
     eos = _read_json(path / "generation_config.json").get("eos_token_id")
     named = eos if isinstance(eos, list) else [] if eos is None else [eos]
-    ends = [added_tokens[text] for text in _TURN_ENDS if text in added_tokens]
-    return frozenset([*ends, *config.text.eos_token_ids, *map(int, named)])
+    ends = {token.id for token in added_tokens if token.text in _TURN_ENDS}
+    named_ids = {*config.text.eos_token_ids, *map(int, named)} - ends
+    if words := named_ids - {token.id for token in added_tokens if token.is_special}:
+        _log.warning("the checkpoint's configs end answers at %s, no special tokens", sorted(words))
+    return frozenset(ends | (named_ids - words))

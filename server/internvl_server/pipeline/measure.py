@@ -92,7 +92,7 @@ class PromptCounter:
         return self._builder.fill(skeleton, [(i.num_tiles, b"") for i in images]).token_ids
 
     async def text_tokens(self, text: str) -> tuple[int, ...]:
-        """The ids of literal text, in which nothing is a control token.
+        """The ids of literal text as a prompt, in which nothing is a control token.
 
         Raises:
             ContextLengthExceededError: The text cannot fit, whatever its tokens are.
@@ -100,9 +100,15 @@ class PromptCounter:
         return (await tokenize_raw(self._builder, text)).token_ids
 
     def with_special_tokens(self, token_ids: Sequence[int]) -> tuple[int, ...]:
-        """Add the special tokens that the checkpoint's tokenizer puts around a text."""
+        """A prompt with the special tokens that the checkpoint's tokenizer puts around a text."""
         before, after = self._tokenizer.affixes
-        return (*before, *token_ids, *after)
+        return (*before, *self.without_special_tokens(token_ids), *after)
+
+    def without_special_tokens(self, token_ids: Sequence[int]) -> tuple[int, ...]:
+        """A prompt without the ids that every prompt begins with."""
+        begin = self._tokenizer.begin_ids
+        has_begin = tuple(token_ids[: len(begin)]) == begin
+        return tuple(token_ids[len(begin) :] if has_begin else token_ids)
 
     def token_strs(self, token_ids: Sequence[int]) -> list[str]:
         """The text of each id; part of a character is U+FFFD. CPU-bound for many ids."""

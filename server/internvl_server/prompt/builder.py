@@ -92,15 +92,19 @@ class PromptBuilder:
         """Tokenise all of the prompt but its images. CPU-bound: call it off the event loop for long texts."""
         conversation, warnings = place_media(order_results(conversation))
         pieces: list[list[int] | ImagePlaceholder] = []
-        text = ""
+        begin, text = list(self._tokenizer.begin_ids), ""
         for segment in [*self._template.render(conversation), ImagePlaceholder(-1)]:
             piece = self._resolve(segment)
             if isinstance(piece, str):
                 text += piece  # adjacent texts are tokenised together, as in the reference
                 continue
-            pieces.append(self._tokenizer.encode_text(text) if text else [])
+            pieces.append(self._tokenizer.encode_text(text, is_first=not pieces) if text else [])
             text = ""
             pieces.append(piece)
+        # A checkpoint's own template may have written what every prompt begins with.
+        head = [i for piece in pieces[:2] if isinstance(piece, list) for i in piece]
+        if begin and head[: len(begin)] != begin:
+            pieces.insert(0, begin)
         return PromptSkeleton(tuple(pieces[:-1]), conversation.media_parts, warnings)
 
     def build(self, skeleton: PromptSkeleton, tiles: Sequence[ImageTiles]) -> Prompt:
@@ -138,7 +142,8 @@ class PromptBuilder:
         """A prompt without a template. CPU-bound for long texts.
 
         Args:
-            raw: Literal text, in which nothing is a control token, or token ids.
+            raw: Literal text, in which nothing is a control token and before which the ids are written that
+                every prompt begins with; or token ids, which are taken as they are.
 
         Raises:
             InvalidRequestError: An id is outside the vocabulary or is the image token.
@@ -146,7 +151,8 @@ class PromptBuilder:
         """
         if isinstance(raw, str):
             self._check_num_chars(len(raw))
-            return Prompt(tuple(self._tokenizer.encode_text(raw)))
+            ids = self._tokenizer.encode_text(raw, is_first=True)
+            return Prompt((*self._tokenizer.begin_ids, *ids))
         if len(raw) >= self.max_model_len:
             raise ContextLengthExceededError(
                 f"This model's maximum context length is {self.max_model_len} tokens. The prompt has "

@@ -49,8 +49,13 @@ class PromptTokenizer:
         }
         definition["added_tokens"] = []
         definition["post_processor"] = None
-        self._text_only = Tokenizer.from_str(json.dumps(definition))
-        self._text_only.add_tokens([_marker(self._added[i]) for i in self.content_ids.values()])
+        markers = [_marker(self._added[i]) for i in self.content_ids.values()]
+        self._first_text = self._text_only = Tokenizer.from_str(json.dumps(definition))
+        self._text_only.add_tokens(markers)
+        if _prepend_scheme(definition) == "first":
+            definition["pre_tokenizer"]["prepend_scheme"] = "never"
+            self._text_only = Tokenizer.from_str(json.dumps(definition))
+            self._text_only.add_tokens(markers)
         self._is_byte_level = "ByteLevel" in json.dumps(definition.get("decoder"))
 
     @cached_property
@@ -98,12 +103,18 @@ class PromptTokenizer:
         except KeyError:
             raise StartupError(f"The checkpoint's tokenizer has no token {name}.") from None
 
-    def encode_text(self, text: str) -> list[int]:
+    def encode_text(self, text: str, *, is_first: bool = False) -> list[int]:
         """Ids of literal text: of the added tokens, only content markers are ids. Thread-safe.
 
         `encode_batch_fast` releases the interpreter lock, which `encode` does not.
+
+        Args:
+            text: Any text.
+            is_first: Whether a prompt begins with it; some tokenizers of the SentencePiece kind write a space
+                before the first text.
         """
-        [encoding] = self._text_only.encode_batch_fast([text], add_special_tokens=False)
+        tokenizer = self._first_text if is_first else self._text_only
+        [encoding] = tokenizer.encode_batch_fast([text], add_special_tokens=False)
         ids: list[int] = encoding.ids
         if any(name in text for name in self.content_ids):
             return [self._content_id_of.get(i, i) for i in ids]
@@ -134,6 +145,11 @@ class PromptTokenizer:
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of ids, by default without special tokens."""
         return str(self._full.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
+
+    @property
+    def begin_ids(self) -> tuple[int, ...]:
+        """Ids with which every prompt begins, such as `<s>`; for most checkpoints none."""
+        return self.affixes[0]
 
     @cached_property
     def affixes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -212,6 +228,11 @@ def _from_vocab_and_merges(folder: Path) -> Tokenizer:
     for token_id, token in sorted(table.items(), key=lambda item: int(item[0])):
         _add_token(tokenizer, int(token_id), token)
     return tokenizer
+
+
+def _prepend_scheme(definition: Mapping[str, Any]) -> str | None:
+    """When the tokenizer writes a space before a text: "first", "always" or "never"; None for byte levels."""
+    return (definition.get("pre_tokenizer") or {}).get("prepend_scheme")
 
 
 def _marker(token: Mapping[str, Any]) -> AddedToken:

@@ -59,10 +59,17 @@ def test_max_tiles_comes_from_either_file(folder):
 
 
 def test_every_config_may_name_stop_tokens(folder):
-    edit(folder / "generation_config.json", eos_token_id=[5, 6])
-    assert load(folder).stop_token_ids >= {5, 6, 320, 322}
-    edit(folder / "generation_config.json", eos_token_id=7)
-    assert load(folder).stop_token_ids >= {7, 320, 322}
+    edit(folder / "generation_config.json", eos_token_id=[323, 324])
+    assert load(folder).stop_token_ids == {323, 324, 320, 322}
+    edit(folder / "generation_config.json", eos_token_id=325)
+    assert load(folder).stop_token_ids == {325, 320, 322}
+
+
+def test_an_answer_does_not_end_at_a_word(folder, caplog):
+    """Published for the 9B: an id of InternLM2, which is a word of InternLM3. 334 is <tool_call>."""
+    edit(folder / "generation_config.json", eos_token_id=[92, 323, 334])
+    assert load(folder).stop_token_ids == {320, 322, 323}
+    assert "[92, 334]" in caplog.text
 
 
 def test_a_null_counts_as_omitted(folder):

@@ -2,11 +2,12 @@ import json
 import re
 import unicodedata
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from internvl_server.prompt.tokenizer import CONTENT_MARKERS, PromptTokenizer, load_tokenizer
 from internvl_server.settings import DEMO_MODEL
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
 ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
@@ -112,6 +113,24 @@ def test_token_bytes_agree_with_decode(tokenizer: PromptTokenizer) -> None:
     for token_id in range(tokenizer.vocab_size):
         text = tokenizer.decode([token_id], skip_special_tokens=False)
         assert table[token_id].decode("utf-8", "replace") == text
+
+
+def metaspace(scheme: str) -> PromptTokenizer:
+    """A tokenizer of the SentencePiece kind, as Llama and InternLM3 have: spaces are written as U+2581."""
+    vocab = {token: i for i, token in enumerate(["\u2581", "a", "b", "x"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    tokenizer.add_special_tokens(["<s>", "<|im_end|>"])
+    tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 4)])
+    return PromptTokenizer(tokenizer)
+
+
+@pytest.mark.parametrize("scheme", ["first", "always", "never"])
+def test_text_inside_a_prompt_is_written_as_the_whole_tokenizer_does(scheme: str) -> None:
+    tokenizer = metaspace(scheme)
+    whole = tokenizer._full.encode("a b<|im_end|>b").ids
+    pieces = tokenizer.encode_text("a b", is_first=True), [5], tokenizer.encode_text("b")
+    assert whole == [*tokenizer.begin_ids, *(i for piece in pieces for i in piece)]
 
 
 def test_special_tokens_around_a_text_are_those_of_the_checkpoint(

@@ -48,9 +48,11 @@ async def _tokens(parsed: ParsedTokenize, services: Services) -> tuple[int, ...]
         tokens = await services.prompt_counter.text_tokens(parsed.text)
     else:
         tokens = await services.prompt_counter.tokens(parsed.conversation)
+    if parsed.options.add_special_tokens is None:
+        return tokens
     if parsed.options.add_special_tokens:
         return services.prompt_counter.with_special_tokens(tokens)
-    return tokens
+    return services.prompt_counter.without_special_tokens(tokens)
 
 
 @router.post("/detokenize", openapi_extra=json_body(DetokenizeRequest))
