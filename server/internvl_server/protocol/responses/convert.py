@@ -13,6 +13,7 @@ from internvl_server.core import (
     Tool,
     ToolCall,
 )
+from internvl_server.errors import InvalidRequestError
 from internvl_server.protocol.responses.items import (
     AnswerPart,
     AssistantItem,
@@ -44,12 +45,17 @@ def to_conversation(
         instructions: The field.
         tools: The tools that the prompt lists.
         max_tiles: The field.
+
+    Raises:
+        InvalidRequestError: There is no message.
     """
     messages = [] if instructions is None else [Message("system", (TextPart(instructions),))]
     if isinstance(items, str):
         messages.append(Message("user", (TextPart(items),)))
     else:
         messages += _messages(items)
+    if not messages:
+        raise InvalidRequestError("'input' has no message, only reasoning.", param="input")
     return Conversation(with_max_tiles(messages, max_tiles), tools)
 
 

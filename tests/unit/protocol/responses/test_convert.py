@@ -187,6 +187,7 @@ def test_reasoning_is_left_out_and_named() -> None:
         ([{"type": []}], "input[0]"),
         ([{"role": {}, "content": "x"}], "input[0]"),
         ([], "input"),
+        ([{"type": "reasoning", "id": "rs_1"}], "input"),
     ],
 )  # fmt: skip
 def test_items_that_cannot_be_used_are_named(items: list[Any], param: str) -> None:
