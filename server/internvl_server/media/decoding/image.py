@@ -5,11 +5,13 @@ ignored, as the published InternVL preprocessing ignores them. An exception of P
 `ImageError` with a fixed message, because Pillow's own text can contain addresses and paths.
 """
 
+import errno
 import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import (
@@ -30,6 +32,9 @@ from internvl_server.core import begins_like_video
 from internvl_server.errors import ImageDecodeError, ImageError, ImageTooLargeError
 from internvl_server.media.decoding import jpeg
 from internvl_server.media.decoding.png import SIGNATURE, PngFile
+
+if TYPE_CHECKING:
+    from internvl_server.media.decoding.heic import HeicImage
 
 __all__ = ["FORMATS", "DecodeLimits", "VideoLimits", "decode_image", "read_size", "size_problem"]
 
@@ -57,6 +62,7 @@ TIFF_COMPRESSIONS = frozenset(
         "jpeg",
     }
 )
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis")
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # a worker has one core
 
 _TRANSPOSE = {
@@ -95,6 +101,9 @@ def decode_image(data: bytes, limits: DecodeLimits) -> Image.Image:
             than the limits allow.
         ImageDecodeError: The format is not supported, or the file is truncated or corrupt.
     """
+    if _is_heic(data):
+        with _as_image_errors(data, limits):
+            return _open_heic(data, limits).decode(limits.max_pixels)
     if data.startswith(SIGNATURE):
         return _decode_png(PngFile(data), limits)
     with _opened(data, limits) as image:
@@ -105,11 +114,29 @@ def decode_image(data: bytes, limits: DecodeLimits) -> Image.Image:
 
 def read_size(data: bytes, limits: DecodeLimits) -> tuple[int, int]:
     """Width and height of the upright image, from its header. Raises the errors of `decode_image`."""
+    if _is_heic(data):
+        with _as_image_errors(data, limits):
+            return _open_heic(data, limits).size
     if data.startswith(SIGNATURE):
         data = PngFile(data).data
     with _opened(data, limits) as image:
         width, height = image.size
         return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
+
+
+def _is_heic(data: bytes) -> bool:
+    brands = data[8 : min(int.from_bytes(data[:4]), 512)]
+    return data[4:8] == b"ftyp" and any(brand in brands for brand in HEIC_BRANDS)
+
+
+def _open_heic(data: bytes, limits: DecodeLimits) -> "HeicImage":
+    # Loads FFmpeg, which most workers never need.
+    from internvl_server.media.decoding.heic import HeicImage  # noqa: PLC0415
+
+    image = HeicImage.open(data)
+    for size in (*image.coded_sizes, image.size):
+        _check_size(*size, limits)
+    return image
 
 
 @contextmanager
@@ -118,21 +145,28 @@ def _opened(data: bytes, limits: DecodeLimits) -> Iterator[Image.Image]:
     # Set each time, because other libraries change them for the whole process.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     Image.MAX_IMAGE_PIXELS = limits.max_pixels
+    with _as_image_errors(data, limits), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_size(*image.size, limits)
+            _check_samples(image)
+            yield image
+
+
+@contextmanager
+def _as_image_errors(data: bytes, limits: DecodeLimits) -> Iterator[None]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                _check_size(*image.size, limits)
-                _check_samples(image)
-                yield image
+        yield
     except (ImageError, MemoryError):
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise _too_many_pixels(limits) from None
     except UnidentifiedImageError:
         raise _unidentified(data) from None
-    except Exception:  # noqa: BLE001 - Pillow's parsers raise many classes, such as ValueError
+    except Exception as error:  # noqa: BLE001 - Pillow's parsers raise many classes
+        if getattr(error, "errno", None) == errno.ENOMEM:
+            raise MemoryError from None
         raise _truncated() from None
 
 
@@ -146,7 +180,7 @@ def _unidentified(data: bytes) -> ImageDecodeError:
             "The file is a video; send it in a 'video_url' part of a chat message."
         )
     return ImageDecodeError(
-        "The image is not a valid JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file."
+        "The image is not a valid JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC file."
     )
 
 

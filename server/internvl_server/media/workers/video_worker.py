@@ -1,7 +1,7 @@
 """The program of a video worker: reads jobs from its pipe, decodes frames, until the pipe closes.
 
-It is separate from `image_worker.py`, so that image workers do not load FFmpeg and images never wait for
-a video.
+It is separate from `image_worker.py`, so that images never wait for a video, and image workers load FFmpeg
+only for HEIC.
 """
 
 import json

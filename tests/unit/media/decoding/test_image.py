@@ -63,7 +63,7 @@ class TestFormats:
         ["PPM", "TGA", "PCX", "ICO", "JPEG2000", "PDF", "EPS", "SGI", "DDS"],
     )
     def test_other_formats_are_refused(self, image_format: str) -> None:
-        with pytest.raises(ImageDecodeError, match="JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"):
+        with pytest.raises(ImageDecodeError, match="JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC"):
             decode(encode(make_image(), image_format))
 
     @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from internvl_server.media.tiling import tile_image
 from internvl_server.media.workers.pool import DecodePool
 from internvl_server.media.workers.process import WorkerSpec
 
+from tests.heic_files import heic
 from tests.unit.media.conftest import data_url, encode, make_image
 
 LIMITS = DecodeLimits(max_pixels=30_000_000, max_side_px=16_000, max_aspect_ratio=200)
@@ -66,6 +67,11 @@ class TestResults:
         kept = first.pixels.copy()
         await pool.tile(BinaryMedia(encode(make_image(900, 500, seed=2))), max_tiles=12)
         assert np.array_equal(first.pixels, kept)
+
+    async def test_a_worker_can_load_what_heic_needs(self, pool: DecodePool) -> None:
+        image = BinaryMedia(heic(make_image(96, 64), turn=1))
+        assert await pool.read_size(image) == (64, 96)
+        assert (await pool.tile(image, max_tiles=1)).size == (64, 96)
 
     async def test_base64_is_decoded_in_the_worker(self, pool: DecodePool) -> None:
         assert isinstance(GOOD.data, bytes)
