@@ -26,6 +26,9 @@ __all__ = [
 
 DONE = b"data: [DONE]\n\n"
 
+# Made once: every event of every stream is written with it.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
 # With obfuscation, chunks are padded to multiples of this many characters.
 _OBFUSCATION_STEP = 32
 
@@ -223,4 +226,4 @@ def obfuscation(num_chars: int) -> str:
 
 def dumps(value: Any) -> str:  # noqa: ANN401  (any JSON value)
     """Compact JSON."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _ENCODER.encode(value)
