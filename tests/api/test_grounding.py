@@ -1,8 +1,10 @@
 """Content markers in answers: `<ref>` and `<box>` are shown unless the request itself skips them."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
+import httpx2
 import pytest
 from openai import OpenAI
 
@@ -57,6 +59,17 @@ def test_responses(client: OpenAI, options: dict[str, Any], text: str) -> None:
     assert (MARKED in whole) == (text == MARKED)
     events = client.responses.create(**fields, instructions="s", stream=True)
     assert "".join(e.delta for e in events if e.type == "response.output_text.delta") == whole
+
+
+def test_messages(echo_server: LiveServer) -> None:
+    body: Any = {"model": MODEL, "max_tokens": 200, "messages": ASK[1:], "system": "s"}
+    with httpx2.Client(base_url=echo_server.url, timeout=60) as client:
+        whole = client.post("/v1/messages", json=body).json()["content"][0]["text"]
+        streamed = client.post("/v1/messages", json=body | {"stream": True}).text
+    assert MARKED in whole
+    events = [json.loads(line[6:]) for line in streamed.splitlines() if line.startswith("data: ")]
+    deltas = [e["delta"].get("text", "") for e in events if e["type"] == "content_block_delta"]
+    assert "".join(deltas) == whole
 
 
 def test_a_marker_is_one_token_of_the_prompt(client: OpenAI) -> None:
