@@ -19,6 +19,7 @@ _PASSES = (
     (0, 8, 0, 8), (4, 8, 0, 8), (0, 4, 4, 8), (2, 4, 0, 4), (0, 2, 2, 4), (1, 2, 0, 2), (0, 1, 1, 2),
 )  # fmt: skip
 _NEEDED = frozenset({b"IHDR", b"PLTE", b"tRNS", b"eXIf"})
+_KEY_BYTES = {b"\0": 2, b"\2": 6}  # of the transparent colour, by colour type
 _CRITICAL = frozenset({b"IHDR", b"PLTE"})
 _PIECE_BYTES = 1 << 18
 _ZLIB_HEADER_BYTES = 2
@@ -43,6 +44,8 @@ class PngFile:
                     head.setdefault(name, chunk)
                 elif name in _CRITICAL:
                     break
+        if not _is_transparency(head.get(b"tRNS", b""), head.get(b"IHDR", b"")):
+            head.pop(b"tRNS", None)
         self._head = b"".join(head.values())
         self.data = self._assemble(pixels)
         start = len(SIGNATURE) + len(self._head) + 8
@@ -129,6 +132,12 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, bytes]]:
             return
         yield name, view[start + 8 : end], data[end : end + 4]
         start = end + 4
+
+
+def _is_transparency(chunk: bytes, header: bytes) -> bool:
+    """Whether a tRNS chunk is as long as the colour type of the header needs."""
+    colour = header[17:18]
+    return len(chunk) >= 12 + _KEY_BYTES.get(colour, 0)
 
 
 def _chunk(name: bytes, content: bytes | memoryview) -> bytes:

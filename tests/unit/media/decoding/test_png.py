@@ -44,6 +44,7 @@ CHUNKS = {
     "unknown and critical": png_chunk(b"PRVT", b"?"),
     "short gamma": png_chunk(b"gAMA", b"1"),
     "animation without frames": png_chunk(b"acTL", b""),
+    "short transparency": png_chunk(b"tRNS", b"1"),
     "wrong checksum of text": png_chunk(b"tEXt", b"k\0v")[:-4] + b"0000",
     "wrong checksum of gamma": png_chunk(b"gAMA", bytes(4))[:-4] + b"0000",
     "wrong checksum of a profile": png_chunk(b"iCCP", b"p\0\0" + zlib.compress(b"x"))[:-4] + b"0000",
