@@ -10,7 +10,10 @@ _SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv")
 _UNNAMED_TYPES = ("", "application/octet-stream", "binary/octet-stream")
 _EBML = b"\x1a\x45\xdf\xa3"
 # Brands of ISO media files that are still pictures.
-_IMAGE_BRANDS = (b"avif", b"avis", b"mif1", b"msf1", b"heic", b"heix", b"hevc", b"hevx")
+_IMAGE_BRANDS = frozenset(
+    {b"avif", b"avis", b"mif1", b"msf1"}
+    | {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
+)
 
 
 def is_video_url(url: str) -> bool:

@@ -38,7 +38,7 @@ class PngFile:
         for name, content, checksum in _chunks(data):
             if name == b"IDAT":
                 pixels.append(content)
-            elif name in _NEEDED and (not pixels or name == b"eXIf"):
+            elif name in _NEEDED and (not pixels or name == b"eXIf") and (head or name == b"IHDR"):
                 chunk = _chunk(name, content)
                 if chunk[-4:] == checksum:
                     head.setdefault(name, chunk)

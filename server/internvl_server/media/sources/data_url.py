@@ -1,7 +1,7 @@
 """Parse the `data:` URL of an image or a video.
 
-There are two steps, because decoding base64 takes about 12 ms per megabyte: the event loop checks only the
-head and the length, and a decode worker decodes the text.
+There are two steps, because decoding 10 megabytes of base64 takes about 17 ms: the event loop checks only
+the head and the length, and a decode worker decodes the text.
 """
 
 import binascii
