@@ -1,0 +1,188 @@
+"""Processes for jobs whose time and memory cannot be foreseen, such as a client's schema or pattern.
+
+A thread that computes natively, or matches a regular expression, cannot be stopped; a process can.
+"""
+
+import asyncio
+import json
+import os
+import resource
+import signal
+import sys
+import traceback
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from internvl_server.errors import EngineError, EngineOverloadedError, EngineUnavailableError
+
+__all__ = ["JobLimitError", "JobProcesses", "serve_jobs"]
+
+_IMPORT_ROOT = Path(__file__).resolve().parents[2]
+_START_S = 60.0
+_MAX_ANSWER_BYTES = 64 << 20
+# A job that waits instead of computing is ended after this many times its limit.
+_WALL_FACTOR = 4
+_FAULT = "fault"
+
+
+class JobLimitError(ValueError):
+    """A job took more time or memory than it may, or ended its process."""
+
+
+class JobProcesses:
+    """Runs jobs in a few processes, each started by the first job that finds the others busy.
+
+    A process inherits neither the environment nor open files. It ends itself when a job exceeds the limits,
+    and the next job starts another.
+
+    Args:
+        program: Name of the module that is run; it calls `serve_jobs`.
+        num_processes: Most processes at a time.
+        limit_s: Seconds of processor time that a job may take.
+        wait_s: Seconds that a job may wait for a free process.
+        max_bytes: Limit of the memory of a process.
+    """
+
+    def __init__(
+        self,
+        program: str,
+        *,
+        num_processes: int = 2,
+        limit_s: float = 5.0,
+        wait_s: float = 10.0,
+        max_bytes: int = 2 << 30,
+    ) -> None:
+        self._program = program
+        self._limit_s = limit_s
+        self._wait_s = wait_s
+        self._max_bytes = max_bytes
+        self._slots = asyncio.Semaphore(num_processes)
+        self._idle: list[Process] = []
+        self._all: set[Process] = set()
+        self._is_closed = False
+
+    async def run(self, job: object) -> dict[str, Any]:
+        """Run a job, which is JSON, and return the program's answer.
+
+        Raises:
+            JobLimitError: It took more time or memory than it may.
+            EngineOverloadedError: All processes are busy.
+            EngineUnavailableError: `close` was called.
+            EngineError: The program failed; its traceback is the message.
+        """
+        try:
+            async with asyncio.timeout(self._wait_s):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise EngineOverloadedError(
+                "Other requests' formats are being compiled or checked. Retry shortly."
+            ) from None
+        try:
+            answer = await self._run(job)
+        finally:
+            self._slots.release()
+        if _FAULT in answer:
+            raise EngineError(str(answer[_FAULT]))
+        return answer
+
+    async def close(self) -> None:
+        """End all processes. Jobs that run fail. Idempotent."""
+        self._is_closed = True
+        await asyncio.gather(*map(self._end, list(self._all)))
+
+    async def _run(self, job: object) -> dict[str, Any]:
+        if self._is_closed:
+            raise EngineUnavailableError("The engine was shut down.")
+        process = self._idle.pop() if self._idle else await self._start()
+        try:
+            async with asyncio.timeout(self._limit_s * _WALL_FACTOR):
+                answer = await _ask(process, job)
+        except (TimeoutError, OSError, ValueError) as err:
+            raise JobLimitError("it takes too much time or memory") from err
+        else:
+            self._idle.append(process)
+            return answer
+        finally:  # also when the request was cancelled
+            if process not in self._idle:
+                await self._end(process)
+
+    async def _start(self) -> Process:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-P", "-m", self._program, str(self._limit_s), str(self._max_bytes)),
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=DEVNULL,
+            env={"PYTHONPATH": str(_IMPORT_ROOT), "OPENBLAS_NUM_THREADS": "1"},
+            start_new_session=True,
+            limit=_MAX_ANSWER_BYTES,
+        )
+        self._all.add(process)
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(_START_S):
+                ready = await process.stdout.readline()
+        except BaseException:
+            await self._end(process)
+            raise
+        if self._is_closed or not ready:
+            await self._end(process)
+            raise EngineError(f"The program {self._program} does not start.")
+        return process
+
+    async def _end(self, process: Process) -> None:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.kill()
+        await process.wait()
+        self._all.discard(process)
+
+
+async def _ask(process: Process, job: object) -> dict[str, Any]:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps(job).encode() + b"\n")
+    await process.stdin.drain()
+    answer = json.loads(await process.stdout.readline())
+    assert isinstance(answer, dict)
+    return answer
+
+
+def serve_jobs(answer: Callable[[Any], Mapping[str, Any]]) -> None:
+    """The program of such a process: answer jobs until the parent closes the pipe.
+
+    Args:
+        answer: Answers one job with what can be written as JSON.
+    """
+    limit_s, max_bytes = float(sys.argv[1]), int(sys.argv[2])
+    # The parent ends its processes, also when a supervisor signals the whole process group.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))
+    with os.fdopen(os.dup(0), "rb") as jobs, os.fdopen(os.dup(1), "wb") as answers:
+        nothing = os.open(os.devnull, os.O_RDWR)  # libraries may print
+        os.dup2(nothing, 0)
+        os.dup2(nothing, 1)
+        answers.write(b"{}\n")
+        answers.flush()
+        for line in jobs:
+            job = json.loads(line)
+            # The default action of SIGPROF ends the process, native code included.
+            signal.setitimer(signal.ITIMER_PROF, limit_s)
+            written = json.dumps(_answered(answer, job)).encode()
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            answers.write(written + b"\n")
+            answers.flush()
+
+
+def _answered(answer: Callable[[Any], Mapping[str, Any]], job: object) -> Mapping[str, Any]:
+    try:
+        return answer(job)
+    except MemoryError:
+        os._exit(1)
+    except Exception:  # noqa: BLE001  (the parent raises it)
+        return {_FAULT: traceback.format_exc()}
