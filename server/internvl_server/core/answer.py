@@ -33,6 +33,7 @@ class AnswerParams:
     include_stop: bool = False
     tool_choice: ToolChoice = NO_TOOLS
     tool_names: tuple[str, ...] = ()
+    is_checked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,9 @@ class TextDelta:
     `finish_reason` and `usage` are set only on the last delta of a choice, and so is `stop_string`, the stop
     string that ended it. `logprobs`, when requested, belong to the tokens that ended since the last delta.
     `index` is the number of the choice.
+
+    On the last delta, `refusal` says why the answer is not presented: it violates the schema of a strict
+    format or tool. `violation` says how an answer violates a schema that is not strict.
     """
 
     text: str
@@ -97,3 +101,5 @@ class TextDelta:
     tool_calls: tuple[ToolCallDelta, ...] = ()
     index: int = 0
     stop_string: str | None = None
+    refusal: str = ""
+    violation: str = ""

@@ -14,10 +14,11 @@ Schema: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class JsonSchema:
-    """The answer is JSON that fits a schema."""
+    """The answer is JSON that fits a schema. With `is_strict`, no other JSON is presented as the answer."""
 
     schema: Schema
     param: str = "response_format"
+    is_strict: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +39,11 @@ class Grammar:
 
 @dataclass(frozen=True, slots=True)
 class CallableTool:
-    """A tool that an answer may call, and the JSON schema of its arguments."""
+    """A tool that an answer may call, and the schema of its arguments; `is_strict` as in `JsonSchema`."""
 
     name: str
     parameters: Schema
+    is_strict: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +51,8 @@ class ToolCalls:
     """Calls of tools: `<tool_call>`, `{"name": …, "arguments": …}` of one of the tools, `</tool_call>`.
 
     With `is_required` the answer consists of calls. Otherwise any text may stand before a call or in place
-    of one; with `answer`, a JSON schema, the answer is either calls alone or JSON that fits the schema.
-    Without `is_parallel` there is at most one call.
+    of one; with `answer`, a JSON schema, the answer is either calls alone or JSON that fits the schema, with
+    `is_strict` as in `JsonSchema`. Without `is_parallel` there is at most one call.
     """
 
     tools: tuple[CallableTool, ...]
@@ -58,6 +60,7 @@ class ToolCalls:
     is_parallel: bool = True
     answer: Schema | None = None
     param: str = "tools"
+    is_strict: bool = False
 
     @property
     def is_hint(self) -> bool:

@@ -21,7 +21,11 @@ def tool_call_constraint(tools: Sequence[Tool], choice: ToolChoice) -> ToolCalls
         return None
     is_required = choice.mode == "required"
     callable_tools = tuple(
-        CallableTool(tool.name, tool.parameters if tool.is_strict or is_required else _ANY_OBJECT)
+        CallableTool(
+            tool.name,
+            tool.parameters if tool.is_strict or is_required else _ANY_OBJECT,
+            tool.is_strict,
+        )
         for tool in tools
         if not choice.names or tool.name in choice.names
     )
@@ -47,4 +51,4 @@ def combine(calls: ToolCalls | None, answer: Constraint | None) -> Constraint | 
             " to 'none'.",
             param=answer.param,
         )
-    return replace(calls, answer=answer.schema, param=answer.param)
+    return replace(calls, answer=answer.schema, param=answer.param, is_strict=answer.is_strict)

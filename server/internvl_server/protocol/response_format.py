@@ -48,7 +48,7 @@ class RegexFormat(Wire):
 
 
 class JsonSchema(Wire):
-    """A JSON schema with a name. Answers must fit it whether `strict` is set or not."""
+    """A JSON schema with a name; `strict` matters where it cannot be enforced completely."""
 
     model_config = ConfigDict(serialize_by_alias=True)
 
@@ -96,9 +96,13 @@ class StructuredOutputs(Wire):
     grammar: Annotated[str, Field(min_length=1)] | None = None
 
 
-def json_constraint(schema: dict[str, Any] | None, param: str) -> JsonSchemaConstraint:
+def json_constraint(
+    schema: dict[str, Any] | None, param: str, *, is_strict: bool | None = False
+) -> JsonSchemaConstraint:
     """Constrain an answer to a schema; to any JSON object when there is none."""
-    return JsonSchemaConstraint({"type": "object"} if schema is None else schema, param)
+    return JsonSchemaConstraint(
+        {"type": "object"} if schema is None else schema, param, bool(is_strict)
+    )
 
 
 def format_constraint(response_format: ResponseFormat | None) -> Constraint | None:
@@ -106,7 +110,8 @@ def format_constraint(response_format: ResponseFormat | None) -> Constraint | No
     if isinstance(response_format, JsonObjectFormat):
         return json_constraint(response_format.schema_, "response_format")
     if isinstance(response_format, JsonSchemaFormat):
-        return json_constraint(response_format.json_schema.schema_, "response_format")
+        schema = response_format.json_schema
+        return json_constraint(schema.schema_, "response_format", is_strict=schema.strict)
     if isinstance(response_format, RegexFormat):
         return Regex(response_format.regex_schema, "response_format")
     return None
@@ -133,7 +138,7 @@ def structured_constraint(outputs: StructuredOutputs) -> Constraint:
     [(name, value)] = given.items()
     param = f"structured_outputs.{name}"
     if name == "json":
-        return json_constraint(_schema(value), param)
+        return json_constraint(_schema(value), param, is_strict=True)
     if name == "json_object":
         return json_constraint(None, param)
     if name == "choice":

@@ -22,7 +22,7 @@ ANSWER = JsonSchema({"type": "object"}, "text.format")
 
 def test_arguments_must_fit_the_schema_of_a_strict_tool_and_be_an_object_for_others() -> None:
     assert tool_call_constraint(TOOLS, ToolChoice("auto")) == ToolCalls(
-        (CallableTool("a", {"type": "object"}), CallableTool("b", SCHEMA))
+        (CallableTool("a", {"type": "object"}), CallableTool("b", SCHEMA, is_strict=True))
     )
 
 

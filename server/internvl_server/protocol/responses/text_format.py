@@ -26,7 +26,7 @@ class JsonObjectText(Wire):
 
 
 class JsonSchemaText(Wire):
-    """JSON that fits a schema. The schema is always enforced, whatever `strict` says."""
+    """JSON that fits a schema; `strict` matters where it cannot be enforced completely."""
 
     model_config = ConfigDict(serialize_by_alias=True)
 
@@ -59,5 +59,5 @@ def format_constraint(text: TextConfig) -> Constraint | None:
     if isinstance(text.format, JsonObjectText):
         return json_constraint(None, "text.format")
     if isinstance(text.format, JsonSchemaText):
-        return json_constraint(text.format.schema_, "text.format")
+        return json_constraint(text.format.schema_, "text.format", is_strict=text.format.strict)
     return None

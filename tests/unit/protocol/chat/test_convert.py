@@ -204,7 +204,7 @@ def test_each_answer_field_arrives() -> None:
                     "json_schema": {"name": "n", "strict": True, "schema": {"type": "string"}},
                 }
             },
-            JsonSchema({"type": "string"}, "response_format"),
+            JsonSchema({"type": "string"}, "response_format", is_strict=True),
         ),
         (
             {"structured_outputs": {"choice": ["a.b", "c"]}},
@@ -220,7 +220,7 @@ def test_each_answer_field_arrives() -> None:
         ),
         (
             {"structured_outputs": {"json": '{"type": "null"}'}},
-            JsonSchema({"type": "null"}, "structured_outputs.json"),
+            JsonSchema({"type": "null"}, "structured_outputs.json", is_strict=True),
         ),
         (
             {"structured_outputs": {"json_object": True}},

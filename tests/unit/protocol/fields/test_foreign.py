@@ -94,9 +94,9 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 @pytest.mark.parametrize(
     ("fields", "constraint"),
     [
-        ({"guided_json": SCHEMA}, JsonSchema(SCHEMA, "structured_outputs.json")),
-        ({"guided_json": json.dumps(SCHEMA)}, JsonSchema(SCHEMA, "structured_outputs.json")),
-        ({"json_schema": SCHEMA}, JsonSchema(SCHEMA, "structured_outputs.json")),
+        ({"guided_json": SCHEMA}, JsonSchema(SCHEMA, "structured_outputs.json", is_strict=True)),
+        ({"guided_json": json.dumps(SCHEMA)}, JsonSchema(SCHEMA, "structured_outputs.json", is_strict=True)),
+        ({"json_schema": SCHEMA}, JsonSchema(SCHEMA, "structured_outputs.json", is_strict=True)),
         ({"guided_regex": "a+"}, Regex("a+", "structured_outputs.regex")),
         ({"regex": "a+"}, Regex("a+", "structured_outputs.regex")),
         ({"guided_choice": ["a", "b"]}, Regex("(a)|(b)", "structured_outputs.choice")),

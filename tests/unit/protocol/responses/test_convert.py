@@ -349,7 +349,7 @@ def test_text_formats() -> None:
     assert constraint({"type": "json_object"}) == JsonSchema({"type": "object"}, "text.format")
     schema = {"type": "object", "properties": {"ä": {"type": "integer"}}}
     made = constraint({"type": "json_schema", "name": "n", "schema": schema, "strict": True})
-    assert made == JsonSchema(schema, "text.format")
+    assert made == JsonSchema(schema, "text.format", is_strict=True)
 
 
 def test_unknown_members_are_named_where_they_are_ignored() -> None:
