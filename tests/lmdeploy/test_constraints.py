@@ -31,9 +31,6 @@ BAD = [
     JsonSchema({"const": "x" * 70_000}),
     Regex("((("),
     Regex("a{5,2}"),
-    JsonSchema(
-        {"properties": {f"p{n}": {} for n in range(300)}, "type": "object", "minProperties": 140}
-    ),
     Grammar("root := yes"),
     Grammar('nobody ::= "a"'),
 ]
@@ -94,7 +91,7 @@ def compile_counted_properties():
 
 
 def test_counting_many_properties_hangs_the_compiler():
-    """Why `native_schema` refuses it: no timeout ends the compiler's thread."""
+    """Why `held_schema` drops it: no timeout ends the compiler's thread."""
     process = multiprocessing.get_context("fork").Process(target=compile_counted_properties)
     process.start()
     process.join(4)

@@ -3,8 +3,8 @@
 import pytest
 import xgrammar
 from internvl_server.core import CallableTool, ToolCalls
-from internvl_server.engine.turbomind.guided.tags import structural_tag
-from internvl_server.errors import UnsupportedParameterError
+from internvl_server.engine.turbomind.guided.judge import judge
+from internvl_server.errors import InvalidRequestError
 
 from tests.lmdeploy.native import Plan
 from tests.lmdeploy.requests import END, answer, make_request
@@ -29,7 +29,7 @@ def accepts(constraint, text):
     """Whether an answer may be this text and end there."""
     vocabulary = [bytes([byte]) for byte in range(256)] + ["<end>"]
     info = xgrammar.TokenizerInfo(vocabulary, stop_token_ids=[256])
-    tag = structural_tag(constraint)
+    tag = judge(constraint, "check").grammar
     compiled = xgrammar.GrammarCompiler(info, cache_enabled=False).compile_structural_tag(tag)
     matcher = xgrammar.GrammarMatcher(compiled)
     return matcher.accept_string(text) and matcher.accept_token(256)
@@ -83,11 +83,41 @@ async def test_the_native_compiler_takes_it(make_engine, loop, shape):
     assert loop.calls[0].grammar is not None
 
 
-async def test_a_schema_that_cannot_be_held_to_is_refused(make_engine, loop):
+async def test_a_schema_of_another_type_than_an_object_is_refused(make_engine, loop):
     engine = await make_engine()
-    tools = (CallableTool("f", {"type": "array", "uniqueItems": True}),)
+    tools = (CallableTool("f", {"type": "array"}),)
     request = make_request(constraint=constraint(is_required=False, is_parallel=True, tools=tools))
-    with pytest.raises(UnsupportedParameterError, match="uniqueItems") as caught:
+    with pytest.raises(InvalidRequestError, match="must be an object") as caught:
         await answer(engine, request)
     assert caught.value.param == "tools"
     assert loop.calls == []
+
+
+def test_what_the_schema_of_a_tool_does_not_enforce_is_named():
+    schema = {"properties": {"a": {"type": "array", "uniqueItems": True}}}
+    tools = (*TOOLS, CallableTool("f", schema))
+    shape = constraint(is_required=True, is_parallel=True, tools=tools)
+    assert judge(shape, "check").loosened == ("uniqueItems",)
+
+
+FORMAT = {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}
+
+
+@pytest.mark.parametrize("is_parallel", [True, False])
+async def test_calls_or_an_answer_in_a_format(make_engine, loop, is_parallel):
+    either = ToolCalls(TOOLS, is_parallel=is_parallel, answer=FORMAT)
+    for text in (PARIS, '{"a": 1}'):
+        assert accepts(either, text), text
+    assert accepts(either, f"{PARIS}\n{ANY}") == is_parallel
+    for text in (
+        "",
+        "x",
+        '{"a": 2}',
+        PARIS + '{"a": 1}',
+        f'{{"a": 1}}\n{PARIS}',
+        call("{}", "nobody"),
+    ):
+        assert not accepts(either, text), text
+    engine = await make_engine()
+    await answer(engine, make_request(constraint=either))
+    assert loop.calls[0].grammar is not None

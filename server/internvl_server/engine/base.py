@@ -6,15 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, TypeAlias
 
-from internvl_server.core import GenerateRequest, TokenDelta
+from internvl_server.core import Constraint, GenerateRequest, TokenDelta
 
-__all__ = [
-    "Capability",
-    "Engine",
-    "EngineHealth",
-    "EngineInfo",
-    "TokenStream",
-]
+__all__ = ["Capability", "Engine", "EngineHealth", "EngineInfo", "TokenStream"]
 
 TokenStream: TypeAlias = AbstractAsyncContextManager[AsyncIterator[TokenDelta]]
 
@@ -89,6 +83,9 @@ class Engine(Protocol):
 
     def health(self) -> EngineHealth:
         """Current status; cheap enough for every probe."""
+
+    async def compile(self, constraint: Constraint) -> tuple[str, ...]:
+        """Compile a constraint before `generate`; returns the schema keywords it does not enforce."""
 
     def generate(self, request: GenerateRequest) -> TokenStream:
         """Queue a request; the stream yields deltas until one carries a `finish_reason`.

@@ -69,6 +69,9 @@ class TurbomindSettings(Section):
     """Number of machines that share the model: only 1, because LMDeploy 0.18 does not carry images and
     constraints to other machines."""
 
+    schema_policy: Literal["check", "refuse"] = "check"
+    """What happens to a JSON schema that LMDeploy's grammar compiler cannot enforce completely: `check` names
+    the keywords in the `x-warnings` header and checks the finished answer, `refuse` answers 400."""
     ignore_penalties: bool = False
     """Accept `presence_penalty` and `frequency_penalty`, which LMDeploy does not have, and leave them out of
     the computation with a sentence in the `x-warnings` header. Otherwise any value but 0 is refused."""

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from internvl_server.checkpoint.files import Checkpoint
-from internvl_server.core import GenerateRequest, SamplingParams, TokenDelta
+from internvl_server.core import Constraint, GenerateRequest, SamplingParams, TokenDelta
 from internvl_server.core.vocabulary import Vocabulary
 from internvl_server.engine.base import Capability, EngineHealth, EngineInfo, TokenStream
 from internvl_server.engine.checks import RequestLimits, check_request
@@ -19,8 +19,8 @@ from internvl_server.engine.cpu.model.weights import load_model
 from internvl_server.engine.cpu.runner import Runner
 from internvl_server.engine.cpu.scheduler import Prefill, Scheduler, Sequence
 from internvl_server.engine.cpu.worker import Event, Worker
-from internvl_server.engine.guided.compiler import GrammarCompiler
-from internvl_server.engine.guided.matcher import CompiledGrammar, GrammarVocabulary
+from internvl_server.engine.guided.compiler import Compiled, GrammarCompiler, ProcessJudge
+from internvl_server.engine.guided.matcher import JUDGE, CompiledGrammar, GrammarVocabulary
 from internvl_server.engine.health import health_of
 from internvl_server.engine.stream import Abort, Stream
 from internvl_server.errors import (
@@ -117,7 +117,7 @@ class CpuEngine:
         if self._tokens.token_bytes is not None:
             vocab_size = self._checkpoint.config.text.vocab_size
             vocabulary = await asyncio.to_thread(GrammarVocabulary, self._tokens, vocab_size)
-            self._compiler = GrammarCompiler(vocabulary.compile)
+            self._compiler = GrammarCompiler(ProcessJudge(JUDGE), vocabulary.compile)
         self._state = "running"
 
     async def close(self) -> None:
@@ -127,7 +127,7 @@ class CpuEngine:
         if worker is None:
             return
         if self._compiler is not None:
-            self._compiler.close()
+            await self._compiler.close()
         await asyncio.to_thread(worker.stop)
         self._fail_all()
 
@@ -142,6 +142,11 @@ class CpuEngine:
             num_waiting=worker.num_waiting,
             last_progress=worker.last_progress,
         )
+
+    async def compile(self, constraint: Constraint) -> tuple[str, ...]:
+        """Compile a constraint; see `Engine.compile`."""
+        self._running_worker()
+        return (await self._compiled(constraint)).loosened
 
     def generate(self, request: GenerateRequest) -> TokenStream:
         """Queue a request; see `Engine.generate`."""
@@ -174,7 +179,8 @@ class CpuEngine:
     async def _submit(self, request: GenerateRequest, stream: Stream) -> Abort:
         self._running_worker()
         check_request(request, self._limits)
-        grammar = await self._compile(request)
+        constraint = request.sampling.constraint
+        grammar = None if constraint is None else (await self._compiled(constraint)).grammar
         worker = self._running_worker()
         num_tokens = len(request.prompt_token_ids) + request.max_tokens
         sequence = Sequence(
@@ -192,10 +198,7 @@ class CpuEngine:
             raise EngineUnavailableError(f"The engine is {self._state}; try again later.")
         return self._worker
 
-    async def _compile(self, request: GenerateRequest) -> CompiledGrammar | None:
-        constraint = request.sampling.constraint
-        if constraint is None:
-            return None
+    async def _compiled(self, constraint: Constraint) -> Compiled[CompiledGrammar]:
         if self._compiler is None:
             raise UnsupportedParameterError(
                 "This checkpoint's tokenizer is not byte-level, which guided decoding requires.",

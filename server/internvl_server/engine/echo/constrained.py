@@ -14,8 +14,9 @@ import numpy as np
 
 from internvl_server.core import Constraint, GenerateRequest, JsonSchema, ToolCalls
 from internvl_server.core.vocabulary import Vocabulary
-from internvl_server.engine.guided.compiler import GrammarCompiler
+from internvl_server.engine.guided.compiler import GrammarCompiler, ProcessJudge
 from internvl_server.engine.guided.matcher import (
+    JUDGE,
     CompiledGrammar,
     GrammarMatcher,
     GrammarVocabulary,
@@ -48,16 +49,20 @@ class ConstrainedAnswers:
         self._token_bytes = tokens.token_bytes or ()
         self._ids = {data[0]: i for i, data in enumerate(self._token_bytes) if len(data) == 1}
         self._vocabulary: GrammarVocabulary
-        self._compiler = GrammarCompiler(self._compile)
+        self._compiler = GrammarCompiler(ProcessJudge(JUDGE), self._compile)
 
     async def start(self) -> None:
         """Index the vocabulary, which takes a second for a large one."""
         vocab_size = len(self._token_bytes)
         self._vocabulary = await asyncio.to_thread(GrammarVocabulary, self._tokens, vocab_size)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Compile nothing more."""
-        self._compiler.close()
+        await self._compiler.close()
+
+    async def compile(self, constraint: Constraint) -> tuple[str, ...]:
+        """Compile a constraint; see `Engine.compile`."""
+        return (await self._compiler.compile(constraint)).loosened
 
     async def answer(
         self, constraint: Constraint, request: GenerateRequest, banned: frozenset[int]
@@ -67,8 +72,10 @@ class ConstrainedAnswers:
         Computing a token may take milliseconds. It raises `EngineError` if the grammar needs too many states.
         Banned ids and stop tokens with text are used only where the constraint allows no other token.
         """
-        grammar = await self._compiler.compile(constraint)
-        return self._follow(grammar.start(()), request, banned)
+        compiled = await self._compiler.compile(constraint)
+        if isinstance(constraint, ToolCalls):
+            compiled = await self._compiler.compile(_shortest(constraint))
+        return self._follow(compiled.grammar.start(()), request, banned)
 
     def _follow(
         self, matcher: GrammarMatcher, request: GenerateRequest, banned: frozenset[int]
@@ -95,16 +102,15 @@ class ConstrainedAnswers:
             if token_id in stop_ids:
                 return
 
-    def _compile(self, constraint: Constraint) -> CompiledGrammar:
-        grammar = self._vocabulary.compile(constraint)
-        if not isinstance(constraint, ToolCalls):
-            return grammar
-        # The answer uses one tool or none; compiling all of them above has found the errors of the others.
-        if constraint.answer is not None:
-            return self._vocabulary.compile(JsonSchema(constraint.answer))
-        return self._vocabulary.compile(
-            replace(constraint, tools=constraint.tools[:1], is_parallel=False)
-        )
+    def _compile(self, grammar: str) -> CompiledGrammar:
+        return self._vocabulary.compile(grammar)
+
+
+def _shortest(calls: ToolCalls) -> Constraint:
+    """The answer uses one tool or none; compiling all of them has found the errors of the others."""
+    if calls.answer is not None:
+        return JsonSchema(calls.answer)
+    return replace(calls, tools=calls.tools[:1], is_parallel=False)
 
 
 def _choose(allowed: set[int], avoided: set[int], uses: Counter[int]) -> int:

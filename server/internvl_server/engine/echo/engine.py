@@ -85,7 +85,7 @@ class EchoEngine:
         self._state = "closed"
         self._closed.set()
         if self._constrained is not None:
-            self._constrained.close()
+            await self._constrained.close()
 
     def health(self) -> EngineHealth:
         """Ready between `start` and `close`."""
@@ -105,10 +105,20 @@ class EchoEngine:
             await deltas.aclose()
             self._num_left += 1
 
-    def _check(self, request: GenerateRequest) -> None:
+    def _check_running(self) -> None:
         if self._state != "running":
             raise EngineUnavailableError(f"The engine is {self._state}; try again later.")
+
+    def _check(self, request: GenerateRequest) -> None:
+        self._check_running()
         check_request(request, RequestLimits(self.info.max_model_len))
+
+    async def compile(self, constraint: Constraint) -> tuple[str, ...]:
+        """Compile a constraint, unless it is only a hint; see `Engine.compile`."""
+        self._check_running()
+        if isinstance(constraint, ToolCalls) and constraint.is_hint:
+            return ()
+        return await self._formats(constraint).compile(constraint)
 
     async def _answer(self, request: GenerateRequest) -> Iterator[int]:
         """The tokens of the answer, without a limit on their number."""
@@ -118,13 +128,16 @@ class EchoEngine:
         if constraint is None:
             skipped = self._skip_token_ids | request.stop_token_ids | banned
             return echoed(request, skipped, sorted(request.stop_token_ids - banned))
+        return await self._formats(constraint).answer(constraint, request, banned)
+
+    def _formats(self, constraint: Constraint) -> "ConstrainedAnswers":
         if self._constrained is None:
             raise UnsupportedParameterError(
                 f"The echo engine supports '{constraint.param}' only with llguidance installed "
                 "(internvl-server[guided]) and a byte-level tokenizer.",
                 param=constraint.param,
             )
-        return await self._constrained.answer(constraint, request, banned)
+        return self._constrained
 
     async def _deltas(
         self, token_ids: Iterator[int], request: GenerateRequest

@@ -1,14 +1,17 @@
-"""Compiles constraints before a request is accepted: off the event loop, bounded in size, time and number."""
+"""Compiles constraints before a request is accepted: bounded in size, time and number, with a cache."""
 
 import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
+from internvl_server.concurrency.jobs import JobProcesses
 from internvl_server.core import Constraint
+from internvl_server.engine.guided.job import job_of
 from internvl_server.engine.guided.limits import constraint_key
 from internvl_server.errors import (
     EngineError,
@@ -18,110 +21,167 @@ from internvl_server.errors import (
     UnsupportedParameterError,
 )
 
-__all__ = ["GrammarCompiler", "UnsupportedConstraintError"]
+__all__ = [
+    "Compiled",
+    "GrammarCompiler",
+    "Judge",
+    "Judgement",
+    "ProcessJudge",
+    "UnsupportedConstraintError",
+]
 
 _log = logging.getLogger(__name__)
 
 _Grammar = TypeVar("_Grammar")
 
 _NUM_THREADS = 2
-_TIMEOUT_S = 5.0
+_LIMIT_S = 5.0
 _MAX_CACHED = 32
+_MAX_REFUSED = 256
 
 
 class UnsupportedConstraintError(ValueError):
     """The constraint is well-formed, but the engine would not enforce all of it."""
 
 
-class GrammarCompiler(Generic[_Grammar]):
-    """Compiles constraints in two threads and caches the grammars used last.
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A constraint as the text of a grammar that compiles, and the schema keywords it does not enforce."""
 
-    Equal constraints are compiled once, even when they arrive at the same time. A compilation that times
-    out is abandoned, but its thread keeps running: while both threads are occupied, only requests that
-    need a new grammar are refused.
+    grammar: str
+    loosened: tuple[str, ...] = ()
+
+
+class Judge(Protocol):
+    """Writes constraints as grammars that compile in time."""
+
+    async def judge(self, constraint: Constraint) -> Judgement:
+        """Write a constraint as a grammar.
+
+        Raises:
+            ValueError: That is the client's fault; the first line is the reason.
+            Exception: It is a defect of the server.
+        """
+
+    async def close(self) -> None:
+        """Judge no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled(Generic[_Grammar]):
+    """A compiled grammar, which requests may share, and the schema keywords it does not enforce."""
+
+    grammar: _Grammar
+    loosened: tuple[str, ...]
+
+
+class ProcessJudge:
+    """Judges constraints in other processes, which end when one takes too long.
 
     Args:
-        compile_constraint: Makes the grammar, which requests may share. A `ValueError` is the client's
-            fault and its first line is the reason; any other exception is a defect of the server.
-        timeout_s: Seconds allowed for one constraint.
+        program: The module they run; it answers a constraint with the members of a `Judgement`, or with
+            `refusal`, the reason, and `is_unsupported`.
+        config: Sent along with each constraint.
     """
 
-    def __init__(
-        self, compile_constraint: Callable[[Constraint], _Grammar], timeout_s: float = _TIMEOUT_S
-    ) -> None:
-        self._compile_constraint = compile_constraint
-        self._timeout_s = timeout_s
-        self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="grammar")
-        self._free_threads = asyncio.Semaphore(_NUM_THREADS)
-        self._is_closed = False
-        self._cache: OrderedDict[Hashable, asyncio.Future[_Grammar]] = OrderedDict()
+    def __init__(self, program: str, *config: str) -> None:
+        self._processes = JobProcesses(program, limit_s=_LIMIT_S)
+        self._config = config
 
-    async def compile(self, constraint: Constraint) -> _Grammar:
+    async def judge(self, constraint: Constraint) -> Judgement:
+        """Write a constraint as a grammar; see `Judge`."""
+        answer = await self._processes.run([job_of(constraint), *self._config])
+        if "refusal" in answer:
+            is_unsupported = answer.get("is_unsupported", False)
+            raise (UnsupportedConstraintError if is_unsupported else ValueError)(answer["refusal"])
+        return Judgement(answer["grammar"], tuple(answer["loosened"]))
+
+    async def close(self) -> None:
+        """End the processes."""
+        await self._processes.close()
+
+
+class GrammarCompiler(Generic[_Grammar]):
+    """Judges constraints, compiles those that pass on two threads, and caches the ones used last.
+
+    Equal constraints are compiled once, even when they arrive at the same time, and those that were refused
+    are refused again without another try.
+
+    Args:
+        judge: Writes a constraint as a grammar; closed with the compiler.
+        compile_grammar: Compiles the grammar of a judgement.
+    """
+
+    def __init__(self, judge: Judge, compile_grammar: Callable[[str], _Grammar]) -> None:
+        self._judge = judge
+        self._compile_grammar = compile_grammar
+        self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="grammar")
+        self._is_closed = False
+        self._cache: OrderedDict[Hashable, asyncio.Task[Compiled[_Grammar]]] = OrderedDict()
+        self._refused: OrderedDict[Hashable, ValueError] = OrderedDict()
+
+    async def compile(self, constraint: Constraint) -> Compiled[_Grammar]:
         """Compile a constraint, or return its cached grammar.
 
         Raises:
             InvalidRequestError: The constraint is too large, malformed or unsupported, or takes too long;
                 names `constraint.param`.
-            EngineOverloadedError: Both threads are busy.
+            EngineOverloadedError: Too many constraints are being compiled.
             EngineUnavailableError: `close` was called.
             EngineError: The compiler has a defect; its traceback is logged.
         """
         param = constraint.param
         try:
             key = constraint_key(constraint)
-            work = self._cache.get(key) or await self._submit(key, constraint)
+            if refusal := self._refused.get(key):
+                raise refusal
+            work = self._cache.get(key) or self._submit(key, constraint)
             self._cache.move_to_end(key)
-            async with asyncio.timeout(self._timeout_s):
-                return await asyncio.shield(work)
-        except TimeoutError:
-            raise InvalidRequestError(
-                f"'{param}' takes more than {self._timeout_s:g} s to compile. Simplify it.",
-                param=param,
-            ) from None
+            return await asyncio.shield(work)
         except ValueError as err:
             is_unsupported = isinstance(err, UnsupportedConstraintError)
-            refusal = UnsupportedParameterError if is_unsupported else InvalidRequestError
-            raise refusal(f"'{param}' cannot be used: {_first_line(err)}.", param=param) from err
+            error = UnsupportedParameterError if is_unsupported else InvalidRequestError
+            raise error(f"'{param}' cannot be used: {_first_line(err)}.", param=param) from None
 
-    def close(self) -> None:
-        """Start no further compilation; those that run are abandoned."""
+    async def close(self) -> None:
+        """Start no further compilation; those that run fail."""
         self._is_closed = True
         self._threads.shutdown(wait=False)
+        await self._judge.close()
 
-    async def _submit(self, key: Hashable, constraint: Constraint) -> asyncio.Future[_Grammar]:
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._free_threads.acquire()
-        except TimeoutError:
-            raise EngineOverloadedError(
-                "Other constraints are being compiled. Retry shortly."
-            ) from None
-        if self._is_closed:
-            raise EngineUnavailableError("The engine was shut down.")
-        if key in self._cache:  # submitted by another request in the meantime
-            self._free_threads.release()
-            return self._cache[key]
-        work = asyncio.get_running_loop().run_in_executor(self._threads, self._run, constraint)
+    def _submit(self, key: Hashable, constraint: Constraint) -> asyncio.Task[Compiled[_Grammar]]:
+        work = asyncio.create_task(self._compile(constraint))
         work.add_done_callback(partial(self._finish, key))
         self._cache[key] = work
         if len(self._cache) > _MAX_CACHED:
             self._cache.popitem(last=False)
         return work
 
-    def _run(self, constraint: Constraint) -> _Grammar:
+    async def _compile(self, constraint: Constraint) -> Compiled[_Grammar]:
+        if self._is_closed:
+            raise EngineUnavailableError("The engine was shut down.")
         try:
-            return self._compile_constraint(constraint)
-        except ValueError:
+            judgement = await self._judge.judge(constraint)
+            loop = asyncio.get_running_loop()
+            grammar = await loop.run_in_executor(
+                self._threads, self._compile_grammar, judgement.grammar
+            )
+        except (ValueError, EngineOverloadedError, EngineUnavailableError):
             raise
         except Exception as err:
             _log.exception("Compiling a constraint failed.")
             raise EngineError("The engine failed to compile the constraint.") from err
+        return Compiled(grammar, judgement.loosened)
 
-    def _finish(self, key: Hashable, work: asyncio.Future[_Grammar]) -> None:
-        self._free_threads.release()
+    def _finish(self, key: Hashable, work: asyncio.Task[Compiled[_Grammar]]) -> None:
         # Retrieving the exception also keeps asyncio from reporting one that no request waits for.
-        if (work.cancelled() or work.exception()) and self._cache.get(key) is work:
+        error = asyncio.CancelledError() if work.cancelled() else work.exception()
+        if error is not None and self._cache.get(key) is work:
             del self._cache[key]
+        if isinstance(error, ValueError):
+            self._refused[key] = error.with_traceback(None)
+            if len(self._refused) > _MAX_REFUSED:
+                self._refused.popitem(last=False)
 
 
 def _first_line(error: ValueError) -> str:

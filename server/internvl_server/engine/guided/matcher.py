@@ -8,12 +8,13 @@ import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
 
-from internvl_server.core import Constraint
 from internvl_server.core.vocabulary import Vocabulary
-from internvl_server.engine.guided.grammars import grammar_of
 from internvl_server.errors import EngineError
 
-__all__ = ["CompiledGrammar", "GrammarMatcher", "GrammarVocabulary"]
+__all__ = ["JUDGE", "CompiledGrammar", "GrammarMatcher", "GrammarVocabulary"]
+
+# The program that writes constraints as the grammars that are compiled here.
+JUDGE = "internvl_server.engine.guided.judge"
 
 # A state takes one or two kilobytes. A request that needs more states fails; others are not affected.
 _MAX_LEXER_STATES = 50_000
@@ -38,14 +39,14 @@ class GrammarVocabulary:
             eos_token=vocab_size,
         )
 
-    def compile(self, constraint: Constraint) -> "CompiledGrammar":
-        """Compile a constraint. CPU-bound; releases the interpreter lock.
+    def compile(self, grammar: str) -> "CompiledGrammar":
+        """Compile a grammar of llguidance. CPU-bound; releases the interpreter lock.
 
         Raises:
-            ValueError: The constraint is malformed, unsupported or too large, or allows no text.
+            ValueError: The grammar is malformed, unsupported or too large, or allows no text.
         """
         limits = LLParserLimits(max_lexer_states=_MAX_LEXER_STATES, verbose_errors=False)
-        matcher = LLMatcher(self._tokenizer, grammar_of(constraint), log_level=0, limits=limits)
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
         if matcher.is_error():
             raise ValueError(_reason(matcher.get_error()))
         first_ids = np.flatnonzero(_allowed(matcher, self.vocab_size))
@@ -72,6 +73,11 @@ class CompiledGrammar:
     def __init__(self, vocabulary: GrammarVocabulary, matcher: LLMatcher) -> None:
         self._vocabulary = vocabulary
         self._matcher = matcher
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the grammar enforces less of than its schemas say, in llguidance's words."""
+        return list(self._matcher.get_grammar_warnings())
 
     def start(self, stop_token_ids: Iterable[int]) -> "GrammarMatcher":
         """Begin an answer that ends with one of these ids."""

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, TypeVar
 from PIL import Image, ImageFile
 
 from internvl_server.checkpoint.files import Checkpoint
-from internvl_server.core import GenerateRequest
+from internvl_server.core import Constraint, GenerateRequest
 from internvl_server.engine.base import EngineHealth, EngineInfo, TokenStream
 from internvl_server.engine.checks import RequestLimits, check_request
-from internvl_server.engine.guided.compiler import GrammarCompiler
+from internvl_server.engine.guided.compiler import GrammarCompiler, ProcessJudge
 from internvl_server.engine.health import STALLED_EXIT_CODE, health_of
 from internvl_server.engine.stream import Abort, Stream
 from internvl_server.engine.turbomind import CAPABILITIES, PENALTIES
@@ -35,6 +35,8 @@ __all__ = ["TurbomindEngine"]
 
 _log = logging.getLogger(__name__)
 
+# The program that writes constraints as the tags that TurboMind compiles.
+_JUDGE = "internvl_server.engine.turbomind.guided.judge"
 # Cancelled native requests usually end within one forward pass.
 _CLOSE_S = 10.0
 # A query of its scheduler takes microseconds.
@@ -51,8 +53,8 @@ class TurbomindEngine:
     There are `max_num_seqs` native handles; further requests wait in order. If the reader of a request
     leaves, TurboMind is told to cancel it at once, and its handle is free once TurboMind confirms that.
 
-    Greedy decoding takes the likeliest token. A constraint that TurboMind's compiler enforces only loosely is
-    refused; whether it enforces enums of many similar values has not been verified on a GPU. A seed does
+    Greedy decoding takes the likeliest token. Whether TurboMind enforces enums of many similar values has not
+    been verified on a GPU. A seed does
     not guarantee the same text beside other requests, because sums on a GPU depend on the batch. Log
     probabilities are the model's own, before penalty, temperature, filters and grammar.
 
@@ -99,7 +101,8 @@ class TurbomindEngine:
         runtime = await _in_thread(self._load)
         self._runtime = runtime
         self._jobs = JobPool(self._info.max_num_seqs, runtime.new_handle)
-        self._compiler = GrammarCompiler(runtime.compile_constraint)
+        judge = ProcessJudge(_JUDGE, self._settings.schema_policy)
+        self._compiler = GrammarCompiler(judge, runtime.compile_grammar)
         self._state = "running"
         self._supervisor = Supervisor(
             self._jobs, runtime.scheduler_tick, exit_after_s=self._settings.exit_after_stall_s
@@ -116,7 +119,7 @@ class TurbomindEngine:
             self._state = "closed"
             return
         self._state = "closing"
-        self._compiler.close()
+        await self._compiler.close()
         is_idle = await self._jobs.close(_CLOSE_S) if self._jobs is not None else True
         has_returned = await self._supervisor.stop(_RETURN_S)
         if is_idle and has_returned and await _ends_in_time(runtime.close, _CLOSE_S):
@@ -140,6 +143,11 @@ class TurbomindEngine:
             last_progress=self._jobs.last_progress,
         )
 
+    async def compile(self, constraint: Constraint) -> tuple[str, ...]:
+        """Compile a constraint; see `Engine.compile`."""
+        self._parts()
+        return (await self._compiler.compile(constraint)).loosened
+
     def generate(self, request: GenerateRequest) -> TokenStream:
         """Queue a request; see `Engine.generate`. Compiles the constraint before it accepts the request."""
         return Stream(partial(self._accept, request))
@@ -149,7 +157,9 @@ class TurbomindEngine:
         check_request(request, self._limits)
         check_turbomind_limits(request, self._limits, self._checkpoint.stop_token_ids)
         constraint = request.sampling.constraint
-        grammar = None if constraint is None else await self._compiler.compile(constraint)
+        grammar = None
+        if constraint is not None:
+            grammar = (await self._compiler.compile(constraint)).grammar
         images = None
         if request.images:
             images = await asyncio.to_thread(runtime.multimodal, request)

@@ -9,7 +9,6 @@ used. tests/lmdeploy/test_differences.py records where LMDeploy's own server beh
 import asyncio
 import hashlib
 import itertools
-import json
 import logging
 import re
 from collections.abc import AsyncGenerator, Iterator
@@ -22,9 +21,8 @@ from lmdeploy.turbomind import TurboMind, _turbomind
 from lmdeploy.turbomind.tokenizer_info import TokenizerInfo
 
 from internvl_server.checkpoint.files import Checkpoint
-from internvl_server.core import Constraint, GenerateRequest, JsonSchema, Regex
+from internvl_server.core import GenerateRequest
 from internvl_server.engine.turbomind.authors_config import register_authors_config
-from internvl_server.engine.turbomind.guided.tags import schema_of, structural_tag
 from internvl_server.engine.turbomind.outputs import Output, OutputReader
 from internvl_server.engine.turbomind.sampling import generation_config
 from internvl_server.errors import StartupError
@@ -91,23 +89,15 @@ class Runtime:
             )
         return images
 
-    def compile_constraint(self, constraint: Constraint) -> object:
-        """Compile the grammar that constrains an answer. CPU-bound; releases the GIL.
+    def compile_grammar(self, tag: str) -> object:
+        """Compile the structural tag of a constraint. CPU-bound; releases the GIL.
 
         Raises:
-            UnsupportedConstraintError: The compiler would not enforce all of it.
-            ValueError: It is malformed, or uses what the compiler does not know.
+            ValueError: The compiler does not take it, though the package xgrammar did.
         """
-        compiler = self._compiler
-        if isinstance(constraint, JsonSchema):
-            text = json.dumps(schema_of(constraint.schema), ensure_ascii=False)
-            compile_text = compiler.compile_json_schema
-        elif isinstance(constraint, Regex):
-            text, compile_text = constraint.pattern, compiler.compile_regex
-        else:
-            text, compile_text = structural_tag(constraint), compiler.compile_structural_tag
+        compiler = self._compiler = self._compiler or self._new_compiler()
         try:
-            return compile_text(text)
+            return compiler.compile_structural_tag(tag)
         except RuntimeError as err:  # all that the native compiler raises
             place = r"^\[[\d:]+\] \S+:\d+: "  # time, file and line of its source
             raise ValueError(re.sub(place, "", str(err))) from err

@@ -1,12 +1,16 @@
 """Compiling constraints: refused when too large or malformed, abandoned when slow, cached."""
 
 import asyncio
-import threading
 from typing import Any
 
 import pytest
-from internvl_server.core import CallableTool, Grammar, JsonSchema, Regex, ToolCalls
-from internvl_server.engine.guided.compiler import GrammarCompiler, UnsupportedConstraintError
+from internvl_server.core import CallableTool, Constraint, Grammar, JsonSchema, Regex, ToolCalls
+from internvl_server.engine.guided.compiler import (
+    GrammarCompiler,
+    Judgement,
+    ProcessJudge,
+    UnsupportedConstraintError,
+)
 from internvl_server.errors import (
     EngineError,
     EngineOverloadedError,
@@ -16,22 +20,38 @@ from internvl_server.errors import (
 )
 
 
-@pytest.fixture
-def compiled():
-    return []
+class FakeJudge:
+    """Notes the constraints that it judges, each with its repr as the grammar."""
+
+    def __init__(self) -> None:
+        self.judged: list[Constraint] = []
+        self.release = asyncio.Event()
+        self.release.set()
+        self.error: Exception | None = None
+        self.is_closed = False
+
+    async def judge(self, constraint: Constraint) -> Judgement:
+        self.judged.append(constraint)
+        await self.release.wait()
+        if self.error is not None:
+            raise self.error
+        return Judgement(repr(constraint), ("uniqueItems",))
+
+    async def close(self) -> None:
+        self.is_closed = True
 
 
 @pytest.fixture
-def compiler(compiled):
-    def compile_constraint(constraint):
-        if "bad" in str(constraint):
-            raise ValueError("the reason\nand more")
-        compiled.append(constraint)
-        return object()
+def judge():
+    return FakeJudge()
 
-    compiler = GrammarCompiler(compile_constraint)
+
+@pytest.fixture
+async def compiler(judge):
+    compiler = GrammarCompiler(judge, lambda grammar: [grammar])
     yield compiler
-    compiler.close()
+    await compiler.close()
+    assert judge.is_closed
 
 
 def nested(depth):
@@ -55,12 +75,12 @@ def nested(depth):
     ],
     ids=lambda value: str(value)[:30],
 )
-async def test_what_is_too_large_is_refused_uncompiled(compiler, compiled, constraint, reason):
+async def test_what_is_too_large_is_refused_unjudged(compiler, judge, constraint, reason):
     with pytest.raises(InvalidRequestError, match=reason) as caught:
         await compiler.compile(constraint)
     assert caught.value.param == "the.field"
     assert "'the.field'" in caught.value.message
-    assert not compiled
+    assert not judge.judged
 
 
 @pytest.mark.parametrize(
@@ -74,90 +94,124 @@ async def test_what_is_too_large_is_refused_uncompiled(compiler, compiled, const
     ],
     ids=lambda value: str(value)[:30],
 )
-async def test_what_is_not_too_large_is_compiled(compiler, compiled, constraint):
-    assert await compiler.compile(constraint)
-    assert compiled == [constraint]
+async def test_what_is_not_too_large_is_compiled(compiler, judge, constraint):
+    compiled = await compiler.compile(constraint)
+    assert compiled.grammar == [repr(constraint)]
+    assert compiled.loosened == ("uniqueItems",)
+    assert judge.judged == [constraint]
 
 
-async def test_what_was_compiled_is_kept(compiler, compiled):
+async def test_what_was_compiled_is_kept(compiler, judge):
     one = await compiler.compile(Regex("a"))
     assert await compiler.compile(Regex("a", "elsewhere")) is one
     assert await compiler.compile(Grammar("a")) is not one
-    assert len(compiled) == 2
+    assert len(judge.judged) == 2
 
 
-async def test_the_one_used_longest_ago_is_forgotten(compiler, compiled):
+async def test_the_one_used_longest_ago_is_forgotten(compiler, judge):
     first = await compiler.compile(Regex("0"))
     for number in range(1, 40):
         await compiler.compile(Regex(str(number)))
         assert await compiler.compile(Regex("0")) is first
-    assert len(compiled) == 40
+    assert len(judge.judged) == 40
     await compiler.compile(Regex("1"))
-    assert len(compiled) == 41
+    assert len(judge.judged) == 41
 
 
-async def test_what_cannot_be_compiled_is_a_400_that_names_the_field(compiler):
-    for _ in range(2):
+async def test_what_cannot_be_compiled_is_a_400_that_names_the_field_and_is_not_tried_again(
+    compiler, judge
+):
+    judge.error = ValueError("the reason\nand more")
+    for param in ("structured_outputs.regex", "response_format"):
         with pytest.raises(InvalidRequestError) as caught:
-            await compiler.compile(Regex("bad", "structured_outputs.regex"))
-        assert caught.value.param == "structured_outputs.regex"
-        assert caught.value.message == "'structured_outputs.regex' cannot be used: the reason."
+            await compiler.compile(Regex("bad", param))
+        assert caught.value.param == param
+        assert caught.value.message == f"'{param}' cannot be used: the reason."
+    assert len(judge.judged) == 1
 
 
-async def test_what_an_engine_would_not_enforce_is_unsupported():
-    def refuse(constraint):
-        raise UnsupportedConstraintError("the keyword 'not' is not supported")
+async def test_what_the_engine_s_own_compiler_refuses_is_a_400(judge):
+    def refuse(grammar):
+        raise ValueError("no")
 
-    compiler = GrammarCompiler(refuse)
+    compiler = GrammarCompiler(judge, refuse)
+    with pytest.raises(InvalidRequestError, match="cannot be used: no"):
+        await compiler.compile(Regex("a"))
+    await compiler.close()
+
+
+async def test_what_an_engine_would_not_enforce_is_unsupported(compiler, judge):
+    judge.error = UnsupportedConstraintError("the keyword 'not' is not supported")
     with pytest.raises(UnsupportedParameterError, match="'not'") as caught:
         await compiler.compile(JsonSchema({}, "text.format"))
     assert caught.value.param == "text.format"
-    compiler.close()
 
 
-async def test_a_defect_of_the_compiler_is_logged_and_not_the_client_s_fault(caplog):
-    def fail(constraint):
-        raise KeyError("a defect")
-
-    compiler = GrammarCompiler(fail)
-    with pytest.raises(EngineError):
-        await compiler.compile(Regex("a"))
+async def test_a_defect_is_logged_tried_again_and_not_the_client_s_fault(compiler, judge, caplog):
+    judge.error = KeyError("a defect")
+    for _ in range(2):
+        with pytest.raises(EngineError):
+            await compiler.compile(Regex("a"))
     assert "KeyError: 'a defect'" in caplog.text
     assert "Traceback" in caplog.text
-    compiler.close()
+    assert len(judge.judged) == 2
 
 
-async def test_equal_constraints_are_compiled_once_at_the_same_time(compiler, compiled):
+async def test_a_busy_judge_is_tried_again(compiler, judge):
+    judge.error = EngineOverloadedError("busy")
+    with pytest.raises(EngineOverloadedError):
+        await compiler.compile(Regex("a"))
+    judge.error = None
+    assert await compiler.compile(Regex("a"))
+
+
+async def test_equal_constraints_are_compiled_once_at_the_same_time(compiler, judge):
     grammars = await asyncio.gather(*(compiler.compile(Regex("a", str(n))) for n in range(9)))
-    assert len(set(map(id, grammars))) == len(compiled) == 1
+    assert len(set(map(id, grammars))) == len(judge.judged) == 1
 
 
-async def test_after_closing_only_what_has_begun_is_compiled():
-    release = threading.Event()
-    compiler = GrammarCompiler(lambda constraint: release.wait(20))
-    tasks = [asyncio.ensure_future(compiler.compile(Regex(str(n)))) for n in range(3)]
-    await asyncio.sleep(0)
-    compiler.close()
-    release.set()
-    results = await asyncio.gather(*tasks, return_exceptions=True)
-    assert results[:2] == [True, True]
-    assert isinstance(results[2], EngineUnavailableError)
+async def test_a_client_that_leaves_does_not_stop_what_others_wait_for(compiler, judge):
+    judge.release.clear()
+    leaving, staying = (asyncio.ensure_future(compiler.compile(Regex("a"))) for _ in range(2))
+    await asyncio.sleep(0.01)
+    leaving.cancel()
+    judge.release.set()
+    assert (await staying).loosened
+    assert len(judge.judged) == 1
+
+
+async def test_after_closing_nothing_is_compiled(compiler):
+    await compiler.close()
     with pytest.raises(EngineUnavailableError):
         await compiler.compile(Regex("c"))
 
 
-async def test_one_that_takes_too_long_is_given_up():
-    release = threading.Event()
-    compiler = GrammarCompiler(lambda constraint: release.wait(20), timeout_s=0.1)
+async def test_a_judge_in_processes():
+    judge = ProcessJudge("internvl_server.engine.guided.judge")
     try:
-        for pattern in ("a", "a", "b"):  # the second waits for the first
-            with pytest.raises(InvalidRequestError, match="takes more than"):
-                await compiler.compile(Regex(pattern))
-        with pytest.raises(EngineOverloadedError):
-            await compiler.compile(Regex("c"))
-        release.set()
-        await asyncio.sleep(0.1)
-        assert await compiler.compile(Regex("c"))
+        judgement = await judge.judge(JsonSchema({"type": "array", "uniqueItems": True}))
+        assert judgement.loosened == ("uniqueItems",)
+        assert "array" in judgement.grammar
+        with pytest.raises(ValueError, match="nonsense"):
+            await judge.judge(JsonSchema({"type": "nonsense"}))
     finally:
-        release.set()
-        compiler.close()
+        await judge.close()
+
+
+async def test_hostile_constraints_do_not_keep_others_waiting(monkeypatch):
+    monkeypatch.setattr("internvl_server.engine.guided.compiler._LIMIT_S", 0.5)
+    hostile = [
+        JsonSchema(
+            {"allOf": [{"type": "integer", "multipleOf": p} for p in (7, 11, 13, 17, 19, n)]}
+        )
+        for n in (23, 29, 31)
+    ]
+    compiler = GrammarCompiler(ProcessJudge("internvl_server.engine.guided.judge"), str)
+    try:
+        tasks = [asyncio.ensure_future(compiler.compile(constraint)) for constraint in hostile]
+        assert await compiler.compile(JsonSchema({"type": "integer"}))
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(result, InvalidRequestError)
+            assert "too much time or memory" in result.message
+    finally:
+        await compiler.close()

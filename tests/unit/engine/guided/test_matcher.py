@@ -19,9 +19,11 @@ from internvl_server.core import (
     ToolCalls,
 )
 from internvl_server.engine.cpu.sampling.sampler import Sampler
-from internvl_server.engine.guided.matcher import GrammarVocabulary
+from internvl_server.engine.guided.judge import judge
+from internvl_server.engine.guided.matcher import CompiledGrammar, GrammarVocabulary
 from internvl_server.prompt.tokenizer import PromptTokenizer, load_tokenizer
 
+from tests.everyday_schemas import EVERYDAY
 from tests.unit.engine.guided.helpers import SCHEMAS, fits
 
 DEMO = Path(__file__).parents[4] / "server" / "internvl_server" / "demo_model"
@@ -37,12 +39,15 @@ class Words:
         self.size = tokenizer.vocab_size + NUM_PADDING
         self.vocabulary = GrammarVocabulary(tokenizer.vocabulary, self.size)
 
+    def compile(self, constraint: Constraint) -> CompiledGrammar:
+        return self.vocabulary.compile(judge(constraint).grammar)
+
     def bytes_of(self, token_ids) -> bytes:
         return b"".join(map(self.tokenizer.vocabulary.bytes_of, token_ids))
 
     def read(self, constraint: Constraint, text: str, stops=None):
         """Where a constraint is after a text; None when it does not allow it."""
-        state = self.vocabulary.compile(constraint).start([self.end] if stops is None else stops)
+        state = self.compile(constraint).start([self.end] if stops is None else stops)
         for token_id in self.tokenizer.encode_answer(text):
             if state.forbidden[token_id]:
                 return None
@@ -100,24 +105,56 @@ def test_json(words, schema, good, bad):
     assert [text for text in bad if words.accepts(constraint, text)] == []
 
 
-UNSUPPORTED = [
-    {"not": {}}, {"type": "array", "uniqueItems": True}, {"type": "array", "contains": {}},
-    {"if": {}, "then": {}}, {"propertyNames": {"pattern": "a"}}, {"unevaluatedProperties": False},
-    {"unevaluatedItems": False}, {"dependentRequired": {"a": ["b"]}}, {"dependentSchemas": {}},
-    {"dependencies": {}}, {"$dynamicRef": "#a"}, {"type": "string", "format": "nonsense"},
+# Each schema with the keywords that llguidance does not enforce.
+LOOSENED = [
+    ({"not": {}}, "not"), ({"type": "array", "uniqueItems": True}, "uniqueItems"),
+    ({"type": "array", "contains": {}}, "contains"), ({"if": {}, "then": {}}, "if then"),
+    ({"type": "object", "propertyNames": {"pattern": "a"}}, "propertyNames"),
+    ({"unevaluatedProperties": False}, "unevaluatedProperties"),
+    ({"unevaluatedItems": False}, "unevaluatedItems"),
+    ({"dependentRequired": {"a": ["b"]}}, "dependentRequired"),
+    ({"dependentSchemas": {}}, "dependentSchemas"), ({"dependencies": {}}, "dependencies"),
+    ({"type": "string", "pattern": "(?=a)b"}, "pattern"),
+    ({"type": "string", "pattern": r"\bx\B"}, "pattern"),
+    ({"oneOf": [{"type": "string"}, {"maxLength": 3}]}, "oneOf"),
+    ({"type": "object", "properties": {"a": {}}, "minProperties": 1}, "maxProperties minProperties"),
+    ({"type": "integer", "multipleOf": 999983}, "multipleOf"),
+    ({"lenient": True, "x-guidance": {"lenient": True}, "not": {}}, "not"),
+    ({"type": "object", "properties": {"a": {"not": {}}, "b": {"uniqueItems": True}}}, "not uniqueItems"),
+    ({"type": "string", "format": "nonsense"}, ""), ({"propertyNames": {"type": "string"}}, ""),
+    ({"properties": {"pattern": {"const": "(?=a)"}, "multipleOf": {"enum": [9999]}}}, ""),
+]  # fmt: skip
+REFUSED = [
     {"type": "nonsense"}, {"$ref": "#/nowhere"}, {"$ref": "https://example.org/schema"},
-    {"type": "string", "pattern": "(?=a)b"}, {"properties": {"a": 3}}, {"enum": []},
-    {"oneOf": [{"type": "string"}, {"maxLength": 3}]}, {"minLength": 5, "maxLength": 2, "type": "string"},
-    {"lenient": True, "x-guidance": {"lenient": True}, "not": {}},
+    {"properties": {"a": 3}}, {"enum": []}, {"minLength": 5, "maxLength": 2, "type": "string"},
+    {"type": "string", "pattern": "("},
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("schema", UNSUPPORTED, ids=str)
-def test_a_schema_that_cannot_be_kept_is_refused(demo, schema):
+@pytest.mark.parametrize(("schema", "keywords"), LOOSENED, ids=str)
+def test_keywords_that_are_not_enforced_are_named(demo, schema, keywords):
+    assert judge(json_schema(schema)).loosened == tuple(keywords.split())
+    assert demo.compile(json_schema(schema))
+    tools = (CallableTool("other", {}), CallableTool("t", schema))
+    if schema.get("type", "object") == "object" and "oneOf" not in schema:
+        assert judge(ToolCalls(tools)).loosened == tuple(keywords.split())
+    assert judge(ToolCalls(TOOLS, answer=schema)).loosened == tuple(keywords.split())
+
+
+@pytest.mark.parametrize("schema", REFUSED, ids=str)
+def test_a_schema_that_is_malformed_is_refused(schema):
     with pytest.raises(ValueError, match=r".") as caught:
-        demo.vocabulary.compile(json_schema(schema))
+        judge(json_schema(schema))
     assert "\n" not in str(caught.value)
-    assert "coerce" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "schema", "good", "bad"), EVERYDAY, ids=lambda value: str(value)[:20]
+)
+def test_everyday_schemas(demo, name, schema, good, bad):
+    assert demo.accepts(json_schema(schema), json.dumps(good))
+    if not judge(json_schema(schema)).loosened:
+        assert not demo.accepts(json_schema(schema), json.dumps(bad))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +164,7 @@ def test_a_schema_that_cannot_be_kept_is_refused(demo, schema):
 )
 def test_a_constraint_that_allows_nothing_is_refused(demo, constraint):
     with pytest.raises(ValueError, match="allows no text"):
-        demo.vocabulary.compile(constraint)
+        demo.compile(constraint)
 
 
 MANY = {
@@ -139,14 +176,12 @@ MANY = {
 @pytest.mark.parametrize("constraint", [Regex("(a?){1000}a{1000}"), json_schema(MANY)])
 def test_a_constraint_that_is_too_large_for_its_first_token_is_refused(demo, constraint):
     with pytest.raises(ValueError, match=r"expressions|items"):
-        demo.vocabulary.compile(constraint)
+        demo.compile(constraint)
 
 
-def test_the_keyword_is_named(demo):
-    with pytest.raises(ValueError, match="uniqueItems"):
-        demo.vocabulary.compile(json_schema({"type": "array", "uniqueItems": True}))
+def test_what_is_malformed_is_named():
     with pytest.raises(ValueError, match="look-around"):
-        demo.vocabulary.compile(Regex("(?=a)b"))
+        judge(Regex("(?=a)b"))
 
 
 @pytest.mark.parametrize(
@@ -206,7 +241,7 @@ def test_gbnf(words, rules, good, bad):
 )  # fmt: skip
 def test_a_malformed_constraint_is_refused(demo, constraint):
     with pytest.raises(ValueError, match=r"."):
-        demo.vocabulary.compile(constraint)
+        demo.compile(constraint)
 
 
 WEATHER = CallableTool(
@@ -300,10 +335,10 @@ def test_tools_with_references_and_without_a_type(words):
     assert not words.accepts(constraint, call("t", '{"a": "x"}'))
 
 
-@pytest.mark.parametrize("parameters", [{"type": "string"}, {"not": {}}, {"properties": 3}])
+@pytest.mark.parametrize("parameters", [{"type": "string"}, {"properties": 3}])
 def test_tools_that_cannot_be_kept_are_refused(demo, parameters):
-    with pytest.raises(ValueError, match=r"object|not|properties"):
-        demo.vocabulary.compile(tool_calls(True, True, (CallableTool("t", parameters),)))
+    with pytest.raises(ValueError, match=r"object|properties"):
+        demo.compile(tool_calls(True, True, (CallableTool("t", parameters),)))
 
 
 def test_the_token_the_model_was_trained_on_is_offered(tiny):
@@ -343,7 +378,7 @@ def test_content_markers_are_text_of_a_guide(tiny):
 def test_min_tokens_gives_way_to_the_constraint(tiny):
     import torch
 
-    constraint = tiny.vocabulary.compile(Regex("a|ab"))
+    constraint = tiny.compile(Regex("a|ab"))
     params = SamplingParams(temperature=0.0, min_tokens=10)
     sampler = Sampler(params, [], [tiny.end], constraint.start([tiny.end]))
     logits = torch.zeros(tiny.size)
@@ -355,7 +390,7 @@ def test_min_tokens_gives_way_to_the_constraint(tiny):
 
 def walk(words: Words, constraint: Constraint, rng: random.Random, most: int):
     """Draws among the allowed tokens until the end, as a model that knows nothing does."""
-    state = words.vocabulary.compile(constraint).start([words.end])
+    state = words.compile(constraint).start([words.end])
     token_ids: list[int] = []
     while not state.is_complete and len(token_ids) < most:
         if not state.forbidden[words.end] and rng.random() < 0.5:

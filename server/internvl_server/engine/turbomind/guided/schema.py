@@ -1,211 +1,267 @@
-"""The part of JSON Schema that TurboMind's grammar compiler (xgrammar) enforces completely.
+"""Rewrites JSON schemas so that the grammar compiler enforces as much of them as possible.
 
-The compiler silently ignores what it does not know, so an answer could violate the client's schema. Each
-keyword accepted here was tested, alone and in combination, with the releases of xgrammar that TurboMind 0.18
-may have been built from (0.1.34 to 0.2.2) and with the installed package; tests/lmdeploy has the table.
-Stricter behaviour is accepted: patterns are anchored, and an object with `properties` has no others.
+The compiler (xgrammar) silently ignores what it does not know. Each keyword that is left in a schema here
+was tested on it, alone and in combination; tests/lmdeploy has the tables. What cannot be expressed is dropped
+and named as loosened. Stricter behaviour is accepted: patterns match whole strings, and an object with
+`properties` has no others unless the schema says so.
 """
 
-from collections.abc import Mapping
-from typing import TypeAlias
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
 
-from internvl_server.engine.turbomind.guided.patterns import is_safe_pattern
+from internvl_server.engine.guided.schemas import map_schemas, tidied
+from internvl_server.engine.turbomind.guided.combining import Combiner
 
-__all__ = ["native_schema"]
+__all__ = ["held_schema"]
 
-Schema: TypeAlias = Mapping[str, object]
+Schema: TypeAlias = dict[str, Any]
+IsPattern: TypeAlias = Callable[[str], bool]
 
-_NUMBER = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
-_LENGTH = frozenset({"minLength", "maxLength"})
+_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _KEYWORDS: Mapping[str, frozenset[str]] = {
-    "string": _LENGTH | {"pattern", "format"},
-    "integer": _NUMBER,
-    "number": _NUMBER,
-    "array": frozenset({"items", "prefixItems", "minItems", "maxItems", "unevaluatedItems"}),
     "object": frozenset(
         {"properties", "required", "additionalProperties", "unevaluatedProperties", "patternProperties",
          "propertyNames", "minProperties", "maxProperties"}
     ),
+    "array": frozenset({"items", "prefixItems", "minItems", "maxItems", "unevaluatedItems"}),
+    "string": frozenset({"minLength", "maxLength", "pattern", "format"}),
+    "number": frozenset({*_BOUNDS, "multipleOf"}),
+    "integer": frozenset({*_BOUNDS, "multipleOf"}),
     "boolean": frozenset(),
     "null": frozenset(),
 }  # fmt: skip
-# Where one of these is present, the compiler ignores all other keywords.
-_ALONE = ("$ref", "const", "enum", "anyOf", "allOf")
 _NEVER = frozenset(
-    {"not", "if", "then", "else", "oneOf", "multipleOf", "uniqueItems", "contains", "minContains",
-     "maxContains", "dependencies", "dependentRequired", "dependentSchemas", "additionalItems",
-     "$dynamicRef", "$recursiveRef"}
+    {"not", "if", "then", "else", "uniqueItems", "contains", "minContains", "maxContains", "dependencies",
+     "dependentRequired", "dependentSchemas", "$dynamicRef", "$recursiveRef"}
 )  # fmt: skip
-_CONSTRAINTS = frozenset().union(*_KEYWORDS.values(), _ALONE, _NEVER)
+_CONSTRAINTS = frozenset().union(*_KEYWORDS.values()) | {"type", "enum", "const"}
 _FORMATS = frozenset(
     {"date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri",
      "uri-reference", "uri-template", "json-pointer", "relative-json-pointer"}
 )  # fmt: skip
+# Larger bounds are too large for the compiler.
 _LARGEST = 2**53 - 1
+# Values of an integer that are listed instead of described.
+_MAX_LISTED = 100
 # Number of properties times their count; this takes the compiler about two seconds.
 _MAX_COUNTED = 4000
 _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "string": str, "integer": int, "number": (int, float), "array": list, "object": dict,
     "boolean": bool, "null": type(None),
 }  # fmt: skip
-_SUBSCHEMAS = (
-    "items", "additionalProperties", "unevaluatedItems", "unevaluatedProperties", "propertyNames",
-)  # fmt: skip
-_LISTS = ("anyOf", "allOf", "prefixItems")
-_MAPS = ("properties", "patternProperties", "$defs", "definitions")
 
 
-def native_schema(schema: object) -> object:
-    """Rewrite a schema so that the compiler enforces all of it.
+def held_schema(schema: Mapping[str, Any], is_pattern: IsPattern) -> tuple[Schema, set[str]]:
+    """Rewrite a schema so that all of the result is enforced.
+
+    Args:
+        schema: The client's.
+        is_pattern: Whether the compiler takes a pattern.
+
+    Returns:
+        The schema, and the keywords of which it allows more than the client's.
 
     Raises:
-        ValueError: That is impossible; names the keyword.
+        ValueError: It is malformed, or allows no value.
     """
-    if not isinstance(schema, Mapping):
-        return schema  # true, false, or malformed, which the compiler reports
-    keywords = {key for key in schema if key in _CONSTRAINTS and schema[key] is not False}
-    if never := sorted(keywords & _NEVER):
-        raise ValueError(f"the keyword '{never[0]}' is not supported by the turbomind engine")
-    alone = next((key for key in _ALONE if key in schema), None)
-    if alone is not None:
-        _check_alone(schema, alone, keywords)
-    else:
-        _check_typed(schema, keywords)
-    native = {key: _native_value(key, value) for key, value in schema.items()}
-    is_bounded = alone is None and "integer" in _types(schema) and bool(keywords & _NUMBER)
-    return _bounded(schema, native) if is_bounded else native
+    loosened: set[str] = set()
+    tidy = tidied(schema, loosened)
+    holder = _Holder(is_pattern, loosened)
+    combiner = Combiner(tidy, loosened)
+    combined = combiner.combined(tidy)
+    held = map_schemas(combined, holder.held)
+    assert isinstance(held, dict)
+    return held, loosened
 
 
-def _native_value(key: str, value: object) -> object:
-    if key in _SUBSCHEMAS:
-        return native_schema(value)
-    if key in _LISTS and isinstance(value, list):
-        return [native_schema(inner) for inner in value]
-    if key in _MAPS and isinstance(value, Mapping):
-        return {name: native_schema(inner) for name, inner in value.items()}
-    return value
+class _Holder:
+    """Rewrites one schema after another; the schemas inside it have been rewritten before.
 
+    Args:
+        is_pattern: Whether the compiler takes a pattern.
+        loosened: Gets the keywords of which a result allows more.
+    """
 
-def _bounded(schema: Schema, native: dict[str, object]) -> dict[str, object]:
-    """Rewrite the bounds of an integer; the compiler allows slightly too much for most of them."""
-    low = max(
-        _whole(schema, "minimum", -_LARGEST), _whole(schema, "exclusiveMinimum", -_LARGEST) + 1
-    )
-    if low not in (0, 1) or schema.keys() & {"maximum", "exclusiveMaximum"}:
-        raise ValueError(
-            "the turbomind engine supports no bounds of an integer other than a minimum of 0 or 1"
+    def __init__(self, is_pattern: IsPattern, loosened: set[str]) -> None:
+        self._is_pattern = is_pattern
+        self._loosened = loosened
+        self._by_type = {
+            "integer": self._integer,
+            "number": self._number,
+            "string": self._string,
+            "object": self._object,
+        }
+
+    def held(self, schema: Schema) -> Schema:
+        """The schema as the compiler enforces it."""
+        if schema.get("uniqueItems") is False:
+            del schema["uniqueItems"]
+        self._drop(schema, _NEVER & schema.keys())
+        if "$ref" in schema:
+            return self._reference(schema)
+        if "const" in schema or "enum" in schema:
+            return self._listed(schema)
+        if "anyOf" in schema:
+            self._drop(schema, _CONSTRAINTS & schema.keys())
+            return schema
+        return self._typed(schema)
+
+    def _drop(self, schema: Schema, keys: Iterable[str]) -> None:
+        for key in list(keys):
+            self._loosened.add(key)
+            del schema[key]
+
+    def _reference(self, schema: Schema) -> Schema:
+        reference = schema["$ref"]
+        if reference != "#" and not reference.startswith("#/"):
+            raise ValueError("'$ref' must begin with '#/'")
+        self._drop(schema, (_CONSTRAINTS | {"anyOf"}) & schema.keys())
+        return schema
+
+    def _listed(self, schema: Schema) -> Schema:
+        """Fixed values; those of another type than `type` are left out."""
+        values = [schema.pop("const")] if "const" in schema else schema["enum"]
+        types = _types(schema)
+        kept = [v for v in values if not types or any(_is_of(v, name) for name in types)]
+        if not kept:
+            raise ValueError("'enum' allows no value")
+        schema.pop("type", None)
+        self._drop(schema, ((_CONSTRAINTS | {"anyOf"}) - {"enum"}) & schema.keys())
+        schema["enum"] = kept
+        return schema
+
+    def _typed(self, schema: Schema) -> Schema:
+        types = _types(schema) or _inferred(schema)
+        if len(types) == 1:
+            return self._of_type(schema, types[0])
+        if not types:
+            return schema
+        own = {key: value for key, value in schema.items() if key not in _CONSTRAINTS}
+        return own | {
+            "anyOf": [
+                self._of_type({key: schema[key] for key in _known(schema, name)}, name)
+                for name in types
+            ]
+        }
+
+    def _of_type(self, schema: Schema, name: str) -> Schema:
+        # A keyword of another type constrains nothing.
+        others = _CONSTRAINTS - _KEYWORDS[name] - {"enum", "const"}
+        own = {key: value for key, value in schema.items() if key not in others} | {"type": name}
+        rewrite = self._by_type.get(name)
+        return rewrite(own) if rewrite else own
+
+    def _integer(self, schema: Schema) -> Schema:
+        low, high = (
+            _bound(schema, "minimum", "exclusiveMinimum", 1),
+            _bound(schema, "maximum", "exclusiveMaximum", -1),
         )
-    return {key: value for key, value in native.items() if key not in _NUMBER} | {"minimum": low}
+        for key in _BOUNDS:
+            schema.pop(key, None)
+        if low > high:
+            raise ValueError("the bounds of an integer allow no value")
+        divisor = schema.pop("multipleOf", 1)
+        if divisor != 1:
+            return self._multiples(schema, (low, high), divisor)
+        if low > -math.inf:
+            schema["minimum"] = int(low)
+        if high < math.inf:
+            schema["maximum"] = int(high)
+        if any(abs(schema.get(key, 0)) > _LARGEST for key in _BOUNDS):
+            self._drop(schema, schema.keys() & set(_BOUNDS))
+        return schema
+
+    def _multiples(self, schema: Schema, bounds: tuple[float, float], divisor: float) -> Schema:
+        low, high = bounds
+        is_whole = float(divisor).is_integer()
+        if is_whole and (high - low) / divisor < _MAX_LISTED:
+            first = math.ceil(low / divisor)
+            values = [int(n * divisor) for n in range(first, math.floor(high / divisor) + 1)]
+            if not values:
+                raise ValueError("the bounds of an integer allow no multiple")
+            return {"enum": values}
+        if is_whole and bounds == (-math.inf, math.inf):
+            return schema | {"multipleOf": int(divisor)}
+        self._loosened.add("multipleOf")
+        rest = {"minimum": low, "maximum": high}
+        return self._integer(schema | {k: v for k, v in rest.items() if math.isfinite(v)})
+
+    def _number(self, schema: Schema) -> Schema:
+        self._drop(schema, {"multipleOf"} & schema.keys())
+        for key in _BOUNDS:
+            if abs(schema.get(key, 0)) > _LARGEST:
+                self._drop(schema, [key])
+        return schema
+
+    def _string(self, schema: Schema) -> Schema:
+        """The compiler enforces one of pattern, format and lengths."""
+        if schema.get("format") not in _FORMATS:
+            schema.pop("format", None)  # an annotation
+        if "pattern" in schema and not self._is_pattern(schema["pattern"]):
+            self._drop(schema, ["pattern"])
+        lengths = {"minLength", "maxLength"}
+        if "pattern" in schema:
+            self._drop(schema, (lengths | {"format"}) & schema.keys())
+        elif "format" in schema:
+            self._drop(schema, lengths & schema.keys())
+        return schema
+
+    def _object(self, schema: Schema) -> Schema:
+        properties = dict(schema.get("properties") or {})
+        patterns = schema.get("patternProperties")
+        is_closed = schema.get("additionalProperties", True) is False
+        for name in schema.get("required") or ():
+            if name not in properties and not patterns:
+                if is_closed:
+                    raise ValueError(f"'required' names {name!r}, which 'properties' does not have")
+                properties[name] = {}
+        if properties:
+            schema["properties"] = properties
+            if not is_closed and not all(map(str.isascii, properties)):
+                # The names of other properties may then be those of these.
+                self._loosened |= schema.keys() & {"additionalProperties", "unevaluatedProperties"}
+        if patterns and (properties or not all(map(self._is_pattern, patterns))):
+            self._drop(schema, ["patternProperties"])
+        if schema.get("propertyNames") is not None and (properties or patterns):
+            self._drop(schema, ["propertyNames"])
+        bounds = [schema.get(key) for key in ("minProperties", "maxProperties")]
+        count = max((bound for bound in bounds if isinstance(bound, int)), default=0)
+        if count * len(properties) > _MAX_COUNTED:  # the compiler would hang
+            self._drop(schema, {"minProperties", "maxProperties"} & schema.keys())
+        return schema
 
 
-def _whole(schema: Schema, key: str, default: int) -> int:
-    value = schema.get(key, default)
-    if isinstance(value, float) and value.is_integer():  # infinity is not
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"'{key}' of an integer must be a whole number")  # noqa: TRY004
-    return value
+def _bound(schema: Schema, inclusive: str, exclusive: str, step: int) -> float:
+    """The least (`step` 1) or largest (-1) whole number within two bounds; infinite without any."""
+    values = [-step * math.inf]
+    for key, is_exclusive in ((inclusive, False), (exclusive, True)):
+        value = schema.get(key)
+        if value is None:
+            continue
+        if not math.isfinite(value):
+            continue
+        whole = math.ceil(value) if step > 0 else math.floor(value)
+        values.append(whole + step if is_exclusive and whole == value else whole)
+    return max(values) if step > 0 else min(values)
 
 
-def _check_alone(schema: Schema, alone: str, keywords: set[str]) -> None:
-    if others := sorted(keywords - {alone}):
-        raise ValueError(f"'{others[0]}' beside '{alone}' is not supported by the turbomind engine")
-    options = schema[alone]
-    if alone == "allOf" and isinstance(options, list) and len(options) > 1:
-        raise ValueError("'allOf' of more than one is not supported by the turbomind engine")
-    reference = str(options)
-    if alone == "$ref" and reference != "#" and not reference.startswith("#/"):
-        raise ValueError("'$ref' must begin with '#/'")
-    if "type" in schema and not _fits(schema, alone):
-        raise ValueError(f"'type' beside '{alone}' is not supported by the turbomind engine")
+def _known(schema: Schema, name: str) -> Iterable[str]:
+    return schema.keys() & _KEYWORDS.get(name, frozenset())
 
 
-def _fits(schema: Schema, alone: str) -> bool:
-    """Whether `type` is redundant because all fixed values have it."""
-    values = schema[alone] if alone == "enum" else [schema[alone]]
-    types = _types(schema)
-    return alone in ("const", "enum") and isinstance(values, list) and all(
-        any(_is_of(value, name) for name in types) for value in values
-    )  # fmt: skip
-
-
-def _is_of(value: object, name: str) -> bool:
-    is_other_bool = isinstance(value, bool) and name != "boolean"
-    return not is_other_bool and isinstance(value, _TYPES.get(name, ()))
-
-
-def _check_typed(schema: Schema, keywords: set[str]) -> None:
-    types = _types(schema)
-    if not types:  # the compiler infers the type from these keywords only
-        types = ["object"] if "properties" in schema else ["array"] if "items" in schema else []
-    known = frozenset().union(*(_KEYWORDS.get(name, frozenset()) for name in types))
-    # A keyword of another type constrains nothing, in any engine.
-    if _types(schema):
-        keywords = {key for key in keywords if key in known}
-    elif unknown := sorted(keywords - known):
-        raise ValueError(f"'{unknown[0]}' needs a 'type' beside it in the turbomind engine")
-    if "number" in types and keywords & _NUMBER:
-        raise ValueError("bounds of a 'number' are not supported by the turbomind engine")
-    if "string" in types:
-        _check_string(schema, keywords)
-    if "object" in types:
-        _check_object(schema)
-
-
-def _check_string(schema: Schema, keywords: set[str]) -> None:
-    if "format" in keywords and str(schema["format"]) not in _FORMATS:
-        raise ValueError(
-            f"the format {schema['format']!r} is not supported by the turbomind engine"
-        )
-    if len(keywords & {"pattern", "format"}) + bool(keywords & _LENGTH) > 1:
-        raise ValueError(
-            "'pattern', 'format' and lengths of one string are not supported together by the turbomind "
-            "engine"
-        )
-    _check_pattern(schema.get("pattern", ""))
-
-
-def _check_pattern(pattern: object) -> None:
-    if isinstance(pattern, str) and not is_safe_pattern(pattern):
-        raise ValueError(
-            "the turbomind engine supports no pattern with a dot, a negated class, white space other than "
-            "blanks, a quote or a backslash"
-        )
-
-
-def _check_object(schema: Schema) -> None:
-    required, properties = schema.get("required", []), schema.get("properties", {})
-    if isinstance(required, list) and isinstance(properties, Mapping):
-        for name in required:
-            if not isinstance(name, str) or name not in properties:
-                raise ValueError(f"'required' names {name!r}, which 'properties' does not have")
-    _check_num_properties(schema)
-    for pattern in _names(schema, "patternProperties"):
-        _check_pattern(pattern)
-    # The compiler would apply their schema to the named properties as well.
-    for key in ("additionalProperties", "unevaluatedProperties"):
-        if _names(schema, "properties") and schema.get(key, False) is not False:
-            raise ValueError(
-                f"'{key}' beside 'properties' is not supported by the turbomind engine"
-            )
-
-
-def _check_num_properties(schema: Schema) -> None:
-    """Refuse to count many properties, on which the compiler hangs; see tests/lmdeploy."""
-    bounds = [schema.get(key) for key in ("minProperties", "maxProperties")]
-    count = max((bound for bound in bounds if isinstance(bound, int)), default=0)
-    if count * len(_names(schema, "properties")) > _MAX_COUNTED:
-        raise ValueError(
-            f"the turbomind engine cannot count up to {count} of so many 'properties' "
-            "('minProperties', 'maxProperties')"
-        )
-
-
-def _names(schema: Schema, key: str) -> list[str]:
-    named = schema.get(key)
-    return list(named) if isinstance(named, Mapping) else []
+def _inferred(schema: Schema) -> list[str]:
+    """The type that the keywords are about, where there is no `type`."""
+    known = (name for name, keywords in _KEYWORDS.items() if keywords & schema.keys())
+    return list(known)[:1]
 
 
 def _types(schema: Schema) -> list[str]:
     names = schema.get("type", [])
-    return [str(name) for name in names] if isinstance(names, list) else [str(names)]
+    return names if isinstance(names, list) else [names]
+
+
+def _is_of(value: object, name: str) -> bool:
+    is_other_bool = isinstance(value, bool) and name != "boolean"
+    is_whole_float = name == "integer" and isinstance(value, float) and value.is_integer()
+    return is_whole_float or (not is_other_bool and isinstance(value, _TYPES.get(name, ())))

@@ -1,63 +1,83 @@
-"""Structural tags of xgrammar, TurboMind's grammar compiler, for grammars and tool calls."""
+"""Structural tags of xgrammar, TurboMind's grammar compiler, for all constraints."""
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
-from internvl_server.core import Grammar, ToolCalls
-from internvl_server.engine.guided.compiler import UnsupportedConstraintError
-from internvl_server.engine.turbomind.guided.schema import native_schema
+from internvl_server.core import Constraint, Grammar, JsonSchema, Regex, ToolCalls
+from internvl_server.engine.turbomind.guided.ebnf import ebnf_of, expression_of
+from internvl_server.engine.turbomind.guided.schema import held_schema
 
-__all__ = ["schema_of", "structural_tag"]
+__all__ = ["TagWriter"]
 
 _BEGIN, _END = "<tool_call>", "</tool_call>"
 
-
-def structural_tag(constraint: Grammar | ToolCalls) -> str:
-    """JSON text of the structural tag of a constraint.
-
-    Raises:
-        UnsupportedConstraintError: The schema of a tool uses a keyword that the compiler would not enforce,
-            or the constraint allows an answer in place of calls.
-    """
-    if isinstance(constraint, Grammar):
-        return _tag({"type": "grammar", "grammar": constraint.gbnf})
-    if constraint.answer is not None:
-        raise UnsupportedConstraintError(
-            "the turbomind engine cannot constrain an answer to a format where tools may be called instead; "
-            "leave one of them out"
-        )
-    if constraint.is_required:
-        # Nothing but calls, separated by a newline.
-        shape = {"type": "tags_with_separator", "separator": "\n", "at_least_one": True}
-    else:
-        # Any text; each trigger must begin a call. After a single call nothing may follow.
-        shape = {"type": "triggered_tags", "triggers": [_BEGIN], "at_least_one": False}
-    tags = [_call(tool.name, schema_of(tool.parameters)) for tool in constraint.tools]
-    return _tag(shape | {"tags": tags, "stop_after_first": not constraint.is_parallel})
+Format: TypeAlias = Mapping[str, Any]
 
 
-def schema_of(schema: Mapping[str, Any]) -> object:
-    """Rewrite a schema so that the compiler enforces all of it.
+class TagWriter:
+    """Writes the tag of one constraint. `loosened` has the schema keywords that it does not enforce."""
 
-    Raises:
-        UnsupportedConstraintError: Names the keyword that cannot be enforced.
-    """
+    def __init__(self) -> None:
+        self.loosened: set[str] = set()
+
+    def tag_of(self, constraint: Constraint) -> str:
+        """JSON text of the structural tag.
+
+        Raises:
+            ValueError: A schema is malformed, or allows no value.
+        """
+        tag = {"type": "structural_tag", "format": self._format(constraint)}
+        return json.dumps(tag, ensure_ascii=False)
+
+    def _format(self, constraint: Constraint) -> Format:
+        if isinstance(constraint, Regex):
+            return {"type": "regex", "pattern": constraint.pattern}
+        if isinstance(constraint, Grammar):
+            return {"type": "grammar", "grammar": constraint.gbnf}
+        if isinstance(constraint, JsonSchema):
+            return self._json(constraint.schema)
+        calls = self._calls(constraint)
+        if constraint.answer is None:
+            return calls
+        return {"type": "or", "elements": [calls, self._json(constraint.answer)]}
+
+    def _calls(self, calls: ToolCalls) -> Format:
+        if calls.is_hint:
+            # Any text; each trigger must begin a call. After a single call nothing may follow.
+            shape = {"type": "triggered_tags", "triggers": [_BEGIN], "at_least_one": False}
+        else:
+            # Nothing but calls, separated by a newline.
+            shape = {"type": "tags_with_separator", "separator": "\n", "at_least_one": True}
+        tags = [self._call(tool.name, tool.parameters) for tool in calls.tools]
+        return shape | {"tags": tags, "stop_after_first": not calls.is_parallel}
+
+    def _call(self, name: str, parameters: Mapping[str, Any]) -> Format:
+        written = json.dumps(name, ensure_ascii=False)
+        return {
+            "type": "tag",
+            "begin": f'{_BEGIN}\n{{"name": {written}, "arguments": ',
+            "content": self._json(_of_object(parameters)),
+            "end": f"}}\n{_END}",
+        }
+
+    def _json(self, schema: Mapping[str, Any]) -> Format:
+        held, loosened = held_schema(schema, _is_pattern)
+        self.loosened |= loosened
+        return {"type": "grammar", "grammar": ebnf_of(held)}
+
+
+def _of_object(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments of a tool are an object, even where its schema does not say so."""
+    types = parameters.get("type", "object")
+    if types != "object" and not (isinstance(types, list) and "object" in types):
+        raise ValueError("the parameters of a tool must be an object")
+    return {**parameters, "type": "object"}
+
+
+def _is_pattern(pattern: str) -> bool:
     try:
-        return native_schema(schema)
-    except ValueError as err:
-        raise UnsupportedConstraintError(str(err)) from None
-
-
-def _call(name: str, parameters: object) -> dict[str, object]:
-    written = json.dumps(name, ensure_ascii=False)
-    return {
-        "type": "tag",
-        "begin": f'{_BEGIN}\n{{"name": {written}, "arguments": ',
-        "content": {"type": "json_schema", "json_schema": parameters},
-        "end": f"}}\n{_END}",
-    }
-
-
-def _tag(shape: Mapping[str, Any]) -> str:
-    return json.dumps({"type": "structural_tag", "format": shape}, ensure_ascii=False)
+        expression_of(pattern)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,74 @@
+"""Checks finished JSON against the client's schema, in a separate process, because patterns may take long.
+
+Nothing is ever fetched: a schema that refers to another document cannot be checked.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError, best_match
+from jsonschema.validators import extend
+from referencing import Registry
+
+from internvl_server.concurrency.jobs import serve_jobs
+from internvl_server.engine.guided.schemas import modern
+
+__all__ = ["violation_of"]
+
+_MAX_CHARS = 300
+
+
+def violation_of(text: str, schema: Mapping[str, Any]) -> str | None:
+    """Say how a JSON text violates a schema; None if it fits.
+
+    Args:
+        text: The answer. A text that is not JSON violates nothing: the answer was cut.
+        schema: The client's.
+    """
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    validator = _Validator(
+        modern(schema), registry=Registry(), format_checker=Draft202012Validator.FORMAT_CHECKER
+    )
+    error = best_match(validator.iter_errors(value))
+    return None if error is None else _sentence(error)
+
+
+def _sentence(error: ValidationError) -> str:
+    place = "".join(f"[{json.dumps(part, ensure_ascii=False)}]" for part in error.absolute_path)
+    message = (
+        error.message if len(error.message) <= _MAX_CHARS else f"{error.message[:_MAX_CHARS]}…"
+    )
+    return f"The answer does not fit the schema ('{error.validator}' at ${place}): {message}."
+
+
+def _pattern(
+    validator: Any,  # noqa: ANN401, ARG001  (an untyped validator)
+    pattern: str,
+    instance: object,
+    schema: object,  # noqa: ARG001
+) -> Iterator[ValidationError]:
+    """Check a pattern that Python knows; the grammar enforces the others."""
+    try:
+        is_match = not isinstance(instance, str) or re.search(pattern, instance)
+    except re.error:
+        return
+    if not is_match:
+        yield ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
+_Validator = extend(Draft202012Validator, {"pattern": _pattern})
+
+
+def _answer(job: Sequence[Any]) -> Mapping[str, Any]:
+    text, schema = job
+    return {"violation": violation_of(text, schema)}
+
+
+if __name__ == "__main__":
+    serve_jobs(_answer)

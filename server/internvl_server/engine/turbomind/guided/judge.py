@@ -1,0 +1,68 @@
+"""Writes constraints as structural tags of xgrammar and tries, in a separate process, whether they compile.
+
+Compiling takes between a millisecond and minutes, which cannot be foreseen. It is tried with the package
+xgrammar and a vocabulary of single bytes; TurboMind then compiles the tag with the model's vocabulary.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cache
+from typing import Any
+
+import xgrammar
+
+from internvl_server.concurrency.jobs import serve_jobs
+from internvl_server.core import Constraint
+from internvl_server.engine.guided.compiler import Judgement, UnsupportedConstraintError
+from internvl_server.engine.guided.job import constraint_of
+from internvl_server.engine.turbomind.guided.ebnf import reason_of
+from internvl_server.engine.turbomind.guided.tags import TagWriter
+
+__all__ = ["judge"]
+
+_NUM_BYTES = 256
+
+
+def judge(constraint: Constraint, policy: str) -> Judgement:
+    """Write a constraint as a tag that compiles.
+
+    Args:
+        constraint: The constraint.
+        policy: `refuse` or `check`, as `engine.turbomind.schema_policy`.
+
+    Raises:
+        UnsupportedConstraintError: The policy is to refuse, and a keyword would not be enforced.
+        ValueError: The constraint is malformed, allows no value, or does not compile.
+    """
+    writer = TagWriter()
+    tag = writer.tag_of(constraint)
+    if writer.loosened and policy == "refuse":
+        raise UnsupportedConstraintError(
+            f"the turbomind engine does not enforce '{min(writer.loosened)}' here "
+            "(engine.turbomind.schema_policy)"
+        )
+    try:
+        _compiler().compile_structural_tag(tag)
+    except RuntimeError as err:  # all that the native compiler raises
+        raise ValueError(reason_of(err)) from err
+    return Judgement(tag, tuple(sorted(writer.loosened)))
+
+
+@cache
+def _compiler() -> Any:  # noqa: ANN401  (a native object)
+    tokens = [bytes([byte]) for byte in range(_NUM_BYTES)]
+    vocabulary = xgrammar.TokenizerInfo([*tokens, "<end>"], stop_token_ids=[_NUM_BYTES])
+    return xgrammar.GrammarCompiler(vocabulary, max_threads=1, cache_enabled=False)
+
+
+def _answer(job: Sequence[Any]) -> Mapping[str, Any]:
+    described, policy = job
+    try:
+        return asdict(judge(constraint_of(described), policy))
+    except ValueError as err:
+        is_unsupported = isinstance(err, UnsupportedConstraintError)
+        return {"refusal": str(err), "is_unsupported": is_unsupported}
+
+
+if __name__ == "__main__":
+    serve_jobs(_answer)
