@@ -162,6 +162,7 @@ def _lifespan(
         async with AsyncExitStack() as running:
             running.push_async_callback(services.engine.close)
             running.push_async_callback(media.close)
+            running.push_async_callback(services.pipeline.close)
             # In the background, so that the socket opens at once and /health answers while weights load.
             starting = asyncio.create_task(_start(services.engine, media, on_fatal))
             running.callback(starting.cancel)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from internvl_server.core import TextDelta, TextLogprobs, TokenDelta, ToolCallDelta, Usage
 from internvl_server.errors import EngineError
 from internvl_server.output.text import AnswerText
+from internvl_server.pipeline.conformity import CheckedAnswer
 
 __all__ = ["Answer", "Generation"]
 
@@ -24,11 +25,18 @@ class Answer:
         tokens: The engine's stream.
         text: Converts the tokens.
         owner: Closing it aborts this answer in the engine.
+        checked: Checks the text; None where the engine enforces all of the constraint.
     """
 
     def __init__(
-        self, index: int, tokens: AsyncIterator[TokenDelta], text: AnswerText, owner: AsyncExitStack
+        self,
+        index: int,
+        tokens: AsyncIterator[TokenDelta],
+        text: AnswerText,
+        owner: AsyncExitStack,
+        checked: CheckedAnswer | None = None,
     ) -> None:
+        self._checked = checked
         self.index = index
         self._tokens = tokens
         self._text = text
@@ -52,6 +60,8 @@ class Answer:
         async for token_delta in self._tokens:
             self.num_cached_tokens = max(self.num_cached_tokens, token_delta.num_cached_tokens)
             delta = self._text.push(token_delta)
+            if self._checked is not None:
+                delta = await self._checked.push(delta)
             if delta.finish_reason is not None:
                 await self._owner.aclose()  # the engine does not know stop strings and would go on
                 yield replace(delta, index=self.index, usage=usage() if usage else None)
@@ -147,6 +157,15 @@ class Generation:
         whole = [_joined(deltas) for deltas in parts]
         return [*whole[:-1], replace(whole[-1], usage=self.usage())]
 
+    async def whole_deltas(self) -> list[TextDelta]:
+        """The deltas of a complete answer, in order; if it is refused, only the last.
+
+        Raises:
+            EngineError: The engine failed.
+        """
+        deltas = [delta async for delta in self.deltas()]
+        return deltas[-1:] if deltas[-1].refusal else deltas
+
     async def _merged(self) -> AsyncIterator[TextDelta]:
         """The answers' deltas in the order in which they come. If one answer fails, all do."""
         queue: asyncio.Queue[TextDelta | Exception] = asyncio.Queue(_MAX_QUEUED)
@@ -181,8 +200,10 @@ async def _pump(answer: Answer, queue: "asyncio.Queue[TextDelta | Exception]") -
 
 
 def _joined(deltas: Sequence[TextDelta]) -> TextDelta:
-    """All deltas of an answer as one."""
+    """All deltas of an answer as one. One that is refused has no text and no calls."""
     last = deltas[-1]
+    if last.refusal:
+        deltas = deltas[-1:]
     logprobs: list[TextLogprobs] = []
     for delta in deltas:
         logprobs += delta.logprobs
@@ -193,6 +214,8 @@ def _joined(deltas: Sequence[TextDelta]) -> TextDelta:
         tool_calls=_whole_calls(deltas),
         index=last.index,
         stop_string=last.stop_string,
+        refusal=last.refusal,
+        violation=last.violation,
     )
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from internvl_server.concurrency.offload import offload
 from internvl_server.core import (
     AnswerParams,
+    Constraint,
     Conversation,
     GenerateRequest,
     ImageUsage,
@@ -22,6 +23,7 @@ from internvl_server.media.pixels import to_pixel_values
 from internvl_server.media.preparer import MediaPreparer
 from internvl_server.output.text import AnswerText
 from internvl_server.pipeline.checks import resolve_sampling
+from internvl_server.pipeline.conformity import CheckedAnswer, SchemaChecker
 from internvl_server.pipeline.generation import Answer, Generation
 from internvl_server.pipeline.lengths import Lengths
 from internvl_server.pipeline.prompts import PromptPreparer, tokenize_raw
@@ -59,8 +61,13 @@ class Pipeline:
         self._builder = builder
         self._engine = engine
         self._vocabulary = vocabulary
+        self._checker = SchemaChecker()
         self._lengths = lengths
         self._max_choices = limits.max_choices
+
+    async def close(self) -> None:
+        """Check no more answers. Idempotent."""
+        await self._checker.close()
 
     def check_ready(self) -> None:
         """Refuse a request before its body is read.
@@ -116,8 +123,9 @@ class Pipeline:
             EngineUnavailableError: The engine is not running.
         """
         sampling, warnings = self.resolve_sampling(sampling, answer, conversation)
+        answer, loose = await self._compile(sampling.constraint, answer)
         prompt = await self._prompts.prepare(conversation, sampling, answer.num_choices, owner)
-        prompt = replace(prompt, warnings=(*warnings, *prompt.warnings))
+        prompt = replace(prompt, warnings=(*warnings, *loose, *prompt.warnings))
         return await self._start(request_id, prompt, sampling, answer, owner)
 
     async def prepare_raw(
@@ -138,11 +146,12 @@ class Pipeline:
             owner: Closing it aborts the generation and frees what it holds.
         """
         sampling, warnings = self.resolve_sampling(sampling, answer, None)
+        answer, loose = await self._compile(sampling.constraint, answer)
         generations: list[Generation] = []
         for index, raw in enumerate(prompts):
             try:
                 prompt = await tokenize_raw(self._builder, raw)
-                prompt = replace(prompt, warnings=warnings)
+                prompt = replace(prompt, warnings=(*warnings, *loose))
                 generations.append(
                     await self._start(f"{request_id}.{index}", prompt, sampling, answer, owner)
                 )
@@ -153,6 +162,19 @@ class Pipeline:
         joined = Generation.joined(generations)
         owner.push_async_callback(joined.aclose)
         return joined
+
+    async def _compile(
+        self, constraint: Constraint | None, answer: AnswerParams
+    ) -> tuple[AnswerParams, tuple[str, ...]]:
+        """Compile the constraint; returns a sentence if the engine does not enforce all of it."""
+        loosened = () if constraint is None else await self._engine.compile(constraint)
+        if constraint is None or not loosened:
+            return answer, ()
+        names = ", ".join(f"'{keyword}'" for keyword in loosened)
+        sentence = (
+            f"'{constraint.param}' has {names}, which only the finished answer is checked for."
+        )
+        return replace(answer, is_checked=True), (sentence,)
 
     async def _start(
         self,
@@ -198,7 +220,12 @@ class Pipeline:
             )
         stack = await owner.enter_async_context(AsyncExitStack())
         tokens = await stack.enter_async_context(self._engine.generate(request))
-        return Answer(index, tokens, AnswerText.of(request, params, self._vocabulary), stack)
+        constraint = request.sampling.constraint
+        checked = (
+            CheckedAnswer(constraint, self._checker) if constraint and params.is_checked else None
+        )
+        text = AnswerText.of(request, params, self._vocabulary)
+        return Answer(index, tokens, text, stack, checked)
 
 
 def _next_seed(seed: int | None, index: int) -> int | None:

@@ -57,7 +57,7 @@ async def _accept(request: Request, services: Services, owner: AsyncExitStack) -
 
 
 async def _whole(writer: MessageWriter, generation: Generation) -> dict[str, Any]:
-    return writer.whole([delta async for delta in generation.deltas()])
+    return writer.whole(await generation.whole_deltas())
 
 
 @router.post("/v1/messages/count_tokens", openapi_extra=json_body(CountTokensRequest))

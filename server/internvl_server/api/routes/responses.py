@@ -69,7 +69,7 @@ async def _accept(request: Request, services: Services, owner: AsyncExitStack) -
 
 
 async def _whole(writer: ResponseWriter, generation: Generation) -> dict[str, Any]:
-    async for delta in generation.deltas():
+    for delta in await generation.whole_deltas():
         writer.add(delta)
     return writer.response()
 

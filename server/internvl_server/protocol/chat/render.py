@@ -101,8 +101,13 @@ class ChunkWriter:
         chunks = ""
         if delta.text or delta.tool_calls or delta.logprobs:
             chunks += self._choice(delta.index, *_content(delta))
+        if delta.refusal:
+            chunks += self._choice(delta.index, f'{{"refusal":{dumps(delta.refusal)}}}')
         if delta.finish_reason is not None:
-            chunks += self._choice(delta.index, "{}", finish_reason=f'"{delta.finish_reason}"')
+            ending = f'"{delta.finish_reason}"'
+            if delta.violation:
+                ending += f',"schema_violation":{dumps(delta.violation)}'
+            chunks += self._choice(delta.index, "{}", finish_reason=ending)
         if self._include_usage and delta.usage is not None:
             chunks += f"{self._head}{usage_tail(delta.usage)}}}\n\n"
         return chunks.encode()
@@ -167,8 +172,8 @@ def logprobs_json(logprobs: Sequence[TextLogprobs]) -> list[dict[str, Any]]:
 def _whole_choice(answer: TextDelta, head: AnswerHead) -> dict[str, Any]:
     message: dict[str, Any] = {
         "role": "assistant",
-        "content": answer.text,
-        "refusal": None,
+        "content": None if answer.refusal else answer.text,
+        "refusal": answer.refusal or None,
         "annotations": [],
     }
     if answer.tool_calls:
@@ -178,12 +183,13 @@ def _whole_choice(answer: TextDelta, head: AnswerHead) -> dict[str, Any]:
             for call in answer.tool_calls
         ]
     logprobs = {"content": logprobs_json(answer.logprobs), "refusal": None}
-    return {
+    choice = {
         "index": answer.index,
         "message": message,
         "logprobs": logprobs if answer.logprobs or head.has_logprobs else None,
         "finish_reason": answer.finish_reason,
     }
+    return choice | ({"schema_violation": answer.violation} if answer.violation else {})
 
 
 def _content(delta: TextDelta) -> tuple[str, str]:

@@ -60,7 +60,7 @@ class ChatCompletionRequest(ConversationFields, SamplingFields):
     stream_options: StreamOptions | None = None
     """`include_usage`, `continuous_usage_stats`, `include_obfuscation`."""
     response_format: Annotated[ResponseFormat | None, Needs("response_format")] = None
-    """`text`, `json_object`, `json_schema` (always enforced, whatever `strict` says); `regex_schema` of
+    """`text`, `json_object`, `json_schema`; `regex_schema` of
     LMDeploy, and llama.cpp's `schema` beside the type."""
     tool_choice: ToolChoiceField | None = None
     """`none`, `auto`, `allowed_tools`; with guided decoding also `required` and one function."""

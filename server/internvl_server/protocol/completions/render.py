@@ -136,12 +136,14 @@ def text_completion(
 
 
 def _choice(delta: TextDelta, text: str, logprobs: dict[str, Any] | None) -> dict[str, Any]:
-    return {
+    choice = {
         "text": text,
         "index": delta.index,
         "logprobs": logprobs,
         "finish_reason": delta.finish_reason,
     }
+    notices = {"refusal": delta.refusal, "schema_violation": delta.violation}
+    return choice | {name: text for name, text in notices.items() if text}
 
 
 def _name(token: LogprobToken) -> str:

@@ -89,6 +89,9 @@ class ContentBlocks:
             yield from self._text(delta.text)
         for piece in delta.tool_calls:
             yield from self._call(piece)
+        if delta.refusal:
+            yield from self._begin(_Text())
+            yield from self._text(delta.refusal)
         if delta.finish_reason is not None:
             if not self._num_begun:
                 yield from self._begin(_Text())

@@ -121,7 +121,7 @@ def _answer_format(body: PromptFields, conversation: Conversation) -> Constraint
             "one of them.",
             param=param,
         )
-    return json_constraint(chosen.schema_, param)
+    return json_constraint(chosen.schema_, param, is_strict=True)
 
 
 def _stops(body: MessagesRequest, sampling: SamplingParams) -> tuple[str, ...]:

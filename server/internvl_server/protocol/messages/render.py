@@ -92,7 +92,9 @@ class MessageWriter:
         assert last.finish_reason is not None
         usage = last.usage or self._head.usage
         reason = _STOP_REASONS[last.finish_reason]
-        if last.stop_string is not None:
+        if last.refusal:
+            reason = "refusal"
+        elif last.stop_string is not None:
             reason = "stop_sequence"
         elif reason == "max_tokens" and usage.num_completion_tokens < self._head.max_tokens:
             reason = "model_context_window_exceeded"

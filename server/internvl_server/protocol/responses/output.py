@@ -17,7 +17,7 @@ ItemStatus: TypeAlias = Literal["in_progress", "completed", "incomplete"]
 
 
 class _Message:
-    """A message that is being generated; all its text is one part."""
+    """A message that is being generated; all its text is one part, which a refusal replaces."""
 
     def __init__(self, item_id: str, index: int) -> None:
         self._place = {"item_id": item_id, "output_index": index, "content_index": 0}
@@ -25,11 +25,23 @@ class _Message:
         self._index = index
         self._pieces: list[str] = []
         self._logprobs: list[dict[str, Any]] = []
+        self._refusal = ""
+        self.violation = ""
 
     def begin(self) -> Iterator[Event]:
         item = self.json("in_progress") | {"content": []}
         yield {"type": "response.output_item.added", "output_index": self._index, "item": item}
         yield {"type": "response.content_part.added", **self._place, "part": self._part()}
+
+    def refuse(self, refusal: str) -> Iterator[Event]:
+        """Add the refusal as a part. The text before it is never done, because it is no answer."""
+        place = self._place | {"content_index": 1}
+        part = {"type": "refusal", "refusal": ""}
+        yield {"type": "response.content_part.added", **place, "part": part}
+        self._refusal = refusal
+        yield {"type": "response.refusal.delta", **place, "delta": refusal}
+        yield {"type": "response.refusal.done", **place, "refusal": refusal}
+        yield {"type": "response.content_part.done", **place, "part": self._part()}
 
     def add(self, text: str, logprobs: Sequence[TextLogprobs]) -> Event:
         entries = logprobs_json(logprobs)
@@ -39,10 +51,11 @@ class _Message:
         return {"type": kind, **self._place, "delta": text, "logprobs": entries}
 
     def end(self, status: ItemStatus) -> Iterator[Event]:
-        part = self._part()
-        done = {"text": part["text"], "logprobs": part["logprobs"]}
-        yield {"type": "response.output_text.done", **self._place, **done}
-        yield {"type": "response.content_part.done", **self._place, "part": part}
+        if not self._refusal:
+            part = self._part()
+            done = {"text": part["text"], "logprobs": part["logprobs"]}
+            yield {"type": "response.output_text.done", **self._place, **done}
+            yield {"type": "response.content_part.done", **self._place, "part": part}
         item = self.json(status)
         yield {"type": "response.output_item.done", "output_index": self._index, "item": item}
 
@@ -56,9 +69,12 @@ class _Message:
             "role": "assistant",
             "status": status,
             "content": [self._part()],
+            **_violation_json(self.violation),
         }
 
     def _part(self) -> dict[str, Any]:
+        if self._refusal:
+            return {"type": "refusal", "refusal": self._refusal}
         text = "".join(self._pieces)
         return {
             "type": "output_text",
@@ -79,6 +95,7 @@ class _Call:
         self._name = first.name
         self._pieces: list[str] = []
         self.number = first.index
+        self.violation = ""
 
     def begin(self) -> Iterator[Event]:
         item = self.json("in_progress")
@@ -113,7 +130,12 @@ class _Call:
             "call_id": self._call_id,
             "name": self._name,
             "arguments": "".join(self._pieces),
+            **_violation_json(self.violation),
         }
+
+
+def _violation_json(violation: str) -> dict[str, str]:
+    return {"schema_violation": violation} if violation else {}
 
 
 class OutputItems:
@@ -169,8 +191,12 @@ class OutputItems:
 
     def _finish(self, delta: TextDelta) -> Iterator[Event]:
         is_cut = delta.finish_reason == "length"
-        if not self._num_begun:
+        if not self._num_begun or (delta.refusal and not isinstance(self._open, _Message)):
             yield from self._text(delta)  # an empty answer is an empty message
+        if delta.refusal and isinstance(self._open, _Message):
+            yield from self._open.refuse(delta.refusal)
+        if self._open is not None:
+            self._open.violation = delta.violation
         yield from self._close(is_cut=is_cut)
         self.usage = delta.usage
         self.status = "incomplete" if is_cut else "completed"

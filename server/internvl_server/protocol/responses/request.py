@@ -51,7 +51,7 @@ class PromptFields(Wire):
     instructions: str | None = None
     """A system message before the input."""
     text: Annotated[TextConfig | None, Needs("response_format")] = None
-    """`format`: `text`, `json_object`, `json_schema` (always enforced, whatever `strict` says)."""
+    """`format`: `text`, `json_object`, `json_schema`."""
     tools: list[FunctionTool] | None = None
     """Functions, at most `limits.max_tools`."""
     tool_choice: ToolChoice | None = None
