@@ -60,7 +60,8 @@ def to_conversation(
         is_over = isinstance(turn, SystemTurn) and turn.clear_at == "next_user_message"
         if not (is_over and index < last_user):
             messages += _messages(turn, f"messages[{index}]")
-    merged = with_max_tiles(tuple(_merged(messages)), max_tiles)
+    # Turns that only add and remove tools leave nothing.
+    merged = with_max_tiles(tuple(_merged(messages)) or (Message("user", ()),), max_tiles)
     last = merged[-1]
     return Conversation(
         merged,

@@ -74,6 +74,11 @@ def test_no_text_becomes_a_control_token(
     assert control_ids(text) == control_ids("harmless")
 
 
+def test_a_conversation_has_a_message() -> None:
+    conversation = parsed(messages=[{"role": "system", "content": ""}])
+    assert [message.role for message in conversation.messages] == ["user"]
+
+
 TURNS = st.lists(st.sampled_from(["user", "assistant", "system"]), min_size=1, max_size=8)
 
 
