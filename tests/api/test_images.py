@@ -10,6 +10,7 @@ from PIL import Image
 
 from tests.heic_files import heic
 from tests.live_server import LiveServer
+from tests.video_files import video
 
 PER_TILE = 4
 PICTURE = Image.linear_gradient("L").resize((900, 600)).convert("RGB")
@@ -86,3 +87,13 @@ def test_what_is_wrong_is_said(echo_server: LiveServer, url: str, message: str) 
     with pytest.raises(openai.BadRequestError, match=message) as caught:
         asked(echo_server, {"url": url})
     assert caught.value.param == "messages[0].content[0].image_url"
+
+
+def test_a_video_in_the_place_of_an_image_is_played(echo_server: LiveServer) -> None:
+    url = url_of(video(), "data:video/mp4;base64,")
+    assert asked(echo_server, {"url": url, "detail": "high"}) == [{"tiles": 1, "tokens": 4}] * 8
+    content: Any = [{"type": "input_image", "image_url": url, "detail": "auto"}]
+    answer = echo_server.client().responses.create(
+        model="tiny", input=[{"role": "user", "content": content}]
+    )
+    assert "Frame8: " in answer.output_text

@@ -47,9 +47,8 @@ async def create_response(request: Request, services: ServicesDep) -> Response:
 
 async def _accept(request: Request, services: Services, owner: AsyncExitStack) -> Answer:
     response_id = f"resp_{current_request_id.get()}"
-    parsed, generation = await start_conversation(
-        request, services, parse_responses_request, response_id, owner
-    )
+    parser = partial(parse_responses_request, media=services.settings.media)
+    parsed, generation = await start_conversation(request, services, parser, response_id, owner)
     options = parsed.body.stream_options or ObfuscationOptions()
     head = ResponseHead(
         id=response_id,
@@ -78,7 +77,8 @@ async def _whole(writer: ResponseWriter, generation: Generation) -> dict[str, An
 async def count_response_input(request: Request, services: ServicesDep) -> JSONResponse:
     """Count the tokens of a prompt, from its text and the headers of its images."""
     with services.gate.admit():
-        parsed = await read_request(request, services.settings, parse_input_tokens_request)
+        parser = partial(parse_input_tokens_request, media=services.settings.media)
+        parsed = await read_request(request, services.settings, parser)
         if parsed.body.model is not None:
             services.check_model(parsed.body.model)
         _, warnings = services.pipeline.resolve_sampling(

@@ -28,7 +28,7 @@ from internvl_server.protocol.responses.unsupported import refuse_hosted
 from internvl_server.protocol.sampling import to_answer_params, to_sampling_params
 from internvl_server.protocol.tools import to_tool_choice, to_tools
 from internvl_server.protocol.wire import check_stream_options
-from internvl_server.settings import LimitSettings
+from internvl_server.settings import LimitSettings, MediaSettings
 
 __all__ = ["parse_input_tokens_request", "parse_responses_request"]
 
@@ -36,13 +36,14 @@ _MAX_METADATA = 16
 
 
 def parse_responses_request(
-    body: bytes, limits: LimitSettings, *, ignore_unknown: bool = False
+    body: bytes, limits: LimitSettings, *, media: MediaSettings, ignore_unknown: bool = False
 ) -> ParsedRequest[ResponsesRequest]:
     """Parse, validate and convert a request body. CPU-bound: large bodies belong in a thread.
 
     Args:
         body: UTF-8 JSON.
         limits: How long lists may be.
+        media: How many frames of a video are used.
         ignore_unknown: Ignore unknown fields and list them instead of refusing them.
 
     Raises:
@@ -52,7 +53,7 @@ def parse_responses_request(
     fields, unknown = _fields(body, limits, RESPONSES_FIELDS, ignore_unknown=ignore_unknown)
     request, inner = validate(ResponsesRequest, fields, ignore_unknown=ignore_unknown)
     check_stream_options(request.stream_options, stream=request.stream)
-    conversation, tools, choice = _prompt(request)
+    conversation, tools, choice = _prompt(request, media)
     has_logprobs = bool(request.include or request.top_logprobs)
     return ParsedRequest(
         request,
@@ -72,12 +73,12 @@ def parse_responses_request(
 
 
 def parse_input_tokens_request(
-    body: bytes, limits: LimitSettings, *, ignore_unknown: bool = False
+    body: bytes, limits: LimitSettings, *, media: MediaSettings, ignore_unknown: bool = False
 ) -> ParsedRequest[InputTokensRequest]:
     """As `parse_responses_request`, for `/v1/responses/input_tokens`."""
     fields, unknown = _fields(body, limits, COUNT_FIELDS, ignore_unknown=ignore_unknown)
     request, inner = validate(InputTokensRequest, fields, ignore_unknown=ignore_unknown)
-    conversation, tools, choice = _prompt(request)
+    conversation, tools, choice = _prompt(request, media)
     answer_format = format_constraint(request.text) if request.text else None
     constraint = combine(tool_call_constraint(tools, choice), answer_format)
     return ParsedRequest(
@@ -89,13 +90,15 @@ def parse_input_tokens_request(
     )
 
 
-def _prompt(body: PromptFields) -> tuple[Conversation, tuple[Tool, ...], ToolChoice]:
+def _prompt(
+    body: PromptFields, media: MediaSettings
+) -> tuple[Conversation, tuple[Tool, ...], ToolChoice]:
     """The conversation, all tools of the request, and the choice among them."""
     tools = to_tools(body.tools or (), "tools[{}].name")
     mode, named = chosen_tools(body.tool_choice)
     choice = to_tool_choice(mode, named, tools, parallel=body.parallel_tool_calls)
     shown = () if choice.mode == "none" else tools
-    conversation = to_conversation(body.input, body.instructions, shown, body.max_tiles)
+    conversation = to_conversation(body.input, body.instructions, shown, body.max_tiles, media)
     return conversation, tools, choice
 
 

@@ -12,6 +12,7 @@ from internvl_server.core import (
     ToolCall,
     ToolCalls,
     ToolChoice,
+    VideoReference,
 )
 from internvl_server.core.conversation import Detail
 from internvl_server.errors import Field, InvalidRequestError, UnsupportedParameterError
@@ -21,9 +22,11 @@ from internvl_server.protocol.responses.parse import (
     parse_responses_request,
 )
 from internvl_server.protocol.responses.request import ResponsesRequest
-from internvl_server.settings import LimitSettings
+from internvl_server.settings import LimitSettings, MediaSettings
 
 URL = "data:image/png;base64,AAAA"
+VIDEO_URL = "data:video/mp4;base64,AAAA"
+MEDIA = MediaSettings(default_video_frames=5)
 TOOL = {
     "type": "function",
     "name": "f",
@@ -34,7 +37,7 @@ TOOL = {
 
 def parse(**fields: Any) -> ParsedRequest[ResponsesRequest]:
     body = {"model": "m", "input": "hi"} | fields
-    return parse_responses_request(json.dumps(body).encode(), LimitSettings())
+    return parse_responses_request(json.dumps(body).encode(), LimitSettings(), media=MEDIA)
 
 
 def messages(*items: Any, **fields: Any) -> tuple[Message, ...]:
@@ -104,6 +107,13 @@ def test_pictures_keep_their_place_and_know_their_path() -> None:
     )
 
 
+def test_a_video_in_the_place_of_an_image_is_a_video() -> None:
+    [message] = messages(
+        {"role": "user", "content": [{"type": "input_image", "image_url": VIDEO_URL}]}
+    )
+    assert message.content == (VideoReference(VIDEO_URL, 5, "input[0].content[0].image_url"),)
+
+
 def test_calls_of_one_turn_are_one_message_and_outputs_answer_them() -> None:
     made = messages(
         {"role": "user", "content": "go"},
@@ -161,7 +171,9 @@ def test_an_empty_answer_and_an_empty_output() -> None:
 def test_reasoning_is_left_out_and_named() -> None:
     reasoning = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}
     body = {"model": "m", "input": [{"role": "user", "content": "hi"}, reasoning, call("1")]}
-    done = parse_responses_request(json.dumps(body).encode(), LimitSettings(), ignore_unknown=True)
+    done = parse_responses_request(
+        json.dumps(body).encode(), LimitSettings(), media=MEDIA, ignore_unknown=True
+    )
     assert [message.role for message in done.conversation.messages] == ["user", "assistant"]
     assert set(done.ignored) == {"input[1].summary", "input[1].encrypted_content"}
     assert refusal(**body).param in done.ignored
@@ -355,7 +367,7 @@ def test_text_formats() -> None:
 def test_unknown_members_are_named_where_they_are_ignored() -> None:
     item = {"role": "user", "content": [{"type": "input_text", "text": "x", "colour": 1}]}
     body = json.dumps({"model": "m", "input": [item], "hue": 1}).encode()
-    parsed = parse_responses_request(body, LimitSettings(), ignore_unknown=True)
+    parsed = parse_responses_request(body, LimitSettings(), media=MEDIA, ignore_unknown=True)
     assert parsed.ignored == ("hue", "input[0].content[0].colour")
 
 
@@ -381,7 +393,9 @@ FIELDS = st.sampled_from(["input", "tools", "tool_choice", "text", "include", "m
 
 def error_of(body: bytes, *, ignore_unknown: bool) -> InvalidRequestError | None:
     try:
-        made = parse_responses_request(body, LimitSettings(), ignore_unknown=ignore_unknown)
+        made = parse_responses_request(
+            body, LimitSettings(), media=MEDIA, ignore_unknown=ignore_unknown
+        )
         assert made.conversation.messages
     except InvalidRequestError as error:
         return error
@@ -412,7 +426,7 @@ def test_a_text_format_and_structured_outputs_contradict_each_other() -> None:
 
 def test_counting_reads_the_prompt_as_answering_does() -> None:
     fields = {"input": "hi", "tools": [TOOL], "instructions": "be brief"}
-    counted = parse_input_tokens_request(json.dumps(fields).encode(), LimitSettings())
+    counted = parse_input_tokens_request(json.dumps(fields).encode(), LimitSettings(), media=MEDIA)
     answered = parse(**fields)
     assert counted.conversation == answered.conversation
     assert counted.sampling.constraint == answered.sampling.constraint
