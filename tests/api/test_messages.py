@@ -103,7 +103,11 @@ def test_the_order_of_the_events(client: anthropic.Anthropic, echo_server: LiveS
     assert start["usage"]["input_tokens"] == ending["usage"]["input_tokens"] > 0
     assert start["usage"]["output_tokens"] == 0
     assert ending["usage"]["output_tokens"] > 0
-    assert ending["delta"] == {"stop_reason": "end_turn", "stop_sequence": None}
+    assert ending["delta"] == {
+        "stop_reason": "end_turn",
+        "stop_sequence": None,
+        "stop_details": None,
+    }
     assert {data["index"] for _, data in events if "index" in data} == {0}
     raw = client.messages.create(**ASK, stream=True)
     assert [event.type for event in raw] == kinds

@@ -219,8 +219,23 @@ def test_messages_are_refused(echo_server: LiveServer) -> None:
     message = client.messages.create(**fields)
     assert message.stop_reason == "refusal"
     assert "uniqueItems" in message.content[0].text
+    assert message.stop_details.explanation == message.content[0].text
     with client.messages.stream(**fields) as stream:
         text, *_, notice = stream.get_final_message().content
     assert stream.get_final_message().stop_reason == "refusal"
     assert_incomplete(text.text)
     assert "uniqueItems" in notice.text
+
+
+def test_a_call_of_a_message_that_violates_its_schema(echo_server: LiveServer) -> None:
+    client = echo_server.anthropic_client()
+    tool: Any = {"name": "f", "input_schema": TWINS}
+    fields: Any = {
+        "model": MODEL, "max_tokens": 99, "messages": ASK, "tool_choice": {"type": "any"},
+    }  # fmt: skip
+    message = client.messages.create(**fields, tools=[tool])
+    assert message.content[0].input == json.loads(WRONG)
+    assert "uniqueItems" in message.model_extra["schema_violation"]
+    strict = client.messages.create(**fields, tools=[tool | {"strict": True}])
+    assert [block.type for block in strict.content] == ["text"]
+    assert strict.stop_details.explanation == strict.content[0].text

@@ -40,6 +40,7 @@ class MessageHead:
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
+            "stop_details": None,
             "usage": _usage_json(self.usage),
         }
 
@@ -91,14 +92,20 @@ class MessageWriter:
         """Why the message ended, and what it took."""
         assert last.finish_reason is not None
         usage = last.usage or self._head.usage
-        reason = _STOP_REASONS[last.finish_reason]
+        reason, details = _STOP_REASONS[last.finish_reason], None
         if last.refusal:
             reason = "refusal"
+            details = {"type": "refusal", "category": None, "explanation": last.refusal}
         elif last.stop_string is not None:
             reason = "stop_sequence"
         elif reason == "max_tokens" and usage.num_completion_tokens < self._head.max_tokens:
             reason = "model_context_window_exceeded"
-        return {"stop_reason": reason, "stop_sequence": last.stop_string}, usage
+        ending = {
+            "stop_reason": reason,
+            "stop_sequence": last.stop_string,
+            "stop_details": details,
+        }
+        return ending | ({"schema_violation": last.violation} if last.violation else {}), usage
 
 
 def count_json(usage: Usage) -> dict[str, Any]:
