@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 from jsonschema.validators import extend
 from referencing import Registry
+from referencing.exceptions import Unresolvable
 
 from internvl_server.concurrency.jobs import serve_jobs
 from internvl_server.engine.guided.schemas import modern
@@ -35,7 +36,10 @@ def violation_of(text: str, schema: Mapping[str, Any]) -> str | None:
     validator = _Validator(
         modern(schema), registry=Registry(), format_checker=Draft202012Validator.FORMAT_CHECKER
     )
-    error = best_match(validator.iter_errors(value))
+    try:
+        error = best_match(validator.iter_errors(value))
+    except (Unresolvable, RecursionError, re.error) as err:
+        return f"The answer could not be compared with the schema: {err}."
     return None if error is None else _sentence(error)
 
 

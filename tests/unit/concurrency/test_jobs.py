@@ -1,0 +1,95 @@
+"""Jobs in processes: limits of time and memory, death, and the end of the server."""
+
+import asyncio
+
+import pytest
+from internvl_server.concurrency.jobs import JobLimitError, JobProcesses
+from internvl_server.errors import EngineError, EngineOverloadedError, EngineUnavailableError
+
+PROGRAM = "tests.unit.concurrency.job_program"
+
+
+@pytest.fixture
+def make(monkeypatch, pytestconfig):
+    root = pytestconfig.rootpath
+    monkeypatch.setattr("internvl_server.concurrency.jobs._IMPORT_ROOT", f"{root}/server:{root}")
+    made = []
+
+    def make(program=PROGRAM, **options):
+        made.append(JobProcesses(program, **options))
+        return made[-1]
+
+    yield make
+    assert all(not processes._all for processes in made), "the test closes them"
+
+
+@pytest.fixture
+async def processes(make):
+    processes = make(limit_s=0.3, num_processes=1, max_bytes=300 << 20)
+    yield processes
+    await processes.close()
+
+
+async def test_a_job_is_answered_by_a_process_that_is_used_again(processes):
+    first, second = await processes.run({"say": "é"}), await processes.run({"say": 2})
+    assert (first["said"], second["said"]) == ("é", 2)
+    assert first["pid"] == second["pid"]
+
+
+@pytest.mark.parametrize("job", ["compute", "match", "allocate", "die", "print"], ids=str)
+async def test_a_job_beyond_the_limits_fails_alone(processes, job):
+    if job == "print":  # is no answer
+        assert (await processes.run({"print": True}))["said"] is None
+        return
+    with pytest.raises(JobLimitError):
+        await processes.run({job: True})
+    assert (await processes.run({"say": 1}))["said"] == 1
+
+
+async def test_a_job_that_only_waits_is_ended(processes):
+    with pytest.raises(JobLimitError):
+        await processes.run({"sleep": True})
+
+
+async def test_a_defect_has_its_traceback(processes):
+    with pytest.raises(EngineError, match="KeyError: 'a defect'"):
+        await processes.run({"raise": True})
+    assert (await processes.run({"say": 1}))["said"] == 1
+
+
+async def test_a_job_that_finds_no_free_process_is_refused(make):
+    processes = make(num_processes=1, limit_s=5.0, wait_s=0.2)
+    busy = asyncio.ensure_future(processes.run({"sleep": True}))
+    await asyncio.sleep(0)
+    with pytest.raises(EngineOverloadedError):
+        await processes.run({"say": 1})
+    await processes.close()
+    with pytest.raises(JobLimitError):
+        await busy
+
+
+async def test_a_cancelled_job_frees_its_place(processes):
+    job = asyncio.ensure_future(processes.run({"sleep": True}))
+    await asyncio.sleep(0.2)
+    job.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await job
+    assert (await processes.run({"say": 1}))["said"] == 1
+
+
+async def test_after_closing_no_job_runs(processes):
+    await processes.close()
+    with pytest.raises(EngineUnavailableError):
+        await processes.run({"say": 1})
+
+
+async def test_a_program_that_does_not_start_is_a_defect(make):
+    processes = make("no.such.program")
+    with pytest.raises(EngineError, match=r"no\.such\.program"):
+        await processes.run({})
+    await processes.close()
+
+
+async def test_the_environment_is_not_inherited(processes, monkeypatch):
+    monkeypatch.setenv("SECRET_KEY", "x")
+    assert "SECRET_KEY" not in (await processes.run({"say": 1}))["environment"]
