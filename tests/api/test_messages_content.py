@@ -13,6 +13,7 @@ from anthropic.types import Message
 
 from tests.api.test_messages import ASK, frames, post, text_of
 from tests.live_server import LiveServer
+from tests.video_files import video
 
 PICTURE = Path(__file__).parents[1] / "data/example.jpg"
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -88,6 +89,13 @@ def test_pictures(
     usage = client.messages.create(**ASK | {"messages": few}).usage
     assert usage.model_extra is not None
     assert [size["tiles"] for size in usage.model_extra["input_tokens_details"]["images"]] == [1]
+
+
+def test_a_video_in_the_place_of_an_image_is_played(client: anthropic.Anthropic) -> None:
+    encoded = base64.b64encode(video()).decode()
+    for source in ({"media_type": "video/mp4"}, {"media_type": None}):
+        text = said(client, {"role": "user", "content": [image(encoded, **source)]})
+        assert "Frame8: " in text
 
 
 def test_a_picture_that_cannot_be_used_is_named(echo_server: LiveServer) -> None:

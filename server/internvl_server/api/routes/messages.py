@@ -37,9 +37,8 @@ async def create_message(request: Request, services: ServicesDep) -> Response:
 
 async def _accept(request: Request, services: Services, owner: AsyncExitStack) -> Answer:
     message_id = f"msg_{current_request_id.get()}"
-    parsed, generation = await start_conversation(
-        request, services, parse_messages_request, message_id, owner
-    )
+    parser = partial(parse_messages_request, media=services.settings.media)
+    parsed, generation = await start_conversation(request, services, parser, message_id, owner)
     head = MessageHead(
         message_id,
         model=services.checkpoint.served_name,
@@ -64,7 +63,8 @@ async def _whole(writer: MessageWriter, generation: Generation) -> dict[str, Any
 async def count_message_tokens(request: Request, services: ServicesDep) -> JSONResponse:
     """Count the tokens of a prompt, from its text and the headers of its images."""
     with services.gate.admit():
-        parsed = await read_request(request, services.settings, parse_count_tokens_request)
+        parser = partial(parse_count_tokens_request, media=services.settings.media)
+        parsed = await read_request(request, services.settings, parser)
         services.check_model(parsed.body.model)
         _, warnings = services.pipeline.resolve_sampling(
             parsed.sampling, parsed.answer, parsed.conversation

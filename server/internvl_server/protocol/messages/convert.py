@@ -1,6 +1,7 @@
 """Converts messages and their content blocks to a `Conversation`."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 from internvl_server.core import (
@@ -13,6 +14,8 @@ from internvl_server.core import (
     TextPart,
     Tool,
     ToolCall,
+    VideoReference,
+    is_video_url,
 )
 from internvl_server.protocol.messages.content import (
     Base64Source,
@@ -36,6 +39,7 @@ from internvl_server.protocol.messages.turns import (
 )
 from internvl_server.protocol.tiles import with_max_tiles
 from internvl_server.protocol.tools import to_arguments
+from internvl_server.settings import MediaSettings
 
 __all__ = ["dropped_blocks", "to_conversation"]
 
@@ -45,6 +49,7 @@ def to_conversation(
     system: str | list[TextBlock] | None,
     tools: tuple[Tool, ...],
     max_tiles: int | None,
+    media: MediaSettings,
 ) -> Conversation:
     """Convert the messages; `system` comes first. A last message of the assistant is continued.
 
@@ -53,6 +58,7 @@ def to_conversation(
         system: The field.
         tools: The tools that the prompt lists.
         max_tiles: The field.
+        media: How many frames of a video are used.
     """
     messages = [] if system in (None, []) else [Message("system", _texts(system))]
     last_user = max((i for i, turn in enumerate(turns) if turn.role == "user"), default=-1)
@@ -61,10 +67,12 @@ def to_conversation(
         if not (is_over and index < last_user):
             messages += _messages(turn, f"messages[{index}]")
     # Turns that only add and remove tools leave nothing.
-    merged = with_max_tiles(tuple(_merged(messages)) or (Message("user", ()),), max_tiles)
+    merged = [_with_videos(message, media) for message in _merged(messages)] or [
+        Message("user", ())
+    ]
     last = merged[-1]
     return Conversation(
-        merged,
+        with_max_tiles(merged, max_tiles),
         tools=tools,
         continue_final_message=last.role == "assistant" and not last.tool_calls,
     )
@@ -184,10 +192,21 @@ def _image(block: ImageBlock, path: str) -> ImageReference:
     )
 
 
+def _with_videos(message: Message, media: MediaSettings) -> Message:
+    """The message, in which a video in the place of an image is one, as in chat."""
+    content = [
+        VideoReference(part.url, media.default_video_frames, part.param)
+        if isinstance(part, ImageReference) and is_video_url(part.url)
+        else part
+        for part in message.content
+    ]
+    return replace(message, content=tuple(content))
+
+
 def _data_url(source: Base64Source) -> str:
     if source.data.startswith("data:"):
         return source.data
-    return f"data:{source.media_type or 'image/jpeg'};base64,{source.data}"
+    return f"data:{source.media_type or 'application/octet-stream'};base64,{source.data}"
 
 
 def _spaced(parts: Iterator[Part] | Sequence[Part]) -> Content:

@@ -28,7 +28,7 @@ from internvl_server.protocol.messages.unsupported import refuse_unsupported
 from internvl_server.protocol.parsing import ParsedRequest, read_object, validate
 from internvl_server.protocol.response_format import json_constraint
 from internvl_server.protocol.sampling import to_answer_params, to_sampling_params
-from internvl_server.settings import LimitSettings
+from internvl_server.settings import LimitSettings, MediaSettings
 
 __all__ = ["parse_count_tokens_request", "parse_messages_request"]
 
@@ -38,13 +38,14 @@ _NEUTRAL_EDITS = frozenset({"clear_thinking_20251015"})
 
 
 def parse_messages_request(
-    body: bytes, limits: LimitSettings, *, ignore_unknown: bool = False
+    body: bytes, limits: LimitSettings, *, media: MediaSettings, ignore_unknown: bool = False
 ) -> ParsedRequest[MessagesRequest]:
     """Parse, validate and convert a request body. CPU-bound: large bodies belong in a thread.
 
     Args:
         body: UTF-8 JSON.
         limits: How long lists may be.
+        media: How many frames of a video are used.
         ignore_unknown: Ignore unknown fields and list them instead of refusing them.
 
     Raises:
@@ -53,7 +54,7 @@ def parse_messages_request(
     """
     fields, unknown = _fields(body, limits, MESSAGES_FIELDS, ignore_unknown=ignore_unknown)
     request, inner = validate(MessagesRequest, fields, ignore_unknown=ignore_unknown)
-    conversation, tools, choice = _prompt(request)
+    conversation, tools, choice = _prompt(request, media)
     sampling = to_sampling_params(
         request,
         max_tokens=request.max_tokens,
@@ -78,12 +79,12 @@ def parse_messages_request(
 
 
 def parse_count_tokens_request(
-    body: bytes, limits: LimitSettings, *, ignore_unknown: bool = False
+    body: bytes, limits: LimitSettings, *, media: MediaSettings, ignore_unknown: bool = False
 ) -> ParsedRequest[CountTokensRequest]:
     """As `parse_messages_request`, for `/v1/messages/count_tokens`."""
     fields, unknown = _fields(body, limits, COUNT_FIELDS, ignore_unknown=ignore_unknown)
     request, inner = validate(CountTokensRequest, fields, ignore_unknown=ignore_unknown)
-    conversation, tools, choice = _prompt(request)
+    conversation, tools, choice = _prompt(request, media)
     constraint = combine(tool_call_constraint(tools, choice), _answer_format(request, conversation))
     return ParsedRequest(
         request,
@@ -94,12 +95,14 @@ def parse_count_tokens_request(
     )
 
 
-def _prompt(body: PromptFields) -> tuple[Conversation, tuple[Tool, ...], ToolChoice]:
+def _prompt(
+    body: PromptFields, media: MediaSettings
+) -> tuple[Conversation, tuple[Tool, ...], ToolChoice]:
     """The conversation, the tools that are offered, and the choice among them."""
     tools = offered_tools(body.tools or (), body.messages)
     choice = chosen_tools(body.tool_choice, tools)
     shown = () if choice.mode == "none" else tools
-    conversation = to_conversation(body.messages, body.system, shown, body.max_tiles)
+    conversation = to_conversation(body.messages, body.system, shown, body.max_tiles, media)
     return conversation, tools, choice
 
 

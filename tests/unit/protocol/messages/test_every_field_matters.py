@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from internvl_server.protocol.messages.parse import parse_messages_request
 from internvl_server.protocol.messages.request import MESSAGES_FIELDS
-from internvl_server.settings import LimitSettings
+from internvl_server.settings import LimitSettings, MediaSettings
 
 TOOL = {"name": "f", "input_schema": {"type": "object"}}
 FORMAT = {"type": "json_schema", "schema": {"type": "object"}}
@@ -50,7 +50,9 @@ BASE: dict[str, Any] = {
 
 
 def asked(body: dict[str, Any]) -> tuple[Any, ...]:
-    parsed = parse_messages_request(json.dumps(body).encode(), LimitSettings())
+    parsed = parse_messages_request(
+        json.dumps(body).encode(), LimitSettings(), media=MediaSettings()
+    )
     return parsed.conversation, parsed.sampling, parsed.answer
 
 

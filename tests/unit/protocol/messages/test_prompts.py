@@ -14,7 +14,7 @@ from internvl_server.prompt.builder import PromptBuilder
 from internvl_server.prompt.template import InternVL25Template
 from internvl_server.prompt.tokenizer import PromptTokenizer
 from internvl_server.protocol.messages.parse import parse_messages_request
-from internvl_server.settings import LimitSettings, ModelSettings
+from internvl_server.settings import LimitSettings, MediaSettings, ModelSettings
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,9 @@ def builder(tiny_checkpoint: Path, tokenizer: PromptTokenizer) -> PromptBuilder:
 
 def parsed(**fields: Any) -> Conversation:
     body = {"model": "m", "max_tokens": 5} | fields
-    return parse_messages_request(json.dumps(body).encode(), LimitSettings()).conversation
+    return parse_messages_request(
+        json.dumps(body).encode(), LimitSettings(), media=MediaSettings()
+    ).conversation
 
 
 def written_everywhere(text: str) -> dict[str, Any]:
