@@ -46,6 +46,8 @@ async def make_engine(loop: Loop, checkpoints: dict[str, Checkpoint]) -> AsyncIt
         )  # fmt: skip
         engines.append(engine)
         await engine.start()
+        loop.calls.clear()  # of the trial requests
+        loop.max_active = 0
         return engine
 
     yield make

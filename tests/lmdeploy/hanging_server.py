@@ -1,4 +1,4 @@
-"""The server on the stand-in loop, which hangs at the first request: python -m … FOLDER EXIT_AFTER_S"""
+"""The server on the stand-in loop, which hangs at the first real request. Arguments: FOLDER EXIT_AFTER_S"""
 
 import sys
 from unittest import mock
@@ -13,8 +13,9 @@ from tests.lmdeploy.native import Call, Loop, Plan, stand_ins
 def main(folder: str, exit_after_s: str) -> int:
     loop = Loop()
 
-    def hang(_: Call) -> Plan:
-        loop.is_frozen = True
+    def hang(call: Call) -> Plan:
+        is_trial = bool(call.config["output_logits"])
+        loop.is_frozen = not is_trial
         return Plan([65])
 
     loop.plan = hang

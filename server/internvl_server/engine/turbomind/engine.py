@@ -21,6 +21,7 @@ from internvl_server.engine.guided.compiler import GrammarCompiler, ProcessJudge
 from internvl_server.engine.health import STALLED_EXIT_CODE, health_of
 from internvl_server.engine.stream import Abort, Stream
 from internvl_server.engine.turbomind import CAPABILITIES, PENALTIES
+from internvl_server.engine.turbomind.canary import check_answers
 from internvl_server.engine.turbomind.jobs import JobPool, Work
 from internvl_server.engine.turbomind.limits import MAX_LOGITS_BYTES, check_turbomind_limits
 from internvl_server.engine.turbomind.logits import logits_budget, logits_bytes
@@ -37,6 +38,8 @@ _log = logging.getLogger(__name__)
 
 # The program that writes constraints as the tags that TurboMind compiles.
 _JUDGE = "internvl_server.engine.turbomind.guided.judge"
+_TRIAL = "answering trial requests"
+
 # Cancelled native requests usually end within one forward pass.
 _CLOSE_S = 10.0
 # A query of its scheduler takes microseconds.
@@ -92,10 +95,10 @@ class TurbomindEngine:
         return self._info
 
     async def start(self) -> None:
-        """Load the model onto the GPUs, on a separate thread.
+        """Load the model onto the GPUs, on a separate thread, and let it answer trial requests.
 
         Raises:
-            StartupError: LMDeploy cannot load the checkpoint.
+            StartupError: LMDeploy cannot load the checkpoint, or does not answer.
         """
         self._state = "loading"
         runtime = await _in_thread(self._load)
@@ -103,10 +106,13 @@ class TurbomindEngine:
         self._jobs = JobPool(self._info.max_num_seqs, runtime.new_handle)
         judge = ProcessJudge(_JUDGE, self._settings.schema_policy)
         self._compiler = GrammarCompiler(judge, runtime.compile_grammar)
-        self._state = "running"
         self._supervisor = Supervisor(
             self._jobs, runtime.scheduler_tick, exit_after_s=self._settings.exit_after_stall_s
         )
+        self._state = _TRIAL
+        await check_answers(self.generate, self._checkpoint, max_model_len=self._info.max_model_len)
+        await self._jobs.settle()
+        self._state = "running"
 
     async def close(self) -> None:
         """Abort all requests and free the model. Takes at most 22 s.
@@ -178,7 +184,7 @@ class TurbomindEngine:
         Raises:
             EngineUnavailableError: The engine is not running.
         """
-        if self._state != "running" or self._runtime is None or self._jobs is None:
+        if self._state not in ("running", _TRIAL) or self._runtime is None or self._jobs is None:
             raise EngineUnavailableError(f"The engine is {self._state}; try again later.")
         return self._runtime, self._jobs
 

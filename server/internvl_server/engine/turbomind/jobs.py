@@ -91,7 +91,7 @@ class JobPool:
     """
 
     def __init__(self, size: int, new_handle: Callable[[], "Handle"]) -> None:
-        self._new_handle = new_handle
+        self._size, self._new_handle = size, new_handle
         self._handles = [new_handle() for _ in range(size)]
         self._slots = asyncio.Semaphore(size)  # wakes in order of arrival
         self._jobs: set[Job] = set()
@@ -141,6 +141,11 @@ class JobPool:
         self._jobs.add(job)
         job.task.add_done_callback(lambda _: self._jobs.discard(job))
         return job
+
+    async def settle(self) -> None:
+        """Wait until all requests have ended, and replace the handles that could not be reused."""
+        await asyncio.gather(*(job.task for job in self._jobs))
+        self._handles += [self._new_handle() for _ in range(self._size - len(self._handles))]
 
     async def abort(self, job: Job) -> None:
         """End a job whose reader has left, without waiting for the native side."""

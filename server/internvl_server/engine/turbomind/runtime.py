@@ -95,7 +95,7 @@ class Runtime:
         Raises:
             ValueError: The compiler does not take it, though the package xgrammar did.
         """
-        compiler = self._compiler = self._compiler or self._new_compiler()
+        compiler = self._compiler
         try:
             return compiler.compile_structural_tag(tag)
         except RuntimeError as err:  # all that the native compiler raises
