@@ -31,7 +31,8 @@ class ServerSettings(Section):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """TCP port; 0 picks a free one, which the log names."""
     api_keys: tuple[Annotated[SecretStr, AfterValidator(_check_key)], ...] = ()
-    """Accepted bearer keys; empty means that no key is required."""
+    """Accepted keys, in the header `Authorization: Bearer …` or `x-api-key`; empty means that no key is
+    required."""
     allow_anonymous: bool = False
     """Listen on a non-loopback address without keys, e.g. behind a proxy that authenticates."""
     allowed_origins: tuple[str, ...] = ()
