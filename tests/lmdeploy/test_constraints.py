@@ -104,3 +104,12 @@ async def test_plan_of_a_guided_request_ends_as_any_other(make_engine, loop):
     engine = await make_engine()
     loop.plan = lambda call: Plan([65, END])
     assert await answer(engine, make_request(constraint=GOOD[0])) == ([65, END], "stop")
+
+
+async def test_constraints_are_judged_in_another_process(make_engine, loop, in_other_processes):
+    engine = await make_engine()
+    await answer(engine, make_request(constraint=JsonSchema({"type": "integer", "minimum": 3})))
+    assert loop.calls[0].grammar is not None
+    with pytest.raises(InvalidRequestError, match="nonsense"):
+        await answer(engine, make_request(constraint=JsonSchema({"type": "nonsense"})))
+    assert await engine.compile(JsonSchema({"not": {}})) == ("not",)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
-from internvl_server.concurrency.jobs import JobProcesses
+from internvl_server.concurrency.jobs import JobLimitError, JobProcesses
 from internvl_server.core import Constraint
 from internvl_server.engine.guided.job import job_of
 from internvl_server.engine.guided.limits import constraint_key
@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 _Grammar = TypeVar("_Grammar")
 
 _NUM_THREADS = 2
+_QUICK_S = 0.25
 _LIMIT_S = 5.0
 _MAX_CACHED = 32
 _MAX_REFUSED = 256
@@ -78,6 +79,9 @@ class Compiled(Generic[_Grammar]):
 class ProcessJudge:
     """Judges constraints in other processes, which end when one takes too long.
 
+    Almost all take a few milliseconds. One that takes longer is begun again in a process for such, so that
+    it does not keep the others waiting.
+
     Args:
         program: The module they run; it answers a constraint with the members of a `Judgement`, or with
             `refusal`, the reason, and `is_unsupported`.
@@ -85,12 +89,17 @@ class ProcessJudge:
     """
 
     def __init__(self, program: str, *config: str) -> None:
-        self._processes = JobProcesses(program, limit_s=_LIMIT_S)
+        self._quick = JobProcesses(program, limit_s=_QUICK_S)
+        self._slow = JobProcesses(program, limit_s=_LIMIT_S, num_processes=1)
         self._config = config
 
     async def judge(self, constraint: Constraint) -> Judgement:
         """Write a constraint as a grammar; see `Judge`."""
-        answer = await self._processes.run([job_of(constraint), *self._config])
+        job = [job_of(constraint), *self._config]
+        try:
+            answer = await self._quick.run(job)
+        except JobLimitError:
+            answer = await self._slow.run(job)
         if "refusal" in answer:
             is_unsupported = answer.get("is_unsupported", False)
             raise (UnsupportedConstraintError if is_unsupported else ValueError)(answer["refusal"])
@@ -98,7 +107,8 @@ class ProcessJudge:
 
     async def close(self) -> None:
         """End the processes."""
-        await self._processes.close()
+        await self._quick.close()
+        await self._slow.close()
 
 
 class GrammarCompiler(Generic[_Grammar]):
