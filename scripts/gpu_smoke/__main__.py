@@ -2,11 +2,13 @@
 
     scripts/gpu-smoke /models/InternVL3-2B-hf
     scripts/gpu-smoke --random          # no weights at hand: a 1B-shaped checkpoint of random numbers
+    scripts/gpu-smoke /models/InternVL3-8B-hf --set engine.turbomind.quant_policy=8
 
+The size of the cache and of a prefill step are those of the memory plan, for the memory that is free now.
 Each run starts the server as users do (`internvl-server serve --engine turbomind`), asks the parity
 prompts greedily, twice, and compares them with transformers; then log probabilities, a schema, a tool call,
 `min_tokens`, `ignore_eos`, two choices and the prefix cache; then 64 mixed streams at a time, 300
-streams left early, and the 64 streams again. It exits with 1 when anything fails.
+streams left early, and the 64 streams again, and SIGTERM. It exits with 1 when anything fails.
 """
 
 import argparse
@@ -20,15 +22,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import openai
+from internvl_server.checkpoint.config import CheckpointConfig
 from internvl_server.checkpoint.files import load_checkpoint
 from internvl_server.engine.turbomind.machine import check_machine, count_gpus
 from internvl_server.errors import StartupError
-from internvl_server.settings import ModelSettings
+from internvl_server.planner.check import fitting_plan
+from internvl_server.planner.gpus import GpuSet
+from internvl_server.planner.memory import Deployment, valid_tps
+from internvl_server.settings import ModelSettings, TurbomindSettings
 
 from scripts.gpu_smoke.features import try_features
 from scripts.gpu_smoke.prompts import PARITY, mixed
@@ -50,15 +56,16 @@ class Row:
 
 
 @contextlib.contextmanager
-def served(folder: Path, tp: int) -> Iterator[tuple[openai.AsyncOpenAI, subprocess.Popen[bytes]]]:
+def served(
+    folder: Path, changes: Sequence[str]
+) -> Iterator[tuple[openai.AsyncOpenAI, subprocess.Popen[bytes]]]:
     """The server on a free port, loading; it is stopped on leaving."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [
         sys.executable, "-m", "internvl_server", "serve", "--engine", "turbomind", "--model", str(folder),
-        "--port", str(port), "--set", f"engine.turbomind.tp={tp}",
-        "--set", f"engine.max_num_seqs={NUM_STREAMS}", "--set", "limits.max_in_flight=512",
+        "--port", str(port), *(word for change in changes for word in ("--set", change)),
     ]  # fmt: skip
     process = subprocess.Popen(command)
     try:
@@ -148,20 +155,17 @@ def num_equal(one: str, other: str) -> int:
     return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
-async def try_server(folder: Path, tp: int, reference: dict[str, str]) -> list[Row]:
+async def try_server(
+    folder: Path, tp: int, changes: Sequence[str], reference: dict[str, str]
+) -> list[Row]:
     rows = []
-    with served(folder, tp) as (client, process):
+    with served(folder, changes) as (client, process):
         start = time.monotonic()
         model = await wait_ready(client, process)
         rows.append(Row(tp, "loaded", f"{time.monotonic() - start:.0f} s", is_good=True))
         texts, again = await greedy(client, model), await greedy(client, model)
-        for name, text in texts.items():
-            rows.append(Row(tp, f"greedy twice: {name}", "same text", texts[name] == again[name]))
-            if name in reference:
-                equal, length = num_equal(text, reference[name]), len(reference[name])
-                is_good = equal >= min(MIN_EQUAL_CHARS, length)
-                result = f"first {equal} of {length} characters"
-                rows.append(Row(tp, f"as transformers: {name}", result, is_good))
+        rows += compared(tp, "greedy twice", texts, again)
+        rows += compared(tp, "as transformers", texts, reference)
         rows += [Row(tp, *found) for found in await try_features(client, model)]
         await load(client, model)  # warm
         num_failed, before = await load(client, model)
@@ -171,6 +175,19 @@ async def try_server(folder: Path, tp: int, reference: dict[str, str]) -> list[R
         num_failed, after = await load(client, model)
         is_good = num_failed == 0 and after >= MIN_SPEED_AFTER_ABORTS * before
         rows.append(Row(tp, "64 streams after that", f"{after:.0f} tokens/s", is_good))
+        start = time.monotonic()
+    result = f"exit code {process.returncode} after {time.monotonic() - start:.0f} s"
+    return [*rows, Row(tp, "SIGTERM", result, process.returncode == 0)]
+
+
+def compared(tp: int, what: str, texts: dict[str, str], others: dict[str, str]) -> list[Row]:
+    """How far texts are equal: of two runs, the second takes other sums, from the prefix cache."""
+    rows = []
+    for name in texts.keys() & others.keys():
+        equal, length = num_equal(texts[name], others[name]), len(others[name])
+        result = f"first {equal} of {length} characters"
+        is_good = equal >= min(MIN_EQUAL_CHARS, length)
+        rows.append(Row(tp, f"{what}: {name}", result, is_good))
     return rows
 
 
@@ -187,10 +204,23 @@ def transformers_texts(folder: Path) -> dict[str, str]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def largest_tp(folder: Path, num_gpus: int) -> int:
-    """The most GPUs that divide the heads of the text model."""
-    text = load_checkpoint(ModelSettings(path=str(folder))).config.text
-    return max(n for n in range(1, num_gpus + 1) if text.num_attention_heads % n == 0)
+def largest_tp(config: CheckpointConfig, num_gpus: int) -> int:
+    """The most GPUs over which TurboMind can split the model."""
+    return max(valid_tps(config, num_gpus))
+
+
+def changes_for(config: CheckpointConfig, tp: int, gpus: GpuSet) -> list[str]:
+    """Settings with which the model fits, or those that the server will refuse with a reason."""
+    asked = Deployment(tp=tp, max_num_seqs=NUM_STREAMS, context=config.text.max_position_embeddings)
+    plan = fitting_plan(config, asked, gpus)
+    deployment = plan.deployment if plan else asked
+    return [
+        f"engine.turbomind.tp={tp}",
+        f"engine.turbomind.cache_max_entry_count={deployment.cache_share}",
+        f"engine.turbomind.max_prefill_token_num={deployment.max_prefill_tokens}",
+        f"engine.max_num_seqs={NUM_STREAMS}",
+        "limits.max_in_flight=512",
+    ]
 
 
 def make_random(folder: Path) -> Path:
@@ -216,12 +246,12 @@ def main() -> int:
     parser.add_argument(
         "--random", action="store_true", help="use random weights of the 1B's shape"
     )
+    parser.add_argument("--set", action="append", default=[], help="a setting, as for serve")
     options = parser.parse_args()
     if (options.model is None) != options.random:
         parser.error("give a checkpoint folder, or --random")
     try:
-        check_machine(1)
-        num_gpus = count_gpus()
+        memory = check_machine(TurbomindSettings(tp=max(1, count_gpus())))
     except StartupError as error:
         print(f"gpu-smoke: {error.message}", file=sys.stderr)
         return 1
@@ -229,14 +259,20 @@ def main() -> int:
         folder = (
             make_random(Path(scratch) / "internvl3-1b-random") if options.random else options.model
         )
-        reference = transformers_texts(folder)
-        rows: list[Row] = []
-        for tp in sorted({1, largest_tp(folder, num_gpus)}):
-            try:
-                rows += asyncio.run(try_server(folder, tp, reference))
-            except (OSError, TimeoutError, openai.OpenAIError) as error:
-                rows.append(Row(tp, "the trial", f"{type(error).__name__}: {error}", is_good=False))
-        return report(rows)
+        return report(try_folder(folder, GpuSet.of(memory), options.set))
+
+
+def try_folder(folder: Path, gpus: GpuSet, changes: list[str]) -> list[Row]:
+    config = load_checkpoint(ModelSettings(path=str(folder))).config
+    reference = transformers_texts(folder)
+    rows: list[Row] = []
+    for tp in sorted({1, largest_tp(config, gpus.count)}):
+        asked = [*changes_for(config, tp, gpus), *changes]
+        try:
+            rows += asyncio.run(try_server(folder, tp, asked, reference))
+        except (OSError, TimeoutError, openai.OpenAIError) as error:
+            rows.append(Row(tp, "the trial", f"{type(error).__name__}: {error}", is_good=False))
+    return rows
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ __all__ = [
     "check_fits",
     "check_settings",
     "deployment_of",
+    "fitting_plan",
     "model_at",
     "suggest_changes",
 ]
@@ -162,7 +163,7 @@ def best_plan(model: CheckpointConfig, requested: Deployment, gpus: GpuSet) -> M
     fitting = [
         plan
         for tp in valid_tps(model, gpus.count)
-        if (plan := _with_fitting_share(model, replace(requested, tp=tp), gpus))
+        if (plan := fitting_plan(model, replace(requested, tp=tp), gpus))
     ]
     roomy = [plan for plan in fitting if plan.num_tokens >= _ENOUGH_TOKENS]
     return next(iter(roomy), max(fitting, key=lambda plan: plan.num_tokens, default=None))
@@ -182,7 +183,7 @@ def _single_changes(model: CheckpointConfig, deployment: Deployment, gpus: GpuSe
     if deployment.tp in tps:
         yield from _same_gpus(model, deployment, gpus)
     for tp in tps:
-        if tp != deployment.tp and _with_fitting_share(model, replace(deployment, tp=tp), gpus):
+        if tp != deployment.tp and fitting_plan(model, replace(deployment, tp=tp), gpus):
             yield f"engine.turbomind.tp = {tp}"
             break
     for candidate in smaller(model) if deployment.tp in tps else ():
@@ -209,17 +210,17 @@ def _combined_change(
 
 def _same_gpus(model: CheckpointConfig, deployment: Deployment, gpus: GpuSet) -> Iterator[str]:
     """A smaller cache, or else a quantized cache and a shorter context."""
-    if plan := _with_fitting_share(model, deployment, gpus):
+    if plan := fitting_plan(model, deployment, gpus):
         yield " with ".join(_differences(plan.deployment, deployment))
         return
     for bits in (8, 4):
-        if bits < deployment.kv_bits and _with_fitting_share(
+        if bits < deployment.kv_bits and fitting_plan(
             model, replace(deployment, kv_bits=bits), gpus
         ):
             yield f"engine.turbomind.quant_policy = {bits} (KV cache in int{bits})"
             break
     for context in _CONTEXTS:
-        if context < deployment.context and _with_fitting_share(
+        if context < deployment.context and fitting_plan(
             model, replace(deployment, context=context), gpus
         ):
             yield f"model.max_model_len = {context}"
@@ -233,7 +234,7 @@ def _differences(new: Deployment, old: Deployment) -> Iterator[str]:
         yield f"engine.turbomind.max_prefill_token_num = {new.max_prefill_tokens}"
 
 
-def _with_fitting_share(
+def fitting_plan(
     model: CheckpointConfig, deployment: Deployment, gpus: GpuSet
 ) -> MemoryPlan | None:
     """The plan with the largest cache that fits, with smaller prefill steps if it must be.
