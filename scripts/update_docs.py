@@ -108,7 +108,10 @@ def foreign_table() -> str:
     return "\n".join(
         [
             *("| Field | Is here |", "| --- | --- |"),
-            *(f"| {label} | `{foreign.to}` |" for label, foreign in names.items()),
+            *(
+                f"| {label} | `{foreign.to}`{_values(foreign)} |"
+                for label, foreign in names.items()
+            ),
             "",
             *("| Field | What to do instead | Also asks for nothing |", "| --- | --- | --- |"),
             *(
@@ -144,6 +147,10 @@ def _foreign_meanings() -> dict[str, Foreign]:
             if foreign not in usual and foreign.to != short:
                 found[f"`{name}`{suffix}"] = foreign
     return found
+
+
+def _values(foreign: Foreign) -> str:
+    return "".join(f", `{json.dumps(a)}` is `{json.dumps(b)}`" for a, b in foreign.values)
 
 
 def _neutral(foreign: Foreign) -> str:

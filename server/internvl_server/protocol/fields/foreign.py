@@ -68,7 +68,8 @@ _SAMPLING: Mapping[str, Foreign] = {
     "allowed_token_ids": Foreign(instead="Use 'logit_bias' or 'structured_outputs'."),
     "bad_words": Foreign(instead="Use 'logit_bias'."),
     "custom_logit_processor": Foreign(instead="Use 'logit_bias'."),
-    "do_sample": _HINT,
+    # Sampling at temperature 0 is greedy too, so that true asks for nothing.
+    "do_sample": Foreign("temperature", neutral=(True,), values=((False, 0),)),
     "dry_allowed_length": _HINT,
     "dry_base": _HINT,
     "dry_multiplier": Foreign(instead="Use 'repetition_penalty'."),

@@ -27,13 +27,19 @@ class Foreign:
         instead: What to do about it.
         neutral: Values that ask for nothing; null always does. Of a field that is not another name of one,
             so do false, 0, `"off"` and empty values.
+        values: Pairs of a value of this field and what it is as a value of `to`.
         asks: Values that ask for something although they look as if they did not.
     """
 
     to: str = ""
     instead: str = ""
     neutral: tuple[Any, ...] = ()
+    values: tuple[tuple[Any, Any], ...] = ()
     asks: tuple[Any, ...] = ()
+
+    def value_of(self, value: Any) -> Any:  # noqa: ANN401  (any JSON value)
+        """A value of this field as a value of the field that it is another name of."""
+        return next((here for there, here in self.values if is_same(there, value)), value)
 
     def is_neutral(self, value: Any) -> bool:  # noqa: ANN401  (any JSON value)
         """Whether a value asks for nothing."""
@@ -173,7 +179,7 @@ class _Sorter:
         """The members, those of other names under their own."""
         for name, foreign, value in self._renamed:
             if not foreign.is_neutral(value):
-                self._merge(name, foreign.to, value)
+                self._merge(name, foreign.to, foreign.value_of(value))
         return self._kept
 
     def _merge(self, name: str, target: str, value: Any) -> None:  # noqa: ANN401  (any JSON value)
