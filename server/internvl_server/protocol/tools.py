@@ -1,6 +1,7 @@
 """Tools in every dialect: a function's definition, the choice among functions, arguments of calls."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -16,6 +17,7 @@ __all__ = [
     "Function",
     "FunctionName",
     "ToolMode",
+    "read_arguments",
     "to_arguments",
     "to_tool_choice",
     "to_tools",
@@ -125,3 +127,25 @@ def to_arguments(arguments: str | Mapping[str, Any] | None) -> str:
     if isinstance(arguments, str):
         return arguments if arguments.strip() else "{}"
     return json.dumps(arguments or {}, ensure_ascii=False)
+
+
+def read_arguments(text: str) -> Any:  # noqa: ANN401  (any JSON value)
+    """The value of a call's arguments; None if they are not JSON, such as those of a call that was cut off.
+
+    A number that is too large to be written again becomes the largest or smallest float.
+    """
+    try:
+        return json.loads(text, parse_int=_integer, parse_float=_float)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _integer(digits: str) -> int | float:
+    try:
+        return int(digits)
+    except ValueError:  # Python refuses to read very long ones
+        return _float(digits)
+
+
+def _float(digits: str) -> float:
+    return min(max(float(digits), -sys.float_info.max), sys.float_info.max)

@@ -9,7 +9,7 @@ from internvl_server.protocol.chat.request import parse_chat_request
 from internvl_server.protocol.chat.tools import ToolChoiceField, ToolList, chosen_tools
 from internvl_server.protocol.limits import check_lists
 from internvl_server.protocol.parsing import validate
-from internvl_server.protocol.tools import to_tool_choice, to_tools
+from internvl_server.protocol.tools import read_arguments, to_tool_choice, to_tools
 from internvl_server.protocol.wire import Wire
 from internvl_server.settings import LimitSettings, MediaSettings
 from pydantic import Field
@@ -264,3 +264,14 @@ def test_text_that_counts_includes_calls_and_tools() -> None:
     tool = Tool("name", "description", {})
     answered = Message("tool", (TextPart("text"),), tool_call_id="id")
     assert Conversation((answered,), (tool,)).num_text_chars == len("namedescription{}textid")
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "9" * 5000])
+def test_arguments_can_be_written_whatever_numbers_they_have(number: str) -> None:
+    value = read_arguments(f'{{"x": {number}}}')
+    assert json.loads(json.dumps(value, allow_nan=False)) == value
+
+
+@pytest.mark.parametrize("text", ["", '{"x": ', '{"x": ' + "[" * 5000])
+def test_arguments_that_were_cut_off_have_no_value(text: str) -> None:
+    assert read_arguments(text) is None

@@ -3,11 +3,11 @@
 A streamed and a whole message have the same blocks; the events of a whole message are not sent.
 """
 
-import json
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 from internvl_server.core import TextDelta, ToolCallDelta
+from internvl_server.protocol.tools import read_arguments
 
 __all__ = ["ContentBlocks", "Event"]
 
@@ -52,19 +52,8 @@ class _ToolUse:
 
     def json(self) -> dict[str, Any] | None:
         """The block; None if the end of the answer cut its input off."""
-        try:
-            # Python refuses to read very long integers.
-            value = json.loads("".join(self.pieces), parse_int=_number)
-        except (ValueError, RecursionError):
-            return None
-        return {**self._head, "input": value}
-
-
-def _number(digits: str) -> int | float:
-    try:
-        return int(digits)
-    except ValueError:
-        return float(digits)
+        value = read_arguments("".join(self.pieces))
+        return None if value is None else {**self._head, "input": value}
 
 
 class ContentBlocks:

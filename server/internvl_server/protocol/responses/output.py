@@ -3,12 +3,12 @@
 A streamed and a whole answer have the same items; the events of a whole answer are not sent.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
 from internvl_server.core import TextDelta, TextLogprobs, ToolCallDelta, Usage
 from internvl_server.protocol.chat.render import logprobs_json
+from internvl_server.protocol.tools import read_arguments
 
 __all__ = ["Event", "OutputItems"]
 
@@ -116,11 +116,7 @@ class _Call:
     def final_status(self, *, is_cut: bool) -> ItemStatus:
         """A call is complete when its arguments are valid JSON, whatever ended the answer."""
         del is_cut
-        try:
-            json.loads("".join(self._pieces))
-        except ValueError:
-            return "incomplete"
-        return "completed"
+        return "incomplete" if read_arguments("".join(self._pieces)) is None else "completed"
 
     def json(self, status: ItemStatus) -> dict[str, Any]:
         return {
