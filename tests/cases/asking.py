@@ -41,6 +41,13 @@ class Reply:
         return "".join(delta.get("content") or "" for delta in deltas)
 
     @property
+    def refusal(self) -> str:
+        if self.whole is not None:
+            return self.whole["choices"][0]["message"]["refusal"] or ""
+        deltas = [choice["delta"] for event in self.events for choice in event["choices"]]
+        return "".join(delta.get("refusal") or "" for delta in deltas)
+
+    @property
     def finish_reason(self) -> str:
         answers = [self.whole] if self.whole is not None else self.events
         reasons = [c["finish_reason"] for answer in answers for c in answer["choices"]]
