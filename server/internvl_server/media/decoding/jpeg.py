@@ -17,7 +17,7 @@ __all__ = ["END", "has_all_pixels", "looks_cut_off"]
 END = b"\xff\xd9"
 
 # Not within entropy-coded data, where 0xFF is followed by 0x00 or by a restart marker.
-_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
+_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 _WITHOUT_LENGTH = frozenset({0x01, 0xD8, 0xD9})
 _START_OF_SCAN = 0xDA
 _PROGRESSIVE = frozenset({0xC2, 0xCA})

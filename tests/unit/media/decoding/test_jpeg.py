@@ -46,7 +46,9 @@ def pixels(data: bytes) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("tail", [b"", b"\xff", b"\0" * 100, b"\n<html>", b"\xff\xff\xff"])
+@pytest.mark.parametrize(
+    "tail", [b"", b"\xff", b"\0" * 100, b"\n<html>", b"\xff\xff\xff", b"\xff" * 1_000_000]
+)
 def test_the_end_marker_may_be_missing(file: tuple[str, str], tail: bytes) -> None:
     data = FILES[file]
     assert data.endswith(END)
