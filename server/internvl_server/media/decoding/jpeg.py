@@ -20,7 +20,8 @@ END = b"\xff\xd9"
 _MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 _WITHOUT_LENGTH = frozenset({0x01, 0xD8, 0xD9})
 _START_OF_SCAN = 0xDA
-_PROGRESSIVE = frozenset({0xC2, 0xCA})
+# Markers of frames, with the number of coefficients that are sent in separate scans.
+_FRAMES = {0xC0: 1, 0xC1: 1, 0xC9: 1, 0xC2: 64, 0xCA: 64}
 # Decodes to long codes and large coefficients, unlike the zeros that libjpeg assumes.
 _NOISE = b"\xfe\xdf\x7b\xa5" * 50
 
@@ -68,11 +69,11 @@ def _continuation(scans: bytes) -> bytes:
 
 
 def _has_all_scans(data: bytes) -> bool:
-    """Whether the scans of a progressive file send the last bit of all coefficients."""
+    """Whether the scans send all colours, and if progressive the last bit of all coefficients."""
     missing: dict[int, set[int]] = {}
     for _, marker, content in _segments(data):
-        if marker in _PROGRESSIVE:
-            missing = {component: set(range(64)) for component in content[6::3]}
+        if marker in _FRAMES:
+            missing = {component: set(range(_FRAMES[marker])) for component in content[6::3]}
         elif marker == _START_OF_SCAN and missing:
             *components, first, last, bits = content[1:-3:2] + content[-3:]
             for component in components if bits & 15 == 0 else ():

@@ -1,5 +1,6 @@
 """A JPEG is decoded if its pixels are there, whatever is missing or wrong after them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,30 @@ def test_scans_of_a_progressive_file_are_counted() -> None:
     for cut in between:
         with pytest.raises(ImageDecodeError, match="truncated"):
             pixels(data[:cut])
+
+
+def test_scans_of_colours_are_counted() -> None:
+    """A baseline file may have one scan for each colour."""
+    whole = one_scan_a_colour([band.resize((64, 48)) for band in make_image(*SIZE).split()])
+    assert np.array_equal(pixels(whole[:-2]), pixels(whole))
+    second, third = (whole.index(b"\xff\xda\x00\x08\x01" + bytes([n])) for n in (2, 3))
+    for cut in (second, third):
+        with pytest.raises(ImageDecodeError, match="truncated"):
+            pixels(whole[:cut])
+
+
+def one_scan_a_colour(bands: Sequence[Image.Image]) -> bytes:
+    """A JPEG file of bands whose sides are multiples of eight, made of a file for each."""
+    files = [encode(band, "JPEG") for band in bands]
+    frame, scan = (files[0].index(bytes([0xFF, marker])) for marker in (0xC0, 0xDA))
+    size = files[0][frame + 4 : frame + 9]
+    components = b"".join(bytes([number, 0x11, 0]) for number in (1, 2, 3))
+    scans = b"".join(
+        b"\xff\xda\x00\x08\x01" + bytes([number, 0, 0, 63, 0]) + file[scan + 10 : -2]
+        for number, file in enumerate(files, start=1)
+    )
+    header = b"\xff\xc0\x00\x11" + size + b"\x03" + components
+    return files[0][:frame] + header + files[0][frame + 13 : scan] + scans + END
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
