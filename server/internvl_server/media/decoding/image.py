@@ -284,10 +284,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey16_to_rgb(image: Image.Image) -> Image.Image:
-    """Scale 16-bit grey to 8 bit, rounded; Pillow's own conversion clips."""
+    """Scale 12- or 16-bit grey to 8 bit, rounded; Pillow's own conversion clips."""
     wide = np.asarray(image)
-    grey = ((wide.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    num_bits, white_is_zero = 16, False
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # Pillow leaves the samples as they are
+        num_bits = image.tag_v2[TiffImagePlugin.BITSPERSAMPLE][0]
+        white_is_zero = not image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION)
+    highest = (1 << num_bits) - 1
+    grey = ((wide.astype(np.uint32) * 255 + highest // 2) // highest).astype(np.uint8)
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         grey[wide == transparent] = 255
-    return Image.fromarray(grey).convert("RGB")
+    return Image.fromarray(255 - grey if white_is_zero else grey).convert("RGB")

@@ -10,7 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from internvl_server.errors import ImageDecodeError, ImageTooLargeError
 from internvl_server.media.decoding.image import FORMATS, DecodeLimits, decode_image, read_size
-from PIL import ExifTags, Image, ImageFile
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
 
 from tests.unit.media.conftest import encode, make_image
 
@@ -26,6 +26,12 @@ def decode(data: bytes, limits: DecodeLimits = LIMITS) -> Image.Image:
 
 def png_chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def with_tiff_tag(data: bytes, tag: int, value: int) -> bytes:
+    """A little-endian TIFF file whose first directory has another value for a tag."""
+    start = data.index(struct.pack("<H", tag), int.from_bytes(data[4:8], "little")) + 8
+    return data[:start] + struct.pack("<I", value) + data[start + 4 :]
 
 
 def make_png(width: int, height: int, bits: int, colour: int, *chunks: bytes) -> bytes:
@@ -102,6 +108,21 @@ class TestFormats:
         assert np.array_equal(decoded, expected.convert("RGB"))
         with pytest.raises(ImageDecodeError):
             decode(data[: len(data) // 2])
+
+    def test_tiff_whose_white_is_zero(self) -> None:
+        grey = np.asarray(make_image().convert("L"))
+        data = encode(Image.fromarray((255 - grey).astype(np.uint16) * 257), "TIFF")
+        data = with_tiff_tag(data, TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0)
+        assert np.array_equal(decode(data), Image.fromarray(grey).convert("RGB"))
+
+    def test_tiff_with_12_bits(self) -> None:
+        # Each sample pair of 0x123 and 0x456 is three bytes.
+        pairs = Image.frombytes("I;16", (6, 4), bytes.fromhex("123456") * 16)
+        data = encode(pairs, "TIFF")
+        data = with_tiff_tag(data, TiffImagePlugin.BITSPERSAMPLE, 12)
+        data = with_tiff_tag(data, TiffImagePlugin.IMAGEWIDTH, 8)
+        row = [round(0x123 / 4095 * 255), round(0x456 / 4095 * 255)] * 4
+        assert np.array_equal(decode(data), np.repeat([row] * 4, 3).reshape(4, 8, 3))
 
     @pytest.mark.parametrize("compression", ["lzma", "zstd"])
     def test_other_compressions_of_tiff_are_refused(self, compression: str) -> None:
