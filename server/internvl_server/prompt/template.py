@@ -35,9 +35,10 @@ _IMAGE_WORDS = (
     "image|imagen|immagine|img|picture|pic|photo|bild|画像|写真|照片|이미지|사진|[图圖][片像]?"
 )
 _NUMBER = r"[\s_#-]{0,3}[\d一二三四五六七八九十]{1,4}\s{0,3}[:：]"
-_OWN_LABEL = re.compile(rf"\b(?:{_IMAGE_WORDS}){_NUMBER}", re.IGNORECASE)
-_OWN_FRAME_LABEL = re.compile(rf"\b(?:frame|帧){_NUMBER}", re.IGNORECASE)
-_OWN_VIDEO_LABEL = re.compile(rf"\b(?:video|clip|视频|動画){_NUMBER}", re.IGNORECASE)
+_BEFORE = r"(?<![a-z])"  # languages like Chinese have no spaces before these words
+_OWN_LABEL = re.compile(rf"{_BEFORE}(?:{_IMAGE_WORDS}){_NUMBER}", re.IGNORECASE)
+_OWN_FRAME_LABEL = re.compile(rf"{_BEFORE}(?:frame|帧){_NUMBER}", re.IGNORECASE)
+_OWN_VIDEO_LABEL = re.compile(rf"{_BEFORE}(?:video|clip|视频|動画){_NUMBER}", re.IGNORECASE)
 _MAX_LABEL_CHARS = 32
 _SLICE_CHARS = 100_000
 

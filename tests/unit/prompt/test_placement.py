@@ -133,7 +133,7 @@ def test_each_message_is_on_its_own(template: Template) -> None:
     "label",
     [
         "Image-1:", "Image 1:", "image_1 :", "Picture #1:", "Photo 1：", "图1：", "图片1:", "图 一：",
-        "Frame1:",
+        "请看图1：", "この写真1:", "Frame1:",
     ],
 )  # fmt: skip
 def test_labels_of_the_text_are_not_doubled(template: Template, label: str) -> None:
