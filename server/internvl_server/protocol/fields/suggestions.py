@@ -10,6 +10,9 @@ _MAX_CHARS = 40
 # Names that are compared in one request: each takes time, and a body may have a million of them.
 _MAX_COMPARED = 64
 
+# Letters that a misspelt name may have wrong at the most.
+_MAX_DISTANCE = 2
+
 # Names that programs use for something else, although they are near to a field's.
 _OTHER_WORDS = frozenset(
     {
@@ -43,15 +46,15 @@ class Speller:
 
 def _is_near(word: str, other: str) -> bool:
     """Whether two words may be near to each other: a cheap test of their lengths and letters."""
-    if len(other) < _MIN_CHARS or abs(len(word) - len(other)) > 2:  # noqa: PLR2004
+    if len(other) < _MIN_CHARS or abs(len(word) - len(other)) > _MAX_DISTANCE:
         return False
-    return len(set(word) ^ set(other)) <= 4  # noqa: PLR2004  (two replaced letters)
+    return len(set(word) ^ set(other)) <= 2 * _MAX_DISTANCE  # each letter may replace another
 
 
 def _limit(word: str, other: str) -> int:
     num_chars = min(len(word), len(other))
     if num_chars > 5:  # noqa: PLR2004
-        return 2
+        return _MAX_DISTANCE
     is_other_word = num_chars == _MIN_CHARS == max(len(word), len(other)) and sorted(
         word
     ) != sorted(other)
@@ -59,7 +62,10 @@ def _limit(word: str, other: str) -> int:
 
 
 def _distance(word: str, other: str) -> int:
-    """Letters to add, remove, replace or swap with the next one (optimal string alignment)."""
+    """Letters to add, remove, replace or swap with the next one (optimal string alignment).
+
+    Of words that are further apart than `_MAX_DISTANCE`, it is only sure to be more than that.
+    """
     before: list[int] = []
     last = list(range(len(other) + 1))
     for i, letter in enumerate(word, start=1):
@@ -70,4 +76,8 @@ def _distance(word: str, other: str) -> int:
                 cost = min(cost, before[j - 2] + 1)
             row.append(cost)
         before, last = last, row
+        if (
+            min(*before, *last) > _MAX_DISTANCE
+        ):  # later rows come from these two and cannot be smaller
+            break
     return last[-1]

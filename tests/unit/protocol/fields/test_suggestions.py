@@ -15,6 +15,7 @@ KNOWN = CHAT_FIELDS.defined.suggested
         ("maxTokens", "max_tokens"),
         ("max_completion_token", "max_completion_tokens"),
         ("respose_fromat", "response_format"),
+        ("max_completion_tokesn", "max_completion_tokens"),
         ("message", "messages"),
         ("top-p", "top_p"),
         ("topk", "top_k"),
