@@ -82,7 +82,7 @@ ResponseFormat: TypeAlias = Annotated[
 
 
 class StructuredOutputs(Wire):
-    """vLLM's field for guided decoding; exactly one member is given."""
+    """vLLM's field for guided decoding; at most one member is given."""
 
     model_config = ConfigDict(serialize_by_alias=True)
     foreign: ClassVar[Mapping[str, Foreign]] = CONSTRAINT
@@ -117,11 +117,11 @@ def format_constraint(response_format: ResponseFormat | None) -> Constraint | No
     return None
 
 
-def structured_constraint(outputs: StructuredOutputs) -> Constraint:
-    """The constraint of `structured_outputs`.
+def structured_constraint(outputs: StructuredOutputs) -> Constraint | None:
+    """The constraint of `structured_outputs`; None if no member asks for one.
 
     Raises:
-        InvalidRequestError: Not exactly one member is given, or `json` is a string that is not a JSON
+        InvalidRequestError: Several members are given, or `json` is a string that is not a JSON
             schema.
     """
     given = {
@@ -129,9 +129,11 @@ def structured_constraint(outputs: StructuredOutputs) -> Constraint:
         for name, value in outputs.model_dump().items()
         if value is not None and value is not False
     }
-    if len(given) != 1:
+    if not given:
+        return None
+    if len(given) > 1:
         raise InvalidRequestError(
-            "'structured_outputs' must have exactly one of 'json', 'json_object', 'regex', 'choice' "
+            "'structured_outputs' must have only one of 'json', 'json_object', 'regex', 'choice' "
             f"and 'grammar'; it has {len(given)}.",
             param="structured_outputs",
         )

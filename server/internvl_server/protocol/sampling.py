@@ -166,8 +166,10 @@ def to_answer_params(
     )
 
 
-def _structured(outputs: StructuredOutputs, answer_format: Constraint | None) -> Constraint:
+def _structured(outputs: StructuredOutputs, answer_format: Constraint | None) -> Constraint | None:
     constraint = structured_constraint(outputs)
+    if constraint is None:
+        return answer_format
     if answer_format is not None:
         raise InvalidRequestError(
             f"'{constraint.param}' and '{answer_format.param}' both say what the answer must be. Give one "

@@ -152,6 +152,7 @@ NOTHING: list[dict[str, Any]] = [
     {"lora": [], "lora_path": None, "bad_words": [], "documents": [], "echo": False},
     {"mirostat": 0, "dry_multiplier": 0.0, "typical_p": 1.0, "tfs_z": 1, "xtc_probability": 0},
     {"reasoning": {"effort": "none"}, "think": False, "format": "", "top_n_sigma": -1},
+    {"guided_json_object": False, "structured_outputs": {"json_object": False, "regex": None}},
     {"return_token_ids": False, "return_logprob": None, "stop_regex": None},
 ]
 
