@@ -15,10 +15,12 @@ from internvl_server.engine.turbomind.engine import TurbomindEngine
 from internvl_server.engine.turbomind.runtime import engine_config
 from internvl_server.errors import StartupError
 from internvl_server.settings import ModelSettings, TurbomindSettings
+from lmdeploy.messages import TurbomindEngineConfig
 from lmdeploy.turbomind import TurboMind
 from lmdeploy.turbomind.tokenizer_info import TokenizerInfo
 
 from tests.lmdeploy.checkpoints import change
+from tests.lmdeploy.native import Plan
 from tests.lmdeploy.requests import answer, make_request
 
 
@@ -37,6 +39,9 @@ def test_settings_in_lmdeploys_words():
         TurbomindSettings(
             tp=2, devices=(0, 1), dtype="float16",
             model_format="awq", quant_policy=8, cache_max_entry_count=0.5, max_prefill_token_num=99,
+            num_tokens_per_iter=50, max_prefill_iters=2, cache_prompt="all", cache_generation="none",
+            cache_prompt_boundary_skip=3, gemm_input_dtype="float16", report_cached_tokens=False,
+            hf_overrides={"a": {"b": 1}},
         ),
         max_num_seqs=7,
         max_model_len=1234,
@@ -45,11 +50,18 @@ def test_settings_in_lmdeploys_words():
         "tp": 2, "devices": [0, 1], "nnodes": 1,
         "dtype": "float16", "model_format": "awq", "quant_policy": 8, "cache_max_entry_count": 0.5,
         "max_prefill_token_num": 99, "max_batch_size": 7, "session_len": 1234,
-        "enable_prefix_caching": True, "communicator": "nccl",
+        "enable_prefix_caching": True, "communicator": "nccl", "num_tokens_per_iter": 50,
+        "max_prefill_iters": 2, "cache_prompt": "all", "cache_generation": "none",
+        "cache_prompt_boundary_skip": 3, "gemm_input_dtype": "float16", "enable_metrics": False,
+        "hf_overrides": {"a": {"b": 1}},
     }  # fmt: skip
     assert {name: getattr(config, name) for name in told} == told
     plain = engine_config(TurbomindSettings(), max_num_seqs=1, max_model_len=1)
-    assert (plain.devices, plain.model_format) == (None, None)
+    empty = plain.devices, plain.model_format, plain.gemm_input_dtype, plain.hf_overrides
+    assert empty == (None, None, None, None)
+    # Apart from the prefix cache, what is not set is as LMDeploy has it.
+    theirs = TurbomindEngineConfig(max_batch_size=1, session_len=1, enable_prefix_caching=True)
+    assert plain == theirs
 
 
 async def test_tensor_parallel_is_what_was_asked_for(make_engine, loop):
@@ -131,3 +143,29 @@ async def test_start_bounds_torchs_threads_and_reads_the_vocabulary_for_constrai
         assert thread.submit(torch.get_num_threads).result() == 1
     with mock.patch.object(TokenizerInfo, "from_huggingface", side_effect=AssertionError):
         assert await answer(engine, make_request(constraint=Regex("a+")))
+
+
+async def test_a_context_beyond_the_trained_one_reaches_turbomind_with_its_scaling(
+    loop, checkpoints
+):
+    """TurboMind scales positions (dynamic NTK) by the factor, beyond the trained length."""
+    path = checkpoints["hf"].path
+    checkpoint = load_checkpoint(ModelSettings(path=str(path), max_model_len=4096))
+    engine = TurbomindEngine(
+        checkpoint, TurbomindSettings(), max_num_seqs=1, max_model_len=checkpoint.max_model_len
+    )
+    await engine.start()
+    assert engine._runtime._turbomind.session_len == 4096
+    rope = engine._runtime._turbomind.source_model.text_model._attn_cfg.rope
+    dynamic = 3  # of lmdeploy.turbomind.models.utils
+    assert (rope.type, rope.factor, rope.max_position_embeddings) == (dynamic, 2.0, 2048)
+    await engine.close()
+
+
+async def test_cached_tokens_can_be_hidden(make_engine, loop):
+    loop.plan = lambda call: Plan([65, 66], num_cached=2)
+    for is_shown in (True, False):
+        engine = await make_engine(report_cached_tokens=is_shown)
+        async with engine.generate(make_request()) as deltas:
+            found = [delta.num_cached_tokens async for delta in deltas]
+        assert found[-1] == (2 if is_shown else 0)

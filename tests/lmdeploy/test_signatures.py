@@ -38,7 +38,8 @@ FIELDS = {
     "lmdeploy.messages:TurbomindEngineConfig": (
         "dtype", "model_format", "tp", "devices", "session_len", "max_batch_size",
         "cache_max_entry_count", "quant_policy", "enable_prefix_caching", "max_prefill_token_num",
-        "communicator", "enable_metrics",
+        "communicator", "enable_metrics", "num_tokens_per_iter", "max_prefill_iters", "cache_prompt",
+        "cache_generation", "cache_prompt_boundary_skip", "gemm_input_dtype", "hf_overrides",
     ),
     "lmdeploy.messages:GenerationConfig": (
         "max_new_tokens", "do_sample", "top_k", "top_p", "min_p", "temperature",

@@ -94,7 +94,7 @@ class TextConfig(_Section):
     """The language model.
 
     `family` is transformers' model type, such as "qwen2". `max_position_embeddings` is the context in
-    tokens. `rope_type` is "default" without scaling.
+    tokens that the model was trained for. `rope_type` is "default" without scaling, and `rope_factor` 1.
     """
 
     family: str
@@ -113,11 +113,18 @@ class TextConfig(_Section):
     hidden_act: str = "silu"
     rms_norm_eps: float = 1e-6
     rope_type: str = "default"
+    rope_factor: PositiveFloat = 1.0
     rope_theta: float = 10_000.0
     use_sliding_window: bool = False
     has_qkv_bias: bool = False
     is_tied: bool = False
     eos_token_ids: tuple[int, ...] = ()
+
+    @property
+    def max_context(self) -> int:
+        """The longest context in tokens that the checkpoint's own scaling of positions allows."""
+        factor = max(1.0, self.rope_factor) if self.rope_type == "dynamic" else 1.0
+        return int(self.max_position_embeddings * factor)
 
 
 class ProjectorConfig(_Section):
@@ -239,6 +246,7 @@ def _text_fields(text: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str
         **text,
         "family": family,
         "rope_type": rope.get("rope_type", rope.get("type", "default")),
+        "rope_factor": rope.get("factor", 1.0),
         "has_qkv_bias": family == "qwen2" or _has_bias(text),
         "is_tied": text.get("tie_word_embeddings", config.get("tie_word_embeddings", False)),
         "eos_token_ids": eos if isinstance(eos, list | tuple) else [eos],

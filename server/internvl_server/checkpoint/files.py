@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from internvl_server.checkpoint.config import CheckpointConfig, parse_config
+from internvl_server.checkpoint.config import CheckpointConfig, TextConfig, parse_config
 from internvl_server.errors import StartupError
 from internvl_server.settings import ModelSettings
 
@@ -77,9 +77,7 @@ def load_checkpoint(settings: ModelSettings) -> Checkpoint:
             served_name=settings.served_name or config.served_name or name,
             template=settings.template or config.template or "internvl2_5",
             max_tiles=config.max_tiles or _max_patches(path),
-            max_model_len=_context(
-                settings.max_model_len, trained=config.text.max_position_embeddings
-            ),
+            max_model_len=_context(settings.max_model_len, config.text),
             image_token_id=_image_token_id(config, added),
             stop_token_ids=_stop_token_ids(path, config, added),
             needs_code="AutoTokenizer" in (tokenizer.get("auto_map") or {}),
@@ -158,10 +156,13 @@ def _max_patches(path: Path) -> int:
     return int(preprocessor.get("max_patches", _DEFAULT_MAX_TILES))
 
 
-def _context(requested: int, *, trained: int) -> int:
-    if requested > trained:
+def _context(requested: int, text: TextConfig) -> int:
+    trained = text.max_position_embeddings
+    if requested > text.max_context:
+        longest = f", and its rope_scaling allows {text.max_context}"
         raise StartupError(
-            f"model.max_model_len is {requested}, but the checkpoint was trained for {trained} tokens."
+            f"model.max_model_len is {requested}, but the checkpoint was trained for {trained} tokens"
+            f"{longest if text.max_context > trained else ''}."
         )
     return requested or trained
 

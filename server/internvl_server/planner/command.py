@@ -82,9 +82,9 @@ def _models(name: str | None) -> list[CheckpointConfig]:
 
 
 def _requested(options: argparse.Namespace, model: CheckpointConfig) -> Deployment:
-    if options.context > model.text.max_position_embeddings:
+    if options.context > model.text.max_context:
         raise StartupError(
-            f"--context: {model.name} was trained for {model.text.max_position_embeddings:,} tokens."
+            f"--context: {model.name} supports at most {model.text.max_context:,} tokens."
         )
     return Deployment(
         context=options.context or model.text.max_position_embeddings,

@@ -1,6 +1,6 @@
 """The `engine` section: which engine computes, and one section for each engine."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -57,9 +57,29 @@ class TurbomindSettings(Section):
     cache_max_entry_count: Annotated[float, Field(gt=0, lt=1)] = 0.8
     """Fraction of the GPU memory left after loading the weights that is used for keys and values."""
     enable_prefix_caching: bool = True
-    """Reuse the keys and values of prompts, images included, that begin alike."""
+    """Reuse the keys and values of prompts, images included, that begin alike. The time of an answer, and
+    `cached_tokens`, then tell a client whether another one has sent the same prompt."""
+    report_cached_tokens: bool = True
+    """Report the prompt tokens that were reused as `cached_tokens` in `usage`."""
+    cache_prompt: Literal["auto", "all"] = "auto"
+    """Prompts whose last, partly filled block of the cache can be reused: `auto` means those that end with an
+    image, `all` every prompt, at the cost of one more prefill step."""
+    cache_prompt_boundary_skip: PositiveInt = 1
+    """Number of tokens at the end of a prompt that differ between equal conversations, and are not reused."""
+    cache_generation: Literal["auto", "all", "none"] = "auto"
+    """Answers that later prompts can reuse: `auto` means their full blocks, `all` the last one as well."""
     max_prefill_token_num: PositiveInt = 8192
     """Maximum number of prompt tokens computed in one step."""
+    num_tokens_per_iter: Annotated[int, Field(ge=0)] = 0
+    """Number of tokens of one forward pass, with which TurboMind spreads the prefill of long prompts over
+    `max_prefill_iters` passes, between decode steps; 0 means that it does not."""
+    max_prefill_iters: PositiveInt = 1
+    """Maximum number of forward passes that one prefill is spread over."""
+    gemm_input_dtype: Literal["", "float16", "bfloat16", "float8_e4m3"] = ""
+    """Preferred input type of the matrix kernels; empty leaves the choice to TurboMind."""
+    hf_overrides: dict[str, Any] = {}  # noqa: RUF012  (pydantic copies it)
+    """Values of the checkpoint's config.json to replace, for LMDeploy alone: this server's own checks, such
+    as the memory plan, do not use them."""
     communicator: Literal["nccl", "cuda-ipc"] = "nccl"
     """How GPUs exchange data."""
     exit_after_stall_s: Annotated[float, Field(ge=0)] = 120.0

@@ -46,8 +46,21 @@ def test_settings_go_before_the_files(folder):
 
 
 def test_the_context_is_at_most_the_trained_one(folder):
-    with pytest.raises(StartupError, match=r"max_model_len is 2049.* trained for 2048"):
+    config = json.loads((folder / "config.json").read_text())
+    section = "llm_config" if "llm_config" in config else "text_config"
+    edit(folder / "config.json", **{section: config[section] | {"rope_scaling": None}})
+    with pytest.raises(StartupError, match=r"max_model_len is 2049.* trained for 2048 tokens\.$"):
         load(folder, max_model_len=2049)
+
+
+def test_its_own_scaling_of_positions_allows_a_longer_context(folder):
+    """InternVL3's has a factor of 2; without a setting the trained context is served."""
+    assert load(folder).max_model_len == 2048
+    assert load(folder, max_model_len=4096).max_model_len == 4096
+    with pytest.raises(
+        StartupError, match="trained for 2048 tokens, and its rope_scaling allows 4096"
+    ):
+        load(folder, max_model_len=4097)
 
 
 def test_max_tiles_comes_from_either_file(folder):

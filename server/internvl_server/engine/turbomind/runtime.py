@@ -208,7 +208,14 @@ def engine_config(
         enable_prefix_caching=settings.enable_prefix_caching,
         max_prefill_token_num=settings.max_prefill_token_num,
         communicator=settings.communicator,
-        enable_metrics=True,  # `health` reads the scheduler's tick
+        cache_prompt=settings.cache_prompt,
+        cache_prompt_boundary_skip=settings.cache_prompt_boundary_skip,
+        cache_generation=settings.cache_generation,
+        num_tokens_per_iter=settings.num_tokens_per_iter,
+        max_prefill_iters=settings.max_prefill_iters,
+        gemm_input_dtype=settings.gemm_input_dtype or None,
+        hf_overrides=settings.hf_overrides or None,
+        enable_metrics=settings.report_cached_tokens,  # of requests; the scheduler always has its own
     )
 
 
