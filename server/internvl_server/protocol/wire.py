@@ -23,6 +23,11 @@ MaxTokens = Annotated[int, Field(ge=1, le=2**63 - 1)]
 ServiceTier = Literal["auto", "default"]
 
 
+def _allow_unknown(schema: dict[str, Any]) -> None:
+    """Leave unknown members open in the published schema: most are accepted, and named as ignored."""
+    schema.pop("additionalProperties", None)
+
+
 class Wire(BaseModel):
     """The base of all wire objects: no coercion between JSON types, no unknown member."""
 
@@ -32,6 +37,7 @@ class Wire(BaseModel):
         frozen=True,
         allow_inf_nan=False,
         use_attribute_docstrings=True,
+        json_schema_extra=_allow_unknown,
     )
 
     foreign: ClassVar[Mapping[str, Foreign]] = {}
