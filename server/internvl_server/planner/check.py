@@ -38,6 +38,8 @@ _QUANTIZED_BITS = {"awq": 4, "gptq": 4, "compressed-tensors": 4, "fp8": 8}  # by
 _SHARES = (0.8, 0.7, 0.6, 0.5, 0.4)
 _CONTEXTS = (16_384, 8192, 4096)
 _MOST_IMAGE_TILES = 41  # 40, the largest `max_tiles` of a request, and the thumbnail
+_FEW_TILES = 13  # an image in high detail and its thumbnail
+_FEW_REQUESTS = 16
 _SMALL_PREFILL = 2048
 _ENOUGH_TOKENS = 65_536  # a cache for two whole contexts of InternVL3
 
@@ -209,10 +211,18 @@ def _combined_change(
 
 
 def _same_gpus(model: CheckpointConfig, deployment: Deployment, gpus: GpuSet) -> Iterator[str]:
-    """A smaller cache, or else a quantized cache and a shorter context."""
-    if plan := fitting_plan(model, deployment, gpus):
-        yield " with ".join(_differences(plan.deployment, deployment))
-        return
+    """A smaller cache, or else less at once, a quantized cache and a shorter context."""
+    few_tiles = min(_FEW_TILES, deployment.max_image_tiles)
+    few_requests = min(_FEW_REQUESTS, deployment.max_num_seqs)
+    for tiles, requests in product(
+        (deployment.max_image_tiles, few_tiles), (deployment.max_num_seqs, few_requests)
+    ):
+        changed = replace(deployment, max_image_tiles=tiles, max_num_seqs=requests)
+        if plan := fitting_plan(model, changed, gpus):
+            yield " and ".join(_differences(plan.deployment, deployment))
+            if changed == deployment:
+                return
+            break
     for bits in (8, 4):
         if bits < deployment.kv_bits and fitting_plan(
             model, replace(deployment, kv_bits=bits), gpus
@@ -228,6 +238,10 @@ def _same_gpus(model: CheckpointConfig, deployment: Deployment, gpus: GpuSet) ->
 
 
 def _differences(new: Deployment, old: Deployment) -> Iterator[str]:
+    if new.max_image_tiles != old.max_image_tiles:
+        yield f"media.shared_tiles = {new.max_image_tiles}"
+    if new.max_num_seqs != old.max_num_seqs:
+        yield f"engine.max_num_seqs = {new.max_num_seqs}"
     if new.cache_share != old.cache_share:
         yield f"engine.turbomind.cache_max_entry_count = {new.cache_share}"
     if new.max_prefill_tokens != old.max_prefill_tokens:

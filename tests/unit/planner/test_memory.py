@@ -177,6 +177,8 @@ def test_the_fewest_gpus_are_chosen() -> None:
     ("name", "gpus", "change"),
     [
         ("8B", "1x24", "cache_max_entry_count = 0."),
+        ("1B", "1x6", "engine.max_num_seqs = 16 and engine.turbomind.cache_max_entry_count"),
+        ("2B", "1x8", "media.shared_tiles = 13 and engine.turbomind.cache_max_entry_count"),
         ("14B", "1x24", "InternVL3-14B-AWQ (tp = 1)"),
         ("14B", "2x24", "engine.turbomind.tp = 2"),
         ("14B-AWQ", "1x20", "quant_policy = 8"),
