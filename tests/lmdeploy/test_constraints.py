@@ -106,6 +106,13 @@ async def test_plan_of_a_guided_request_ends_as_any_other(make_engine, loop):
     assert await answer(engine, make_request(constraint=GOOD[0])) == ([65, END], "stop")
 
 
+async def test_what_would_occupy_the_native_compiler_for_minutes_is_refused(make_engine, loop):
+    engine = await make_engine()
+    with pytest.raises(InvalidRequestError, match="too long"):
+        await answer(engine, make_request(constraint=Regex("[a-z]" * 12_000)))
+    assert loop.calls == []
+
+
 async def test_constraints_are_judged_in_another_process(make_engine, loop, in_other_processes):
     engine = await make_engine()
     await answer(engine, make_request(constraint=JsonSchema({"type": "integer", "minimum": 3})))
