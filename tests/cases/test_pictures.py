@@ -4,6 +4,7 @@ import base64
 import re
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -26,6 +27,7 @@ from tests.cases.asking import (
 )
 
 LARGE = data_url(encoded(picture(0, (900, 600))))
+VIDEO = Path(__file__).parents[1] / "data" / "example.mp4"
 CLEAN_PNG, CLEAN_JPEG = encoded(picture()), encoded(picture(), "JPEG", quality=90)
 
 
@@ -75,6 +77,22 @@ def test_the_budget_bounds_the_number_of_pictures(server: CaseServer, detail: st
     content = [text_part("What happened?"), *(image_part(n, detail=detail) for n in range(24))]
     reply = server.answer(chat(content))
     assert len(reply.request.images) == 24
+
+
+def test_sixty_four_small_pictures(server: CaseServer) -> None:
+    content = [image_part(n, detail="low") for n in range(64)]
+    images = server.answer(chat([*content, text_part("x")])).request.images
+    assert [image.num_tiles for image in images] == [1] * 64
+    assert len({image.fingerprint for image in images}) == 64
+
+
+def test_a_video_as_an_image_is_played(server: CaseServer) -> None:
+    url = data_url(VIDEO.read_bytes(), "video/mp4")
+    reply = server.answer(chat([part(url), text_part("x")]))
+    video = {"type": "video_url", "video_url": {"url": url}}
+    expected = server.answer(chat([video, text_part("x")]))
+    assert reply.request.prompt_token_ids == expected.request.prompt_token_ids
+    assert len(reply.request.images) == 8
 
 
 def test_a_chat_with_a_picture_in_each_turn(server: CaseServer) -> None:
