@@ -33,6 +33,7 @@ from internvl_server.settings import LimitSettings, MediaSettings
 __all__ = ["parse_input_tokens_request", "parse_responses_request"]
 
 _MAX_METADATA = 16
+_LOGPROBS = "message.output_text.logprobs"
 
 
 def parse_responses_request(
@@ -54,7 +55,7 @@ def parse_responses_request(
     request, inner = validate(ResponsesRequest, fields, ignore_unknown=ignore_unknown)
     check_stream_options(request.stream_options, stream=request.stream)
     conversation, tools, choice = _prompt(request, media)
-    has_logprobs = bool(request.include or request.top_logprobs)
+    has_logprobs = bool(request.top_logprobs) or _LOGPROBS in (request.include or ())
     return ParsedRequest(
         request,
         conversation,

@@ -69,6 +69,18 @@ class InputTokensRequest(PromptFields):
     """The served name."""
 
 
+Includable: TypeAlias = Literal[
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "message.input_image.image_url",
+    "message.output_text.logprobs",
+    "reasoning.encrypted_content",
+    "web_search_call.action.sources",
+    "web_search_call.results",
+]
+_MAX_INCLUDED = 64
+
 Label: TypeAlias = Annotated[str, Field(max_length=64)]
 
 
@@ -80,10 +92,11 @@ class ResponsesRequest(PromptFields, SamplingFields):
     max_output_tokens: MaxTokens | None = None
     """Default: the rest of the context, or `limits.default_max_tokens`."""
     include: Annotated[
-        Annotated[list[Literal["message.output_text.logprobs"]], Field(fail_fast=True)] | None,
+        Annotated[list[Includable], Field(fail_fast=True, max_length=_MAX_INCLUDED)] | None,
         Needs("logprobs"),
     ] = None
-    """`message.output_text.logprobs`: the text and bytes of every token."""
+    """`message.output_text.logprobs`: the text and bytes of every token. The other values ask for
+    members of items that no answer has here."""
     top_logprobs: Annotated[
         Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None, Needs("logprobs")
     ] = None

@@ -1,5 +1,5 @@
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -23,6 +23,7 @@ from internvl_server.protocol.responses.parse import (
 )
 from internvl_server.protocol.responses.request import ResponsesRequest
 from internvl_server.settings import LimitSettings, MediaSettings
+from openai.types.responses import ResponseIncludable
 
 URL = "data:image/png;base64,AAAA"
 VIDEO_URL = "data:video/mp4;base64,AAAA"
@@ -299,7 +300,8 @@ ALLOW_G = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function
         ({"tools": [TOOL] * 200}, "tools"),
         ({"text": {"verbosity": "high"}}, "text.verbosity"),
         ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.schema"),
-        ({"include": ["reasoning.encrypted_content"] * 20_000}, "include[0]"),
+        ({"include": ["reasoning.encrypted_content"] * 20_000}, "include"),
+        ({"include": ["x"] * 20_000}, "include[0]"),
         ({"tools": [TOOL | {"allowed_callers": [0] * 20_000}]}, "tools[0].allowed_callers[0]"),
         (
             {"tools": [TOOL], "tool_choice": ALLOW_G | {"tools": [0] * 20_000}},
@@ -325,6 +327,11 @@ def test_fields_that_cannot_be_used_are_named(fields: dict[str, Any], param: str
     assert refusal(**fields).param == param
 
 
+@pytest.mark.parametrize("value", get_args(ResponseIncludable))
+def test_whatever_the_sdk_may_include_is_accepted(value: str) -> None:
+    assert parse(include=[value]).ignored == ()
+
+
 def test_sampling_fields_and_their_defaults() -> None:
     plain = parse().sampling
     assert (plain.temperature, plain.top_p, plain.max_tokens) == (1.0, 1.0, None)
@@ -345,6 +352,7 @@ def test_sampling_fields_and_their_defaults() -> None:
     [
         ({"include": ["message.output_text.logprobs"]}, 0),
         ({"include": ["message.output_text.logprobs"], "top_logprobs": 3}, 3),
+        ({"include": ["reasoning.encrypted_content"]}, None),
         ({"top_logprobs": 2}, 2),
         ({"top_logprobs": 0, "include": []}, None),
     ],
