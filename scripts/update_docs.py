@@ -20,7 +20,14 @@ from internvl_server.engine import cpu, echo, turbomind
 from internvl_server.protocol.chat.request import CHAT_FIELDS
 from internvl_server.protocol.completions.request import COMPLETION_FIELDS
 from internvl_server.protocol.fields import FieldRow, FieldTable, Foreign
-from internvl_server.protocol.fields.foreign import BESIDE_URL, CONSTRAINT, FRAMES, MESSAGE, TILES
+from internvl_server.protocol.fields.foreign import (
+    BESIDE_IMAGE_URL,
+    BESIDE_VIDEO_URL,
+    CONSTRAINT,
+    FRAMES,
+    MESSAGE,
+    TILES,
+)
 from internvl_server.protocol.messages.request import MESSAGES_FIELDS
 from internvl_server.protocol.responses.request import RESPONSES_FIELDS
 from internvl_server.protocol.tokenize import TOKENIZE_FIELDS
@@ -175,7 +182,8 @@ ENDPOINTS = {
 # Members of other servers in nested objects.
 OBJECTS = {
     "a message": MESSAGE,
-    "an image's part": BESIDE_URL,
+    "an image's part": BESIDE_IMAGE_URL,
+    "a video's part": BESIDE_VIDEO_URL,
     "an image": TILES,
     "a video": FRAMES,
     "`structured_outputs`": CONSTRAINT,

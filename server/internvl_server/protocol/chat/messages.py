@@ -7,7 +7,13 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from internvl_server.protocol.chat.tools import FunctionCall, HistoryCall, ToolList
 from internvl_server.protocol.fields import Extension, Foreign
-from internvl_server.protocol.fields.foreign import BESIDE_URL, FRAMES, MESSAGE, TILES
+from internvl_server.protocol.fields.foreign import (
+    BESIDE_IMAGE_URL,
+    BESIDE_VIDEO_URL,
+    FRAMES,
+    MESSAGE,
+    TILES,
+)
 from internvl_server.protocol.limits import check_length, check_num_parts
 from internvl_server.protocol.wire import MaxTiles, Wire
 from internvl_server.settings import LimitSettings
@@ -57,7 +63,7 @@ def _with_url(value: Any) -> Any:  # noqa: ANN401  (any JSON value)
 class ImagePart(Wire):
     """An `image_url` part; the URL alone may stand for its object, and its options beside it."""
 
-    foreign: ClassVar[Mapping[str, Foreign]] = BESIDE_URL
+    foreign: ClassVar[Mapping[str, Foreign]] = BESIDE_IMAGE_URL
 
     type: Literal["image_url"]
     image_url: Annotated[
@@ -76,10 +82,14 @@ class VideoUrl(Wire):
 
 
 class VideoPart(Wire):
-    """A `video_url` part."""
+    """A `video_url` part; as in `ImagePart`, the URL alone may stand for its object."""
+
+    foreign: ClassVar[Mapping[str, Foreign]] = BESIDE_VIDEO_URL
 
     type: Literal["video_url"]
-    video_url: VideoUrl
+    video_url: Annotated[
+        VideoUrl, BeforeValidator(_with_url, json_schema_input_type=VideoUrl | str)
+    ]
 
 
 class FramesPart(Wire):
@@ -241,10 +251,11 @@ def _prepared(message: Mapping[str, Any], path: str, limits: LimitSettings) -> d
 
 
 _LISTS = frozenset({"annotations", "tool_calls"})
+_URLS = frozenset({"image_url", "video_url"})
 
 
 def _prepared_part(part: Mapping[str, Any], path: str, limits: LimitSettings) -> dict[str, Any]:
     """A part without nulls. The frames of a `video` part are as many as parts may be."""
     check_length(part.get("video"), f"{path}.video", limits.max_parts, "limits.max_parts")
     kept = {name: value for name, value in part.items() if value is not None}
-    return kept | {"image_url": _with_url(kept["image_url"])} if "image_url" in kept else kept
+    return kept | {name: _with_url(kept[name]) for name in kept.keys() & _URLS}

@@ -10,7 +10,8 @@ from internvl_server.protocol.fields.members import Foreign
 
 __all__ = [
     "ANSWER",
-    "BESIDE_URL",
+    "BESIDE_IMAGE_URL",
+    "BESIDE_VIDEO_URL",
     "CHAT_CONVERSATION",
     "CONSTRAINT",
     "CONVERSATION",
@@ -191,7 +192,7 @@ TILES: Mapping[str, Foreign] = {
 
 """How finely images are tiled, as members of an image or of `mm_processor_kwargs`."""
 
-BESIDE_URL: Mapping[str, Foreign] = {
+BESIDE_IMAGE_URL: Mapping[str, Foreign] = {
     "detail": Foreign("image_url.detail"),
     "max_dynamic_patch": Foreign("image_url.max_tiles"),
     "max_tiles": Foreign("image_url.max_tiles"),
@@ -204,6 +205,13 @@ FRAMES: Mapping[str, Foreign] = {
     "nframes": Foreign("num_frames"),
 }
 """Members of a video."""
+
+BESIDE_VIDEO_URL: Mapping[str, Foreign] = {
+    **FRAMES,
+    "nframes": Foreign("video_url.num_frames"),
+    "num_frames": Foreign("video_url.num_frames"),
+}
+"""Members of a video's part that belong to its URL."""
 
 MESSAGE: Mapping[str, Foreign] = {
     "audio": Foreign(instead="The model takes no audio."),

@@ -63,6 +63,19 @@ def test_a_url_stands_for_its_object() -> None:
     assert message.content[1] == ImageReference("data:,", Detail.AUTO, None, path)
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"video_url": "data:,", "num_frames": 9},
+        {"video_url": {"url": "data:,"}, "nframes": 9, "fps": None},
+        {"video_url": {"url": "data:,", "nframes": 9}, "num_frames": 9},
+    ],
+)
+def test_options_of_a_video_beside_its_url(part: dict[str, Any]) -> None:
+    [message] = conversed(user({"type": "video_url"} | part)).messages
+    assert message.content[1] == VideoReference("data:,", 9, "messages[0].content[1].video_url")
+
+
 def test_medium_detail() -> None:
     part = {"type": "image_url", "image_url": {"url": "data:,", "detail": "medium"}}
     [image] = conversed(user(part)).images
@@ -86,7 +99,7 @@ def test_a_video_in_the_place_of_an_image_is_a_video(part: Any) -> None:
         (video(url=""), "video_url.url"),
         (video(url=None), "video_url.url"),
         (video(detail="low"), "video_url.detail"),
-        ({"type": "video_url", "video_url": "data:,"}, "video_url"),
+        ({"type": "video_url", "video_url": ["data:,"]}, "video_url"),
         ({"type": "video_url"}, "video_url"),
         ({"type": "video", "video": []}, "video"),
         ({"type": "video", "video": "data:,"}, "video"),
