@@ -229,7 +229,7 @@ def test_counting_needs_no_model_and_refuses_what_creating_refuses(client: opena
         ({"max_output_tokens": 10**6}, "context_length_exceeded", "input"),
         ({"input": "a " * 10_000}, "context_length_exceeded", "input"),
         ({"top_logprobs": 21}, "invalid_value", "top_logprobs"),
-        ({"text": {"format": {"type": "json_schema", "name": "x", "schema": {"not": {}}}}},
+        ({"text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": "nonsense"}}}},
          "invalid_request", "text.format"),
     ],
 )  # fmt: skip

@@ -135,7 +135,7 @@ def test_required_and_named_tools(client: openai.OpenAI, choice: Any) -> None:
     ("fields", "param"),
     [
         ({"tool_choice": "required", "tools": []}, "tool_choice"),
-        ({"tool_choice": "required", "tools": [TOOLS[0] | {"parameters": {"not": {}}}]}, "tools"),
+        ({"tool_choice": "required", "tools": [TOOLS[0] | {"parameters": {"properties": 3}}]}, "tools"),
         ({"tool_choice": {"type": "function", "name": "nobody"}}, "tool_choice.name"),
         ({"tools": [{"type": "custom", "name": "x"}]}, "tools[0].type"),
         ({"input": [{"type": "function_call_output", "call_id": 1, "output": "x"}]},
