@@ -10,6 +10,7 @@ from typing import Self
 import av
 import numpy as np
 from av.video.codeccontext import VideoCodecContext
+from av.video.reformatter import ColorRange
 from PIL import Image
 
 from internvl_server.errors import ImageDecodeError
@@ -22,6 +23,8 @@ _TURNS = {
     2: Image.Transpose.ROTATE_180,
     3: Image.Transpose.ROTATE_270,
 }
+# Of ISO/IEC 23091-2, without RGB and those that FFmpeg does not convert; FFmpeg has the same numbers.
+_MATRICES = frozenset({1, 4, 5, 6, 7, 9})
 _MIRRORS = (Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.FLIP_LEFT_RIGHT)
 
 
@@ -126,7 +129,18 @@ class HeicImage:
         frame = next(iter([*context.decode(packet), *context.decode(None)]))
         if frame.is_corrupt or (frame.width, frame.height) != tile.size:
             raise ValueError
+        for name, content in (*self._item.properties, *tile.properties):
+            if name == b"colr" and content.startswith(b"nclx"):
+                _set_colours(frame, content)
         return Image.fromarray(np.ascontiguousarray(frame.to_ndarray(format="rgb24")))
+
+
+def _set_colours(frame: av.VideoFrame, nclx: bytes) -> None:
+    """Set how colours are coded, which the file may say otherwise than the coded picture."""
+    matrix = int.from_bytes(nclx[8:10])
+    if matrix in _MATRICES:
+        frame.colorspace = matrix
+    frame.color_range = ColorRange.JPEG if nclx[10] >> 7 else ColorRange.MPEG
 
 
 def _crop_box(clap: bytes, size: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -70,6 +70,27 @@ def test_transparency_becomes_white(tile: tuple[int, int] | None) -> None:
     check(heic(PICTURE, alpha=alpha, tile=tile), expected)
 
 
+@pytest.mark.parametrize("is_full", [False, True])
+@pytest.mark.parametrize(("matrix", "red", "blue"), [(1, 0.2126, 0.0722), (6, 0.299, 0.114)])
+def test_the_file_says_how_colours_are_coded(
+    matrix: int, red: float, blue: float, is_full: bool
+) -> None:
+    """They are coded with matrix 6 and a narrow range here; the file may say otherwise."""
+    r, g, b = np.moveaxis(np.asarray(PICTURE, dtype=float), -1, 0)
+    y = 0.299 * r + 0.587 * g + 0.114 * b
+    cr, cb = (r - y) / 1.402, (b - y) / 1.772
+    if is_full:
+        y, cr, cb = 16 + y * 219 / 255, cr * 224 / 255, cb * 224 / 255
+    r, b = y + 2 * (1 - red) * cr, y + 2 * (1 - blue) * cb
+    g = (y - red * r - blue * b) / (1 - red - blue)
+    expected = np.stack([r, g, b], -1).clip(0, 255).astype(np.uint8)
+    crop = b"clap" + struct.pack(">8i", 96, 1, 64, 1, 0, 1, 0, 1)
+    colours = b"colrnclx" + struct.pack(">HHHB", 1, 13, matrix, is_full << 7)
+    data = heic(PICTURE, crop=PICTURE.size)
+    assert crop in data
+    check(data.replace(crop, colours.ljust(len(crop), b"\0")), Image.fromarray(expected))
+
+
 @pytest.mark.parametrize("num_lost", [1, 50, 500])
 @pytest.mark.parametrize("data", [SINGLE, GRID])
 def test_a_truncated_file_is_refused(data: bytes, num_lost: int) -> None:
