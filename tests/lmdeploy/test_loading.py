@@ -169,3 +169,20 @@ async def test_cached_tokens_can_be_hidden(make_engine, loop):
         async with engine.generate(make_request()) as deltas:
             found = [delta.num_cached_tokens async for delta in deltas]
         assert found[-1] == (2 if is_shown else 0)
+
+
+async def test_weights_may_have_the_names_of_newer_transformers(make_engine, checkpoints):
+    """A model that was trained further may be saved so; LMDeploy would find no text model."""
+    index = json.loads((checkpoints["hf"].path / "model.safetensors.index.json").read_text())
+    old = list(index["weight_map"])
+    text, head = "language_model.model.", "language_model.lm_head."
+    new = [
+        name.replace(text, "model.language_model.").replace(head, "lm_head.")
+        if name.startswith("language_model.")
+        else f"model.{name}"
+        for name in old
+    ]
+    engine = await make_engine("hf")
+    (mapping,) = engine._runtime._turbomind.source_model._loader_mappings
+    assert list(map(mapping, new)) == list(map(mapping, old))
+    assert {name.split(".")[0] for name in map(mapping, old)} == {"language_model", "model"}

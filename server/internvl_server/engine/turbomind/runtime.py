@@ -11,13 +11,14 @@ import hashlib
 import itertools
 import logging
 import re
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from typing import Any, TypeAlias
 
 import torch
 from lmdeploy.messages import TurbomindEngineConfig
 from lmdeploy.turbomind import TurboMind, _turbomind
+from lmdeploy.turbomind.models import internvl
 from lmdeploy.turbomind.tokenizer_info import TokenizerInfo
 
 from internvl_server.checkpoint.files import Checkpoint
@@ -181,6 +182,7 @@ def load_runtime(
     """
     _check_needs_no_code(checkpoint)
     register_authors_config()
+    internvl.map_internvl_hf_keys = _map_weight_name
     # At INFO it logs every request.
     logging.getLogger("lmdeploy").setLevel(logging.WARNING)
     config = engine_config(settings, max_num_seqs=max_num_seqs, max_model_len=max_model_len)
@@ -217,6 +219,15 @@ def engine_config(
         hf_overrides=settings.hf_overrides or None,
         enable_metrics=settings.report_cached_tokens,  # of requests; the scheduler always has its own
     )
+
+
+def _map_weight_name(name: str, old: Callable[[str], str] = internvl.map_internvl_hf_keys) -> str:
+    """LMDeploy's name for a weight of transformers' layout.
+
+    LMDeploy 0.18 takes the text model's names of before transformers 4.52, and knows the newer ones only for
+    Intern-S1, which has the same.
+    """
+    return str(internvl.map_interns1_hf_keys(old(name)))
 
 
 def _check_needs_no_code(checkpoint: Checkpoint) -> None:
