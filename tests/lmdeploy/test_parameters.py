@@ -11,7 +11,7 @@ import torch
 from internvl_server.core import AnswerParams, Regex, SamplingParams
 from internvl_server.engine.base import Capability
 from internvl_server.engine.turbomind.sampling import generation_config
-from internvl_server.errors import EngineOverloadedError, UnsupportedParameterError
+from internvl_server.errors import EngineError, EngineOverloadedError, UnsupportedParameterError
 from internvl_server.pipeline.checks import resolve_sampling
 
 from tests.lmdeploy.native import HELD_BACK, Plan, logits_at
@@ -252,3 +252,30 @@ async def test_memory_of_log_probabilities_is_given_back(make_engine, loop):
         await answer(engine, make_request(num_logprobs=1))
         await answer(engine, make_request())
     assert create.call_count == 1
+
+
+async def test_memory_of_log_probabilities_grows_with_the_answer(make_engine, loop, monkeypatch):
+    """Most answers are much shorter than the context, so that several requests without a limit fit."""
+    limit = 3 * 256 * 351 * 2
+    monkeypatch.setattr("internvl_server.engine.turbomind.engine.MAX_LOGITS_BYTES", limit)
+    monkeypatch.setattr("internvl_server.engine.turbomind.limits.MAX_LOGITS_BYTES", limit)
+    engine = await make_engine(max_num_seqs=2)
+    request = make_request(temperature=0.0, num_logprobs=0, max_tokens=1900)
+    loop.plan = lambda call: Plan([65] * 10, None)
+    async with engine.generate(request) as short, engine.generate(request):
+        await anext(short)
+        assert engine._logits_budget.in_use == 2 * 256 * 351 * 2
+    loop.plan = lambda call: Plan([65] * 1000, tokens_per_step=100)
+    async with engine.generate(request) as long:
+        ids: list[int] = []
+
+        async def read() -> None:
+            async for delta in long:
+                ids.extend(delta.token_ids)
+
+        with pytest.raises(EngineError, match="no memory for more log probabilities"):
+            await read()
+    assert 700 <= len(ids) < 900
+    async with asyncio.timeout(10):
+        while engine._logits_budget.in_use:
+            await asyncio.sleep(0.005)

@@ -170,11 +170,15 @@ class TurbomindEngine:
         if request.images:
             images = await asyncio.to_thread(runtime.multimodal, request)
         _, jobs = self._parts()  # the engine may have been closed meanwhile
-        work = Work(replace(request, pixel_values=None), images, grammar)
+        request = replace(request, pixel_values=None)
         with ExitStack() as owner:
-            size = logits_bytes(request, self._limits.vocab_size)
-            owner.enter_context(self._logits_budget.reserve(size))
-            job = jobs.submit(stream, work)
+            permit = owner.enter_context(self._logits_budget.reserve(0))
+
+            def reserve(num_tokens: int) -> None:
+                permit.resize(logits_bytes(request, self._limits.vocab_size, num_tokens))
+
+            reserve(0)
+            job = jobs.submit(stream, Work(request, images, grammar, reserve))
             job.task.add_done_callback(partial(_close, owner.pop_all()))
         return partial(jobs.abort, job)
 

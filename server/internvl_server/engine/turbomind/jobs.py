@@ -32,11 +32,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Work:
-    """Input of the native side: the request without pixels, its images, its compiled grammar."""
+    """Input of the native side: the request without pixels, its images, its compiled grammar.
+
+    `reserve` is called with the number of tokens so far, and raises when there is no memory for more.
+    """
 
     request: GenerateRequest
     images: "Multimodal | None"
     grammar: object | None
+    reserve: Callable[[int], None] = lambda _: None
 
 
 class Job:
@@ -47,12 +51,16 @@ class Job:
         self._stop_token_ids = request.stop_token_ids
         self._last_id: int | None = None
         self._is_over = False
+        self.num_tokens = 0
         self.handle: Handle | None = None
         self.is_cancelled = False
         self.task: asyncio.Task[None]
 
     def put(self, output: "Output") -> None:
         """Pass new tokens, or the end, to the reader."""
+        if self._is_over:
+            return
+        self.num_tokens += len(output.token_ids)
         if output.token_ids:
             self._last_id = output.token_ids[-1]
         if output.error is not None:
@@ -201,6 +209,14 @@ class JobPool:
                 async for output in outputs:
                     self.last_progress = time.monotonic()
                     job.put(output)
+                    await self._reserve(job, work)
         finally:
             if handle.is_reusable:
                 self._handles.append(handle)
+
+    async def _reserve(self, job: Job, work: Work) -> None:
+        try:
+            work.reserve(job.num_tokens)
+        except ServerError as err:
+            job.fail(err)
+            await self.abort(job)

@@ -79,8 +79,8 @@ def _check_stop_ids(
 
 
 def _check_logits(request: GenerateRequest, limits: RequestLimits) -> None:
-    num_bytes = logits_bytes(request, limits.vocab_size)
-    if num_bytes > MAX_LOGITS_BYTES:
+    is_chosen = request.sampling.max_tokens is not None  # otherwise the answer may well be short
+    if is_chosen and logits_bytes(request, limits.vocab_size) > MAX_LOGITS_BYTES:
         raise InvalidRequestError(
             f"The log probabilities of {request.max_tokens} tokens need more memory than the turbomind "
             "engine has for them. Lower ",

@@ -16,6 +16,7 @@ __all__ = ["logits_budget", "logits_bytes", "needs_logits"]
 _BYTES_PER_LOGIT = 2  # in the model's 16-bit dtype
 # TurboMind's own log probabilities of a token: 1024 values and 1024 ids, 4 bytes each.
 _BYTES_PER_TOKEN = 8192
+_ROWS = 256  # memory is reserved for this many tokens at a time
 
 
 # Parameters that leave TurboMind's distribution the model's own. Any other one, a new one included, counts as
@@ -32,13 +33,23 @@ def needs_logits(sampling: SamplingParams) -> bool:
     )
 
 
-def logits_bytes(request: GenerateRequest, vocab_size: int) -> int:
-    """Memory for the log probabilities of the longest answer; 0 if none are asked for."""
+def logits_bytes(request: GenerateRequest, vocab_size: int, num_tokens: int | None = None) -> int:
+    """Memory for the log probabilities of an answer; 0 if none are asked for.
+
+    Args:
+        request: The request.
+        vocab_size: Number of logits in a row.
+        num_tokens: Tokens of the answer so far, for the memory until some more have come; None for the
+            longest answer. Pages are committed as the answer grows.
+    """
     if request.sampling.num_logprobs is None:
         return 0
     is_whole = needs_logits(request.sampling)
     row_bytes = vocab_size * _BYTES_PER_LOGIT if is_whole else _BYTES_PER_TOKEN
-    return (request.max_tokens + 1) * row_bytes
+    num_rows = request.max_tokens + 1
+    if num_tokens is not None:
+        num_rows = min(num_rows, (num_tokens // _ROWS + 1) * _ROWS)
+    return num_rows * row_bytes
 
 
 def logits_budget(max_bytes: int) -> Budget:

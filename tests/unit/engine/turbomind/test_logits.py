@@ -33,4 +33,7 @@ def test_memory_is_a_row_for_each_token():
     assert logits_bytes(request, 1000) == 10 * 1000 * 2
     plain = GenerateRequest("r", (1,), 9, SamplingParams(num_logprobs=0), frozenset())
     assert logits_bytes(plain, 1000) == 10 * 8192
+    long = replace(plain, max_tokens=1000)
+    rows = [logits_bytes(long, 1000, n) // 8192 for n in (0, 255, 256, 900, 1000)]
+    assert rows == [256, 256, 512, 1001, 1001], "it grows with the answer, up to the longest"
     assert logits_bytes(replace(plain, sampling=SamplingParams()), 1000) == 0
