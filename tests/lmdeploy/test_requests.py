@@ -1,10 +1,11 @@
 """What one request becomes at the native border, and what each native status becomes at ours."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 import torch
-from internvl_server.core import Regex
+from internvl_server.core import Regex, SamplingParams
 from internvl_server.engine.turbomind import outputs as adapter
 from internvl_server.errors import (
     ContextLengthExceededError,
@@ -104,7 +105,10 @@ async def test_a_request_without_a_seed_gets_a_fresh_one(make_engine, loop):
         (make_request(constraint=GUIDE, min_tokens=1), UnsupportedParameterError, "min_tokens"),
         (make_request(constraint=GUIDE, stop=frozenset()), UnsupportedParameterError, "ignore_eos"),
         (
-            make_request(max_tokens=2**40, temperature=0.0, num_logprobs=1),
+            replace(
+                make_request(max_tokens=2**40),
+                sampling=SamplingParams(max_tokens=2**40, temperature=0.0, num_logprobs=1),
+            ),
             InvalidRequestError,
             Field.LOGPROBS,
         ),
