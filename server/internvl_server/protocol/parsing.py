@@ -116,7 +116,7 @@ def _json_steps(location: tuple[int | str, ...]) -> list[int | str]:
     """The keys and indices of a location, without the names of union branches.
 
     Args:
-        location: pydantic's, such as `("messages", 0, "user", "content", "~parts", 1)`.
+        location: pydantic's, such as `("messages", 0, "user", "content", "~list", 1)`.
     """
     steps: list[int | str] = []
     for depth, step in enumerate(location):

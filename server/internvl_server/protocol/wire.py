@@ -2,9 +2,17 @@
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    model_validator,
+)
 
 from internvl_server.errors import InvalidRequestError
 from internvl_server.protocol.fields import DefinedNames, Foreign, Reading
@@ -14,8 +22,10 @@ __all__ = [
     "MaxTokens",
     "ServiceTier",
     "StreamOptions",
+    "TextOr",
     "Wire",
     "check_stream_options",
+    "discriminate_by_type",
 ]
 
 MaxTiles = Annotated[int, Field(ge=1, le=40)]
@@ -55,6 +65,39 @@ class Wire(BaseModel):
 def _defined_names(model: type[Wire]) -> DefinedNames:
     names = frozenset(info.alias or name for name, info in model.model_fields.items())
     return DefinedNames(names, model.foreign)
+
+
+def _branch_of_text_or_list(value: Any) -> str:  # noqa: ANN401  (any JSON value)
+    return "~list" if isinstance(value, list) else "~text"
+
+
+_List = TypeVar("_List")
+
+# Names of union branches begin with `~`, which keeps them out of the JSON paths of errors.
+TextOr: TypeAlias = Annotated[
+    Annotated[str, Tag("~text")] | Annotated[_List, Tag("~list")],
+    Discriminator(_branch_of_text_or_list),
+]
+"""A text, or a list of the given type."""
+
+
+def _branch_by_type(value: Any) -> str:  # noqa: ANN401  (any JSON value, or a wire object)
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return f"~{kind}"
+
+
+def discriminate_by_type(*allowed: str) -> Discriminator:
+    """Tell the branches of a union by `type`; their tags are the type's names with `~` before them.
+
+    Args:
+        allowed: The names of the types.
+    """
+    names = ", ".join(f"'{name}'" for name in allowed)
+    return Discriminator(
+        _branch_by_type,
+        custom_error_type="unknown_type",
+        custom_error_message=f"It must be an object whose 'type' is one of {names}",
+    )
 
 
 class StreamOptions(Wire):

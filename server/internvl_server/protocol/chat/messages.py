@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import BeforeValidator, Field
 
 from internvl_server.protocol.chat.tools import FunctionCall, HistoryCall, ToolList
 from internvl_server.protocol.fields import Extension, Foreign
@@ -15,7 +15,7 @@ from internvl_server.protocol.fields.foreign import (
     TILES,
 )
 from internvl_server.protocol.limits import check_length, check_num_parts
-from internvl_server.protocol.wire import MaxTiles, Wire
+from internvl_server.protocol.wire import MaxTiles, TextOr, Wire
 from internvl_server.settings import LimitSettings
 
 __all__ = [
@@ -99,10 +99,6 @@ class FramesPart(Wire):
     video: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 
 
-def _branch_of_content(value: Any) -> str:  # noqa: ANN401  (any JSON value)
-    return "~parts" if isinstance(value, list) else "~text"
-
-
 class RefusalPart(Wire):
     """A `refusal` part: the assistant's refusal to answer."""
 
@@ -123,14 +119,8 @@ AssistantPart: TypeAlias = Annotated[
     TextContentPart | ImagePart | VideoPart | FramesPart | RefusalPart | ReasoningPart,
     Field(discriminator="type"),
 ]
-MediaContent: TypeAlias = Annotated[
-    Annotated[str, Tag("~text")] | Annotated[list[MediaPart], Tag("~parts")],
-    Discriminator(_branch_of_content),
-]
-AssistantContent: TypeAlias = Annotated[
-    Annotated[str, Tag("~text")] | Annotated[list[AssistantPart], Tag("~parts")],
-    Discriminator(_branch_of_content),
-]
+MediaContent: TypeAlias = TextOr[list[MediaPart]]
+AssistantContent: TypeAlias = TextOr[list[AssistantPart]]
 
 
 class NamedMessage(Wire):

@@ -6,11 +6,11 @@ Names of union branches begin with `~`, which keeps them out of the JSON paths o
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field, Tag
 
 from internvl_server.protocol.fields import Foreign
 from internvl_server.protocol.fields.foreign import TILES
-from internvl_server.protocol.wire import MaxTiles, Wire
+from internvl_server.protocol.wire import MaxTiles, TextOr, Wire, discriminate_by_type
 
 __all__ = [
     "Base64Source",
@@ -23,32 +23,7 @@ __all__ = [
     "TextBlock",
     "UrlSource",
     "UserPart",
-    "branch_of_content",
-    "discriminate_by_type",
 ]
-
-
-def branch_of_content(value: Any) -> str:  # noqa: ANN401  (any JSON value)
-    """The branch of a content that is a text or a list of blocks."""
-    return "~blocks" if isinstance(value, list) else "~text"
-
-
-def _branch_by_type(value: Any) -> str:  # noqa: ANN401  (any JSON value)
-    return f"~{value.get('type')}" if isinstance(value, dict) else "~"
-
-
-def discriminate_by_type(*allowed: str) -> Discriminator:
-    """Tell the branches of a union by `type`; their tags are the type's names with `~` before them.
-
-    Args:
-        allowed: The names of the types.
-    """
-    names = ", ".join(f"'{name}'" for name in allowed)
-    return Discriminator(
-        _branch_by_type,
-        custom_error_type="block_type",
-        custom_error_message=f"It must be an object whose 'type' is one of {names}",
-    )
 
 
 class Block(Wire):
@@ -137,10 +112,7 @@ class ContentSource(Wire):
     """A document's text and images."""
 
     type: Literal["content"]
-    content: Annotated[
-        Annotated[str, Tag("~text")] | Annotated[list[DocumentPart], Tag("~blocks")],
-        Discriminator(branch_of_content),
-    ]
+    content: TextOr[list[DocumentPart]]
 
 
 class DocumentBlock(Block):
@@ -157,7 +129,4 @@ class DocumentBlock(Block):
 
 
 UserPart: TypeAlias = TextBlock | ImageBlock | DocumentBlock | SearchResultBlock
-SystemBlocks: TypeAlias = Annotated[
-    Annotated[str, Tag("~text")] | Annotated[list[TextBlock], Tag("~blocks")],
-    Discriminator(branch_of_content),
-]
+SystemBlocks: TypeAlias = TextOr[list[TextBlock]]

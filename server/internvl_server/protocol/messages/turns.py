@@ -14,11 +14,9 @@ from internvl_server.protocol.messages.content import (
     ImageBlock,
     SearchResultBlock,
     TextBlock,
-    branch_of_content,
-    discriminate_by_type,
 )
 from internvl_server.protocol.tools import CallArguments
-from internvl_server.protocol.wire import Wire
+from internvl_server.protocol.wire import TextOr, Wire, discriminate_by_type
 
 __all__ = [
     "AssistantTurn",
@@ -67,13 +65,7 @@ class ToolResultBlock(Block):
 
     type: Literal["tool_result"]
     tool_use_id: str = ""
-    content: (
-        Annotated[
-            Annotated[str, Tag("~text")] | Annotated[list[ResultPart], Tag("~blocks")],
-            Discriminator(branch_of_content),
-        ]
-        | None
-    ) = None
+    content: TextOr[list[ResultPart]] | None = None
     is_error: bool | None = None
 
 
@@ -108,20 +100,14 @@ class UserTurn(Wire):
     """Text, images, documents and results of tools."""
 
     role: Literal["user"]
-    content: Annotated[
-        Annotated[str, Tag("~text")] | Annotated[list[UserBlock], Tag("~blocks")],
-        Discriminator(branch_of_content),
-    ]
+    content: TextOr[list[UserBlock]]
 
 
 class AssistantTurn(Wire):
     """An earlier answer; in last place, the beginning of the answer."""
 
     role: Literal["assistant"]
-    content: Annotated[
-        Annotated[str, Tag("~text")] | Annotated[list[AssistantBlock], Tag("~blocks")],
-        Discriminator(branch_of_content),
-    ] = ""
+    content: TextOr[list[AssistantBlock]] = ""
 
 
 class ToolReference(Wire):
@@ -150,10 +136,7 @@ class SystemTurn(Wire):
     """Instructions between other messages; some hold only until the next message of the user."""
 
     role: Literal["system"]
-    content: Annotated[
-        Annotated[str, Tag("~text")] | Annotated[list[SystemBlock], Tag("~blocks")],
-        Discriminator(branch_of_content),
-    ] = ""
+    content: TextOr[list[SystemBlock]] = ""
     clear_at: Literal["next_user_message", "never"] | None = None
 
 

@@ -11,7 +11,7 @@ from pydantic import Discriminator, Field, Tag
 from internvl_server.protocol.fields import Foreign
 from internvl_server.protocol.fields.foreign import TILES
 from internvl_server.protocol.tools import CallArguments
-from internvl_server.protocol.wire import MaxTiles, Wire
+from internvl_server.protocol.wire import MaxTiles, TextOr, Wire, discriminate_by_type
 
 __all__ = [
     "AnswerPart",
@@ -78,42 +78,19 @@ class Refusal(Wire):
     refusal: str
 
 
-def _branch_of_content(value: Any) -> str:  # noqa: ANN401  (any JSON value)
-    return "~parts" if isinstance(value, list) else "~text"
-
-
-def _branch_of_part(value: Any) -> str:  # noqa: ANN401  (any JSON value)
-    return f"~{value.get('type')}" if isinstance(value, dict) else "~"
-
-
-def _by_type(*allowed: str) -> Discriminator:
-    names = ", ".join(f"'{name}'" for name in allowed)
-    return Discriminator(
-        _branch_of_part,
-        custom_error_type="part_type",
-        custom_error_message=f"It must be an object whose 'type' is one of {names}",
-    )
-
-
 InputPart: TypeAlias = Annotated[
     Annotated[InputText, Tag("~input_text")] | Annotated[InputImage, Tag("~input_image")],
-    _by_type("input_text", "input_image"),
+    discriminate_by_type("input_text", "input_image"),
 ]
-InputContent: TypeAlias = Annotated[
-    Annotated[str, Tag("~text")] | Annotated[list[InputPart], Tag("~parts")],
-    Discriminator(_branch_of_content),
-]
+InputContent: TypeAlias = TextOr[list[InputPart]]
 AnswerPart: TypeAlias = Annotated[
     Annotated[OutputText, Tag("~output_text")]
     | Annotated[Refusal, Tag("~refusal")]
     | Annotated[InputText, Tag("~input_text")]
     | Annotated[InputImage, Tag("~input_image")],
-    _by_type("output_text", "refusal", "input_text", "input_image"),
+    discriminate_by_type("output_text", "refusal", "input_text", "input_image"),
 ]
-AnswerContent: TypeAlias = Annotated[
-    Annotated[str, Tag("~text")] | Annotated[list[AnswerPart], Tag("~parts")],
-    Discriminator(_branch_of_content),
-]
+AnswerContent: TypeAlias = TextOr[list[AnswerPart]]
 
 
 class _Item(Wire):

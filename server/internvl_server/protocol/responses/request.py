@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field
 
 from internvl_server.protocol.fields import Extension, FieldTable, Foreign, Needs
 from internvl_server.protocol.fields.foreign import (
@@ -17,7 +17,7 @@ from internvl_server.protocol.responses.items import InputItem
 from internvl_server.protocol.responses.text_format import TextConfig
 from internvl_server.protocol.responses.tools import FunctionTool, ToolChoice
 from internvl_server.protocol.sampling import MAX_LOGPROBS, SamplingFields
-from internvl_server.protocol.wire import MaxTiles, MaxTokens, ServiceTier, Wire
+from internvl_server.protocol.wire import MaxTiles, MaxTokens, ServiceTier, TextOr, Wire
 
 __all__ = [
     "COUNT_FIELDS",
@@ -35,18 +35,10 @@ class ObfuscationOptions(Wire):
     include_obfuscation: bool | None = None
 
 
-def _branch_of_input(value: Any) -> str:  # noqa: ANN401  (any JSON value)
-    return "~items" if isinstance(value, list) else "~text"
-
-
 class PromptFields(Wire):
     """The fields that become the prompt, or decide what the answer may be."""
 
-    input: Annotated[
-        Annotated[str, Tag("~text")]
-        | Annotated[list[InputItem], Field(min_length=1), Tag("~items")],
-        Discriminator(_branch_of_input),
-    ]
+    input: TextOr[Annotated[list[InputItem], Field(min_length=1)]]
     """A text, or items: messages, function calls and their outputs."""
     instructions: str | None = None
     """A system message before the input."""

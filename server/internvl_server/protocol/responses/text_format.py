@@ -6,9 +6,8 @@ from pydantic import ConfigDict, Field, Tag
 
 from internvl_server.core import Constraint
 from internvl_server.protocol.response_format import json_constraint
-from internvl_server.protocol.responses.tools import discriminate_by_type
 from internvl_server.protocol.tools import FunctionName
-from internvl_server.protocol.wire import Wire
+from internvl_server.protocol.wire import Wire, discriminate_by_type
 
 __all__ = ["TextConfig", "format_constraint"]
 
@@ -45,9 +44,7 @@ class TextConfig(Wire):
             Annotated[PlainText, Tag("~text")]
             | Annotated[JsonObjectText, Tag("~json_object")]
             | Annotated[JsonSchemaText, Tag("~json_schema")],
-            discriminate_by_type(
-                "It must be an object whose 'type' is one of 'text', 'json_object', 'json_schema'"
-            ),
+            discriminate_by_type("text", "json_object", "json_schema"),
         ]
         | None
     ) = None

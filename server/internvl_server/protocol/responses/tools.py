@@ -7,23 +7,14 @@ from pydantic import AfterValidator, Discriminator, Field, Tag
 from internvl_server.protocol.tools import MAX_ALLOWED, Function, FunctionName, ToolMode
 from internvl_server.protocol.wire import Wire
 
-__all__ = ["FunctionTool", "ToolChoice", "chosen_tools", "discriminate_by_type"]
+__all__ = ["FunctionTool", "ToolChoice", "chosen_tools"]
 
 
-def _branch(value: Any) -> str:  # noqa: ANN401  (any JSON value, or a wire object)
+def _branch_of_choice(value: Any) -> str:  # noqa: ANN401  (any JSON value, or a wire object)
     if isinstance(value, str):
         return "~mode"
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
     return f"~{kind}"
-
-
-def discriminate_by_type(message: str) -> Discriminator:
-    """Tell the branches of a union by `type`; their tags are the type's names with `~` before them.
-
-    Args:
-        message: The validation error of a value that fits no branch.
-    """
-    return Discriminator(_branch, custom_error_type="kind", custom_error_message=message)
 
 
 def _only_false(value: bool) -> bool:  # noqa: FBT001  (a validator)
@@ -62,9 +53,13 @@ ToolChoice: TypeAlias = Annotated[
     Annotated[ToolMode, Tag("~mode")]
     | Annotated[FunctionChoice, Tag("~function")]
     | Annotated[AllowedFunctions, Tag("~allowed_tools")],
-    discriminate_by_type(
-        "It must be 'none', 'auto', 'required', or an object whose 'type' is 'function' or "
-        "'allowed_tools'"
+    Discriminator(
+        _branch_of_choice,
+        custom_error_type="tool_choice",
+        custom_error_message=(
+            "It must be 'none', 'auto', 'required', or an object whose 'type' is 'function' or "
+            "'allowed_tools'"
+        ),
     ),
 ]
 
