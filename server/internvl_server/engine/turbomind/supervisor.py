@@ -15,6 +15,8 @@ __all__ = ["Supervisor", "end_process"]
 _log = logging.getLogger(__name__)
 
 _SAMPLE_S = 1.0
+# A process that has not run for so long was suspended, as `docker pause` does, and its engine with it.
+_SUSPENDED_S = 10.0
 
 
 def end_process() -> None:
@@ -62,8 +64,12 @@ class Supervisor:
             _log.exception("TurboMind no longer reports its progress; only its tokens show it")
 
     async def _check(self) -> None:
+        last = time.monotonic()
         while True:
             await asyncio.sleep(_SAMPLE_S)
+            previous, last = last, time.monotonic()
+            if last - previous > _SUSPENDED_S:
+                self._jobs.last_progress = last
             self._jobs.replace_handle()
             silence_s = self._jobs.silence_s
             if self._exit_after_s and silence_s > self._exit_after_s:
