@@ -246,7 +246,7 @@ class Loop:
         if not self.has_metrics:
             return None
         return SimpleNamespace(
-            active_seqs=self.num_active, waiting_seqs=0, cache_usage=0.0, prefix_cache_hit_rate=0.0,
+            active_seqs=self.num_active, waiting_seqs=2, cache_usage=0.25, prefix_cache_hit_rate=0.5,
             scheduler_tick=self.tick,
         )  # fmt: skip
 

@@ -201,3 +201,16 @@ async def test_an_engine_that_does_not_run_refuses(make_engine, loop):
     assert not engine.health().is_ready
     with pytest.raises(EngineUnavailableError):
         await answer(engine, make_request())
+
+
+async def test_the_schedulers_metrics_are_read(make_engine, loop, monkeypatch):
+    monkeypatch.setattr("internvl_server.engine.turbomind.supervisor._SAMPLE_S", 0.01)
+    engine = await make_engine()
+    loop.plan = lambda call: Plan([65], None)
+    async with engine.generate(make_request()) as deltas:
+        await anext(deltas)
+        await asyncio.sleep(0.1)
+        found = engine.scheduler_metrics
+    assert (found.num_active, found.num_waiting) == (1, 2)
+    assert (found.cache_usage, found.prefix_cache_hit_rate) == (0.25, 0.5)
+    assert found.tick > 0

@@ -48,7 +48,9 @@ FIELDS = {
     ),
     "lmdeploy.messages:EngineOutput": ("status", "token_ids", "logprobs", "logits", "req_metrics"),
     "lmdeploy.messages:RequestMetrics": ("cached_tokens",),
-    "lmdeploy.messages:ScheduleMetrics": ("scheduler_tick",),
+    "lmdeploy.messages:ScheduleMetrics": (
+        "scheduler_tick", "active_seqs", "waiting_seqs", "cache_usage", "prefix_cache_hit_rate",
+    ),
 }  # fmt: skip
 NATIVE = {
     "ModelRequest": ("forward", "cancel", "set_grammar"),
@@ -59,7 +61,9 @@ NATIVE = {
     ),
     "RequestMetrics": ("cached_tokens", "enqueue_time", "scheduled_time"),
     "GrammarCompiler": ("compile_json_schema", "compile_regex", "compile_structural_tag"),
-    "ScheduleMetrics": ("scheduler_tick",),
+    "ScheduleMetrics": (
+        "scheduler_tick", "active_seqs", "waiting_seqs", "cache_usage", "prefix_cache_hit_rate",
+    ),
     "RequestState": ("status", "seq_len"),
     "DataType": ("TYPE_BF16", "TYPE_FP16"),
 }  # fmt: skip

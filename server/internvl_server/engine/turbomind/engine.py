@@ -30,6 +30,7 @@ from internvl_server.errors import EngineUnavailableError, StartupError
 from internvl_server.settings import TurbomindSettings
 
 if TYPE_CHECKING:
+    from internvl_server.engine.turbomind.outputs import SchedulerMetrics
     from internvl_server.engine.turbomind.runtime import Runtime
 
 __all__ = ["TurbomindEngine"]
@@ -107,7 +108,7 @@ class TurbomindEngine:
         judge = ProcessJudge(_JUDGE, self._settings.schema_policy)
         self._compiler = GrammarCompiler(judge, runtime.compile_grammar)
         self._supervisor = Supervisor(
-            self._jobs, runtime.scheduler_tick, exit_after_s=self._settings.exit_after_stall_s
+            self._jobs, runtime.scheduler_metrics, exit_after_s=self._settings.exit_after_stall_s
         )
         self._state = _TRIAL
         await check_answers(self.generate, self._checkpoint, max_model_len=self._info.max_model_len)
@@ -153,6 +154,11 @@ class TurbomindEngine:
         """Compile a constraint; see `Engine.compile`."""
         self._parts()
         return (await self._compiler.compile(constraint)).loosened
+
+    @property
+    def scheduler_metrics(self) -> "SchedulerMetrics | None":
+        """What the scheduler said in the last second; None before the start, or if it says nothing."""
+        return self._supervisor.metrics if self._jobs is not None else None
 
     def generate(self, request: GenerateRequest) -> TokenStream:
         """Queue a request; see `Engine.generate`. Compiles the constraint before it accepts the request."""

@@ -16,7 +16,7 @@ from internvl_server.errors import (
     ServerError,
 )
 
-__all__ = ["Output", "OutputReader"]
+__all__ = ["Output", "OutputReader", "SchedulerMetrics"]
 
 # The error for each status that is neither progress nor an end.
 _ERRORS: Mapping[ResponseType, tuple[type[ServerError], str]] = {
@@ -52,6 +52,21 @@ class Output:
     num_cached_tokens: int = 0
     is_last: bool = False
     error: ServerError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerMetrics:
+    """What TurboMind's scheduler says about itself. Shares are between 0 and 1.
+
+    `tick` counts its runs, `cache_usage` is the share of the key-value cache in use, and
+    `prefix_cache_hit_rate` the share of prompt tokens that were reused.
+    """
+
+    tick: int
+    num_active: int
+    num_waiting: int
+    cache_usage: float
+    prefix_cache_hit_rate: float
 
 
 class OutputReader:

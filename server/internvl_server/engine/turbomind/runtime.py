@@ -24,7 +24,7 @@ from lmdeploy.turbomind.tokenizer_info import TokenizerInfo
 from internvl_server.checkpoint.files import Checkpoint
 from internvl_server.core import GenerateRequest
 from internvl_server.engine.turbomind.authors_config import register_authors_config
-from internvl_server.engine.turbomind.outputs import Output, OutputReader
+from internvl_server.engine.turbomind.outputs import Output, OutputReader, SchedulerMetrics
 from internvl_server.engine.turbomind.sampling import generation_config
 from internvl_server.errors import StartupError
 from internvl_server.settings import TurbomindSettings
@@ -60,12 +60,19 @@ class Runtime:
             self._turbomind._vocab_size,  # noqa: SLF001  (not public)
         )
 
-    def scheduler_tick(self) -> int | None:
-        """Number of scheduler runs; None if this build does not report it. May block while it hangs."""
+    def scheduler_metrics(self) -> SchedulerMetrics | None:
+        """What the scheduler says; None if this build does not report it. May block while it hangs."""
         try:
-            return int(self._turbomind.get_schedule_metrics().scheduler_tick)
+            found = self._turbomind.get_schedule_metrics()
         except AttributeError:  # the native side reports no metrics
             return None
+        return SchedulerMetrics(
+            tick=int(found.scheduler_tick),
+            num_active=int(found.active_seqs),
+            num_waiting=int(found.waiting_seqs),
+            cache_usage=float(found.cache_usage),
+            prefix_cache_hit_rate=float(found.prefix_cache_hit_rate),
+        )
 
     def multimodal(self, request: GenerateRequest) -> Multimodal | None:
         """The images as LMDeploy expects them, with pixels in the vision encoder's dtype. CPU-bound."""

@@ -6,9 +6,13 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from internvl_server.engine.health import STALLED_EXIT_CODE
 from internvl_server.engine.turbomind.jobs import JobPool
+
+if TYPE_CHECKING:
+    from internvl_server.engine.turbomind.outputs import SchedulerMetrics
 
 __all__ = ["Supervisor", "end_process"]
 
@@ -30,17 +34,22 @@ class Supervisor:
 
     Args:
         jobs: What TurboMind works on.
-        read_tick: Number of scheduler runs; None if unknown. It may block while TurboMind hangs, so it is
-            called on the thread.
+        read_metrics: The scheduler's metrics; None if unknown. It may block while TurboMind hangs, so it is
+            called on the thread, once a second.
         exit_after_s: Seconds without progress after which the process ends; 0 means never.
     """
 
     def __init__(
-        self, jobs: JobPool, read_tick: Callable[[], int | None], *, exit_after_s: float
+        self,
+        jobs: JobPool,
+        read_metrics: Callable[[], "SchedulerMetrics | None"],
+        *,
+        exit_after_s: float,
     ) -> None:
         self._jobs = jobs
-        self._read_tick = read_tick
+        self._read_metrics = read_metrics
         self._exit_after_s = exit_after_s
+        self.metrics: SchedulerMetrics | None = None
         self._is_stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="turbomind-watch", daemon=True)
         self._thread.start()
@@ -57,9 +66,9 @@ class Supervisor:
         last: int | None = None
         try:
             while not self._is_stopping.wait(_SAMPLE_S):
-                tick = self._read_tick()
-                if tick is not None and tick != last:
-                    last, self._jobs.last_progress = tick, time.monotonic()
+                self.metrics = metrics = self._read_metrics()
+                if metrics is not None and metrics.tick != last:
+                    last, self._jobs.last_progress = metrics.tick, time.monotonic()
         except Exception:  # noqa: BLE001  (logged, with its traceback)
             _log.exception("TurboMind no longer reports its progress; only its tokens show it")
 
