@@ -125,6 +125,13 @@ def builder(tiny_checkpoint: Path, tokenizer: PromptTokenizer) -> PromptBuilder:
     return PromptBuilder(checkpoint, tokenizer, InternVL25Template(), max_model_len=2048)
 
 
+@pytest.mark.parametrize("order", ["abc", "cab"])
+def test_calls_of_one_turn_may_be_several_messages(order: str) -> None:
+    calls = [turn(name) for name in "abc"]
+    ordered = order_results(Conversation((*calls, *map(result, order))))
+    assert ordered.messages == (*calls, *map(result, "abc"))
+
+
 def test_images_of_results_move_with_them(builder: PromptBuilder) -> None:
     a, b = (ImageReference(url, Detail.AUTO, None, "x") for url in "ab")
     skeleton = builder.skeleton(Conversation((turn("a", "b"), result("b", b), result("a", a))))
