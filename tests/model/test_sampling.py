@@ -225,9 +225,9 @@ async def test_required_calls(engine, checkpoint, text_of, tiny_checkpoint):
 
 
 async def test_a_bad_constraint_is_refused_and_nothing_else(engine, checkpoint):
-    bad = make_request(checkpoint, constraint=JsonSchema({"not": {}}))
+    bad = make_request(checkpoint, constraint=JsonSchema({"type": "nonsense"}))
     beside = asyncio.ensure_future(answer(engine, make_request(checkpoint, max_tokens=40)))
-    with pytest.raises(InvalidRequestError, match=r"not") as caught:
+    with pytest.raises(InvalidRequestError, match="nonsense") as caught:
         async with engine.generate(bad):
             pytest.fail("was entered")
     assert caught.value.param == "response_format"
@@ -288,7 +288,7 @@ async def test_leaving_or_closing_while_a_constraint_is_compiled(checkpoint, mon
                 )
                 for pattern in ("[ab]{9}", "[cd]{9}")
             )
-            await asyncio.to_thread(begun.wait, 5)
+            await asyncio.to_thread(begun.wait, 20)
             assert len((await answer(engine, make_request(checkpoint)))[0]) == 16
             left.cancel()
             with pytest.raises(asyncio.CancelledError):

@@ -94,13 +94,13 @@ class JobProcesses:
         await asyncio.gather(*map(self._end, list(self._all)))
 
     async def _run(self, job: object) -> dict[str, Any]:
-        if self._is_closed:
-            raise EngineUnavailableError("The engine was shut down.")
+        self._check_open()
         process = self._idle.pop() if self._idle else await self._start()
         try:
             async with asyncio.timeout(self._limit_s * _WALL_FACTOR):
                 answer = await _ask(process, job)
         except (TimeoutError, OSError, ValueError) as err:
+            self._check_open()
             raise JobLimitError("it takes too much time or memory") from err
         else:
             self._idle.append(process)
@@ -108,6 +108,10 @@ class JobProcesses:
         finally:  # also when the request was cancelled
             if process not in self._idle:
                 await self._end(process)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise EngineUnavailableError("The engine was shut down.")
 
     async def _start(self) -> Process:
         process = await asyncio.create_subprocess_exec(
@@ -130,6 +134,7 @@ class JobProcesses:
             raise
         if self._is_closed or not ready:
             await self._end(process)
+            self._check_open()
             raise EngineError(f"The program {self._program} does not start.")
         return process
 

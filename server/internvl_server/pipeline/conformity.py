@@ -13,7 +13,7 @@ from typing import Any
 from internvl_server.concurrency.jobs import JobLimitError, JobProcesses
 from internvl_server.core import Constraint, JsonSchema, TextDelta, ToolCallDelta, ToolCalls
 from internvl_server.engine.guided import CHECKER
-from internvl_server.errors import EngineError, EngineOverloadedError
+from internvl_server.errors import EngineError, EngineOverloadedError, EngineUnavailableError
 
 __all__ = ["CheckedAnswer", "SchemaChecker"]
 
@@ -36,7 +36,7 @@ class SchemaChecker:
         """Say how a JSON text violates a schema, or that it could not be compared; empty if it fits."""
         try:
             answer = await self._processes.run([text, schema])
-        except (JobLimitError, EngineOverloadedError):
+        except (JobLimitError, EngineOverloadedError, EngineUnavailableError):
             return _UNCHECKED
         except EngineError:
             _log.exception("Comparing an answer with its schema failed.")

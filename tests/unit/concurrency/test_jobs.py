@@ -64,7 +64,7 @@ async def test_a_job_that_finds_no_free_process_is_refused(make):
     with pytest.raises(EngineOverloadedError):
         await processes.run({"say": 1})
     await processes.close()
-    with pytest.raises(JobLimitError):
+    with pytest.raises(EngineUnavailableError):
         await busy
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import math
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +41,7 @@ _QUICK_S = 0.25
 _LIMIT_S = 5.0
 _MAX_CACHED = 32
 _MAX_REFUSED = 256
+_SLOW_REFUSED_S = 60.0
 
 
 class UnsupportedConstraintError(ValueError):
@@ -115,7 +118,7 @@ class GrammarCompiler(Generic[_Grammar]):
     """Judges constraints, compiles those that pass on two threads, and caches the ones used last.
 
     Equal constraints are compiled once, even when they arrive at the same time, and those that were refused
-    are refused again without another try.
+    are refused again without another try; for a minute, if that may have been due to other work.
 
     Args:
         judge: Writes a constraint as a grammar; closed with the compiler.
@@ -128,7 +131,7 @@ class GrammarCompiler(Generic[_Grammar]):
         self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="grammar")
         self._is_closed = False
         self._cache: OrderedDict[Hashable, asyncio.Task[Compiled[_Grammar]]] = OrderedDict()
-        self._refused: OrderedDict[Hashable, ValueError] = OrderedDict()
+        self._refused: OrderedDict[Hashable, tuple[ValueError, float]] = OrderedDict()
 
     async def compile(self, constraint: Constraint) -> Compiled[_Grammar]:
         """Compile a constraint, or return its cached grammar.
@@ -143,8 +146,7 @@ class GrammarCompiler(Generic[_Grammar]):
         param = constraint.param
         try:
             key = constraint_key(constraint)
-            if refusal := self._refused.get(key):
-                raise refusal
+            self._check_refused(key)
             work = self._cache.get(key) or self._submit(key, constraint)
             self._cache.move_to_end(key)
             return await asyncio.shield(work)
@@ -158,6 +160,11 @@ class GrammarCompiler(Generic[_Grammar]):
         self._is_closed = True
         self._threads.shutdown(wait=False)
         await self._judge.close()
+
+    def _check_refused(self, key: Hashable) -> None:
+        refusal, until = self._refused.get(key, (None, 0.0))
+        if refusal is not None and time.monotonic() < until:
+            raise refusal
 
     def _submit(self, key: Hashable, constraint: Constraint) -> asyncio.Task[Compiled[_Grammar]]:
         work = asyncio.create_task(self._compile(constraint))
@@ -189,7 +196,8 @@ class GrammarCompiler(Generic[_Grammar]):
         if error is not None and self._cache.get(key) is work:
             del self._cache[key]
         if isinstance(error, ValueError):
-            self._refused[key] = error.with_traceback(None)
+            lasts_s = _SLOW_REFUSED_S if isinstance(error, JobLimitError) else math.inf
+            self._refused[key] = error.with_traceback(None), time.monotonic() + lasts_s
             if len(self._refused) > _MAX_REFUSED:
                 self._refused.popitem(last=False)
 

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from internvl_server.concurrency.jobs import JobLimitError
 from internvl_server.core import CallableTool, Constraint, Grammar, JsonSchema, Regex, ToolCalls
 from internvl_server.engine.guided.compiler import (
     GrammarCompiler,
@@ -128,6 +129,21 @@ async def test_what_cannot_be_compiled_is_a_400_that_names_the_field_and_is_not_
         assert caught.value.param == param
         assert caught.value.message == f"'{param}' cannot be used: the reason."
     assert len(judge.judged) == 1
+
+
+async def test_what_took_too_long_is_tried_again_after_a_while(compiler, judge, monkeypatch):
+    judge.error = JobLimitError("it takes too much time or memory")
+    for _ in range(2):
+        with pytest.raises(InvalidRequestError):
+            await compiler.compile(Regex("a"))
+    judge.error = None
+    monkeypatch.setattr("internvl_server.engine.guided.compiler._SLOW_REFUSED_S", 0.0)
+    judge.error = JobLimitError("again")
+    with pytest.raises(InvalidRequestError):
+        await compiler.compile(Regex("b"))
+    judge.error = None
+    assert await compiler.compile(Regex("b"))
+    assert len(judge.judged) == 3
 
 
 async def test_what_the_engine_s_own_compiler_refuses_is_a_400(judge):
