@@ -9,14 +9,14 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from internvl_server.api.answer import Answer, respond, start_conversation
-from internvl_server.api.body import read_request
-from internvl_server.api.disconnect import run_until_disconnect
+from internvl_server.api.counting import count_prompt
 from internvl_server.api.headers import notice_headers
 from internvl_server.api.openapi import json_body
 from internvl_server.api.services import Services, ServicesDep
-from internvl_server.pipeline import Generation
+from internvl_server.pipeline import Generation, Measurement
 from internvl_server.protocol.chat.render import AnswerHead, ChunkWriter, completion
 from internvl_server.protocol.chat.request import ChatCompletionRequest, parse_chat_request
+from internvl_server.protocol.parsing import ParsedRequest
 from internvl_server.protocol.tokenize import input_tokens_json
 from internvl_server.protocol.wire import StreamOptions
 from internvl_server.telemetry.request_id import current_request_id
@@ -73,22 +73,18 @@ async def _whole(head: AnswerHead, generation: Generation) -> dict[str, Any]:
 @router.post("/v1/chat/completions/input_tokens", openapi_extra=json_body(ChatCompletionRequest))
 async def count_chat_input(request: Request, services: ServicesDep) -> JSONResponse:
     """Count what a chat request would take, from its text and the headers of its images."""
-    with services.gate.admit():
-        parser = partial(parse_chat_request, media=services.settings.media)
-        parsed = await read_request(request, services.settings, parser)
-        services.check_model(parsed.body.model)
-        _, warnings = services.pipeline.resolve_sampling(
-            parsed.sampling, parsed.answer, parsed.conversation
-        )
-        work = services.prompt_counter.measure(parsed.conversation, parsed.sampling)
-        measured = await run_until_disconnect(request, work)
-        content = input_tokens_json(
-            measured.usage,
-            measured.images,
-            max_model_len=measured.max_model_len,
-            max_tokens=measured.max_tokens,
-            fits=measured.fits,
-            ignored=parsed.ignored,
-        )
-        headers = notice_headers(parsed.ignored, (*warnings, *measured.warnings))
-        return JSONResponse(content, headers=headers)
+    parser = partial(parse_chat_request, media=services.settings.media)
+    return await count_prompt(request, services, parser, _count_json)
+
+
+def _count_json(
+    parsed: ParsedRequest[ChatCompletionRequest], measured: Measurement
+) -> dict[str, Any]:
+    return input_tokens_json(
+        measured.usage,
+        measured.images,
+        max_model_len=measured.max_model_len,
+        max_tokens=measured.max_tokens,
+        fits=measured.fits,
+        ignored=parsed.ignored,
+    )

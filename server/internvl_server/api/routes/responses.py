@@ -9,8 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from internvl_server.api.answer import Answer, respond, start_conversation
-from internvl_server.api.body import read_request
-from internvl_server.api.disconnect import run_until_disconnect
+from internvl_server.api.counting import count_prompt
 from internvl_server.api.headers import notice_headers
 from internvl_server.api.openapi import json_body
 from internvl_server.api.services import Services, ServicesDep
@@ -76,16 +75,7 @@ async def _whole(writer: ResponseWriter, generation: Generation) -> dict[str, An
 @router.post("/v1/responses/input_tokens", openapi_extra=json_body(InputTokensRequest))
 async def count_response_input(request: Request, services: ServicesDep) -> JSONResponse:
     """Count the tokens of a prompt, from its text and the headers of its images."""
-    with services.gate.admit():
-        parser = partial(parse_input_tokens_request, media=services.settings.media)
-        parsed = await read_request(request, services.settings, parser)
-        if parsed.body.model is not None:
-            services.check_model(parsed.body.model)
-        _, warnings = services.pipeline.resolve_sampling(
-            parsed.sampling, parsed.answer, parsed.conversation
-        )
-        work = services.prompt_counter.measure(parsed.conversation, parsed.sampling)
-        measured = await run_until_disconnect(request, work)
-        content = input_tokens_json(measured.usage)
-        headers = notice_headers(parsed.ignored, (*warnings, *measured.warnings))
-        return JSONResponse(content, headers=headers)
+    parser = partial(parse_input_tokens_request, media=services.settings.media)
+    return await count_prompt(
+        request, services, parser, lambda _, measured: input_tokens_json(measured.usage)
+    )
