@@ -28,7 +28,7 @@ from internvl_server.api.routes import (
     version,
 )
 from internvl_server.api.services import Services
-from internvl_server.checkpoint.files import load_checkpoint
+from internvl_server.checkpoint.files import load_checkpoint, load_config
 from internvl_server.engine.base import Engine
 from internvl_server.engine.loader import check_backend, choose_engine, load_engine, unused_settings
 from internvl_server.errors import StartupError
@@ -67,8 +67,9 @@ def create_app(
     if engine is None:
         settings = _with_engine(settings)
         gpus = check_backend(settings.engine)
-    if gpus:
-        check_settings(settings, gpus)  # before a download, if the model is a known one
+    if gpus and check_settings(settings, gpus) is None:
+        # Before the weights are downloaded. The sizes of published models are known without a download.
+        check_settings(settings, gpus, load_config(settings.model))
     checkpoint = load_checkpoint(settings.model)
     if gpus:
         check_settings(settings, gpus, checkpoint.config)

@@ -12,13 +12,14 @@ from internvl_server.checkpoint.config import CheckpointConfig, TextConfig, pars
 from internvl_server.errors import StartupError
 from internvl_server.settings import ModelSettings
 
-__all__ = ["Checkpoint", "load_checkpoint", "read_config"]
+__all__ = ["Checkpoint", "load_checkpoint", "load_config", "read_config"]
 
 _log = logging.getLogger(__name__)
 
 _IMAGE_TOKEN = "<IMG_CONTEXT>"  # noqa: S105  (the text of a token, not a secret)
 _TURN_ENDS = ("<|im_end|>", "<|endoftext|>")
 _DEFAULT_MAX_TILES = 12
+_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")
 
 
 class _AddedToken(NamedTuple):
@@ -89,6 +90,16 @@ def load_checkpoint(settings: ModelSettings) -> Checkpoint:
         ) from err
 
 
+def load_config(settings: ModelSettings) -> CheckpointConfig:
+    """Read the checkpoint's config.json. Of a hub repository, only this file is downloaded.
+
+    Raises:
+        StartupError: There is no such checkpoint, or it is not an InternVL one.
+    """
+    name = settings.path.rstrip("/").rsplit("/", 1)[-1]
+    return read_config(_resolve(settings, ["config.json"]), name)
+
+
 def read_config(folder: Path, name: str) -> CheckpointConfig:
     """Read the config.json of a checkpoint folder.
 
@@ -105,7 +116,7 @@ def read_config(folder: Path, name: str) -> CheckpointConfig:
     return parse_config(_read_json(path), name)
 
 
-def _resolve(settings: ModelSettings) -> Path:
+def _resolve(settings: ModelSettings, files: Sequence[str] = _FILES) -> Path:
     path = Path(settings.path).expanduser()
     if path.is_dir():
         return path
@@ -114,10 +125,10 @@ def _resolve(settings: ModelSettings) -> Path:
             f"model.path: there is no folder {settings.path!r}. "
             "Give a checkpoint folder or a hub name such as OpenGVLab/InternVL3-1B-hf."
         )
-    return _download(settings)
+    return _download(settings, files)
 
 
-def _download(settings: ModelSettings) -> Path:
+def _download(settings: ModelSettings, files: Sequence[str]) -> Path:
     # Imported here: most deployments serve a folder and need no hub client.
     from huggingface_hub import snapshot_download  # noqa: PLC0415
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
@@ -127,7 +138,7 @@ def _download(settings: ModelSettings) -> Path:
             settings.path,
             revision=settings.revision or None,
             cache_dir=settings.download_dir or None,
-            allow_patterns=["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors"],
+            allow_patterns=list(files),
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as err:
         raise StartupError(

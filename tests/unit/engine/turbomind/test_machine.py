@@ -12,6 +12,7 @@ from internvl_server.planner.gpus import GIB, GpuMemory
 from internvl_server.settings import TurbomindSettings
 from pydantic import ValidationError
 
+from scripts.make_random_checkpoint import SHAPES, write_checkpoint
 from tests.nvidia_driver import Driver, DriverOnBus, Nvml
 
 OLD = r"driver supports CUDA 12\.2, but torch for CUDA 13\.0 .* need CUDA 13\.0 or newer \(driver 580\)"
@@ -129,6 +130,17 @@ def test_serve_refuses_before_a_download(machine, capsys, driver, options, numbe
     load.assert_not_called()
     message = capsys.readouterr().err
     assert all(number in message for number in numbers), message
+
+
+def test_an_unknown_model_is_refused_before_its_weights_are_downloaded(machine, capsys, tmp_path):
+    """Only its config.json is fetched, which says the sizes."""
+    write_checkpoint(tmp_path, SHAPES["tiny"])
+    machine(Driver(1, sizes=(24 * GIB, GIB // 10)))
+    with patch("huggingface_hub.snapshot_download", return_value=str(tmp_path)) as download:
+        assert main(["serve", "--engine", "turbomind", "--model", "someone/finetune"]) == 1
+    assert [call.kwargs["allow_patterns"] for call in download.call_args_list] == [["config.json"]]
+    message = capsys.readouterr().err
+    assert "24.0 GiB, of which 0.1 GiB are free" in message, message
 
 
 def test_serve_without_a_gpu_ends_at_once(machine, capsys):
