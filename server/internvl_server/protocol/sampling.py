@@ -180,10 +180,8 @@ def _structured(outputs: StructuredOutputs, answer_format: Constraint | None) ->
 
 
 def _stops(stop: str | list[str]) -> tuple[str, ...]:
-    stops = (stop,) if isinstance(stop, str) else tuple(stop)
-    if "" in stops:
-        raise InvalidRequestError("'stop' strings must not be empty.", param="stop")
-    return stops
+    """The stop strings; an empty one, which programs send for none, asks for nothing."""
+    return tuple(filter(None, [stop] if isinstance(stop, str) else stop))
 
 
 def _logit_bias(biases: dict[str, float]) -> tuple[tuple[int, float], ...]:

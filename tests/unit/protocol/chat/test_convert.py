@@ -128,8 +128,6 @@ def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"stop": ["a", ""]}, "stop"),
-        ({"stop": ""}, "stop"),
         ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"top_logprobs": 1}, "top_logprobs"),

@@ -309,7 +309,6 @@ ALLOW_G = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function
         ),
         ({"top_logprobs": 21}, "top_logprobs"),
         ({"stream_options": {"include_obfuscation": True}}, "stream_options"),
-        ({"stop": ["a", ""]}, "stop"),
         ({"stop": ["x" * 8193]}, "stop[0]"),
         ({"service_tier": "flex"}, "service_tier"),
         ({"metadata": {"k": "v" * 513}}, "metadata.k"),
