@@ -95,7 +95,7 @@ class JobProcesses:
 
     async def _run(self, job: object) -> dict[str, Any]:
         self._check_open()
-        process = self._idle.pop() if self._idle else await self._start()
+        process = self._take_idle() or await self._start()
         try:
             async with asyncio.timeout(self._limit_s * _WALL_FACTOR):
                 answer = await _ask(process, job)
@@ -112,6 +112,14 @@ class JobProcesses:
     def _check_open(self) -> None:
         if self._is_closed:
             raise EngineUnavailableError("The engine was shut down.")
+
+    def _take_idle(self) -> Process | None:
+        while self._idle:
+            process = self._idle.pop()
+            if process.returncode is None:
+                return process
+            self._all.discard(process)  # the system ended it, as it does when memory is short
+        return None
 
     async def _start(self) -> Process:
         process = await asyncio.create_subprocess_exec(

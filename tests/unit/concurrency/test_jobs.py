@@ -36,6 +36,16 @@ async def test_a_job_is_answered_by_a_process_that_is_used_again(processes):
     assert first["pid"] == second["pid"]
 
 
+async def test_a_process_that_died_while_idle_is_replaced(processes):
+    first = await processes.run({"say": 1})
+    [process] = processes._all
+    process.kill()
+    await process.wait()
+    second = await processes.run({"say": 2})
+    assert second["said"] == 2
+    assert second["pid"] != first["pid"]
+
+
 @pytest.mark.parametrize("job", ["compute", "match", "allocate", "die", "print"], ids=str)
 async def test_a_job_beyond_the_limits_fails_alone(processes, job):
     if job == "print":  # is no answer
