@@ -123,6 +123,7 @@ def test_an_engine_that_fails(start_server: Callable[..., LiveServer]) -> None:
         ({"container": "c"}, "container"),
         ({"mcp_servers": [{"type": "url", "name": "n", "url": "u"}]}, "mcp_servers"),
         ({"context_management": {"edits": [{"type": "compact_20260112"}]}}, "context_management"),
+        ({"context_management": {"edits": [{"type": {}}]}}, "context_management"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type"),
         ({"thread": {"type": "create"}}, "thread"),
         ({"response_format": {"type": "json_object"}}, "response_format"),

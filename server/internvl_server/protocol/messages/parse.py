@@ -156,7 +156,7 @@ def _fields(
 def _edits_nothing(management: Any) -> bool:  # noqa: ANN401  (any JSON value)
     edits = management.get("edits") if isinstance(management, dict) else None
     return isinstance(edits, list) and all(
-        isinstance(edit, dict) and edit.get("type") in _NEUTRAL_EDITS for edit in edits
+        isinstance(edit, dict) and str(edit.get("type")) in _NEUTRAL_EDITS for edit in edits
     )
 
 
