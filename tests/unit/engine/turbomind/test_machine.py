@@ -27,6 +27,7 @@ OLD = r"driver supports CUDA 12\.2, but torch for CUDA 13\.0 .* need CUDA 13\.0 
         (Driver(1), None, r"internvl-server\[turbomind\]"),
         (Driver(1), "0.17.0", "0.17.0 is installed"),
         (Driver(1), "0.18.0", "asks for 2 GPUs"),
+        (Driver(1), "0.18.0+cu128", "asks for 2 GPUs"),
         (Driver(2, cuda=(12, 2)), "0.18.0", OLD),
         (
             Driver(2, capability=(7, 0)),

@@ -19,7 +19,7 @@ def lmdeploy_problem() -> str:
         version = importlib.metadata.version("lmdeploy")
     except importlib.metadata.PackageNotFoundError:
         return f"LMDeploy {known} is not installed (install internvl-server[turbomind])"
-    if version not in SUPPORTED_VERSIONS:
+    if version.partition("+")[0] not in SUPPORTED_VERSIONS:  # +cu128 is a build of the same version
         return (
             f"LMDeploy {version} is installed, but this server is tested with {known} "
             "(install internvl-server[turbomind])"
