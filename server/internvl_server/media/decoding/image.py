@@ -248,7 +248,7 @@ def _load_jpeg(image: JpegImagePlugin.JpegImageFile, data: bytes) -> None:
     may_have_end = data.find(jpeg.END, image.fp.tell()) >= 0
     ImageFile.LOAD_TRUNCATED_IMAGES = not may_have_end  # Pillow then adds the marker
     image.load()
-    is_suspect = not may_have_end or jpeg.looks_cut_off(image)
+    is_suspect = not may_have_end or jpeg.looks_cut_off(image, data)
     if is_suspect and not jpeg.has_all_pixels(image, data):
         raise _truncated()
 

@@ -29,8 +29,13 @@ _GREY = 127.5
 _TOLERANCE = 2.5  # colours of missing blocks are interpolated with those of their neighbours
 
 
-def looks_cut_off(image: Image.Image) -> bool:
-    """Whether the last pixel may be missing: a missing one is grey. Few whole pictures end in grey."""
+def looks_cut_off(image: Image.Image, data: bytes) -> bool:
+    """Whether the last pixel may be missing, or a scan of a progressive file.
+
+    A missing pixel is grey. Few whole pictures end in grey, and few files leave out a scan on purpose.
+    """
+    if image.info.get("progressive") and not _has_all_scans(data[: _find_end(data)]):
+        return True
     width, height = image.size
     last = image.crop((width - 1, height - 1, width, height)).tobytes()
     return all(abs(value - _GREY) <= _TOLERANCE for value in last)

@@ -1,6 +1,7 @@
 """A JPEG is decoded if its pixels are there, whatever is missing or wrong after them."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,19 @@ def test_an_end_marker_does_not_hide_missing_rows(image: str, options: str) -> N
     for kept in (0.5, 0.7, 0.85):
         with pytest.raises(ImageDecodeError, match="truncated"):
             pixels(data[: int(len(data) * kept)] + END)
+
+
+def test_an_end_marker_does_not_hide_half_a_scan() -> None:
+    data = FILES["noise", "progressive"]
+    scans = [n for n in range(len(data)) if data.startswith(b"\xff\xda", n)]
+    for start, end in pairwise(scans):
+        with pytest.raises(ImageDecodeError, match="truncated"):
+            pixels(data[: (start + end) // 2] + END)
+
+
+def test_a_progressive_file_may_leave_out_its_last_scan() -> None:
+    data = FILES["noise", "progressive"]
+    pixels(data[: data.rindex(b"\xff\xda")] + END)
 
 
 def test_scans_of_a_progressive_file_are_counted() -> None:
