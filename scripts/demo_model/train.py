@@ -7,7 +7,8 @@ Phases, each of which continues from its checkpoint if it was interrupted:
 3. coding: train its upper layers and the projector to write the code of visual tokens.
 4. language: train the language model on synthetic visual tokens of that code.
 5. drawn: continue with the visual tokens of rendered images.
-6. export: write the checkpoint folder.
+6. turns: continue with conversations in which every turn sends a new image.
+7. export: write the checkpoint folder.
 
 The phases 2-3 and 4 do not depend on each other, so two processes may run them at once.
 

@@ -10,7 +10,7 @@ from scripts.demo_model.exam.tasks import ALL_KINDS, make_task
 from scripts.demo_model.network import visual_code
 from scripts.demo_model.network.tokenizer import build_tokenizer
 from scripts.demo_model.training.language.batches import collate
-from scripts.demo_model.training.language.conversations import one_image
+from scripts.demo_model.training.language.conversations import many_turns, one_image
 from scripts.demo_model.training.language.images import SyntheticImages
 from scripts.demo_model.training.language.sequences import SequenceWriter
 from scripts.demo_model.world import questions
@@ -84,6 +84,29 @@ def test_labels_and_code_agree_on_every_place() -> None:
     second = code[visual_code.PLACE_TOKENS[5]]
     assert second[visual_code.RANK_CHANNELS].tolist() == [0, 1, 0, 0]
     assert second[visual_code.COLOUR + COLOURS.index("orange")] == 1
+
+
+def test_every_answer_of_a_long_conversation_is_about_the_newest_image() -> None:
+    images, writer = (
+        [SyntheticImages(f"test {n}").single() for n in range(12)],
+        SequenceWriter(build_tokenizer()),
+    )
+    sequence = many_turns(writer, random.Random(0), images)
+    assert len(sequence.image_ends) == 12
+    assert not sequence.targets
+    described = 0
+    for start, end, image in zip(
+        sequence.image_ends, [*sequence.image_ends[1:], len(sequence.ids)], images, strict=True
+    ):
+        answers = {number for number in sequence.answer[start:end] if number >= 0}
+        for number in answers:
+            ids = [i for i, a in zip(sequence.ids, sequence.answer, strict=True) if a == number][
+                :-1
+            ]
+            if sequence.kinds[number] == "describe":
+                described += 1
+                assert build_tokenizer().decode(ids) == questions.description(image.scene)
+    assert described >= 4
 
 
 def test_supervised_attention_stays_on_the_thumbnail() -> None:

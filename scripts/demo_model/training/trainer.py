@@ -12,6 +12,7 @@ from scripts.demo_model.network.export import export_model
 from scripts.demo_model.network.forward import lower_part, upper_part
 from scripts.demo_model.network.initial_model import initial_model
 from scripts.demo_model.network.tokenizer import build_tokenizer
+from scripts.demo_model.training.language.batch_source import LATE, LONG, Mixture
 from scripts.demo_model.training.language.images import MixedImages, SyntheticImages
 from scripts.demo_model.training.language.phase import Lessons, train_language
 from scripts.demo_model.training.language.rendered import RenderedImages
@@ -20,7 +21,7 @@ from scripts.demo_model.training.tiles.pool import fill_pool
 from scripts.demo_model.training.vision.coding_phase import train_coding
 from scripts.demo_model.training.vision.label_phase import train_vision
 
-PHASES = ("pool", "vision", "coding", "language", "drawn", "export")
+PHASES = ("pool", "vision", "coding", "language", "drawn", "turns", "export")
 _HELD_OUT_SHARDS = 3
 # The share of rendered images in the drawn phase; the others stay synthetic.
 _RENDERED_SHARE = 0.5
@@ -38,6 +39,7 @@ class Sizes:
         coding_steps: Steps of the coding phase.
         language_steps: Steps of the language phase.
         drawn_steps: Steps of the drawn phase.
+        turns_steps: Steps of the turns phase.
     """
 
     pool_shards: int = 80
@@ -47,6 +49,7 @@ class Sizes:
     coding_steps: int = 4000
     language_steps: int = 2400
     drawn_steps: int = 1600
+    turns_steps: int = 520
 
 
 class Trainer:
@@ -69,6 +72,7 @@ class Trainer:
             "coding": self._train_coding,
             "language": self._train_language,
             "drawn": self._train_drawn,
+            "turns": self._train_turns,
             "export": self._export,
         }
 
@@ -102,15 +106,25 @@ class Trainer:
         self._restore("language", "language", self._model.model.language_model)
         steps = self._sizes.drawn_steps
         schedule = Schedule(steps, matrix_rate=1.2e-3, other_rate=7e-4, report_every=200)
+        self._train_with_pictures("drawn", LATE, schedule)
+
+    def _train_turns(self) -> None:
+        self._restore_vision()
+        self._restore("drawn", "language", self._model.model.language_model)
+        steps = self._sizes.turns_steps
+        schedule = Schedule(steps, matrix_rate=1e-3, other_rate=6e-4, report_every=150)
+        self._train_with_pictures("turns", LONG, schedule)
+
+    def _train_with_pictures(self, phase: str, mixture: Mixture, schedule: Schedule) -> None:
         train = RenderedImages(self._model.model, self._pool, "train", self._sizes.drawn_shards)
         held_out = RenderedImages(self._model.model, self._pool, "held-out", _HELD_OUT_SHARDS)
         mixed = MixedImages(train, SyntheticImages("more"), _RENDERED_SHARE, "mixed")
-        path = self._checkpoint("drawn")
-        train_language(self._model, self._tokenizer, Lessons(mixed, held_out), path, schedule)
+        lessons = Lessons(mixed, held_out, mixture=mixture)
+        train_language(self._model, self._tokenizer, lessons, self._checkpoint(phase), schedule)
 
     def _export(self) -> None:
         self._restore_vision()
-        self._restore("drawn", "language", self._model.model.language_model)
+        self._restore("turns", "language", self._model.model.language_model)
         export_model(self._model, self._tokenizer, self._out)
         print(f"exported to {self._out}")
 

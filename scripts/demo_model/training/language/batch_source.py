@@ -15,6 +15,8 @@ from scripts.demo_model.world.scene import PLACES
 
 # Images with more tiles are not combined with others in one batch, or in one conversation.
 _MOST_TILES_OF_BATCH, _MOST_TILES_OF_TWO = 5, 6
+# Numbers of turns of long conversations, and about how many images a batch of them has.
+_TURNS, _IMAGES_OF_TURNS = (2, 3, 5, 8, 10, 14, 20, 28, 40), 16
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,12 @@ class Mixture:
     text: float
     tiny: float
     video: float
+    turns: float = 0.0
 
 
 EARLY = Mixture(single=0.64, several=0.12, last=0.03, two=0.16, text=0.02, tiny=0.0, video=0.03)
 LATE = Mixture(single=0.35, several=0.22, last=0.04, two=0.26, text=0.02, tiny=0.06, video=0.05)
+LONG = replace(LATE, video=0.15, turns=0.7)
 
 
 class BatchSource:
@@ -48,6 +52,7 @@ class BatchSource:
             "text": self._text,
             "tiny": self._tiny,
             "video": self._video,
+            "turns": self._turns,
         }
 
     def batch(self, form: str) -> TextBatch:
@@ -86,6 +91,16 @@ class BatchSource:
     def _two(self) -> list[Sequence]:
         pairs = [(self._any(), self._any()) for _ in range(4)]
         return [c.two_images(self._writer, self._rng, pair, 6) for pair in pairs]
+
+    def _turns(self) -> list[Sequence]:
+        count = self._rng.choice(_TURNS)
+        rows = max(1, _IMAGES_OF_TURNS // count)
+        images = [[self._mostly_single() for _ in range(count)] for _ in range(rows)]
+        return [c.many_turns(self._writer, self._rng, each) for each in images]
+
+    def _mostly_single(self) -> EncodedImage:
+        image = self._images.several() if self._rng.random() < 0.12 else self._images.single()
+        return image if len(image.features) <= _MOST_TILES_OF_BATCH else self._images.single()
 
     def _text(self) -> list[Sequence]:
         return [c.no_image(self._writer, self._rng, 8) for _ in range(4)]

@@ -85,6 +85,24 @@ def two_images(
     return writer.sequence
 
 
+def many_turns(writer: SequenceWriter, rng: random.Random, images: list[EncodedImage]) -> Sequence:
+    """Send a new image in every turn and ask about it; every answer is about the newest image."""
+    writer.begin(supervised_images=0)
+    writer.system(_system_text(rng))
+    for number, image in enumerate(images, 1):
+        ask = _about(image)
+        qa = q.describe(rng, image.scene) if rng.random() < 0.5 else ask(rng)
+        writer.control("<|im_start|>")
+        writer.text(f"user\nImage-{number}: ")
+        writer.image(image)
+        writer.text(f"\n{q.vary(rng, qa.question)}")
+        writer.answer(qa)
+        while rng.random() < _FURTHER_TURN:
+            _further_turn(writer, rng, ask)
+        writer.text("\n")
+    return writer.sequence
+
+
 def video(
     writer: SequenceWriter, rng: random.Random, frames: list[EncodedImage], count: int
 ) -> Sequence:

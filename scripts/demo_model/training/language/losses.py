@@ -53,11 +53,12 @@ def number_loss(read_out: nn.Linear, hidden: Tensor, batch: TextBatch) -> Tensor
     Args:
         read_out: Linear layer to the logits of the image number.
         hidden: (n, length, width), input of the layer at which the number must be known.
-        batch: The batch; only sequences with several images count.
+        batch: The batch; only sequences with several images count, and no more than the layer tells apart.
     """
     counts = [len(s.image_ends) for s in batch.sequences]
     number = torch.cat([torch.arange(count) for count in counts])
-    several = torch.cat([torch.full((count,), count > 1) for count in counts])
+    most = read_out.out_features
+    several = torch.cat([torch.full((count,), 1 < count <= most) for count in counts])
     if not several.any():
         return hidden.sum() * 0
     rows, ends = batch.ends[several].unbind(1)

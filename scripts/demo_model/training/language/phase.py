@@ -13,7 +13,7 @@ from transformers import InternVLForConditionalGeneration
 
 from scripts.demo_model.network.architecture import WIDTH, WRITE_LAYER
 from scripts.demo_model.network.precision import mixed_precision
-from scripts.demo_model.training.language.batch_source import EARLY, LATE, BatchSource
+from scripts.demo_model.training.language.batch_source import EARLY, LATE, BatchSource, Mixture
 from scripts.demo_model.training.language.batches import TextBatch
 from scripts.demo_model.training.language.images import ImageSource
 from scripts.demo_model.training.language.losses import (
@@ -27,7 +27,16 @@ from scripts.demo_model.training.optimisation import Schedule, TrainingRun, pref
 # The maximum number of images in a conversation: the frames of a video.
 _MAX_IMAGES = 8
 # The number of held-out batches of each form.
-_HELD_OUT = {"single": 5, "several": 4, "last": 2, "two": 3, "text": 1, "tiny": 8, "video": 5}
+_HELD_OUT = {
+    "single": 5,
+    "several": 4,
+    "last": 2,
+    "two": 3,
+    "text": 1,
+    "tiny": 8,
+    "video": 5,
+    "turns": 4,
+}
 
 
 @dataclass(frozen=True)
@@ -38,11 +47,13 @@ class Lessons:
         images: The images to learn from.
         held_out: The images to evaluate with.
         early: The number of steps with the easier mixture of conversations.
+        mixture: The mixture of the other steps.
     """
 
     images: ImageSource
     held_out: ImageSource
     early: int = 0
+    mixture: Mixture = LATE
 
 
 def train_language(
@@ -61,7 +72,7 @@ def train_language(
     source = BatchSource(lessons.images, tokenizer, f"language-{run.first_step}")
 
     def batch(step: int) -> TextBatch:
-        return source.draw(EARLY if step < lessons.early else LATE)
+        return source.draw(EARLY if step < lessons.early else lessons.mixture)
 
     for step, each in prefetch(batch, run.steps):
         run.update(step, _losses(model, numbers, each))

@@ -23,8 +23,6 @@ from scripts.demo_model.world.questions import Qa
 
 # The label of tokens that the loss ignores, and the answer number of tokens outside answers.
 IGNORE, NO_ANSWER = -100, -1
-# Attention is supervised in sequences with at most this many images.
-_SUPERVISED_IMAGES = 2
 _CONTROL_TOKENS = ("<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>")
 
 
@@ -65,9 +63,10 @@ class SequenceWriter:
         self._cache: dict[str, Encoding] = {}
         self.begin()
 
-    def begin(self) -> None:
-        """Start a new sequence."""
+    def begin(self, *, supervised_images: int = 2) -> None:
+        """Start a new sequence; attention is supervised until it has more than this many images."""
         self.sequence = Sequence()
+        self._supervised_images = supervised_images
         self._branch = self._branch_start = self._position = 0
 
     def fork(self) -> None:
@@ -84,7 +83,7 @@ class SequenceWriter:
         encoding, first = self._cache[text], len(self.sequence.ids)
         self._append(encoding.ids, answer=answer)
         scenes = [image.scene for image in self.sequence.images]
-        if 0 < len(scenes) <= _SUPERVISED_IMAGES and not any(scene.tiny for scene in scenes):
+        if 0 < len(scenes) <= self._supervised_images and not any(scene.tiny for scene in scenes):
             find = question_targets if answer == NO_ANSWER else answer_targets
             found = tokens_with_target(find(text, scenes), encoding.offsets)
             self.sequence.targets += [(first + index, target) for index, target in found]
