@@ -1,4 +1,4 @@
-"""Request fields of other servers: vLLM, SGLang, LMDeploy, llama.cpp, Ollama, and gateways before them.
+"""Request fields of other servers: vLLM, SGLang, LMDeploy, llama.cpp, Ollama, others, and gateways.
 
 What these fields mean is read from the servers' own request models and manuals. The tables of the endpoints
 and the documentation are made from these.
@@ -68,6 +68,7 @@ CONSTRAINT: Mapping[str, Foreign] = {
 _SAMPLING: Mapping[str, Foreign] = {
     "allowed_token_ids": Foreign(instead="Use 'logit_bias' or 'structured_outputs'."),
     "bad_words": Foreign(instead="Use 'logit_bias'."),
+    "ban_eos_token": Foreign("ignore_eos"),
     "custom_logit_processor": Foreign(instead="Use 'logit_bias'."),
     # Sampling at temperature 0 is greedy too, so that true asks for nothing.
     "do_sample": Foreign("temperature", neutral=(True,), values=((False, 0),)),
@@ -79,16 +80,23 @@ _SAMPLING: Mapping[str, Foreign] = {
     "dynatemp_exponent": _HINT,
     "dynatemp_range": Foreign(instead="Use 'temperature'."),
     "early_stopping": _HINT,
+    "encoder_repetition_penalty": Foreign(instead="Use 'repetition_penalty'.", neutral=(1,)),
+    "epsilon_cutoff": Foreign(instead="Use 'top_p' or 'min_p'."),
+    "eta_cutoff": Foreign(instead="Use 'top_p' or 'min_p'."),
+    "guidance_scale": Foreign(instead="Leave it out.", neutral=(1,)),
     "length_penalty": Foreign(neutral=(1,)),
     "logits_processors": Foreign(instead="Use 'logit_bias'."),
     "min_keep": _HINT,
+    "min_length": Foreign(instead="Use 'min_tokens'."),
     "min_new_tokens": Foreign("min_tokens"),
     "mirostat": Foreign(instead="Use 'temperature' and 'top_p'."),
     "mirostat_eta": _HINT,
     "mirostat_tau": _HINT,
+    "negative_prompt": Foreign(instead="Leave it out."),
     "no_repeat_ngram_size": Foreign(instead="Use 'repetition_penalty'."),
     "no_stop_trim": Foreign("include_stop_str_in_output"),
     "num_beams": Foreign(instead="Use 'n' for several answers.", neutral=(1,)),
+    "penalty_alpha": Foreign(instead="Use 'repetition_penalty'."),
     "random_seed": Foreign("seed"),
     "repeat_last_n": _HINT,
     "repeat_penalty": Foreign("repetition_penalty"),
@@ -96,6 +104,7 @@ _SAMPLING: Mapping[str, Foreign] = {
     "repetition_ngram_size": Foreign(instead="Use 'repetition_penalty'."),
     "repetition_ngram_threshold": _HINT,
     "samplers": _HINT,
+    "smoothing_factor": Foreign(instead="Use 'temperature'."),
     "stop_regex": Foreign(instead="Use 'stop'."),
     "stop_sequences": Foreign("stop", neutral=([], "")),
     "tfs_z": Foreign(instead="Use 'top_p' or 'min_p'.", neutral=(1,)),
@@ -137,6 +146,8 @@ _SERVING: Mapping[str, Foreign] = {
     "keep_alive": _HINT,
     "kv_transfer_params": _HINT,
     "kwargs": _HINT,
+    "adapter_id": Foreign(instead=_NO_ADAPTERS),
+    "adapter_ids": Foreign(instead=_NO_ADAPTERS),
     "adapter_name": Foreign(instead=_NO_ADAPTERS),
     "lora": Foreign(instead=_NO_ADAPTERS),
     "lora_path": Foreign(instead=_NO_ADAPTERS),

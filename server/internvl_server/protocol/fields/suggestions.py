@@ -17,7 +17,7 @@ _MAX_DISTANCE = 2
 _OTHER_WORDS = frozenset(
     {
         "callback", "callbacks", "context", "contexts", "exclude", "fallback", "max_time",
-        "min_length", "mode", "models", "modes", "operation", "option", "providers", "sampler",
+        "mode", "models", "modes", "operation", "option", "providers", "sampler",
         "speed", "top_m", "top_n", "typical",
     }
 )  # fmt: skip

@@ -77,6 +77,7 @@ def test_each_name_stands_for_an_implemented_field(table: FieldTable) -> None:
         ({"do_sample": False, "temperature": 0.0}, {"temperature": 0}),
         ({"do_sample": True, "temperature": 0.5}, {"temperature": 0.5}),
         ({"options": {"do_sample": False}}, {"temperature": 0}),
+        ({"ban_eos_token": True}, {"ignore_eos": True}),
         ({"no_stop_trim": True}, {"include_stop_str_in_output": True}),
         ({"options": {"num_predict": 9, "top_k": 3, "num_ctx": 99, "seed": None}},
          {"max_tokens": 9, "top_k": 3}),
@@ -153,6 +154,7 @@ NOTHING: list[dict[str, Any]] = [
     {"mirostat": 0, "dry_multiplier": 0.0, "typical_p": 1.0, "tfs_z": 1, "xtc_probability": 0},
     {"reasoning": {"effort": "none"}, "think": False, "format": "", "top_n_sigma": -1},
     {"guided_json_object": False, "structured_outputs": {"json_object": False, "regex": None}},
+    {"guidance_scale": 1.0, "min_length": 0, "smoothing_factor": 0, "negative_prompt": ""},
     {"return_token_ids": False, "return_logprob": None, "stop_regex": None},
 ]
 
@@ -167,6 +169,9 @@ def test_values_that_ask_for_nothing(fields: dict[str, Any]) -> None:
     ("fields", "param"),
     [
         ({"best_of": 2}, "best_of"),
+        ({"min_length": 5}, "min_length"),
+        ({"guidance_scale": 1.5}, "guidance_scale"),
+        ({"adapter_id": "a"}, "adapter_id"),
         ({"use_beam_search": True}, "use_beam_search"),
         ({"prompt_logprobs": 0}, "prompt_logprobs"),
         ({"lora": [{"id": 0, "scale": 1}]}, "lora"),
