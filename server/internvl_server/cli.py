@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from internvl_server import __version__
 from internvl_server.batch.options import add_batch_options
+from internvl_server.engine.turbomind.machine import check_machine
 from internvl_server.errors import StartupError
 from internvl_server.planner.command import add_plan_options, plan_text
 from internvl_server.settings import Settings
@@ -56,6 +57,10 @@ def _serve(options: argparse.Namespace) -> int:
             raise UsageError("Name the model either as MODEL or with --model, not with both.")
         setattr(options, "model.path", options.MODEL)
     settings = _load(options)
+    if settings.engine.kind == "turbomind":
+        check_machine(
+            settings.engine.turbomind
+        )  # before the imports of the server, which take seconds
 
     from internvl_server.serve import serve
 

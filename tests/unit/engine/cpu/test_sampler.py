@@ -237,7 +237,7 @@ VALUES = {
     "temperature": 0.2, "top_p": 0.5, "top_k": 2, "min_p": 0.5, "repetition_penalty": 2.0, "seed": 2,
     "presence_penalty": 1.5, "frequency_penalty": 1.5, "logit_bias": ((3, 5.0),), "min_tokens": 100,
 }  # fmt: skip
-ELSEWHERE = {"max_tokens", "stop", "num_logprobs", "constraint"}
+ELSEWHERE = {"max_tokens", "default_max_tokens", "stop", "num_logprobs", "constraint"}
 
 
 def chosen(**params):
