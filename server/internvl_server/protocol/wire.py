@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -18,6 +19,7 @@ from internvl_server.errors import InvalidRequestError
 from internvl_server.protocol.fields import DefinedNames, Foreign, Reading
 
 __all__ = [
+    "ImageDetail",
     "MaxTiles",
     "MaxTokens",
     "ServiceTier",
@@ -28,6 +30,10 @@ __all__ = [
     "discriminate_by_type",
 ]
 
+ImageDetail = Annotated[
+    Literal["low", "medium", "auto", "high", "original"] | None,
+    BeforeValidator(lambda value: None if value == "" else value),
+]
 MaxTiles = Annotated[int, Field(ge=1, le=40)]
 MaxTokens = Annotated[int, Field(ge=1, le=2**63 - 1)]
 ServiceTier = Literal["auto", "default"]

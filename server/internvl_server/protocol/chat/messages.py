@@ -15,7 +15,7 @@ from internvl_server.protocol.fields.foreign import (
     TILES,
 )
 from internvl_server.protocol.limits import check_length, check_num_parts
-from internvl_server.protocol.wire import MaxTiles, TextOr, Wire
+from internvl_server.protocol.wire import ImageDetail, MaxTiles, TextOr, Wire
 from internvl_server.settings import LimitSettings
 
 __all__ = [
@@ -51,7 +51,7 @@ class ImageUrl(Wire):
     foreign: ClassVar[Mapping[str, Foreign]] = TILES
 
     url: Annotated[str, Field(min_length=1)]
-    detail: Literal["low", "medium", "auto", "high", "original"] | None = None
+    detail: ImageDetail = None
     max_tiles: MaxTiles | None = None
     """Most tiles of the image, overriding `detail`: an extension of this server."""
 

@@ -1,7 +1,8 @@
 """Which top-level fields an endpoint implements, accepts without effect (bookkeeping), or refuses by name.
 
 The parser, the documentation and the tests read the same table. A refused field is accepted with a neutral
-value (`audio: null`, `modalities: ["text"]`), because then nothing is ignored.
+value (`audio: null`, `modalities: ["text"]`), because then nothing is ignored. An empty value of an optional
+field is like null.
 """
 
 from collections.abc import Iterator, Mapping
@@ -48,7 +49,7 @@ class FieldTable:
         api: The API's name: `chat`, `completions`, `messages` or `responses`.
         model: Has the implemented fields.
         bookkeeping: Labels for the caller's records and hints for caches; the answer is the same without.
-        refused: Maps a field to its neutral values, besides null.
+        refused: Maps a field to its neutral values, besides null, `""` and `[]`.
         instead: Maps a refused field to what to do about it; "Leave it out." where nothing is given.
         foreign: Fields of other servers.
     """
@@ -116,7 +117,17 @@ def known_fields(
         )
     except RefusedMemberError as error:
         raise refusal(error, shown_name(error.name)) from None
-    return kept, tuple(map(shown_name, ignored))
+    asked = {name: value for name, value in kept.items() if not _is_left_out(name, value, table)}
+    return asked, tuple(map(shown_name, ignored))
+
+
+def _is_left_out(name: str, value: Any, table: FieldTable) -> bool:  # noqa: ANN401  (any JSON value)
+    """Whether an optional field has an empty value, which some clients send for null, whatever its type."""
+    return _is_empty(value) and not table.model.model_fields[name].is_required()
+
+
+def _is_empty(value: Any) -> bool:  # noqa: ANN401  (any JSON value)
+    return isinstance(value, str | list | dict) and not value
 
 
 def refusal(error: RefusedMemberError, path: str) -> InvalidRequestError:
@@ -142,7 +153,8 @@ def _others(body: Mapping[str, Any], table: FieldTable) -> Iterator[tuple[str, A
 
 
 def _refuse(name: str, value: Any, table: FieldTable) -> None:  # noqa: ANN401  (any JSON value)
-    if value is None or any(is_same(value, neutral) for neutral in table.refused[name]):
+    neutral = (None, "", [], *table.refused[name])
+    if any(is_same(value, one) for one in neutral):
         return
     instead = table.instead.get(name, "Leave it out.")
     raise UnsupportedParameterError(

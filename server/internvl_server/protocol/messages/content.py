@@ -10,7 +10,7 @@ from pydantic import Field, Tag
 
 from internvl_server.protocol.fields import Foreign
 from internvl_server.protocol.fields.foreign import TILES
-from internvl_server.protocol.wire import MaxTiles, TextOr, Wire, discriminate_by_type
+from internvl_server.protocol.wire import ImageDetail, MaxTiles, TextOr, Wire, discriminate_by_type
 
 __all__ = [
     "Base64Source",
@@ -72,7 +72,7 @@ class ImageBlock(Block):
         discriminate_by_type("base64", "url"),
     ]
     transformations: ImageTransformations | None = None
-    detail: Literal["low", "medium", "auto", "high", "original"] | None = None
+    detail: ImageDetail = None
     """How finely the image is tiled: an extension of this server."""
     max_tiles: MaxTiles | None = None
     """Most tiles of the image, overriding `detail`: an extension of this server."""

@@ -11,7 +11,7 @@ from pydantic import Discriminator, Field, Tag
 from internvl_server.protocol.fields import Foreign
 from internvl_server.protocol.fields.foreign import TILES
 from internvl_server.protocol.tools import CallArguments
-from internvl_server.protocol.wire import MaxTiles, TextOr, Wire, discriminate_by_type
+from internvl_server.protocol.wire import ImageDetail, MaxTiles, TextOr, Wire, discriminate_by_type
 
 __all__ = [
     "AnswerPart",
@@ -56,7 +56,7 @@ class InputImage(Wire):
 
     type: Literal["input_image"]
     image_url: Annotated[str, Field(min_length=1)]
-    detail: Literal["low", "medium", "auto", "high", "original"] | None = None
+    detail: ImageDetail = None
     max_tiles: MaxTiles | None = None
     """Most tiles of the image, overriding `detail`: an extension of this server."""
     prompt_cache_breakpoint: CacheBreakpoint | None = None
