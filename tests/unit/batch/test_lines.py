@@ -68,7 +68,7 @@ def test_a_line_may_be_as_long_as_the_limit(read: Read) -> None:
         ({"body": None}, "body"),
         ({"body": BODY | {"stream": True}}, "stream"),
         ({"nope": 1}, "nope"),
-        ({"nope" * 99: 1}, "nope" * 16),
+        ({"nope" * 99: 1}, "nope" * 16 + "…"),
     ],
 )
 def test_an_unsupported_line_is_refused_by_name(change: dict[str, object], param: str) -> None:

@@ -27,6 +27,9 @@ from internvl_server.protocol.fields.values import is_same
 
 __all__ = ["FieldRow", "FieldTable", "known_fields", "refusal"]
 
+# What is answered: an empty one is not the same as none, also where one of them is enough.
+_PROMPTS = frozenset({"input", "messages", "prompt"})
+
 
 @dataclass(frozen=True, slots=True)
 class FieldRow:
@@ -123,7 +126,8 @@ def known_fields(
 
 def _is_left_out(name: str, value: Any, table: FieldTable) -> bool:  # noqa: ANN401  (any JSON value)
     """Whether an optional field has an empty value, which some clients send for null, whatever its type."""
-    return _is_empty(value) and not table.model.model_fields[name].is_required()
+    is_optional = name not in _PROMPTS and not table.model.model_fields[name].is_required()
+    return is_optional and _is_empty(value)
 
 
 def _is_empty(value: Any) -> bool:  # noqa: ANN401  (any JSON value)
