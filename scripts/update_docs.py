@@ -114,19 +114,19 @@ def foreign_table() -> str:
     ignored = [label for label in meanings if label not in names and label not in refused]
     return "\n".join(
         [
-            *("| Field | Is here |", "| --- | --- |"),
+            *("| Field | Field of this server |", "| --- | --- |"),
             *(
                 f"| {label} | `{foreign.to}`{_values(foreign)} |"
                 for label, foreign in names.items()
             ),
             "",
-            *("| Field | What to do instead | Also asks for nothing |", "| --- | --- | --- |"),
+            *("| Field | What to use instead | Further neutral values |", "| --- | --- | --- |"),
             *(
                 f"| {label} | {foreign.instead} | {_neutral(foreign)} |"
                 for label, foreign in refused.items()
             ),
             "",
-            f"Hints, which are ignored, and named where they ask for something: {' '.join(ignored)}.",
+            f"Hints, ignored, and named unless their value is neutral: {' '.join(ignored)}.",
         ]
     )
 

@@ -8,7 +8,7 @@ from pydantic_core import ErrorDetails, from_json
 
 from internvl_server.core import AnswerParams, Conversation, SamplingParams
 from internvl_server.errors import InvalidRequestError
-from internvl_server.protocol.fields import Reading
+from internvl_server.protocol.fields import NestedMembers
 from internvl_server.protocol.wire import Wire
 
 __all__ = ["ParsedRequest", "read_object", "validate"]
@@ -69,19 +69,19 @@ def validate(
 
     Raises:
         InvalidRequestError: With the JSON path of the first violation.
-        UnsupportedParameterError: For a member that is not implemented and asks for something, and for one
-            that is probably misspelt.
+        UnsupportedParameterError: For a member that is not implemented and not neutral, and for one that is
+            probably misspelt.
     """
-    reading = Reading(ignore_unknown=ignore_unknown)
+    nested = NestedMembers(ignore_unknown=ignore_unknown)
     try:
-        made = model.model_validate(fields, context=reading)
+        made = model.model_validate(fields, context=nested)
     except ValidationError as err:
         if err.error_count() > _MAX_ERRORS:
             raise InvalidRequestError(
                 f"The body is invalid in more than {_MAX_ERRORS} places."
             ) from None
         _raise_first(err)
-    return made, reading.ignored_paths(fields)
+    return made, nested.ignored_paths(fields)
 
 
 def _raise_first(error: ValidationError) -> NoReturn:

@@ -180,7 +180,7 @@ def _structured(outputs: StructuredOutputs, answer_format: Constraint | None) ->
 
 
 def _stops(stop: str | list[str]) -> tuple[str, ...]:
-    """The stop strings; an empty one, which programs send for none, asks for nothing."""
+    """The stop strings, without the empty ones that programs send for none."""
     return tuple(filter(None, [stop] if isinstance(stop, str) else stop))
 
 

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from internvl_server.errors import InvalidRequestError
-from internvl_server.protocol.fields import DefinedNames, Foreign, Reading
+from internvl_server.protocol.fields import DefinedNames, Foreign, NestedMembers
 
 __all__ = [
     "ImageDetail",
@@ -62,7 +62,7 @@ class Wire(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _keep_known_members(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401  (any JSON value)
-        if isinstance(value, dict) and isinstance(info.context, Reading):
+        if isinstance(value, dict) and isinstance(info.context, NestedMembers):
             return info.context.known_members(value, _defined_names(cls))
         return value
 

@@ -1,8 +1,8 @@
 """Which fields an endpoint knows, and what becomes of every other member of a body."""
 
-from internvl_server.protocol.fields.marks import Extension, Needs
+from internvl_server.protocol.fields.annotations import Extension, Needs
 from internvl_server.protocol.fields.members import DefinedNames, Foreign
-from internvl_server.protocol.fields.reading import Reading
+from internvl_server.protocol.fields.nested import NestedMembers
 from internvl_server.protocol.fields.table import FieldRow, FieldTable, known_fields
 
 __all__ = [
@@ -12,6 +12,6 @@ __all__ = [
     "FieldTable",
     "Foreign",
     "Needs",
-    "Reading",
+    "NestedMembers",
     "known_fields",
 ]

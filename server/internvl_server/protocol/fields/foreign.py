@@ -1,7 +1,7 @@
-"""Request fields of other servers: vLLM, SGLang, LMDeploy, llama.cpp, Ollama, others, and gateways.
+"""Request fields of other servers and of gateways: vLLM, SGLang, LMDeploy, llama.cpp, Ollama and others.
 
-What these fields mean is read from the servers' own request models and manuals. The tables of the endpoints
-and the documentation are made from these.
+Their meanings are taken from the servers' own request models and manuals. The tables of the endpoints and of
+the documentation are built from these.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 _MESSAGES = "Put it into a message."
-_PICTURES = "Send pictures as content parts of a message."
+_IMAGES = "Send images as content parts of a message."
 _NO_THINKING = "The model does not reason apart from its answer; leave it out."
 _LOGPROBS = "Use 'logprobs' and 'top_logprobs'."
 _NO_ADAPTERS = "Adapters are not loaded; leave it out."
@@ -53,7 +53,7 @@ STRUCTURED: Mapping[str, Foreign] = {
     "regex": Foreign("structured_outputs.regex", neutral=("",)),
     "structural_tag": Foreign(instead="Use 'structured_outputs' or 'tools'."),
 }
-"""What an answer must be."""
+"""Constraints of the answer."""
 
 CONSTRAINT: Mapping[str, Foreign] = {
     "disable_additional_properties": Foreign(
@@ -70,7 +70,7 @@ _SAMPLING: Mapping[str, Foreign] = {
     "bad_words": Foreign(instead="Use 'logit_bias'."),
     "ban_eos_token": Foreign("ignore_eos"),
     "custom_logit_processor": Foreign(instead="Use 'logit_bias'."),
-    # Sampling at temperature 0 is greedy too, so that true asks for nothing.
+    # Sampling at temperature 0 is greedy too, so true changes nothing.
     "do_sample": Foreign("temperature", neutral=(True,), values=((False, 0),)),
     "dry_allowed_length": _HINT,
     "dry_base": _HINT,
@@ -124,7 +124,7 @@ _SHOWN: Mapping[str, Foreign] = {
     "n_probs": Foreign(instead=_LOGPROBS),
     "post_sampling_probs": Foreign(instead=_LOGPROBS),
     "prompt_logprobs": Foreign(
-        instead="Log probabilities of the prompt are not computed.", asks=(0,)
+        instead="Log probabilities of the prompt are not computed.", not_neutral=(0,)
     ),
     "return_hidden_states": Foreign(instead="Leave it out."),
     "return_logprob": Foreign(instead=_LOGPROBS),
@@ -165,7 +165,7 @@ _SERVING: Mapping[str, Foreign] = {
     "timings_per_token": _HINT,
     "truncate": Foreign(instead="Prompts that are too long are refused, never shortened."),
     "truncate_prompt_tokens": Foreign(
-        instead="Prompts that are too long are refused, never shortened.", asks=(0,)
+        instead="Prompts that are too long are refused, never shortened.", not_neutral=(0,)
     ),
     "truncation_side": _HINT,
 }
@@ -188,8 +188,12 @@ THINKING: Mapping[str, Foreign] = {
 }
 
 TILES: Mapping[str, Foreign] = {
-    "crop_to_patches": Foreign(instead="Set 'max_tiles' to 1.", neutral=(True,), asks=(False,)),
-    "dynamic_image_size": Foreign(instead="Set 'max_tiles' to 1.", neutral=(True,), asks=(False,)),
+    "crop_to_patches": Foreign(
+        instead="Set 'max_tiles' to 1.", neutral=(True,), not_neutral=(False,)
+    ),
+    "dynamic_image_size": Foreign(
+        instead="Set 'max_tiles' to 1.", neutral=(True,), not_neutral=(False,)
+    ),
     "max_dynamic_patch": Foreign("max_tiles"),
     "max_patches": Foreign("max_tiles"),
     "min_dynamic_patch": Foreign(instead="Use 'max_tiles'.", neutral=(1,)),
@@ -197,10 +201,9 @@ TILES: Mapping[str, Foreign] = {
     "use_thumbnail": Foreign(
         instead="The checkpoint decides about the thumbnail; leave it out.",
         neutral=(True,),
-        asks=(False,),
+        not_neutral=(False,),
     ),
 }
-
 """How finely images are tiled, as members of an image or of `mm_processor_kwargs`."""
 
 BESIDE_IMAGE_URL: Mapping[str, Foreign] = {
@@ -240,9 +243,9 @@ CONVERSATION: Mapping[str, Foreign] = {
     **under("chat_template_kwargs", THINKING),
     "custom_params": _HINT,
     "documents": Foreign(instead=_MESSAGES),
-    "image_data": Foreign(instead=_PICTURES),
-    "image_url": Foreign(instead=_PICTURES),
-    "images": Foreign(instead=_PICTURES),
+    "image_data": Foreign(instead=_IMAGES),
+    "image_url": Foreign(instead=_IMAGES),
+    "images": Foreign(instead=_IMAGES),
     "input_ids": Foreign(instead="Use '/v1/completions', whose 'prompt' may be token ids."),
     "max_dynamic_patch": TILES["max_dynamic_patch"],
     "min_dynamic_patch": TILES["min_dynamic_patch"],
@@ -253,7 +256,7 @@ CONVERSATION: Mapping[str, Foreign] = {
 
 CHAT_CONVERSATION: Mapping[str, Foreign] = {
     **CONVERSATION,
-    "image": Foreign(instead=_PICTURES),
+    "image": Foreign(instead=_IMAGES),
     "media_io_kwargs.video.fps": FRAMES["fps"],
     "media_io_kwargs.video.num_frames": Foreign("num_frames"),
 }
@@ -272,10 +275,10 @@ _LIMITS = ("max_new_tokens", "n_predict", "num_predict", "options.num_predict")
 
 
 def token_limit(field: str, *others: str) -> dict[str, Foreign]:
-    """The names of an answer's most tokens.
+    """Other names of the field that limits the length of an answer.
 
     Args:
-        field: The endpoint's own.
-        others: Further names.
+        field: The endpoint's own name for it.
+        others: Further names, besides those of every endpoint.
     """
     return {name: Foreign(field, neutral=(-1,)) for name in (*_LIMITS, *others)}

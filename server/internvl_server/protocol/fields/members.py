@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from internvl_server.protocol.fields.neutral import is_off, is_same
 from internvl_server.protocol.fields.suggestions import Speller
-from internvl_server.protocol.fields.values import asks_for_nothing, is_same
 
 __all__ = ["DefinedNames", "Foreign", "RefusedMemberError", "known_members", "shown_name"]
 
@@ -19,35 +19,35 @@ _MAX_SHOWN_CHARS = 64
 class Foreign:
     """A field of another server.
 
-    It is another name of a field (`to`), or something that is not implemented (`instead` says what to do
-    about it), or, with neither, a hint that changes no answer, which is ignored.
+    It is another name of a field (`to`), or not implemented (`instead` says what to use instead), or, with
+    neither, a hint that changes no answer and is ignored.
 
     Args:
         to: The field that it is another name of, with a dot before a member: `structured_outputs.json`.
-        instead: What to do about it.
-        neutral: Values that ask for nothing; null always does. Of a field that is not another name of one,
-            so do false, 0, `"off"` and empty values.
-        values: Pairs of a value of this field and what it is as a value of `to`.
-        asks: Values that ask for something although they look as if they did not.
+        instead: What to use instead, as a sentence.
+        neutral: Values with which the field has no effect; null is always one. If the field is not another
+            name of one, so are false, 0, `"off"` and empty values.
+        values: Pairs of a value of this field and the equivalent value of `to`.
+        not_neutral: Values that have an effect although they look neutral.
     """
 
     to: str = ""
     instead: str = ""
     neutral: tuple[Any, ...] = ()
     values: tuple[tuple[Any, Any], ...] = ()
-    asks: tuple[Any, ...] = ()
+    not_neutral: tuple[Any, ...] = ()
 
     def value_of(self, value: Any) -> Any:  # noqa: ANN401  (any JSON value)
         """A value of this field as a value of the field that it is another name of."""
         return next((here for there, here in self.values if is_same(there, value)), value)
 
     def is_neutral(self, value: Any) -> bool:  # noqa: ANN401  (any JSON value)
-        """Whether a value asks for nothing."""
+        """Whether the field has no effect with this value."""
         if value is None or any(is_same(value, one) for one in self.neutral):
             return True
-        if self.to or any(is_same(value, one) for one in self.asks):
+        if self.to or any(is_same(value, one) for one in self.not_neutral):
             return False
-        return asks_for_nothing(value)
+        return is_off(value)
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,8 @@ class _Sorter:
 
     def _add_group(self, group: str, value: Any) -> None:  # noqa: ANN401  (any JSON value)
         if not isinstance(value, dict):
-            if not asks_for_nothing(value):
-                raise RefusedMemberError(group, "'{}' is not supported, unless it is an object.")
+            if not is_off(value):
+                raise RefusedMemberError(group, "'{}' must be an object.")
             return
         for name, member in value.items():
             self._add_other(f"{group}.{name}", member, ())
@@ -198,10 +198,10 @@ class _Sorter:
 
 
 def _unknown(name: str, hint: str) -> RefusedMemberError:
-    hint = hint or " It is neither one of the API's nor one of this server's extensions."
+    hint = hint or " It is neither a field of the API nor an extension of this server."
     return RefusedMemberError(name, "Unknown parameter: '{}'." + hint, code="unknown_parameter")
 
 
 def shown_name(name: str) -> str:
-    """A name that the client chose, cut to the length that messages and headers have room for."""
+    """A name that the client chose, shortened for messages and headers."""
     return name if len(name) <= _MAX_SHOWN_CHARS else f"{name[:_MAX_SHOWN_CHARS]}…"

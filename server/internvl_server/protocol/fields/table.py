@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from internvl_server.errors import InvalidRequestError, UnsupportedParameterError
-from internvl_server.protocol.fields.marks import Extension, Needs
+from internvl_server.protocol.fields.annotations import Extension, Needs
 from internvl_server.protocol.fields.members import (
     DefinedNames,
     Foreign,
@@ -22,12 +22,12 @@ from internvl_server.protocol.fields.members import (
     known_members,
     shown_name,
 )
+from internvl_server.protocol.fields.neutral import is_same
 from internvl_server.protocol.fields.suggestions import Speller
-from internvl_server.protocol.fields.values import is_same
 
 __all__ = ["FieldRow", "FieldTable", "known_fields", "refusal"]
 
-# What is answered: an empty one is not the same as none, also where one of them is enough.
+# Prompts: an empty one is not treated as missing, even where the field is optional.
 _PROMPTS = frozenset({"input", "messages", "prompt"})
 
 
@@ -51,9 +51,9 @@ class FieldTable:
     Args:
         api: The API's name: `chat`, `completions`, `messages` or `responses`.
         model: Has the implemented fields.
-        bookkeeping: Labels for the caller's records and hints for caches; the answer is the same without.
+        bookkeeping: Labels for the caller's records and hints for caches, which do not affect the answer.
         refused: Maps a field to its neutral values, besides null, `""` and `[]`.
-        instead: Maps a refused field to what to do about it; "Leave it out." where nothing is given.
+        instead: Maps a refused field to what to use instead, as a sentence; the default is "Leave it out."
         foreign: Fields of other servers.
     """
 
@@ -110,8 +110,8 @@ def known_fields(
         ignore_unknown: Ignore fields that are not in the table instead of refusing them.
 
     Raises:
-        UnsupportedParameterError: For the first field that is not implemented and asks for something, and
-            for one that is probably misspelt.
+        UnsupportedParameterError: For the first field that is not implemented and not neutral, and for
+            one that is probably misspelt.
         InvalidRequestError: Two names of one field have different values.
     """
     try:
@@ -120,8 +120,8 @@ def known_fields(
         )
     except RefusedMemberError as error:
         raise refusal(error, shown_name(error.name)) from None
-    asked = {name: value for name, value in kept.items() if not _is_left_out(name, value, table)}
-    return asked, tuple(map(shown_name, ignored))
+    given = {name: value for name, value in kept.items() if not _is_left_out(name, value, table)}
+    return given, tuple(map(shown_name, ignored))
 
 
 def _is_left_out(name: str, value: Any, table: FieldTable) -> bool:  # noqa: ANN401  (any JSON value)

@@ -112,7 +112,9 @@ _PROMPT_FOREIGN: Mapping[str, Foreign] = {
     "input": Foreign(instead="Use 'messages'."),
     "instructions": Foreign(instead="Use 'system'."),
     "parallel_tool_calls": Foreign(
-        instead="Use 'tool_choice.disable_parallel_tool_use'.", neutral=(True,), asks=(False,)
+        instead="Use 'tool_choice.disable_parallel_tool_use'.",
+        neutral=(True,),
+        not_neutral=(False,),
     ),
     "reasoning": THINKING["thinking"],
     "reasoning_effort": THINKING["thinking"],

@@ -12,14 +12,14 @@ from internvl_server.protocol.fields.members import (
 from internvl_server.protocol.fields.suggestions import Speller
 from internvl_server.protocol.fields.table import refusal
 
-__all__ = ["Reading"]
+__all__ = ["NestedMembers"]
 
 
-class Reading:
-    """How the members of one body's objects are read.
+class NestedMembers:
+    """Collects the ignored and refused members of all objects of one body.
 
-    Validators of objects get it as their context. They do not know where their object is in the body, so
-    objects are remembered by identity and located later.
+    It is the context of the validators. They do not know where their object is in the body, so objects are
+    remembered by identity and located later.
 
     Args:
         ignore_unknown: Ignore unknown members instead of refusing them.
@@ -33,7 +33,7 @@ class Reading:
         self._refused: dict[int, RefusedMemberError] = {}
 
     def known_members(self, value: dict[str, Any], defined: DefinedNames) -> dict[str, Any]:
-        """The members of an object that it defines. A refusal of another member is raised later.
+        """The members that an object defines. An error about another member is raised by `ignored_paths`.
 
         Args:
             value: The object.
@@ -52,7 +52,7 @@ class Reading:
         return kept
 
     def ignored_paths(self, body: dict[str, Any]) -> tuple[str, ...]:
-        """The JSON paths of the ignored members, in the order of the body, which is valid.
+        """The JSON paths of the ignored members, in the order of the body, which must be valid.
 
         Raises:
             UnsupportedParameterError: For the first member that is refused.

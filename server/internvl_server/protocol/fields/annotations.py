@@ -1,4 +1,4 @@
-"""Marks of wire fields: what the documentation and the checks of an engine read."""
+"""Annotations of wire fields, which the documentation and the checks of an engine read."""
 
 from dataclasses import dataclass
 
