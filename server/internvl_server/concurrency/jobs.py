@@ -29,7 +29,7 @@ _FAULT = "fault"
 
 
 class JobLimitError(ValueError):
-    """A job took more time or memory than it may, or ended its process."""
+    """A job exceeded its time or memory, or its process died."""
 
 
 class JobProcesses:
@@ -40,7 +40,7 @@ class JobProcesses:
 
     Args:
         program: Name of the module that is run; it calls `serve_jobs`.
-        num_processes: Most processes at a time.
+        num_processes: Maximum number of processes at a time.
         limit_s: Seconds of processor time that a job may take.
         wait_s: Seconds that a job may wait for a free process.
         max_bytes: Limit of the memory of a process.
@@ -65,10 +65,10 @@ class JobProcesses:
         self._is_closed = False
 
     async def run(self, job: object) -> dict[str, Any]:
-        """Run a job, which is JSON, and return the program's answer.
+        """Run a job, given as JSON data, and return the program's answer.
 
         Raises:
-            JobLimitError: It took more time or memory than it may.
+            JobLimitError: It exceeded its time or memory, or its process died.
             EngineOverloadedError: All processes are busy.
             EngineUnavailableError: `close` was called.
             EngineError: The program failed; its traceback is the message.
@@ -165,10 +165,10 @@ async def _ask(process: Process, job: object) -> dict[str, Any]:
 
 
 def serve_jobs(answer: Callable[[Any], Mapping[str, Any]]) -> None:
-    """The program of such a process: answer jobs until the parent closes the pipe.
+    """Answer jobs until the parent closes the pipe: the main function of the child process.
 
     Args:
-        answer: Answers one job with what can be written as JSON.
+        answer: Answers one job with an object of JSON data.
     """
     limit_s, max_bytes = float(sys.argv[1]), int(sys.argv[2])
     # The parent ends its processes, also when a supervisor signals the whole process group.

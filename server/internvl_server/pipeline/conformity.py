@@ -1,7 +1,7 @@
 """Compares finished answers with the client's schemas, where the engine does not enforce all of them.
 
-What was streamed cannot be taken back. Of strict JSON the last character is therefore held back until the
-rest has been checked: an answer that is refused was never complete JSON, whatever the client makes of it.
+What was streamed cannot be taken back. The last character of strict JSON is therefore held back until the
+rest has been checked, so that no client can parse an answer that is refused.
 """
 
 import logging
@@ -27,7 +27,7 @@ _LAST = re.compile(r"\S?\s*\Z")
 
 
 class SchemaChecker:
-    """Compares JSON with schemas in other processes, so that no schema can hold up the server."""
+    """Compares JSON with schemas in other processes, so that no schema can block the server."""
 
     def __init__(self) -> None:
         self._processes = JobProcesses(CHECKER, limit_s=_LIMIT_S)
@@ -119,7 +119,7 @@ class CheckedAnswer:
         return replace(delta, text=text, tool_calls=tuple(pieces), violation=violation)
 
     async def _check(self, document: _Document | None) -> str:
-        """The reason why the answer is refused; keeps one that only has to be named."""
+        """Why the answer is refused; a violation that must only be named is kept for the last delta."""
         if document is None or not document.text:
             return ""
         violation = await self._checker.violation(document.text, document.schema)

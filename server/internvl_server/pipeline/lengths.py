@@ -39,10 +39,10 @@ class Lengths:
     def image_budget(
         self, conversation: Conversation, skeleton: PromptSkeleton, sampling: SamplingParams
     ) -> ImageBudget:
-        """What text and answer leave for images; may be less than one tile takes.
+        """The tokens that text and answer leave for images; may be less than one tile needs.
 
-        Images share what leaves room for an answer. Before any is refused, they leave a single token to an
-        answer without a limit.
+        Room is kept for an answer without a limit. Before an image is refused, images may take all of that
+        room but one token.
         """
         room = self._max_model_len - skeleton.num_tokens
         if sampling.max_tokens is not None:

@@ -14,7 +14,7 @@ __all__ = ["order_results"]
 
 
 def order_results(conversation: Conversation) -> Conversation:
-    """Sort the results that follow assistant's messages by their calls; those of unknown calls come last."""
+    """Sort the results after each assistant's turn by their calls; those of unknown calls come last."""
     ordered: list[Message] = []
     for are_results, group in groupby(conversation.messages, key=lambda m: m.role == "tool"):
         messages = list(group)
@@ -25,7 +25,7 @@ def order_results(conversation: Conversation) -> Conversation:
 
 
 def _calls_before(messages: Sequence[Message]) -> list[ToolCall]:
-    """The calls of the last turn; some clients send each call of it as one message."""
+    """The calls of the last turn, which some clients send as one message per call."""
     turn = list(takewhile(lambda message: message.role == "assistant", reversed(messages)))
     return [call for message in reversed(turn) for call in message.tool_calls]
 

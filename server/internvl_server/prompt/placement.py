@@ -1,6 +1,6 @@
 """Puts images and videos where the text has marks for them.
 
-Prompts for InternVL's own code have an `<image>` where a picture belongs, those for LMDeploy an
+Prompts for InternVL's own code have an `<image>` where an image belongs, those for LMDeploy an
 `<IMAGE_TOKEN>`, and video prompts a `<video>`. The n-th mark of a message stands for its n-th image.
 """
 
@@ -38,7 +38,7 @@ def place_media(conversation: Conversation) -> tuple[Conversation, tuple[str, ..
     they are text.
 
     Returns:
-        The conversation, and a sentence about each number of marks that does not fit.
+        The conversation, and a warning for each number of marks that differs from that of images or videos.
     """
     warnings: dict[str, None] = {}
     messages = [_placed(message, warnings) for message in conversation.messages]
@@ -151,7 +151,7 @@ def _blank_so_far(texts: Iterator[tuple[str, str, str]]) -> list[bool]:
 
 
 def _text(texts: list[str], index: int, is_alone: list[bool]) -> Iterator[TextPart]:
-    """A text between marks without its parts of the lines that are removed."""
+    """A text between marks, without the ends that belong to removed lines."""
     text = texts[index]
     if index > 0 and is_alone[index - 1]:
         text = text.partition("\n")[2]

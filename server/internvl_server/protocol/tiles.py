@@ -9,7 +9,7 @@ __all__ = ["with_max_tiles"]
 
 
 def with_max_tiles(messages: Sequence[Message], max_tiles: int | None) -> tuple[Message, ...]:
-    """The messages, whose images have the request's limit unless they ask for tiles themselves.
+    """The messages, whose images get the request's limit unless they have one or a `detail` of their own.
 
     Args:
         messages: Those of a conversation.

@@ -26,7 +26,7 @@ def violation_of(text: str, schema: Mapping[str, Any]) -> str | None:
     """Say how a JSON text violates a schema; None if it fits.
 
     Args:
-        text: The answer. A text that is not JSON violates nothing: the answer was cut.
+        text: The answer. Text that is not JSON violates nothing, because the answer was cut off.
         schema: The client's.
     """
     try:

@@ -24,8 +24,8 @@ __all__ = ["judge"]
 
 _NUM_BYTES = 256
 _KEYWORDS = re.compile(r"Unimplemented keys: (\[.*\])")
-# What llguidance says of other keywords than unknown ones.
-_SAYINGS = {
+# How llguidance names keywords in its other messages.
+_MESSAGES = {
     "oneOf": ("oneOf",),
     "min/maxProperties": ("minProperties", "maxProperties"),
 }
@@ -68,7 +68,7 @@ def _keywords(warnings: Iterable[str]) -> set[str]:
     for warning in warnings:
         if found := _KEYWORDS.match(warning):
             keywords.update(json.loads(found[1]))
-        for saying, names in _SAYINGS.items():
+        for saying, names in _MESSAGES.items():
             if warning.startswith(saying):
                 keywords.update(names)
     return keywords

@@ -1,7 +1,7 @@
 """Trial requests before the engine is ready: a text, an image of one tile, and one of thirteen.
 
-They find kernels that fail or compute no numbers on this GPU. They also take the time in which TurboMind
-allocates and tunes at the first image; its own warm-up is a text.
+They find kernels that fail or compute NaN on this GPU. They also make TurboMind allocate and tune for images
+before the first request; its own warm-up has only text.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ async def check_answers(
     """Ask for one token after each of the prompts that fit the context.
 
     Raises:
-        StartupError: A request fails, or the model computes infinities or no numbers.
+        StartupError: A request fails, or the model computes infinities or NaN.
     """
     for num_tiles in _NUM_TILES:
         request = _request(checkpoint, num_tiles)

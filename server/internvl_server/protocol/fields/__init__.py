@@ -1,4 +1,4 @@
-"""Which fields an endpoint knows, and what becomes of every other member of a body."""
+"""Which fields an endpoint knows, and what happens to every other member of a body."""
 
 from internvl_server.protocol.fields.annotations import Extension, Needs
 from internvl_server.protocol.fields.members import DefinedNames, Foreign

@@ -4,16 +4,16 @@ from collections.abc import Iterable
 
 __all__ = ["Speller"]
 
-# Names of at most three letters are near to anything; longer ones than any field are not misspelt fields.
+# Shorter names are close to anything, and longer ones than any field are not misspelt fields.
 _MIN_CHARS = 4
 _MAX_CHARS = 40
-# Names that are compared in one request: each takes time, and a body may have a million of them.
+# Limit of compared names per request: each takes time, and a body may have a million of them.
 _MAX_COMPARED = 64
 
-# Letters that a misspelt name may have wrong at the most.
+# Maximum number of wrong letters in a misspelt name.
 _MAX_DISTANCE = 2
 
-# Names that programs use for something else, although they are near to a field's.
+# Names that programs use for something else, although they are close to that of a field.
 _OTHER_WORDS = frozenset(
     {
         "callback", "callbacks", "context", "contexts", "exclude", "fallback", "max_time",
@@ -64,7 +64,7 @@ def _limit(word: str, other: str) -> int:
 def _distance(word: str, other: str) -> int:
     """Letters to add, remove, replace or swap with the next one (optimal string alignment).
 
-    Of words that are further apart than `_MAX_DISTANCE`, it is only sure to be more than that.
+    For words that are further apart than `_MAX_DISTANCE` it is only known to be greater than that.
     """
     before: list[int] = []
     last = list(range(len(other) + 1))

@@ -27,7 +27,7 @@ __all__ = [
 
 
 class Block(Wire):
-    """The member of every block: a hint for a cache, without effect here."""
+    """A content block. `cache_control`, a hint for a cache, has no effect here."""
 
     cache_control: Any = None
 
@@ -56,7 +56,7 @@ class UrlSource(Wire):
 
 
 class ImageTransformations(Wire):
-    """What happens to a large image: it is scaled down to its tiles."""
+    """What happens to a large image; the server always scales images down to their tiles."""
 
     oversized_image: Literal["downsize"] | None = None
 
@@ -75,17 +75,17 @@ class ImageBlock(Block):
     detail: ImageDetail = None
     """How finely the image is tiled: an extension of this server."""
     max_tiles: MaxTiles | None = None
-    """Most tiles of the image, overriding `detail`: an extension of this server."""
+    """Maximum number of tiles of the image, overriding `detail`: an extension of this server."""
 
 
 class Citations(Wire):
-    """Whether the answer cites the block, which it cannot do here."""
+    """Whether the answer cites the block; citations are not supported."""
 
     enabled: Literal[False] | None = None
 
 
 class SearchResultBlock(Block):
-    """A result of a search, which the prompt has as text."""
+    """A search result, which becomes text of the prompt."""
 
     type: Literal["search_result"]
     title: str
@@ -116,7 +116,7 @@ class ContentSource(Wire):
 
 
 class DocumentBlock(Block):
-    """A document of text and images, which the prompt has after its title and context."""
+    """A document of text and images, which become part of the prompt after its title and context."""
 
     type: Literal["document"]
     source: Annotated[

@@ -54,7 +54,7 @@ def to_conversation(
     """Convert the messages; `system` comes first. A last message of the assistant is continued.
 
     Args:
-        turns: The field `messages`. Neighbours of one role become one message, as in Anthropic's API.
+        turns: The field `messages`. Neighbours of one role are joined, as in Anthropic's API.
         system: The field.
         tools: The tools that the prompt lists.
         max_tiles: The field.
@@ -79,7 +79,7 @@ def to_conversation(
 
 
 def dropped_blocks(turns: Sequence[Turn]) -> tuple[str, ...]:
-    """The JSON paths of the blocks that the conversation does not have."""
+    """The JSON paths of the blocks that the conversation leaves out."""
     return tuple(
         f"messages[{index}].content[{place}]"
         for index, turn in enumerate(turns)
@@ -193,7 +193,7 @@ def _image(block: ImageBlock, path: str) -> ImageReference:
 
 
 def _with_videos(message: Message, media: MediaSettings) -> Message:
-    """The message, in which a video in the place of an image is one, as in chat."""
+    """The message, where images whose URL is a video's are videos, as in chat."""
     content = [
         VideoReference(part.url, media.default_video_frames, part.param)
         if isinstance(part, ImageReference) and is_video_url(part.url)
@@ -210,7 +210,7 @@ def _data_url(source: Base64Source) -> str:
 
 
 def _spaced(parts: Iterator[Part] | Sequence[Part]) -> Content:
-    """The parts, where texts next to each other become one text of several lines."""
+    """The parts, with adjacent texts joined by line breaks."""
     spaced: list[Part] = []
     for is_text, group in groupby(parts, key=lambda part: isinstance(part, TextPart)):
         if is_text:
@@ -222,7 +222,7 @@ def _spaced(parts: Iterator[Part] | Sequence[Part]) -> Content:
 
 
 def _merged(messages: Sequence[Message]) -> Iterator[Message]:
-    """The messages, where neighbours from the user, or from the assistant, are one."""
+    """The messages, with neighbours from the user, or from the assistant, joined."""
     for role, group in groupby(messages, key=lambda message: message.role):
         if role in ("system", "tool"):
             yield from group

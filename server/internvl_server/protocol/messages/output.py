@@ -51,7 +51,7 @@ class _ToolUse:
         return {"type": "input_json_delta", "partial_json": arguments}
 
     def json(self) -> dict[str, Any] | None:
-        """The block; None if the end of the answer cut its input off."""
+        """The block; None if its input was cut off by the end of the answer."""
         value = read_arguments("".join(self.pieces))
         return None if value is None else {**self._head, "input": value}
 
@@ -59,7 +59,7 @@ class _ToolUse:
 class ContentBlocks:
     """The content of a message that is being generated.
 
-    Text goes into a block, and each tool call is a separate one, in the order in which they come.
+    Text goes into one block, and each tool call into another, in the order of the answer.
     """
 
     def __init__(self) -> None:

@@ -33,7 +33,7 @@ from internvl_server.settings import LimitSettings, MediaSettings
 __all__ = ["parse_count_tokens_request", "parse_messages_request"]
 
 _MAX_STOPS = 64
-# Edits of the context that concern only what is never in it: the reasoning of earlier answers.
+# Edits of the context that only remove reasoning of earlier answers, which is never in it.
 _NEUTRAL_EDITS = frozenset({"clear_thinking_20251015"})
 
 
@@ -107,7 +107,7 @@ def _prompt(
 
 
 def _answer_format(body: PromptFields, conversation: Conversation) -> Constraint | None:
-    """The constraint of the field for it, of which there are an older and a newer one."""
+    """The constraint of `output_config.format`, or of its older name `output_format`."""
     current = body.output_config.format if body.output_config else None
     chosen = current or body.output_format
     if chosen is None:
@@ -120,8 +120,8 @@ def _answer_format(body: PromptFields, conversation: Conversation) -> Constraint
         )
     if conversation.continue_final_message:
         raise InvalidRequestError(
-            f"'{param}' is about the whole answer, which the last message of the assistant begins. Give "
-            "one of them.",
+            f"'{param}' applies to the whole answer, but the last message of the assistant has already begun "
+            "it. Leave out one of them.",
             param=param,
         )
     return json_constraint(chosen.schema_, param, is_strict=True)
@@ -161,7 +161,7 @@ def _edits_nothing(management: Any) -> bool:  # noqa: ANN401  (any JSON value)
 
 
 def _prepared(value: Any, path: str, limits: LimitSettings) -> Any:  # noqa: ANN401  (any JSON value)
-    """A message, block or tool without nulls, which answers have when they are sent back as history."""
+    """A message, block or tool without null members, which answers contain that are sent back as history."""
     if isinstance(value, list):
         check_length(value, path, limits.max_parts, "limits.max_parts")
         return [_prepared(entry, f"{path}[{i}]", limits) for i, entry in enumerate(value)]

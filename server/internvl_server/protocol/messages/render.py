@@ -114,7 +114,7 @@ def count_json(usage: Usage) -> dict[str, Any]:
 
 
 def _usage_json(usage: Usage) -> dict[str, Any]:
-    """Anthropic's `usage`, whose input tokens are those that are not cached; the details are an extension."""
+    """Anthropic's `usage`, whose `input_tokens` excludes cached ones; the details are an extension."""
     return {
         "input_tokens": usage.num_prompt_tokens - usage.num_cached_tokens,
         "cache_creation_input_tokens": 0,

@@ -39,7 +39,7 @@ class JsonOutputFormat(Wire):
 
 
 class OutputConfig(Wire):
-    """What the answer must be."""
+    """The format of the answer."""
 
     format: JsonOutputFormat | None = None
 
@@ -73,7 +73,7 @@ class MessagesRequest(PromptFields, SamplingFields):
     """The implemented fields."""
 
     max_tokens: MaxTokens
-    """Most tokens of the answer, which also ends where the context does."""
+    """Maximum number of generated tokens; an answer also ends when the context is full."""
     stop_sequences: list[Annotated[str, Field(min_length=1, max_length=8192)]] | None = None
     """At most 64 strings of at most 8192 characters, matched on text and never shown."""
     top_k: Annotated[Annotated[int, Field(ge=-1, le=2**63 - 1)] | None, Needs("top_k")] = None
@@ -89,7 +89,7 @@ _REFUSED: Mapping[str, tuple[Any, ...]] = {
     "mcp_servers": ([],),
     "thinking": (
         {"type": "disabled"},
-        # The model decides how much it thinks: this one not at all.
+        # The model decides how much it reasons; this one never does.
         {"type": "adaptive"},
         {"type": "adaptive", "display": None},
         {"type": "adaptive", "display": "omitted"},

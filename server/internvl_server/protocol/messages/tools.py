@@ -37,12 +37,12 @@ class ClientTool(Wire):
     description: str | None = None
     input_schema: dict[str, Any]
     strict: bool | None = None
-    # Hints for a cache and for how the calls are streamed, which is always as they are generated.
+    # Hints for a cache and for streaming; calls are always streamed while they are generated.
     cache_control: Any = None
     eager_input_streaming: bool | None = None
     defer_loading: bool | None = None
     """The tool is offered only after a reference to it."""
-    # Only the provider's tools could call it as well.
+    # 'direct' is the model; the other callers are tools of the provider.
     allowed_callers: (
         Annotated[list[Literal["direct"]], Field(fail_fast=True, max_length=1)] | None
     ) = None
@@ -97,12 +97,12 @@ def chosen_tools(choice: ToolUseChoice | None, tools: Sequence[Tool]) -> ToolCho
     """Which of the tools an answer may or must call.
 
     Raises:
-        InvalidRequestError: The choice names no tool, or one where none can be named.
+        InvalidRequestError: The name of a tool is missing, unknown or not allowed with the choice's type.
     """
     choice = choice or ToolUseChoice(type="auto")
     if (choice.type == "tool") != (choice.name is not None):
         raise InvalidRequestError(
-            "'tool_choice.name' belongs to the type 'tool', and to no other.",
+            "'tool_choice.name' is required with the type 'tool', and not allowed with any other.",
             param="tool_choice.name",
         )
     named = [] if choice.name is None else [(choice.name, "tool_choice.name")]

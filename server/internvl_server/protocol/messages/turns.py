@@ -44,7 +44,7 @@ class ToolUseBlock(Block):
 
 
 class ToolReferenceBlock(Block):
-    """A tool that a search found: from now on it is offered, and the prompt has its name here."""
+    """A tool that a search found: it is offered from now on, and its name becomes text of the prompt."""
 
     type: Literal["tool_reference"]
     tool_name: str
@@ -61,7 +61,7 @@ ResultPart: TypeAlias = Annotated[
 
 
 class ToolResultBlock(Block):
-    """The result of a tool, text and images; with `is_error` the prompt has it after `Error: `."""
+    """The result of a tool, as text and images; with `is_error` the prompt has `Error: ` before it."""
 
     type: Literal["tool_result"]
     tool_use_id: str = ""
@@ -70,7 +70,7 @@ class ToolResultBlock(Block):
 
 
 class ThinkingBlock(Block):
-    """The reasoning of an earlier answer, which the prompt does not have."""
+    """The reasoning of an earlier answer, which is left out of the prompt."""
 
     type: Literal["thinking", "redacted_thinking"]
     thinking: Any = None
@@ -104,7 +104,7 @@ class UserTurn(Wire):
 
 
 class AssistantTurn(Wire):
-    """An earlier answer; in last place, the beginning of the answer."""
+    """An earlier answer or, as the last message, the beginning of the new one."""
 
     role: Literal["assistant"]
     content: TextOr[list[AssistantBlock]] = ""
@@ -118,7 +118,7 @@ class ToolReference(Wire):
 
 
 class ToolChangeBlock(Block):
-    """A tool that is offered from now on, or no longer."""
+    """A tool that is offered or withdrawn from now on."""
 
     type: Literal["tool_addition", "tool_removal"]
     tool: ToolReference
@@ -133,7 +133,7 @@ SystemBlock: TypeAlias = Annotated[
 
 
 class SystemTurn(Wire):
-    """Instructions between other messages; some hold only until the next message of the user."""
+    """Instructions between other messages; with `clear_at` they may end at the next message of the user."""
 
     role: Literal["system"]
     content: TextOr[list[SystemBlock]] = ""

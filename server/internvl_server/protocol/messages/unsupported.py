@@ -1,6 +1,6 @@
-"""Refuses by name what needs a service or a store that this server does not have.
+"""Refuses by name what needs a service or storage that this server does not have.
 
-This comes before the validator, which would only say that a type is not one of the known ones.
+This runs before validation, whose message would only say that a type is unknown.
 """
 
 from collections.abc import Iterator, Mapping
@@ -43,8 +43,8 @@ def refuse_unsupported(fields: Mapping[str, Any]) -> None:
     """Refuse a thread, and the first block or tool of a type that is not supported.
 
     Raises:
-        UnsupportedParameterError: With the JSON path of the type and the reason. By the code for a thread the
-            SDK knows that it must send the whole conversation.
+        UnsupportedParameterError: With the JSON path of the type and the reason. The code for a thread tells
+            the SDK that it must send the whole conversation.
     """
     if fields.get("thread") is not None:
         raise UnsupportedParameterError(

@@ -1,4 +1,4 @@
-"""Asks the NVIDIA driver about itself and its GPUs, through ctypes. Starts no CUDA program unless it must."""
+"""Reads the NVIDIA driver's version and GPUs through ctypes. Creates a CUDA context only if it must."""
 
 import ctypes
 from dataclasses import dataclass
