@@ -28,9 +28,14 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return [(kind, text) for kind, text in found]
 
 
-def curl_examples(page: Path) -> list[str]:
-    """The page's curl commands."""
-    return [text for kind, text in blocks(page) if kind == "bash" and text.startswith("curl")]
+def curl_examples(page: Path) -> list[tuple[str, str]]:
+    """The page's curl commands, each with the `text` block that follows it, or an empty text."""
+    every = [*blocks(page), ("", "")]
+    return [
+        (command, out if then == "text" else "")
+        for (kind, command), (then, out) in pairwise(every)
+        if kind == "bash" and command.startswith("curl")
+    ]
 
 
 def python_examples(page: Path) -> list[tuple[str, str]]:
@@ -69,9 +74,15 @@ def streamed_text(events: str) -> str:
     return "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks)
 
 
-def run_curl(command: str, page: Path) -> None:
-    """The answer must be one without an error; a streamed description must be the page's first one."""
+def run_curl(command: str, expected_output: str, page: Path) -> None:
+    """The output must be the expected one, if the page has one, or else an answer without an error.
+
+    A streamed description must be the first one of the page's Python examples.
+    """
     output = run(["bash", "-c", command])
+    if expected_output:
+        assert output.strip() == expected_output.strip(), output
+        return
     if '"stream": true' in command:
         expected = python_examples(page)[0][1].strip()
         assert streamed_text(output) == expected, output
@@ -101,8 +112,8 @@ def main() -> None:
     wait_ready(options.port, options.pid)
     for page in PAGES:
         commands = curl_examples(page)
-        for command in commands:
-            run_curl(command.replace(":8000", f":{options.port}"), page)
+        for command, expected_output in commands:
+            run_curl(command.replace(":8000", f":{options.port}"), expected_output, page)
         programs = run_python(page, options.port) if python_examples(page) else 0
         if commands or programs:
             print(f"{page.name}: {len(commands)} curl and {programs} Python examples ran")
