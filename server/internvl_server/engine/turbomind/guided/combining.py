@@ -27,6 +27,7 @@ class Combiner:
     def __init__(self, root: Mapping[str, Any], loosened: set[str]) -> None:
         self._root = root
         self._loosened = loosened
+        self._targets: dict[str, Schema | None] = {}
 
     def combined(self, schema: Mapping[str, Any]) -> Any:  # noqa: ANN401  (a schema)
         """The schema without `allOf` and `oneOf`, and with nothing beside `anyOf`, as far as possible."""
@@ -106,10 +107,19 @@ class Combiner:
             return schema
         if schema.keys() - _NO_CONSTRAINT != {"$ref"}:
             return None
-        target = self._target(str(schema["$ref"]))
+        reference = str(schema["$ref"])
+        if reference not in self._targets:
+            self._targets[reference] = None  # while it is combined, it may refer to itself
+            self._targets[reference] = self._combined_target(reference)
+        return self._targets[reference]
+
+    def _combined_target(self, reference: str) -> Schema | None:
+        target = self._target(reference)
         if not isinstance(target, Mapping) or target.keys() & {"$ref", *_COMBINING}:
             return None
-        return {key: value for key, value in target.items() if key not in _DEFINITIONS}
+        own = {key: value for key, value in target.items() if key not in _DEFINITIONS}
+        combined: Schema = self.combined(own)
+        return combined
 
     def _target(self, reference: str) -> object:
         node: object = self._root

@@ -121,6 +121,21 @@ def test_what_stands_beside_options_is_put_into_each() -> None:
     assert [sorted(option["properties"]) for option in rewritten["anyOf"]] == [["a"], ["a", "b"]]
 
 
+def test_what_is_merged_is_rewritten_inside() -> None:
+    inner = {"allOf": [{"type": "string"}, {"minLength": 3}]}
+    definitions = {"A": {"type": "object", "properties": {"x": inner}}}
+    merged = {
+        "type": "object",
+        "properties": {"x": {"type": "string", "minLength": 3}, "y": INTEGER},
+    }
+    also = {"properties": {"y": INTEGER}}
+    rewritten, loosened = held({"allOf": [{"$ref": "#/$defs/A"}, also], "$defs": definitions})
+    assert {key: rewritten[key] for key in merged} == merged
+    rewritten, loosened = held(also | {"anyOf": [{"$ref": "#/$defs/A"}], "$defs": definitions})
+    assert rewritten["anyOf"] == [merged]
+    assert not loosened
+
+
 def test_references_are_merged_and_never_followed_forever() -> None:
     base = {"type": "object", "properties": {"a": INTEGER}, "required": ["a"]}
     more = {"properties": {"b": INTEGER}, "required": ["b"]}
