@@ -210,12 +210,17 @@ class _Holder:
     def _object(self, schema: Schema) -> Schema:
         properties = dict(schema.get("properties") or {})
         patterns = schema.get("patternProperties")
-        is_closed = schema.get("additionalProperties", True) is False
+        others = schema.get("additionalProperties", True)
+        is_closed = others is False
         for name in schema.get("required") or ():
-            if name not in properties and not patterns:
-                if is_closed:
-                    raise ValueError(f"'required' names {name!r}, which 'properties' does not have")
-                properties[name] = {}
+            if name in properties:
+                continue
+            if patterns:  # the name may fit one of them
+                self._loosened.add("required")
+                continue
+            if is_closed:
+                raise ValueError(f"'required' names {name!r}, which 'properties' does not have")
+            properties[name] = others if isinstance(others, dict) else {}
         if properties:
             schema["properties"] = properties
             if not is_closed and not all(map(str.isascii, properties)):

@@ -70,6 +70,21 @@ def held(schema: dict[str, Any]) -> tuple[dict[str, Any], str]:
             {"type": "object", "required": ["a"], "properties": {"a": {}}},
             "",
         ),
+        (
+            {"required": ["a"], "additionalProperties": INTEGER},
+            {
+                "type": "object",
+                "required": ["a"],
+                "properties": {"a": INTEGER},
+                "additionalProperties": INTEGER,
+            },
+            "",
+        ),
+        (
+            {"type": "object", "required": ["ab"], "patternProperties": {"^a": INTEGER}},
+            {"type": "object", "required": ["ab"], "patternProperties": {"^a": INTEGER}},
+            "required",
+        ),
         ({"type": "boolean", "minimum": 3, "uniqueItems": False}, {"type": "boolean"}, ""),
         ({"allOf": [INTEGER]}, INTEGER, ""),
         (
