@@ -16,7 +16,8 @@ _ANY = f"[^{_ESCAPED_BY_JSON}]"
 # Classes, as members of a character class.
 _CLASSES = {"d": "0-9", "w": "a-zA-Z0-9_", "s": " "}
 _NEGATED = {"D": "0-9", "W": "a-zA-Z0-9_", "S": r"\x09-\x0d "}
-_WRITTEN = {'"': r'\\"', "\\": r"\\\\"}
+# In groups, because a quantifier may follow.
+_WRITTEN = {'"': r'(\\")', "\\": r"(\\\\)"}
 # In a class, ranges may contain what JSON escapes.
 _MEMBER = re.compile(r"(\\.|[^\\])(?:-(\\.|[^\\]))?", re.DOTALL)
 _TOP_LEVEL = re.compile(
@@ -28,13 +29,17 @@ def json_pattern(pattern: str) -> str:
     """Rewrite a pattern, which matches anywhere in a string, to one that matches a whole string of JSON.
 
     Raises:
-        ValueError: It has an escape that is not known here.
+        ValueError: It has an escape that is not known here, or an anchor inside.
     """
     if _has_alternatives(pattern):  # anchors may belong to some of them only
         return _rewritten(pattern)
-    start = "" if pattern.startswith("^") else f"{_ANY}*"
-    has_end = pattern.endswith("$") and not pattern.endswith(r"\$")
-    return start + _rewritten(pattern) + ("" if has_end else f"{_ANY}*")
+    anchors = [atom.start() for atom in _ATOM.finditer(pattern) if atom["plain"] in ("^", "$")]
+    has_start, has_end = pattern.startswith("^"), pattern.endswith("$")
+    has_end = has_end and len(pattern) - 1 in anchors
+    if len(anchors) > has_start + has_end:  # the converter would ignore it
+        raise ValueError("the pattern has an anchor inside")
+    start, end = ("" if has_anchor else f"{_ANY}*" for has_anchor in (has_start, has_end))
+    return start + _rewritten(pattern) + end
 
 
 def _rewritten(pattern: str) -> str:
