@@ -23,7 +23,9 @@ _SINGLE = (
     "propertyNames", "contains", "not", "if", "then", "else",
 )  # fmt: skip
 _LISTS = ("anyOf", "allOf", "oneOf", "prefixItems", "items")
-_MAPS = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
+_MAPS = (
+    "properties", "patternProperties", "dependentSchemas", "dependencies", "$defs", "definitions",
+)  # fmt: skip
 _BOUNDS = (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum"))
 # A grammar has a state for each remainder.
 _MAX_DIVISOR = 1000
@@ -84,7 +86,7 @@ def _modern(schema: dict[str, Any]) -> dict[str, Any]:
     """Write what earlier drafts have as 2020-12 has it."""
     for key in [key for key, v in schema.items() if v is None and key not in ("const", "default")]:
         del schema[key]
-    for key in ANNOTATIONS & schema.keys():
+    for key in (ANNOTATIONS | {"$schema"}) & schema.keys():
         del schema[key]
     for bound, exclusive in _BOUNDS:
         if isinstance(flag := schema.get(exclusive), bool):
@@ -94,6 +96,12 @@ def _modern(schema: dict[str, Any]) -> dict[str, Any]:
     if isinstance(items := schema.get("items"), list):
         schema["prefixItems"] = items
         schema["items"] = schema.pop("additionalItems", True)
+    schema.pop("additionalItems", None)  # says nothing without such a list
+    if isinstance(dependencies := schema.pop("dependencies", None), dict):
+        for key, of_kind in (("dependentRequired", True), ("dependentSchemas", False)):
+            own = {k: v for k, v in dependencies.items() if isinstance(v, list) is of_kind}
+            if own:
+                schema[key] = own | (schema.get(key) or {})
     return schema
 
 

@@ -8,6 +8,8 @@ from internvl_server.engine.guided.checker import violation_of
 
 from tests.everyday_schemas import EVERYDAY
 
+DRAFT_7 = "http://json-schema.org/draft-07/schema#"
+
 
 @pytest.mark.parametrize(
     ("name", "schema", "good", "bad"), EVERYDAY, ids=lambda value: str(value)[:20]
@@ -28,6 +30,10 @@ def test_everyday_schemas(name: str, schema: Any, good: Any, bad: Any) -> None:
         # As drafts before 2020-12 have it, whatever `$schema` says.
         ({"type": "number", "minimum": 0, "exclusiveMinimum": True}, 0, "'exclusiveMinimum'"),
         ({"items": [{"type": "integer"}], "additionalItems": False}, [1, 2], "'items'"),
+        ({"properties": {"a": {}}, "dependencies": {"a": ["b"]}}, {"a": 1}, "'dependentRequired'"),
+        ({"dependencies": {"a": {"minProperties": 2}}}, {"a": 1}, "'minProperties'"),
+        ({"$schema": DRAFT_7, "properties": {"a": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}},
+          "dependentRequired": {"a": ["b"]}}, {"a": {"a": None}, "b": 1}, "at $[\"a\"]"),
         ({"definitions": {"a": {"type": "integer"}}, "$ref": "#/definitions/a"}, "x", "'type'"),
     ],
     ids=str,
