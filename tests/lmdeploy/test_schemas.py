@@ -113,6 +113,8 @@ LOOSENED = [
     ({"oneOf": [{"type": "integer"}, {"type": "integer", "minimum": 5}]}, "7", "oneOf"),
     ({"allOf": [{"type": "string", "pattern": "^a+$"}, {"pattern": "^a$"}]}, '"aa"', "allOf"),
     ({"$defs": {"x": {"type": "integer"}}, "$ref": "#/$defs/x", "maximum": 3}, "4", "maximum"),
+    ({"$ref": "#/components/schemas/A", "components": {"schemas": {"A": {"not": {"type": "integer"}}}}},
+     "1", "$ref"),
     ({"enum": ["a", "abc"], "minLength": 2}, '"a"', "minLength"),
     ({"type": "object", "properties": A, "patternProperties": {"^b$": {"type": "null"}},
       "additionalProperties": True}, '{"b": 1}', "patternProperties"),

@@ -10,7 +10,15 @@ from typing import Any, TypeAlias
 from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import SchemaError
 
-__all__ = ["ANNOTATIONS", "SchemaMap", "map_schemas", "modern", "tidied", "without_assertions"]
+__all__ = [
+    "ANNOTATIONS",
+    "SchemaMap",
+    "is_mapped",
+    "map_schemas",
+    "modern",
+    "tidied",
+    "without_assertions",
+]
 
 SchemaMap: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -48,6 +56,15 @@ def map_schemas(schema: Any, change: SchemaMap) -> Any:  # noqa: ANN401  (a sche
         elif key in _MAPS and isinstance(value, Mapping):
             changed[key] = {name: map_schemas(inner, change) for name, inner in value.items()}
     return change(changed)
+
+
+def is_mapped(reference: str) -> bool:
+    """Whether the pointer of a reference leads to a schema that `map_schemas` changes."""
+    names = iter(reference.removeprefix("#").split("/")[1:])
+    return all(
+        name in _SINGLE or (name in _MAPS + _LISTS and next(names, None) is not None)
+        for name in names
+    )
 
 
 def modern(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from internvl_server.engine.guided.schemas import ANNOTATIONS, map_schemas
+from internvl_server.engine.guided.schemas import ANNOTATIONS, is_mapped, map_schemas
 
 __all__ = ["Combiner"]
 
@@ -114,7 +114,7 @@ class Combiner:
         return self._targets[reference]
 
     def _combined_target(self, reference: str) -> Schema | None:
-        target = self._target(reference)
+        target = self._target(reference) if is_mapped(reference) else None
         if not isinstance(target, Mapping) or target.keys() & {"$ref", *_COMBINING}:
             return None
         own = {key: value for key, value in target.items() if key not in _DEFINITIONS}

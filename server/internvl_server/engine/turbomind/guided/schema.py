@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
-from internvl_server.engine.guided.schemas import map_schemas, tidied
+from internvl_server.engine.guided.schemas import is_mapped, map_schemas, tidied
 from internvl_server.engine.turbomind.guided.combining import Combiner
 
 __all__ = ["held_schema"]
@@ -116,6 +116,8 @@ class _Holder:
         reference = schema["$ref"]
         if reference != "#" and not reference.startswith("#/"):
             raise ValueError("'$ref' must begin with '#/'")
+        if not is_mapped(reference):  # what it refers to is not rewritten
+            self._loosened.add("$ref")
         self._drop(schema, (_CONSTRAINTS | {"anyOf"}) & schema.keys())
         return schema
 
