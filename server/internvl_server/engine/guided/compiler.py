@@ -164,7 +164,9 @@ class GrammarCompiler(Generic[_Grammar]):
     def _check_refused(self, key: Hashable) -> None:
         refusal, until = self._refused.get(key, (None, 0.0))
         if refusal is not None and time.monotonic() < until:
-            raise refusal
+            raise refusal.with_traceback(
+                None
+            )  # else it would grow, and keep what each request holds
 
     def _submit(self, key: Hashable, constraint: Constraint) -> asyncio.Task[Compiled[_Grammar]]:
         work = asyncio.create_task(self._compile(constraint))

@@ -1,6 +1,7 @@
 """Compiling constraints: refused when too large or malformed, abandoned when slow, cached."""
 
 import asyncio
+from traceback import walk_tb
 from typing import Any
 
 import pytest
@@ -129,6 +130,15 @@ async def test_what_cannot_be_compiled_is_a_400_that_names_the_field_and_is_not_
         assert caught.value.param == param
         assert caught.value.message == f"'{param}' cannot be used: the reason."
     assert len(judge.judged) == 1
+
+
+async def test_a_refusal_does_not_keep_the_requests_it_refuses(compiler, judge):
+    judge.error = ValueError("no")
+    for _ in range(5):
+        with pytest.raises(InvalidRequestError):
+            await compiler.compile(Regex("("))
+    [(refusal, _)] = compiler._refused.values()
+    assert len(list(walk_tb(refusal.__traceback__))) <= 2
 
 
 async def test_what_took_too_long_is_tried_again_after_a_while(compiler, judge, monkeypatch):
