@@ -42,6 +42,7 @@ _FORMATS = frozenset(
 )  # fmt: skip
 # Larger bounds are too large for the compiler.
 _LARGEST = 2**53 - 1
+_FAR = 2**1000  # what is larger may not be a float
 # Values of an integer that are listed instead of described.
 _MAX_LISTED = 100
 # Number of properties times their count; this takes the compiler about two seconds.
@@ -244,10 +245,9 @@ def _bound(schema: Schema, inclusive: str, exclusive: str, step: int) -> float:
     values = [-step * math.inf]
     for key, is_exclusive in ((inclusive, False), (exclusive, True)):
         value = schema.get(key)
-        if value is None:
+        if value is None or (isinstance(value, float) and not math.isfinite(value)):
             continue
-        if not math.isfinite(value):
-            continue
+        value = max(-_FAR, min(_FAR, value))
         whole = math.ceil(value) if step > 0 else math.floor(value)
         values.append(whole + step if is_exclusive and whole == value else whole)
     return max(values) if step > 0 else min(values)

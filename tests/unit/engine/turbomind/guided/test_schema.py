@@ -43,6 +43,13 @@ def held(schema: dict[str, Any]) -> tuple[dict[str, Any], str]:
             "multipleOf",
         ),
         ({"type": "integer", "maximum": 2**60}, {"type": "integer"}, "maximum"),
+        ({"type": "integer", "maximum": 10**400}, {"type": "integer"}, "maximum"),
+        (
+            {"type": "integer", "minimum": -(10**400), "multipleOf": 3},
+            {"type": "integer"},
+            "minimum multipleOf",
+        ),
+        ({"type": "array", "additionalItems": {"pattern": 5}}, {"type": "array"}, ""),
         ({"const": 3, "type": "integer", "title": "x"}, {"enum": [3]}, ""),
         ({"type": "string", "enum": ["a", 1, None]}, {"enum": ["a"]}, ""),
         (
