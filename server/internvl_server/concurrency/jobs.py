@@ -95,7 +95,10 @@ class JobProcesses:
 
     async def _run(self, job: object) -> dict[str, Any]:
         self._check_open()
-        process = self._take_idle() or await self._start()
+        try:
+            process = self._take_idle() or await self._start()
+        except OSError as err:  # too slowly, or the system has no more processes or files
+            raise EngineError(f"The program {self._program} does not start.") from err
         try:
             async with asyncio.timeout(self._limit_s * _WALL_FACTOR):
                 answer = await _ask(process, job)

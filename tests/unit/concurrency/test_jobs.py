@@ -61,6 +61,18 @@ async def test_a_job_that_only_waits_is_ended(processes):
         await processes.run({"sleep": True})
 
 
+async def test_a_process_that_does_not_start_in_time_is_a_defect(processes, monkeypatch):
+    monkeypatch.setattr("internvl_server.concurrency.jobs._START_S", 0)
+    with pytest.raises(EngineError, match="does not start"):
+        await processes.run({"say": 1})
+
+
+async def test_a_process_that_the_system_refuses_is_a_defect(processes, monkeypatch):
+    monkeypatch.setattr("sys.executable", "/nowhere")
+    with pytest.raises(EngineError, match="does not start"):
+        await processes.run({"say": 1})
+
+
 async def test_a_defect_has_its_traceback(processes):
     with pytest.raises(EngineError, match="KeyError: 'a defect'"):
         await processes.run({"raise": True})
