@@ -11,7 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from internvl_server.concurrency.jobs import JobLimitError, JobProcesses
-from internvl_server.core import Constraint, JsonSchema, TextDelta, ToolCallDelta, ToolCalls
+from internvl_server.core import (
+    Constraint,
+    JsonSchema,
+    TextDelta,
+    TextLogprobs,
+    ToolCallDelta,
+    ToolCalls,
+)
 from internvl_server.engine.guided import CHECKER
 from internvl_server.errors import EngineError, EngineOverloadedError, EngineUnavailableError
 
@@ -93,6 +100,7 @@ class CheckedAnswer:
         self._call: _Document | None = None
         self._index = -1
         self._violation = ""
+        self._logprobs: tuple[TextLogprobs, ...] = ()  # of text that is held back
 
     async def push(self, delta: TextDelta) -> TextDelta:
         """The delta without what is held back. The last one may be a refusal."""
@@ -116,7 +124,10 @@ class CheckedAnswer:
             text += self._text.release() if self._text else ""
         is_last = delta.finish_reason is not None
         violation = self._violation if is_last else ""
-        return replace(delta, text=text, tool_calls=tuple(pieces), violation=violation)
+        logprobs = self._shown_logprobs(delta, is_shown=bool(text or pieces or is_last))
+        return replace(
+            delta, text=text, tool_calls=tuple(pieces), violation=violation, logprobs=logprobs
+        )
 
     async def _check(self, document: _Document | None) -> str:
         """Why the answer is refused; a violation that must only be named is kept for the last delta."""
@@ -132,8 +143,16 @@ class CheckedAnswer:
         if self._call is not None and (held := self._call.release()):
             yield ToolCallDelta(self._index, arguments=held)
 
+    def _shown_logprobs(self, delta: TextDelta, *, is_shown: bool) -> tuple[TextLogprobs, ...]:
+        """Those that were kept and the delta's; they are kept while nothing is shown."""
+        logprobs = self._logprobs + delta.logprobs
+        self._logprobs = () if is_shown else logprobs
+        return logprobs if is_shown else ()
+
     def _refused(self, delta: TextDelta, refusal: str) -> TextDelta:
-        return replace(delta, text="", tool_calls=(), finish_reason="stop", refusal=refusal)
+        return replace(
+            delta, text="", tool_calls=(), logprobs=(), finish_reason="stop", refusal=refusal
+        )
 
 
 def _text_document(constraint: Constraint) -> _Document | None:

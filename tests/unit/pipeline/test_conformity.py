@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from internvl_server.core import CallableTool, JsonSchema, TextDelta, ToolCallDelta, ToolCalls
+from internvl_server.core import (
+    CallableTool,
+    JsonSchema,
+    LogprobToken,
+    TextDelta,
+    TextLogprobs,
+    ToolCallDelta,
+    ToolCalls,
+)
 from internvl_server.engine.guided.checker import violation_of
 from internvl_server.pipeline.conformity import CheckedAnswer, SchemaChecker
 
@@ -67,6 +75,17 @@ async def test_a_number_is_held_back_until_it_is_checked() -> None:
     assert "".join(delta.text for delta in await shown(fits, violates)) == ""
     [*_, last] = await shown(fits, pieces("13", [1]))
     assert last.text == "13"
+
+
+async def test_log_probabilities_of_held_back_text_are_not_lost() -> None:
+    strict = JsonSchema(UNIQUE, is_strict=True)
+    entries = [TextLogprobs(LogprobToken(text, text.encode(), -0.5)) for text in "[1]"]
+    deltas = [TextDelta(e.token.text, logprobs=(e,)) for e in entries]
+    answer = await shown(strict, [*deltas, TextDelta("", "stop")])
+    assert [entry for delta in answer for entry in delta.logprobs] == entries
+    assert all(delta.text or not delta.logprobs for delta in answer), (
+        "none would be dropped as empty"
+    )
 
 
 async def test_without_strictness_everything_is_passed_on_at_once() -> None:
