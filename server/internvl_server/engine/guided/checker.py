@@ -26,11 +26,12 @@ def violation_of(text: str, schema: Mapping[str, Any]) -> str | None:
     """Say how a JSON text violates a schema; None if it fits.
 
     Args:
-        text: The answer. Text that is not JSON violates nothing, because the answer was cut off.
+        text: The answer. Text that does not begin with JSON violates nothing, because the answer was cut
+            off. After JSON, a stop string or token may be shown.
         schema: The client's.
     """
     try:
-        value = json.loads(text)
+        value, _ = json.JSONDecoder().raw_decode(text.lstrip())
     except ValueError:
         return None
     validator = _Validator(

@@ -42,6 +42,11 @@ def test_a_violation_names_keyword_and_place(schema: Any, value: Any, place: str
     assert place in str(violation_of(json.dumps(value), schema))
 
 
+def test_what_is_shown_after_the_answer_does_not_hide_a_violation() -> None:
+    assert violation_of(" [1, 1]<|im_end|>", {"uniqueItems": True})
+    assert violation_of(" [1, 2]<|im_end|>", {"uniqueItems": True}) is None
+
+
 @pytest.mark.parametrize(
     ("schema", "text"),
     [
