@@ -13,8 +13,8 @@ from typing import Generic, Protocol, TypeVar
 
 from internvl_server.concurrency.jobs import JobLimitError, JobProcesses
 from internvl_server.core import Constraint
-from internvl_server.engine.guided.job import job_of
 from internvl_server.engine.guided.limits import constraint_key
+from internvl_server.engine.guided.serialization import constraint_to_json
 from internvl_server.errors import (
     EngineError,
     EngineOverloadedError,
@@ -98,7 +98,7 @@ class ProcessJudge:
 
     async def judge(self, constraint: Constraint) -> Judgement:
         """Write a constraint as a grammar; see `Judge`."""
-        job = [job_of(constraint), *self._config]
+        job = [constraint_to_json(constraint), *self._config]
         try:
             answer = await self._quick.run(job)
         except JobLimitError:

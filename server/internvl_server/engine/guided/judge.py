@@ -16,9 +16,9 @@ from internvl_server.core import Constraint, JsonSchema, ToolCalls
 from internvl_server.core.vocabulary import Vocabulary
 from internvl_server.engine.guided.compiler import Judgement
 from internvl_server.engine.guided.grammars import grammar_of
-from internvl_server.engine.guided.job import constraint_of
 from internvl_server.engine.guided.matcher import GrammarVocabulary
 from internvl_server.engine.guided.schemas import tidied
+from internvl_server.engine.guided.serialization import constraint_from_json
 
 __all__ = ["judge"]
 
@@ -89,7 +89,7 @@ def _vocabulary() -> GrammarVocabulary:
 
 def _answer(job: Sequence[Any]) -> Mapping[str, Any]:
     try:
-        return asdict(judge(constraint_of(job[0])))
+        return asdict(judge(constraint_from_json(job[0])))
     except ValueError as err:
         return {"refusal": str(err)}
 

@@ -1,6 +1,6 @@
 """Decode a HEIC file, as phones write it, with FFmpeg's decoder for H.265.
 
-The file is taken apart here (`heif_items.py`) and only the coded pictures are given to FFmpeg. libheif with
+The file is parsed here (`heif_items.py`), and only the coded images are given to FFmpeg. libheif with
 libde265 was the alternative; it crashed on one of 2,000 mutated files.
 """
 
@@ -29,14 +29,14 @@ _MIRRORS = (Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.FLIP_LEFT_RIGHT)
 
 
 class HeicImage:
-    """A picture in a HEIC file.
+    """An image in a HEIC file.
 
     Args:
         items: The items of the file.
-        item: The picture.
+        item: The image.
 
     Raises:
-        ImageDecodeError: The picture is of a kind that is not supported.
+        ImageDecodeError: The image is of a type that is not supported.
         ValueError, LookupError: The file is malformed.
     """
 
@@ -52,7 +52,7 @@ class HeicImage:
 
     @classmethod
     def open(cls, data: bytes) -> Self:
-        """The picture that a file shows."""
+        """The primary image of a file."""
         items = HeifItems(data)
         return cls(items, items.primary)
 
@@ -63,7 +63,7 @@ class HeicImage:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of the upright picture."""
+        """Width and height of the upright image."""
         width, height = self._grid.size
         for name, content in self._item.properties:
             if name == b"clap":
@@ -104,12 +104,10 @@ class HeicImage:
         return image
 
     def _check_tiles(self) -> None:
-        """Check that the tiles are of one size, and that each of them is seen."""
+        """Check that all tiles have the same size, and that each of them is visible."""
         grid = self._grid
         if any(tile.kind != b"hvc1" for tile in self._tiles):
-            raise ImageDecodeError(
-                "The picture of the HEIC file is of a kind that is not supported."
-            )
+            raise ImageDecodeError("The HEIC file has an image of a type that is not supported.")
         width, height = self._tiles[0].size
         if not (
             len(self._tiles) == grid.num_rows * grid.num_columns
@@ -136,7 +134,7 @@ class HeicImage:
 
 
 def _set_colours(frame: av.VideoFrame, nclx: bytes) -> None:
-    """Set how colours are coded, which the file may say otherwise than the coded picture."""
+    """Set how colours are coded: what the file says overrides the coded image."""
     matrix = int.from_bytes(nclx[8:10])
     if matrix in _MATRICES:
         frame.colorspace = matrix

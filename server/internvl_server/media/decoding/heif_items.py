@@ -1,7 +1,7 @@
 """Read the items of a HEIF file: the image that is shown, its properties, and where its data is.
 
-Source: ISO/IEC 14496-12 (boxes, `meta`) and 23008-12 (item properties, `grid`). Only what the pictures of
-phones need is read. All numbers come from an unknown sender; what is malformed raises an exception.
+Source: ISO/IEC 14496-12 (boxes, `meta`) and 23008-12 (item properties, `grid`). Only what photos of phones
+need is read. All numbers come from an unknown sender; malformed data raises an exception.
 """
 
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ class HeifItem:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """An image of equal tiles, row by row, which is cut at the right and at the bottom."""
+    """An image of equal tiles, row by row, cropped at the right and at the bottom."""
 
     num_rows: int
     num_columns: int

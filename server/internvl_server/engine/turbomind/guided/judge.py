@@ -17,7 +17,7 @@ import xgrammar
 from internvl_server.concurrency.jobs import serve_jobs
 from internvl_server.core import Constraint
 from internvl_server.engine.guided.compiler import Judgement, UnsupportedConstraintError
-from internvl_server.engine.guided.job import constraint_of
+from internvl_server.engine.guided.serialization import constraint_from_json
 from internvl_server.engine.turbomind.guided.ebnf import reason_of
 from internvl_server.engine.turbomind.guided.tags import TagWriter
 
@@ -70,7 +70,7 @@ def _compiler() -> Any:  # noqa: ANN401  (a native object)
 def _answer(job: Sequence[Any]) -> Mapping[str, Any]:
     described, policy = job
     try:
-        return asdict(judge(constraint_of(described), policy))
+        return asdict(judge(constraint_from_json(described), policy))
     except ValueError as err:
         is_unsupported = isinstance(err, UnsupportedConstraintError)
         return {"refusal": str(err), "is_unsupported": is_unsupported}
