@@ -88,7 +88,7 @@ def fields_table(table: FieldTable) -> str:
             *head,
             *(_field_line(row, engines) for row in table.rows()),
             "",
-            f"Accepted, the answer is the same without: {_names(table.bookkeeping)}.",
+            f"Accepted without effect on the answer: {_names(table.bookkeeping)}.",
             "",
             f"Refused, unless the value is neutral (null, `[]`, …): {_names(table.refused)}.",
         ]

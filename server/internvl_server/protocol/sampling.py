@@ -62,7 +62,7 @@ class SamplingFields(Wire):
         _CHAT_FIELD,
         Needs("seed"),
     ] = None
-    """A signed 64-bit integer; choice i of `n` has `seed + i`."""
+    """A signed 64-bit integer; choice i uses `seed + i`."""
     stop: Annotated[str | list[str] | None, _CHAT_FIELD] = None
     """At most 4 strings of at most 8192 characters, matched on text and never shown in part."""
     top_k: Annotated[
@@ -74,7 +74,7 @@ class SamplingFields(Wire):
     repetition_penalty: Annotated[
         Annotated[float, Field(gt=0, le=10)] | None, _EXTENSION, Needs("repetition_penalty")
     ] = None
-    """Over 0, up to 10; 1 is none."""
+    """Above 0, at most 10; 1 has no effect."""
     min_tokens: Annotated[
         Annotated[int, Field(ge=0, le=_INT64_MAX)] | None, _EXTENSION, Needs("min_tokens")
     ] = None
@@ -84,7 +84,7 @@ class SamplingFields(Wire):
     ignore_eos: Annotated[bool | None, _EXTENSION] = None
     """The model's own stop token does not end the answer."""
     skip_special_tokens: Annotated[bool | None, _EXTENSION] = None
-    """`false`: special tokens are shown. `true`: `<ref>`, `<box>` and `<quad>` are hidden too."""
+    """`false`: special tokens are shown. `true`: also `<ref>`, `<box>` and `<quad>` are hidden."""
     include_stop_str_in_output: Annotated[bool | None, _EXTENSION] = None
     """The stop string or stop token that ended the answer is shown."""
     structured_outputs: Annotated[

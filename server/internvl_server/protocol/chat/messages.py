@@ -53,7 +53,7 @@ class ImageUrl(Wire):
     url: Annotated[str, Field(min_length=1)]
     detail: ImageDetail = None
     max_tiles: MaxTiles | None = None
-    """Most tiles of the image, overriding `detail`: an extension of this server."""
+    """Maximum number of tiles of the image, overriding `detail`: an extension of this server."""
 
 
 def _with_url(value: Any) -> Any:  # noqa: ANN401  (any JSON value)
@@ -191,9 +191,9 @@ class ConversationFields(Wire):
     add_generation_prompt: Annotated[bool | None, Extension()] = None
     """`false`: the prompt ends where the messages end."""
     max_tiles: Annotated[MaxTiles | None, Extension()] = None
-    """1 to 40 tiles of each image that has no `max_tiles` and no `detail` but `auto`."""
+    """1 to 40: maximum number of tiles of each image without `max_tiles`, if its `detail` is `auto`."""
     num_frames: Annotated[NumFrames | None, Extension()] = None
-    """Frames of each video that has no `num_frames`."""
+    """Number of frames of each video without `num_frames`."""
 
 
 def prepare_messages(fields: dict[str, Any], limits: LimitSettings) -> None:

@@ -50,7 +50,7 @@ class ChatCompletionRequest(ConversationFields, SamplingFields):
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     """1 to `limits.max_choices`; images are prepared once."""
     logprobs: Annotated[bool | None, Needs("logprobs")] = None
-    """The text and bytes of every token. A number means `true` with this `top_logprobs`."""
+    """Returns the log probability of every token. A number means `true` with this `top_logprobs`."""
     top_logprobs: Annotated[
         Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None, Needs("logprobs")
     ] = None

@@ -43,9 +43,9 @@ class CompletionRequest(SamplingFields):
     ] = None
     """As in chat completions."""
     best_of: int | None = None
-    """Only the value of `n`."""
+    """Must equal `n`."""
     echo: bool | None = None
-    """The prompt stands before the answer; not with `logprobs`."""
+    """The prompt is returned before the answer; not with `logprobs`."""
     logprobs: Annotated[Annotated[int, Field(ge=0, le=5)] | None, Needs("logprobs")] = None
     """0 to 5 of the most likely tokens at each position, besides the chosen one."""
     max_tokens: MaxTokens | None = None

@@ -62,7 +62,7 @@ class PromptFields(Wire):
     output_format: Annotated[JsonOutputFormat | None, Needs("response_format")] = None
     """The older name of `output_config.format`."""
     max_tiles: Annotated[MaxTiles | None, Extension()] = None
-    """1 to 40 tiles of each image that has no `max_tiles` and no `detail` but `auto`."""
+    """1 to 40: maximum number of tiles of each image without `max_tiles`, if its `detail` is `auto`."""
 
 
 class CountTokensRequest(PromptFields):

@@ -58,7 +58,7 @@ class InputImage(Wire):
     image_url: Annotated[str, Field(min_length=1)]
     detail: ImageDetail = None
     max_tiles: MaxTiles | None = None
-    """Most tiles of the image, overriding `detail`: an extension of this server."""
+    """Maximum number of tiles of the image, overriding `detail`: an extension of this server."""
     prompt_cache_breakpoint: CacheBreakpoint | None = None
 
 

@@ -51,7 +51,7 @@ class PromptFields(Wire):
     parallel_tool_calls: bool | None = None
     """`false`: at most one call."""
     max_tiles: Annotated[MaxTiles | None, Extension()] = None
-    """1 to 40 tiles of each image that has no `max_tiles` and no `detail` but `auto`."""
+    """1 to 40: maximum number of tiles of each image without `max_tiles`, if its `detail` is `auto`."""
 
 
 class InputTokensRequest(PromptFields):
@@ -87,8 +87,8 @@ class ResponsesRequest(PromptFields, SamplingFields):
         Annotated[list[Includable], Field(fail_fast=True, max_length=_MAX_INCLUDED)] | None,
         Needs("logprobs"),
     ] = None
-    """`message.output_text.logprobs`: the text and bytes of every token. The other values ask for
-    members of items that no answer has here."""
+    """`message.output_text.logprobs`: the log probability of every token. OpenAI's other values have no
+    effect, because no answer has the items they are about."""
     top_logprobs: Annotated[
         Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None, Needs("logprobs")
     ] = None

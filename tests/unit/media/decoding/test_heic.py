@@ -124,8 +124,8 @@ def test_a_grid_whose_tiles_are_not_seen_is_refused() -> None:
         decode_image(narrow, LIMITS)
 
 
-def test_another_kind_of_picture_is_named() -> None:
-    with pytest.raises(ImageDecodeError, match="kind"):
+def test_another_type_of_image_is_named() -> None:
+    with pytest.raises(ImageDecodeError, match="an image of a type"):
         decode_image(SINGLE.replace(b"hvc1", b"iovl"), LIMITS)
 
 
