@@ -166,7 +166,7 @@ def test_blocks_that_are_not_supported_are_refused_by_name(
 
 
 @pytest.mark.parametrize("neutral", [{"type": "disabled"}, {"type": "adaptive"}, None])
-def test_thinking_that_asks_for_nothing_is_accepted(echo_server: LiveServer, neutral: Any) -> None:
+def test_neutral_thinking_is_accepted(echo_server: LiveServer, neutral: Any) -> None:
     answer = post(echo_server, ASK | {"thinking": neutral, "mcp_servers": [], "container": None})
     assert answer.status_code == 200
     assert "x-ignored-fields" not in answer.headers

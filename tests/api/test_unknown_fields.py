@@ -115,7 +115,7 @@ def test_the_header_is_bounded(echo_server: LiveServer) -> None:
 
 @pytest.mark.parametrize("empty", ["", [], {}])
 @pytest.mark.parametrize("name", ["tool_choice", "response_format", "logit_bias", "stop", "seed"])
-def test_an_empty_value_of_an_optional_field_asks_for_nothing(
+def test_an_empty_value_of_an_optional_field_is_neutral(
     echo_server: LiveServer, name: str, empty: object
 ) -> None:
     body = {"model": "tiny", "messages": HELLO, name: empty}
@@ -123,12 +123,12 @@ def test_an_empty_value_of_an_optional_field_asks_for_nothing(
 
 
 @pytest.mark.parametrize("empty", ["", []])
-def test_an_empty_refused_field_asks_for_nothing(echo_server: LiveServer, empty: object) -> None:
+def test_an_empty_refused_field_is_neutral(echo_server: LiveServer, empty: object) -> None:
     body = {"model": "tiny", "messages": HELLO, "functions": empty}
     assert send(echo_server, "/v1/chat/completions", body).status_code == 200
 
 
-def test_an_empty_detail_asks_for_nothing(echo_server: LiveServer) -> None:
+def test_an_empty_detail_is_neutral(echo_server: LiveServer) -> None:
     url = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
     image = {"type": "image_url", "image_url": {"url": url, "detail": ""}}
     body = {"model": "tiny", "messages": [{"role": "user", "content": [image]}]}

@@ -1,4 +1,4 @@
-"""Fields of other servers: what asks for nothing changes nothing, what has a meaning is used or named."""
+"""Fields of other servers: neutral values change nothing, others are used or named."""
 
 import json
 from typing import Any
@@ -106,7 +106,7 @@ def same_answer(server: CaseServer, body: dict[str, Any], fields: dict[str, Any]
 
 
 @pytest.mark.parametrize("fields", ASKING_NOTHING, ids=json.dumps)
-def test_what_asks_for_nothing_changes_nothing(server: CaseServer, fields: dict[str, Any]) -> None:
+def test_neutral_values_change_nothing(server: CaseServer, fields: dict[str, Any]) -> None:
     same_answer(server, chat(seed=1), fields)
 
 
