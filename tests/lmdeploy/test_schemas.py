@@ -8,7 +8,7 @@ import pytest
 import xgrammar
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from internvl_server.core import JsonSchema
+from internvl_server.core import CallableTool, JsonSchema, ToolCalls
 from internvl_server.engine.turbomind.guided.judge import judge
 from internvl_server.engine.turbomind.guided.patterns import json_pattern
 from internvl_server.errors import InvalidRequestError, UnsupportedParameterError
@@ -259,6 +259,13 @@ async def test_a_policy_of_refusal_names_the_keyword(make_engine, loop):
         await answer(engine, make_request(constraint=constraint))
     assert caught.value.param == "guided_json"
     assert loop.calls == []
+
+
+def test_a_tool_s_parameters_may_be_a_reference():
+    node = A | {"next": {"anyOf": [{"$ref": "#/$defs/N"}, {"type": "null"}]}}
+    parameters = {"$ref": "#/$defs/N", "$defs": {"N": {"type": "object", "properties": node}}}
+    tools = (CallableTool("f", parameters, is_strict=True),)
+    assert judge(ToolCalls(tools, is_required=True), "refuse").loosened == ()
 
 
 async def test_the_engine_names_what_it_does_not_enforce(make_engine):

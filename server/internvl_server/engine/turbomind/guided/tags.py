@@ -72,6 +72,10 @@ def _of_object(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
     types = parameters.get("type", "object")
     if types != "object" and not (isinstance(types, list) and "object" in types):
         raise ValueError("the parameters of a tool must be an object")
+    if "$ref" in parameters:
+        all_of = parameters.get("allOf")
+        others = all_of if isinstance(all_of, list) else []
+        return {**parameters, "allOf": [*others, {"type": "object"}]}
     return {**parameters, "type": "object"}
 
 
