@@ -45,9 +45,15 @@ def _check_bounds(content: object) -> None:
             children = (*node, *node.values())
         elif isinstance(node, list):
             children = node
-        num_chars += len(node) if isinstance(node, str | list | Mapping) else 1
+        num_chars += _num_chars(node)
         if num_chars > _MAX_CHARS:
             raise ValueError(f"it is longer than {_MAX_CHARS:,} characters")
         if depth > _MAX_DEPTH:
             raise ValueError(f"it is nested more than {_MAX_DEPTH} levels deep")
         pending += [(child, depth + 1) for child in children]
+
+
+def _num_chars(node: object) -> int:
+    if isinstance(node, int):
+        return 1 + node.bit_length() // 4  # at most its digits
+    return len(node) if isinstance(node, str | list | Mapping) else 1

@@ -71,6 +71,7 @@ def nested(depth):
         (JsonSchema({"enum": ["x" * 40_000, "y" * 40_000]}, "the.field"), "longer than"),
         (JsonSchema({"x" * 40_000: {}, "y" * 40_000: {}}, "the.field"), "longer than"),
         (JsonSchema({"enum": list(range(70_000))}, "the.field"), "longer than"),
+        (JsonSchema({"enum": [10**4000] * 20}, "the.field"), "longer than"),
         (JsonSchema(nested(33), "the.field"), "nested more than 32 levels"),
         (ToolCalls((CallableTool("f", nested(33)),), param="the.field"), "nested more than"),
         (ToolCalls((), answer=nested(33), param="the.field"), "nested more than"),
