@@ -39,6 +39,8 @@ _Grammar = TypeVar("_Grammar")
 _NUM_THREADS = 2
 _QUICK_S = 0.25
 _LIMIT_S = 5.0
+# Seconds that a grammar may wait for a thread, which an engine's compiler may take up for as long.
+_WAIT_S = 30.0
 _MAX_CACHED = 32
 _MAX_REFUSED = 256
 _SLOW_REFUSED_S = 60.0
@@ -129,6 +131,7 @@ class GrammarCompiler(Generic[_Grammar]):
         self._judge = judge
         self._compile_grammar = compile_grammar
         self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="grammar")
+        self._free_threads = asyncio.Semaphore(_NUM_THREADS)
         self._is_closed = False
         self._cache: OrderedDict[Hashable, asyncio.Task[Compiled[_Grammar]]] = OrderedDict()
         self._refused: OrderedDict[Hashable, tuple[ValueError, float]] = OrderedDict()
@@ -164,9 +167,7 @@ class GrammarCompiler(Generic[_Grammar]):
     def _check_refused(self, key: Hashable) -> None:
         refusal, until = self._refused.get(key, (None, 0.0))
         if refusal is not None and time.monotonic() < until:
-            raise refusal.with_traceback(
-                None
-            )  # else it would grow, and keep what each request holds
+            raise refusal.with_traceback(None)  # else it would keep the frames of every request
 
     def _submit(self, key: Hashable, constraint: Constraint) -> asyncio.Task[Compiled[_Grammar]]:
         work = asyncio.create_task(self._compile(constraint))
@@ -177,20 +178,35 @@ class GrammarCompiler(Generic[_Grammar]):
         return work
 
     async def _compile(self, constraint: Constraint) -> Compiled[_Grammar]:
-        if self._is_closed:
-            raise EngineUnavailableError("The engine was shut down.")
+        self._check_open()
         try:
             judgement = await self._judge.judge(constraint)
-            loop = asyncio.get_running_loop()
-            grammar = await loop.run_in_executor(
-                self._threads, self._compile_grammar, judgement.grammar
-            )
+            grammar = await self._compiled(judgement.grammar)
         except (ValueError, EngineOverloadedError, EngineUnavailableError):
             raise
         except Exception as err:
             _log.exception("Compiling a constraint failed.")
             raise EngineError("The engine failed to compile the constraint.") from err
         return Compiled(grammar, judgement.loosened)
+
+    async def _compiled(self, grammar: str) -> _Grammar:
+        try:
+            async with asyncio.timeout(_WAIT_S):
+                await self._free_threads.acquire()
+        except TimeoutError:
+            raise EngineOverloadedError(
+                "Other requests' formats are being compiled. Retry shortly."
+            ) from None
+        try:
+            self._check_open()
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, self._compile_grammar, grammar)
+        finally:
+            self._free_threads.release()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise EngineUnavailableError("The engine was shut down.")
 
     def _finish(self, key: Hashable, work: asyncio.Task[Compiled[_Grammar]]) -> None:
         # Retrieving the exception also keeps asyncio from reporting one that no request waits for.

@@ -1,6 +1,7 @@
 """Compiling constraints: refused when too large or malformed, abandoned when slow, cached."""
 
 import asyncio
+from threading import Event
 from traceback import walk_tb
 from typing import Any
 
@@ -205,6 +206,32 @@ async def test_a_client_that_leaves_does_not_stop_what_others_wait_for(compiler,
     judge.release.set()
     assert (await staying).loosened
     assert len(judge.judged) == 1
+
+
+async def test_a_grammar_does_not_wait_for_others_forever(judge, monkeypatch):
+    monkeypatch.setattr("internvl_server.engine.guided.compiler._WAIT_S", 0.01)
+    release = Event()
+    compiler = GrammarCompiler(judge, lambda grammar: release.wait() and grammar)
+    slow = [asyncio.ensure_future(compiler.compile(Regex(name))) for name in "ab"]
+    await asyncio.sleep(0.01)
+    with pytest.raises(EngineOverloadedError):
+        await compiler.compile(Regex("c"))
+    release.set()
+    await asyncio.gather(*slow)
+    assert await compiler.compile(Regex("c"))
+    await compiler.close()
+
+
+async def test_what_is_judged_while_the_engine_closes_is_not_a_defect(judge, caplog):
+    compiler = GrammarCompiler(judge, list)
+    judge.release.clear()
+    late = asyncio.ensure_future(compiler.compile(Regex("a")))
+    await asyncio.sleep(0.01)
+    await compiler.close()
+    judge.release.set()
+    with pytest.raises(EngineUnavailableError):
+        await late
+    assert not caplog.records
 
 
 async def test_after_closing_nothing_is_compiled(compiler):
