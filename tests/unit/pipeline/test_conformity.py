@@ -156,3 +156,11 @@ async def test_what_takes_too_long_to_check_is_not_presented() -> None:
         assert await checker.violation('["aa"]', schema) == ""
     finally:
         await checker.close()
+
+
+async def test_numbers_of_any_length_are_checked() -> None:
+    checker = SchemaChecker()
+    try:
+        assert "maximum" in await checker.violation("9" * 5000, {"maximum": 3})
+    finally:
+        await checker.close()
