@@ -60,10 +60,12 @@ class Answer:
         async for token_delta in self._tokens:
             self.num_cached_tokens = max(self.num_cached_tokens, token_delta.num_cached_tokens)
             delta = self._text.push(token_delta)
+            if delta.finish_reason is not None:
+                await self._owner.aclose()  # the engine does not know stop strings and would go on
             if self._checked is not None:
                 delta = await self._checked.push(delta)
             if delta.finish_reason is not None:
-                await self._owner.aclose()  # the engine does not know stop strings and would go on
+                await self._owner.aclose()  # the check may end the answer too
                 yield replace(delta, index=self.index, usage=usage() if usage else None)
                 return
             if delta.text or delta.tool_calls:
