@@ -5,7 +5,6 @@ repositories named `-hf`). Field names follow transformers. A value that the fil
 own library assumes; a null counts as omitted.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -15,11 +14,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationError,
 )
 
+from internvl_server.checkpoint.text_section import text_fields
 from internvl_server.errors import StartupError
 
 __all__ = [
@@ -95,6 +96,9 @@ class TextConfig(_Section):
 
     `family` is transformers' model type, such as "qwen2". `max_position_embeddings` is the context in
     tokens that the model was trained for. `rope_type` is "default" without scaling, and `rope_factor` 1.
+    `has_qk_norm` is true if every head of query and key is normalised. In a mixture of experts each layer
+    has `num_experts` MLPs of width `moe_intermediate_size`, of which a token passes `num_experts_per_tok`;
+    other models have 0 of them and one MLP of width `intermediate_size`.
     """
 
     family: str
@@ -117,6 +121,10 @@ class TextConfig(_Section):
     rope_theta: float = 10_000.0
     use_sliding_window: bool = False
     has_qkv_bias: bool = False
+    has_qk_norm: bool = Field(default=False, validation_alias="qk_norm")
+    num_experts: NonNegativeInt = 0
+    num_experts_per_tok: NonNegativeInt = 0
+    moe_intermediate_size: NonNegativeInt = 0
     is_tied: bool = False
     eos_token_ids: tuple[int, ...] = ()
 
@@ -203,7 +211,7 @@ def parse_config(config: Mapping[str, Any], name: str) -> CheckpointConfig:
                 "name": name,
                 "layout": layout,
                 "vision": VisionConfig.model_validate(vision),
-                "text": TextConfig.model_validate(_text_fields(text, config)),
+                "text": TextConfig.model_validate(text_fields(text, config)),
                 "projector": ProjectorConfig.model_validate(config),
                 "quantization": _quantization(config, text),
                 "tile_px": config.get("force_image_size") or vision.get("image_size", 448),
@@ -235,33 +243,6 @@ def _section(config: Mapping[str, Any], key: str, name: str) -> dict[str, Any]:
     if not isinstance(section, Mapping):
         raise StartupError(f"config.json of {name} has no section {key!r}.")
     return _without_nulls(section)
-
-
-def _text_fields(text: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The text section in the names of `TextConfig`; rope settings moved since transformers 5."""
-    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    family, eos = _family(text), text.get("eos_token_id", ())
-    return {
-        "rope_theta": rope.get("rope_theta", 10_000.0),
-        **text,
-        "family": family,
-        "rope_type": rope.get("rope_type", rope.get("type", "default")),
-        "rope_factor": rope.get("factor", 1.0),
-        "has_qkv_bias": family == "qwen2" or _has_bias(text),
-        "is_tied": text.get("tie_word_embeddings", config.get("tie_word_embeddings", False)),
-        "eos_token_ids": eos if isinstance(eos, list | tuple) else [eos],
-    }
-
-
-def _family(text: Mapping[str, Any]) -> str:
-    """From the class name where there is one: `model_type` may be left at another family's."""
-    name = str(next(iter(text.get("architectures") or ()), text.get("model_type", "qwen2")))
-    return re.sub(r"(ForCausalLM|Model)$", "", name).lower()
-
-
-def _has_bias(text: Mapping[str, Any]) -> bool:
-    """Qwen2 always has these biases and its config omits them; the InternLM family states them."""
-    return bool(text.get("qkv_bias", text.get("attention_bias", text.get("bias", False))))
 
 
 def _quantization(config: Mapping[str, Any], text: Mapping[str, Any]) -> Quantization:
