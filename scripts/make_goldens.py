@@ -1,9 +1,11 @@
 """Write tests/data/tiling.json: what two published implementations make of many images.
 
-Run it with a Python that has torch, torchvision, transformers and Pillow (none of them the server's):
+Run it with a Python that has torch, torchvision, transformers and Pillow 12 (none of them the server's):
 
     pip download lmdeploy==0.18.0 --no-deps
     python scripts/make_goldens.py lmdeploy-0.18.0-*.whl
+
+Pillow 13 begins the resize of some shapes with the vertical pass; the models were trained with older ones.
 
 The authors' preprocessing is taken out of LMDeploy's wheel when this runs (two functions, Apache-2.0,
 copied there from OpenGVLab's InternVL-Chat-V1-5) and followed by torchvision's own transforms, as
@@ -37,6 +39,7 @@ from tests.parity.pictures import CAPS, PIXEL_CASES, SIZES, make_picture, sample
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 TILE_PX = 448
+LAST_PILLOW = 12
 MODULE = "lmdeploy/vl/model/internvl.py"
 FUNCTIONS = ("find_closest_aspect_ratio", "dynamic_preprocess")
 
@@ -155,6 +158,7 @@ def make_pixels(dynamic_preprocess: Any) -> list[dict[str, Any]]:
 
 
 def main(wheel: Path) -> None:
+    assert int(version("pillow").split(".")[0]) <= LAST_PILLOW, "needs Pillow 12"
     dynamic_preprocess = load_reference(wheel)
     goldens = {"grids": make_grids(dynamic_preprocess), "pixels": make_pixels(dynamic_preprocess)}
     packages = ("torch", "torchvision", "transformers", "pillow", "numpy")

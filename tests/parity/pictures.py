@@ -25,6 +25,9 @@ PIXEL_CASES = (
     ((1080, 1920), "RGB", 24), ((3024, 4032), "RGB", 12), ((4000, 20), "RGB", 12),
     ((1344, 1344), "RGB", 40), ((640, 480), "L", 12), ((640, 480), "1", 12), ((640, 480), "P", 12),
     ((640, 480), "CMYK", 12),
+    # Here the order of the two passes of the resize matters: Pillow 13 begins with the vertical one.
+    ((1080, 1920), "RGB", 12), ((1600, 900), "RGB", 12), ((853, 480), "RGB", 12),
+    ((1170, 2532), "RGB", 12), ((1125, 2436), "RGB", 12),
 )  # fmt: skip
 
 

@@ -1,7 +1,9 @@
 """Tile selection, tiles and pixel values against the goldens of scripts/make_goldens.py.
 
 The reference is the authors' recipe as LMDeploy 0.18.0 runs it: Pillow's bicubic resize, torchvision's
-`ToTensor` and `Normalize`. Tiles equal it byte for byte and pixel values bit for bit.
+`ToTensor` and `Normalize`. Tiles equal it byte for byte and pixel values bit for bit. The goldens were made
+with Pillow 12: Pillow 13 resizes some shapes, photos of phones in portrait among them, otherwise than the
+Pillow that the models were trained with.
 
 Transformers' Pillow backend resizes alike and computes in another order (`x * (1 / 255)`), so its values
 are within a few units in the last place. Its torchvision backend resizes uint8 tensors with torch's own

@@ -8,7 +8,7 @@ from internvl_server.media.encoded import EncodedMedia
 __all__ = ["fingerprint", "frame_fingerprints"]
 
 # Increase it with any change of decoding, tiling or normalisation: engines cache results by fingerprint.
-_PREPROCESSING_VERSION = 2
+_PREPROCESSING_VERSION = 3
 
 
 def fingerprint(image: EncodedMedia, grid: tuple[int, int], tile_px: int) -> bytes:

@@ -70,11 +70,19 @@ def tile_image(image: Image.Image, *, max_tiles: int, tile_px: int = TILE_PX) ->
         Tiles in row-major order, thumbnail last.
     """
     columns, rows = grid = select_grid(*image.size, max_tiles=max_tiles, tile_px=tile_px)
-    resized = image.resize((columns * tile_px, rows * tile_px), Image.Resampling.BICUBIC)
+    resized = _resize(image, (columns * tile_px, rows * tile_px))
     pixels = np.empty((count_tiles(grid), tile_px, tile_px, 3), dtype=np.uint8)
     blocks = np.asarray(resized).reshape(rows, tile_px, columns, tile_px, 3)
     pixels[: columns * rows] = blocks.swapaxes(1, 2).reshape(-1, tile_px, tile_px, 3)
     if columns * rows > 1:
-        thumbnail = image.resize((tile_px, tile_px), Image.Resampling.BICUBIC)
-        pixels[-1] = np.asarray(thumbnail)
+        pixels[-1] = np.asarray(_resize(image, (tile_px, tile_px)))
     return ImageTiles(pixels=pixels, grid=grid, size=image.size)
+
+
+def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Bicubic, in two calls, because each pass rounds and Pillow 13 chooses the order of the passes by shape.
+
+    The published preprocessing, which the model was trained with, always has the horizontal pass first.
+    """
+    wide = image.resize((size[0], image.height), Image.Resampling.BICUBIC)
+    return wide.resize(size, Image.Resampling.BICUBIC)
