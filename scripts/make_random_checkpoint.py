@@ -1,17 +1,19 @@
 #!/usr/bin/env python3
-"""Write an InternVL3 checkpoint with random weights, for tests and measurements.
+"""Write an InternVL checkpoint with random weights, for tests and measurements.
 
     python scripts/make_random_checkpoint.py --shape tiny --layout hf --out random-checkpoint
 
 Names and shapes follow transformers' `-hf` layout; `authors_tensors` renames them to the authors'.
 The weights are scaled so that hidden states stay near 1 and the best two logits are far apart.
+The text model is that of Qwen2.5, Qwen3 (dense or with experts) or InternLM2; `--awq` quantizes it.
 """
 
 import argparse
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,10 @@ ADDED_TOKENS = (
     "<|repo_name|>", "<|file_sep|>", "<img>", "</img>", "<IMG_CONTEXT>", "<quad>", "</quad>",
     "<ref>", "</ref>", "<box>", "</box>",
 )  # fmt: skip
-NOT_SPECIAL = {"<tool_call>", "</tool_call>"} | {t for t in ADDED_TOKENS if t.startswith("<|fim")}
+QWEN3_TOKENS = ("<tool_response>", "</tool_response>", "<think>", "</think>")  # before `<img>`
+NOT_SPECIAL = {"<tool_call>", "</tool_call>", *QWEN3_TOKENS} | {
+    t for t in ADDED_TOKENS if t.startswith("<|fim")
+}
 QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -37,7 +42,11 @@ QWEN2_SPLIT = (
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a model. `num_base_tokens` is the vocabulary without the added tokens."""
+    """Sizes of a model. `num_base_tokens` is the vocabulary without the added tokens.
+
+    `family` is the text model's: qwen2, qwen3, qwen3_moe or internlm2. `mlp` is the width of each of the
+    `experts` too.
+    """
 
     num_base_tokens: int
     hidden: int
@@ -53,18 +62,41 @@ class Shape:
     tile_px: int
     is_6b_style: bool = False
     is_tied: bool = False
+    family: str = "qwen2"
+    head_dim: int = 0
+    experts: int = 0
+    is_awq: bool = False
+
+    @property
+    def head(self) -> int:
+        return self.head_dim or self.hidden // self.heads
+
+    @property
+    def added_tokens(self) -> tuple[str, ...]:
+        if not self.family.startswith("qwen3"):
+            return ADDED_TOKENS
+        place = ADDED_TOKENS.index("<img>")
+        return (*ADDED_TOKENS[:place], *QWEN3_TOKENS, *ADDED_TOKENS[place:])
 
     @property
     def vocab(self) -> int:
-        return self.num_base_tokens + len(ADDED_TOKENS)
+        return self.num_base_tokens + len(self.added_tokens)
+
+    def token_id(self, text: str) -> int:
+        return self.num_base_tokens + self.added_tokens.index(text)
 
     @property
     def tokens_per_tile(self) -> int:
         return (self.tile_px // 28) ** 2
 
 
+_TINY = Shape(320, 64, 3, 4, 2, 128, 2048, 48, 2, 4, 96, 56)
 SHAPES = {
-    "tiny": Shape(320, 64, 3, 4, 2, 128, 2048, 48, 2, 4, 96, 56),
+    "tiny": _TINY,
+    # As published, the heads are wider together than the hidden state.
+    "tiny-qwen3": replace(_TINY, family="qwen3", head_dim=32),
+    "tiny-qwen3-moe": replace(_TINY, family="qwen3_moe", head_dim=32, experts=4),
+    "tiny-internlm2": replace(_TINY, family="internlm2"),
     "1b": Shape(151_643, 896, 24, 14, 2, 4864, 32_768, 1024, 24, 16, 4096, 448),
 }
 
@@ -81,8 +113,10 @@ def write_checkpoint(
     size = 0
     for number, group in enumerate(tensor_groups(shape, seed), 1):
         name = f"model-{number:05d}.safetensors"
-        tensors = group if layout == "hf" else authors_tensors(group)
+        tensors = group if layout == "hf" else authors_tensors(group, shape)
         tensors = {key: t.to(getattr(torch, dtype)).contiguous() for key, t in tensors.items()}
+        if shape.is_awq:
+            tensors = awq_tensors(tensors)
         save_file(tensors, out / name, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(tensors, name)
         size += sum(t.nbytes for t in tensors.values())
@@ -90,22 +124,34 @@ def write_checkpoint(
     (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
+class _Weights:
+    """Random tensors by name."""
+
+    def __init__(self, seed: int) -> None:
+        self._rng = torch.Generator().manual_seed(seed)
+
+    def linear(self, name: str, rows: int, columns: int, *, bias: bool = True) -> dict[str, Tensor]:
+        weight = torch.randn(rows, columns, generator=self._rng) / columns**0.5
+        tensors = {f"{name}.weight": weight}
+        return tensors | ({f"{name}.bias": 0.1 * self.vector(rows)} if bias else {})
+
+    def vector(self, size: int) -> Tensor:
+        return torch.randn(size, generator=self._rng)
+
+    def norm(self, name: str, size: int, *, bias: bool = False) -> dict[str, Tensor]:
+        tensors = {f"{name}.weight": 1 + 0.1 * self.vector(size)}
+        return tensors | ({f"{name}.bias": 0.1 * self.vector(size)} if bias else {})
+
+
 def tensor_groups(shape: Shape, seed: int) -> Iterator[dict[str, Tensor]]:
     """Tensors, float32, by their `-hf` names of before transformers 4.52; a group a layer."""
-    rng = torch.Generator().manual_seed(seed)
+    weights = _Weights(seed)
+    yield from _vision_groups(weights, shape)
+    yield from _text_groups(weights, shape)
 
-    def linear(name: str, rows: int, columns: int, *, bias: bool = True) -> dict[str, Tensor]:
-        weight = torch.randn(rows, columns, generator=rng) / columns**0.5
-        tensors = {f"{name}.weight": weight}
-        return tensors | ({f"{name}.bias": 0.1 * vector(rows)} if bias else {})
 
-    def vector(size: int) -> Tensor:
-        return torch.randn(size, generator=rng)
-
-    def norm(name: str, size: int, *, bias: bool = False) -> dict[str, Tensor]:
-        tensors = {f"{name}.weight": 1 + 0.1 * vector(size)}
-        return tensors | ({f"{name}.bias": 0.1 * vector(size)} if bias else {})
-
+def _vision_groups(weights: _Weights, shape: Shape) -> Iterator[dict[str, Tensor]]:
+    linear, norm, vector = weights.linear, weights.norm, weights.vector
     v, h, is_ln = shape.vision_hidden, shape.hidden, not shape.is_6b_style
     num_patches = (shape.tile_px // 14) ** 2
     embeddings = "vision_tower.embeddings"
@@ -136,29 +182,52 @@ def tensor_groups(shape: Shape, seed: int) -> Iterator[dict[str, Tensor]]:
             **linear(f"{layer}.mlp.fc1", shape.vision_mlp, v),
             **linear(f"{layer}.mlp.fc2", v, shape.vision_mlp),
         }
+
+
+def _text_groups(weights: _Weights, shape: Shape) -> Iterator[dict[str, Tensor]]:
+    vector, h = weights.vector, shape.hidden
     model = "language_model.model"
     yield {f"{model}.embed_tokens.weight": vector(shape.vocab * h).view(-1, h)}
     for i in range(shape.layers):
         layer = f"{model}.layers.{i}"
-        kv = shape.kv_heads * h // shape.heads
         yield {
-            **norm(f"{layer}.input_layernorm", h),
-            **linear(f"{layer}.self_attn.q_proj", h, h),
-            **linear(f"{layer}.self_attn.k_proj", kv, h),
-            **linear(f"{layer}.self_attn.v_proj", kv, h),
-            **linear(f"{layer}.self_attn.o_proj", h, h, bias=False),
-            **norm(f"{layer}.post_attention_layernorm", h),
-            **linear(f"{layer}.mlp.gate_proj", shape.mlp, h, bias=False),
-            **linear(f"{layer}.mlp.up_proj", shape.mlp, h, bias=False),
-            **linear(f"{layer}.mlp.down_proj", h, shape.mlp, bias=False),
+            **weights.norm(f"{layer}.input_layernorm", h),
+            **_attention(weights, shape, f"{layer}.self_attn"),
+            **weights.norm(f"{layer}.post_attention_layernorm", h),
+            **_mlps(weights, shape, f"{layer}.mlp"),
         }
-    last = norm(f"{model}.norm", h)
+    last = weights.norm(f"{model}.norm", h)
     if shape.is_tied:
         # Of both signs, or the likeliest next token would be the last one again.
         last[f"{model}.norm.weight"] = vector(h)
     else:
         last["language_model.lm_head.weight"] = 0.5 * vector(shape.vocab * h).view(-1, h)
     yield last
+
+
+def _attention(weights: _Weights, shape: Shape, name: str) -> dict[str, Tensor]:
+    group: dict[str, Tensor] = {}
+    for x, heads in (("q", shape.heads), ("k", shape.kv_heads), ("v", shape.kv_heads)):
+        has_bias = shape.family == "qwen2"
+        rows = heads * shape.head
+        group |= weights.linear(f"{name}.{x}_proj", rows, shape.hidden, bias=has_bias)
+    group |= weights.linear(f"{name}.o_proj", shape.hidden, shape.heads * shape.head, bias=False)
+    if shape.family.startswith("qwen3"):
+        group |= weights.norm(f"{name}.q_norm", shape.head)
+        group |= weights.norm(f"{name}.k_norm", shape.head)
+    return group
+
+
+def _mlps(weights: _Weights, shape: Shape, name: str) -> dict[str, Tensor]:
+    group: dict[str, Tensor] = {}
+    names = [f"{name}.experts.{expert}" for expert in range(shape.experts)] or [name]
+    if shape.experts:
+        group |= weights.linear(f"{name}.gate", shape.experts, shape.hidden, bias=False)
+    for mlp in names:
+        group |= weights.linear(f"{mlp}.gate_proj", shape.mlp, shape.hidden, bias=False)
+        group |= weights.linear(f"{mlp}.up_proj", shape.mlp, shape.hidden, bias=False)
+        group |= weights.linear(f"{mlp}.down_proj", shape.hidden, shape.mlp, bias=False)
+    return group
 
 
 _AUTHORS_NAMES = {
@@ -181,26 +250,114 @@ _AUTHORS_NAMES = {
 }
 
 
-def authors_tensors(group: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors as `InternVLChatModel` stores them: q, k and v of the ViT are one."""
+_INTERNLM2_NAMES = {
+    "embed_tokens": "tok_embeddings",
+    "self_attn.o_proj": "attention.wo",
+    "mlp.gate_proj": "feed_forward.w1",
+    "mlp.down_proj": "feed_forward.w2",
+    "mlp.up_proj": "feed_forward.w3",
+    "input_layernorm": "attention_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "lm_head": "output",
+}
+
+
+def authors_tensors(group: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:
+    """The same tensors as `InternVLChatModel` stores them.
+
+    Query, key and value are one tensor in InternViT, and in InternLM2, where the queries of each key-value
+    head are followed by its key and its value.
+    """
+    names = _AUTHORS_NAMES | (_INTERNLM2_NAMES if shape.family == "internlm2" else {})
     tensors = {}
     for key, tensor in group.items():
         name = key
-        for old, new in _AUTHORS_NAMES.items():
+        for old, new in names.items():
             name = name.replace(old, new)
-        if ".attention.q_proj." in name:
-            parts = [group[key.replace("q_proj", f"{x}_proj")] for x in "qkv"]
-            tensors[name.replace("attention.q_proj", "attn.qkv")] = torch.cat(parts)
-        elif ".attention." not in name:
+        is_joined = ".attention." in key or shape.family == "internlm2"
+        if is_joined and ".q_proj." in key:
+            qkv = [group[key.replace("q_proj", f"{x}_proj")] for x in "qkv"]
+            name = name.replace("self_attn.q_proj", "attention.wqkv")
+            name = name.replace("attention.q_proj", "attn.qkv")
+            heads = shape.kv_heads if "wqkv" in name else 1
+            parts = [x.unflatten(0, (heads, -1)) for x in qkv]
+            tensors[name] = torch.cat(parts, dim=1).flatten(0, 1)
+        elif not (is_joined and re.search(r"\.[kv]_proj\.", key)):
             tensors[name] = tensor
     return tensors
 
 
+_AWQ_GROUP = 128
+_AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # which of eight neighbours each four bits of an integer hold
+
+
+def awq_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors with the text layers' matrices in AWQ's 4 bits (the version called "gemm")."""
+    quantized: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        is_matrix = ".layers." in name and name.startswith("language_model.") and tensor.ndim > 1
+        if not is_matrix or name.endswith(".mlp.gate.weight"):
+            quantized[name] = tensor
+            continue
+        stem = name.removesuffix(".weight")
+        groups = tensor.float().t().unflatten(0, (-1, _AWQ_GROUP))  # inputs first
+        low, high = groups.amin(1), groups.amax(1)
+        scales = (high - low) / 15
+        zeros = (-low / scales).round()
+        values = (groups / scales[:, None] + zeros[:, None]).round().clamp(0, 15).flatten(0, 1)
+        quantized[f"{stem}.qweight"] = _packed(values)
+        quantized[f"{stem}.qzeros"] = _packed(zeros)
+        quantized[f"{stem}.scales"] = scales.half()
+    return quantized
+
+
+def _packed(values: Tensor) -> Tensor:
+    """Eight values of four bits each in one integer."""
+    parts = values.long().unflatten(-1, (-1, 8))[..., _AWQ_ORDER]
+    total = (parts << (4 * torch.arange(8))).sum(-1)
+    return torch.where(total < 1 << 31, total, total - (1 << 32)).int()
+
+
+_TEXT_CLASSES = {
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
+    "internlm2": "InternLM2ForCausalLM",
+}
+
+
+def _family_fields(shape: Shape) -> dict[str, Any]:
+    """What only some text models' configs say."""
+    fields: dict[str, Any] = {"bias": False} if shape.family == "internlm2" else {}
+    if shape.head_dim:
+        fields |= {"head_dim": shape.head_dim, "attention_bias": False}
+    if shape.experts:
+        fields |= {
+            "num_experts": shape.experts,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": shape.mlp,
+            "norm_topk_prob": True,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+        }
+    if shape.is_awq:
+        fields["quantization_config"] = {
+            "quant_method": "awq",
+            "version": "gemm",
+            "bits": 4,
+            "group_size": _AWQ_GROUP,
+            "zero_point": True,
+        }
+    return fields
+
+
 def _configs(shape: Shape, layout: str, dtype: str) -> dict[str, Any]:
-    end = shape.num_base_tokens + ADDED_TOKENS.index("<|im_end|>")
+    end = shape.token_id("<|im_end|>")
+    # Published -hf versions of InternLM2 keep its class name, though their weights are named as Llama's.
+    model_type = "llama" if (shape.family, layout) == ("internlm2", "hf") else shape.family
     text = {
-        "model_type": "qwen2",
-        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": model_type,
+        "architectures": [_TEXT_CLASSES[shape.family]],
         "vocab_size": shape.vocab,
         "hidden_size": shape.hidden,
         "intermediate_size": shape.mlp,
@@ -214,6 +371,7 @@ def _configs(shape: Shape, layout: str, dtype: str) -> dict[str, Any]:
         "hidden_act": "silu",
         "tie_word_embeddings": shape.is_tied,
         "eos_token_id": end,
+        **_family_fields(shape),
     }
     vision = {
         "hidden_size": shape.vision_hidden,
@@ -247,7 +405,7 @@ def _hf_config(shape: Shape, text: dict[str, Any], vision: dict[str, Any]) -> di
     return {
         "architectures": ["InternVLForConditionalGeneration"],
         "model_type": "internvl",
-        "image_token_id": shape.num_base_tokens + ADDED_TOKENS.index("<IMG_CONTEXT>"),
+        "image_token_id": shape.token_id("<IMG_CONTEXT>"),
         "image_seq_length": shape.tokens_per_tile,
         "downsample_ratio": 0.5,
         "projector_hidden_act": "gelu",
@@ -309,7 +467,7 @@ def write_tokenizer(out: Path, shape: Shape) -> None:
     tokenizer.add_tokens(
         [
             AddedToken(text, special=text not in NOT_SPECIAL, normalized=False)
-            for text in ADDED_TOKENS
+            for text in shape.added_tokens
         ]
     )
     assert tokenizer.get_vocab_size() == shape.vocab, tokenizer.get_vocab_size()
@@ -330,12 +488,14 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--layout", choices=["hf", "authors"], default="hf")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="bfloat16")
+    parser.add_argument(
+        "--awq", action="store_true", help="4-bit weights; sizes must divide by 128"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    write_checkpoint(
-        args.out, SHAPES[args.shape], layout=args.layout, dtype=args.dtype, seed=args.seed
-    )
+    shape = replace(SHAPES[args.shape], is_awq=args.awq)
+    write_checkpoint(args.out, shape, layout=args.layout, dtype=args.dtype, seed=args.seed)
     print(args.out)
 
 
