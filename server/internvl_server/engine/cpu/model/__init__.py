@@ -1,1 +1,1 @@
-"""InternVL3 in plain PyTorch: config, layers and weights."""
+"""InternVL in plain PyTorch: config, layers and weights."""

@@ -1,8 +1,8 @@
-"""The Qwen2 text model over a flat batch: the new tokens of all sequences, concatenated.
+"""The Qwen2 or Qwen3 text model over a flat batch: the new tokens of all sequences, concatenated.
 
 Linear layers process the flat batch. Attention processes each sequence with its own keys and values, so that
-there is no padding. Equations: transformers 5.23, `models/qwen2/modeling_qwen2.py`; parity in
-tests/model/test_parity.py.
+there is no padding. Equations: transformers 5.23, `models/qwen2/modeling_qwen2.py` and
+`models/qwen3/modeling_qwen3.py`; parity in tests/model/test_parity.py.
 """
 
 from collections.abc import Sequence
@@ -32,14 +32,18 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, config: TextConfig, index: int) -> None:
         super().__init__()
-        hidden, kv_size = config.hidden_size, config.num_key_value_heads * config.head_dim
+        hidden, head_dim, eps = config.hidden_size, config.head_dim, config.rms_norm_eps
+        query_size = config.num_attention_heads * head_dim
+        kv_size = config.num_key_value_heads * head_dim
         self.index = index
         self.num_heads = config.num_attention_heads
         self.num_kv_heads = config.num_key_value_heads
-        self.attn_norm = nn.RMSNorm(hidden, eps=config.rms_norm_eps)
-        self.qkv = nn.Linear(hidden, hidden + 2 * kv_size)
-        self.o = nn.Linear(hidden, hidden, bias=False)
-        self.mlp_norm = nn.RMSNorm(hidden, eps=config.rms_norm_eps)
+        self.attn_norm = nn.RMSNorm(hidden, eps=eps)
+        self.qkv = nn.Linear(hidden, query_size + 2 * kv_size, bias=config.has_qkv_bias)
+        self.q_norm = nn.RMSNorm(head_dim, eps=eps) if config.has_qk_norm else None
+        self.k_norm = nn.RMSNorm(head_dim, eps=eps) if config.has_qk_norm else None
+        self.o = nn.Linear(query_size, hidden, bias=False)
+        self.mlp_norm = nn.RMSNorm(hidden, eps=eps)
         self.gate_up = nn.Linear(hidden, 2 * config.intermediate_size, bias=False)
         self.down = nn.Linear(config.intermediate_size, hidden, bias=False)
 
@@ -66,7 +70,7 @@ class DecoderLayer(nn.Module):
     ) -> Tensor:
         num_tokens, num_rotated = len(qkv), self.num_heads + self.num_kv_heads
         heads = qkv.view(num_tokens, num_rotated + self.num_kv_heads, -1)
-        rotated = _rotate(heads[:, :num_rotated], *rope)
+        rotated = _rotate(self._normalised(heads[:, :num_rotated]), *rope)
         query = rotated[:, : self.num_heads]
         keys_values = torch.cat((rotated[:, self.num_heads :], heads[:, num_rotated:]), dim=1)
         keys_values = keys_values.view(num_tokens, 2, self.num_kv_heads, -1).permute(1, 2, 0, 3)
@@ -80,6 +84,13 @@ class DecoderLayer(nn.Module):
             outputs.append(_causal_attention(query[offset:end], keys, values))
             offset = end
         return torch.cat(outputs)
+
+    def _normalised(self, heads: Tensor) -> Tensor:
+        """Apply Qwen3's norms to each query and key head of (num_tokens, num_heads, head_dim)."""
+        if self.q_norm is None or self.k_norm is None:
+            return heads
+        query, key = heads[:, : self.num_heads], heads[:, self.num_heads :]
+        return torch.cat((self.q_norm(query), self.k_norm(key)), dim=1)
 
 
 class Decoder(nn.Module):

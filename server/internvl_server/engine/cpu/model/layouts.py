@@ -18,6 +18,8 @@ _DECODER = {
     "head": ("lm_head",),
     "layers.{i}.attn_norm": ("model.layers.{i}.input_layernorm",),
     "layers.{i}.qkv": tuple(f"model.layers.{{i}}.self_attn.{x}_proj" for x in "qkv"),
+    "layers.{i}.q_norm": ("model.layers.{i}.self_attn.q_norm",),
+    "layers.{i}.k_norm": ("model.layers.{i}.self_attn.k_norm",),
     "layers.{i}.o": ("model.layers.{i}.self_attn.o_proj",),
     "layers.{i}.mlp_norm": ("model.layers.{i}.post_attention_layernorm",),
     "layers.{i}.gate_up": ("model.layers.{i}.mlp.gate_proj", "model.layers.{i}.mlp.up_proj"),

@@ -1,4 +1,4 @@
-"""Which checkpoints the CPU engine computes: InternViT with Qwen2, as InternVL3 is published."""
+"""Which checkpoints the CPU engine computes: InternViT with Qwen2, Qwen2.5 or Qwen3."""
 
 from collections.abc import Iterator
 
@@ -6,6 +6,8 @@ from internvl_server.checkpoint.config import CheckpointConfig
 from internvl_server.errors import StartupError
 
 __all__ = ["check_supported", "num_encoded_layers"]
+
+_FAMILIES = ("qwen2", "qwen3")
 
 
 def check_supported(config: CheckpointConfig, *, max_model_len: int) -> None:
@@ -15,10 +17,10 @@ def check_supported(config: CheckpointConfig, *, max_model_len: int) -> None:
         StartupError: Names the value, and the values that are supported.
     """
     vision, text = config.vision, config.text
-    if text.family != "qwen2":
+    if text.family not in _FAMILIES:
         raise StartupError(
-            f"The checkpoint's text model is {text.family!r}; the CPU engine runs Qwen2 and Qwen2.5 "
-            "(InternVL3-1B, -2B, -8B, -14B, -38B, -78B)."
+            f"The checkpoint's text model is {text.family!r}; the CPU engine runs Qwen2, Qwen2.5 and Qwen3 "
+            "without experts (all InternVL3 but -9B, and InternVL3.5 up to -38B)."
         )
     for name, value, supported in _choices(config):
         if value not in supported:
@@ -65,7 +67,7 @@ def _choices(config: CheckpointConfig) -> Iterator[tuple[str, object, tuple[obje
     )
     yield "vision_config.use_mean_pooling", vision.use_mean_pooling, (True,)
     yield "hidden_act of the text model", text.hidden_act, ("silu",)
-    yield "head_dim", text.head_dim, (text.hidden_size // text.num_attention_heads,)
+    yield "attention_bias", text.has_qkv_bias, (text.family == "qwen2",)
     yield "use_sliding_window", text.use_sliding_window, (False,)
     # "dynamic" changes nothing up to the trained length.
     yield "the type of rope_scaling", text.rope_type, ("default", "dynamic")

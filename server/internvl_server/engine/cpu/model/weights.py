@@ -96,9 +96,10 @@ def _match(
     }
     parts = {part for names in wanted.values() for part in names}
     if missing := sorted(parts - stored.keys()):
+        config = checkpoint.config
         raise StartupError(
             f"The checkpoint lacks {len(missing)} tensors of an InternVL model with InternViT and "
-            f"Qwen2 in the {checkpoint.config.layout!r} layout: {_few(missing)}. Quantised weights are "
+            f"{config.text.family} in the {config.layout!r} layout: {_few(missing)}. Quantised weights are "
             "not supported."
         )
     if unused := sorted(stored.keys() - parts):
