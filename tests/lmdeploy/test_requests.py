@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from internvl_server.core import Regex, SamplingParams
-from internvl_server.engine.turbomind import outputs as adapter
+from internvl_server.engine.turbomind.requests import outputs as adapter
 from internvl_server.errors import (
     ContextLengthExceededError,
     EngineError,

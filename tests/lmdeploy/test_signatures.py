@@ -21,11 +21,7 @@ SIGNATURES = {
     "lmdeploy.turbomind:TurboMind.get_schedule_metrics": ("self",),
     "lmdeploy.turbomind:TurboMind.mm_input_converter": ("self", "multimodal"),
     "lmdeploy.turbomind:TurboMind.close": ("self",),
-    "lmdeploy.turbomind.turbomind:TurboMindInstance.async_stream_infer": (
-        "self", "session_id", "input_ids", "input_embeddings", "input_embedding_ranges",
-        "multimodal", "gen_config", "stream_output", "kwargs",
-    ),
-    "lmdeploy.turbomind.turbomind:TurboMindInstance.async_cancel": ("self", "session_id"),
+    "lmdeploy.turbomind.turbomind:TurboMindInstance._get_generation_config": ("self", "cfg"),
     "lmdeploy.turbomind.tokenizer_info:TokenizerInfo.from_huggingface": (
         "tokenizer", "vocab_size", "stop_token_ids",
     ),
@@ -46,8 +42,6 @@ FIELDS = {
         "repetition_penalty", "random_seed", "stop_token_ids", "logprobs", "response_format",
         "ignore_eos", "min_new_tokens", "output_logits",
     ),
-    "lmdeploy.messages:EngineOutput": ("status", "token_ids", "logprobs", "logits", "req_metrics"),
-    "lmdeploy.messages:RequestMetrics": ("cached_tokens",),
     "lmdeploy.messages:ScheduleMetrics": (
         "scheduler_tick", "active_seqs", "waiting_seqs", "cache_usage", "prefix_cache_hit_rate",
     ),

@@ -1,7 +1,7 @@
 """What goes into an engine and what comes out: token ids both ways."""
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from internvl_server.core.constraints import Constraint
 from internvl_server.core.prompt import ImageSpan, PixelValues
@@ -77,13 +77,12 @@ class TokenLogprobs:
     top: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class TokenDelta:
+class TokenDelta(NamedTuple):
     """Newly generated token ids, in order; `finish_reason` is set on the last delta only.
 
     If a stop token ended the request, it is the last id. `logprobs`, if requested, has one entry for each id.
     `num_cached_tokens` counts the prompt tokens whose prefill was skipped; it is set on the last delta at the
-    latest.
+    latest. A named tuple, because one is made for every token.
     """
 
     token_ids: tuple[int, ...]

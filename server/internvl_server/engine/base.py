@@ -1,16 +1,13 @@
 """The engine contract: everything the rest of the server knows about an engine."""
 
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
-from internvl_server.core import Constraint, GenerateRequest, TokenDelta
+from internvl_server.core import Constraint, GenerateRequest
+from internvl_server.engine.stream import Stream
 
-__all__ = ["Capability", "Engine", "EngineHealth", "EngineInfo", "TokenStream"]
-
-TokenStream: TypeAlias = AbstractAsyncContextManager[AsyncIterator[TokenDelta]]
+__all__ = ["Capability", "Engine", "EngineHealth", "EngineInfo"]
 
 
 class Capability(StrEnum):
@@ -87,7 +84,7 @@ class Engine(Protocol):
     async def compile(self, constraint: Constraint) -> tuple[str, ...]:
         """Compile a constraint before `generate`; returns the schema keywords it does not enforce."""
 
-    def generate(self, request: GenerateRequest) -> TokenStream:
+    def generate(self, request: GenerateRequest) -> Stream:
         """Queue a request; the stream yields deltas until one carries a `finish_reason`.
 
         Entering raises `EngineUnavailableError` when the engine is not running and

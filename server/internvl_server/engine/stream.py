@@ -1,34 +1,47 @@
-"""The reader's side of one request: its tokens so far, and the way to abort it."""
+"""The reader's side of one request: its tokens, pushed or pulled, and the way to abort it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import Protocol, Self, TypeAlias
 
 from internvl_server.core import FinishReason, TokenDelta, TokenLogprobs
 from internvl_server.errors import ServerError
 
-__all__ = ["Abort", "Stream"]
+__all__ = ["Abort", "Sink", "Stream"]
 
-Abort: TypeAlias = Callable[[], Awaitable[None]]
+Abort: TypeAlias = Callable[[], None]
+
+
+class Sink(Protocol):
+    """Takes the tokens of one request as plain calls on the event loop, in which no task is woken."""
+
+    def put(self, delta: TokenDelta) -> None:
+        """Take new tokens; the last delta has a `finish_reason`. Must not raise."""
+
+    def fail(self, error: ServerError) -> None:
+        """Take the error that ended the request. Must not raise."""
 
 
 class Stream:
-    """A context manager that is its own iterator of deltas; see `Engine.generate`.
+    """A context manager for one request; see `Engine.generate`.
 
-    A reader slower than the engine gets several tokens in one delta. Iteration ends after a delta with a
-    `finish_reason`, or with the error passed to `fail`; never silently.
+    Its tokens are pushed to a sink from `attach` to `detach`. Without a sink they gather, and are handed over
+    in one delta: to the next sink, or to the reader that iterates over the stream. Iteration ends after a
+    delta with a `finish_reason`, or with the error passed to `fail`; never silently.
 
     Not thread-safe: an engine with its own thread hands its tokens over with `call_soon_threadsafe`, once a
     step for all streams.
 
     Args:
-        enter: Accepts the request, or refuses it by raising; returns the function that aborts it.
+        enter: Accepts the request, or refuses it by raising; returns the function that aborts it, which does
+            nothing after the request's end.
     """
 
     def __init__(self, enter: Callable[[Self], Awaitable[Abort]]) -> None:
         self._enter: Callable[[Self], Awaitable[Abort]] | None = enter
         self._abort: Abort | None = None
+        self._sink: Sink | None = None
         self._token_ids: list[int] = []
         self._logprobs: list[TokenLogprobs] = []
         self._finish_reason: FinishReason | None = None
@@ -52,11 +65,32 @@ class Stream:
         traceback: TracebackType | None,
     ) -> None:
         """Abort the request unless it has ended. Does not wait for the engine to confirm it."""
-        if self._abort is not None:
-            await self._abort()
+        self.detach()
+        self.abort()
+
+    def abort(self) -> None:
+        """End the request in the engine, if it has not ended. Idempotent."""
+        abort, self._abort = self._abort, None
+        if abort is not None:
+            abort()
+
+    def attach(self, sink: Sink) -> None:
+        """Push to a sink from now on, first of all what has gathered."""
+        self._sink = sink
+        if self._token_ids or self._finish_reason is not None:
+            sink.put(self._take())
+        if self._error is not None and self._sink is sink:  # which may have detached itself
+            sink.fail(self._error)
+
+    def detach(self) -> None:
+        """Gather from now on."""
+        self._sink = None
 
     def put(self, new: TokenDelta) -> None:
         """Add new tokens; the last call has a `finish_reason`."""
+        if self._sink is not None:
+            self._sink.put(new)
+            return
         self._token_ids += new.token_ids
         self._logprobs += new.logprobs or ()
         self._finish_reason = new.finish_reason
@@ -65,8 +99,12 @@ class Stream:
 
     def fail(self, error: ServerError) -> None:
         """End the stream with an error, raised after the tokens it already has. The first error counts."""
-        self._error = self._error or error
+        if self._error is not None:
+            return
+        self._error = error
         self._news.set()
+        if self._sink is not None:
+            self._sink.fail(error)
 
     def __aiter__(self) -> Self:
         return self
@@ -84,7 +122,8 @@ class Stream:
     def _take(self) -> TokenDelta:
         token_ids, self._token_ids = tuple(self._token_ids), []
         logprobs, self._logprobs = tuple(self._logprobs), []
-        self._has_ended = self._finish_reason is not None
+        reason, self._finish_reason = self._finish_reason, None
+        self._has_ended = reason is not None
         if self._error is None:
             self._news.clear()
-        return TokenDelta(token_ids, self._finish_reason, logprobs or None, self._num_cached_tokens)
+        return TokenDelta(token_ids, reason, logprobs or None, self._num_cached_tokens)

@@ -17,7 +17,7 @@ class Aborts:
     async def enter(self, stream):
         return self.abort
 
-    async def abort(self):
+    def abort(self):
         self.num += 1
 
 
@@ -59,9 +59,63 @@ async def test_tokens_come_before_the_error_that_ended_them(aborts):
             await anext(stream)
 
 
+class Gathering:
+    """A sink that writes down what it gets, and may detach itself on the first delta."""
+
+    def __init__(self, leaves=None):
+        self.got = []
+        self._leaves = leaves
+
+    def put(self, delta):
+        self.got.append(delta)
+        if self._leaves is not None:
+            self._leaves.detach()
+
+    def fail(self, error):
+        self.got.append(str(error))
+
+
+async def test_a_sink_gets_what_has_gathered_and_then_each_delta(aborts):
+    sink = Gathering()
+    async with Stream(aborts.enter) as stream:
+        stream.put(TokenDelta((1,)))
+        stream.put(TokenDelta((2,)))
+        stream.attach(sink)
+        stream.put(TokenDelta((3,)))
+        stream.detach()
+        stream.put(TokenDelta((4,)))
+        stream.put(TokenDelta((5,), "length", None, 6))
+        stream.attach(sink)
+        stream.detach()
+        stream.attach(sink)
+    deltas = [TokenDelta((1, 2)), TokenDelta((3,)), TokenDelta((4, 5), "length", None, 6)]
+    assert sink.got == deltas
+
+
+async def test_a_sink_that_detaches_itself_gets_the_error_later(aborts):
+    async with Stream(aborts.enter) as stream:
+        stream.put(TokenDelta((1,)))
+        stream.fail(EngineError("it failed"))
+        stream.fail(EngineError("again"))
+        sink = Gathering(leaves=stream)
+        stream.attach(sink)
+        assert sink.got == [TokenDelta((1,))]
+        stream.attach(sink)
+        assert sink.got == [TokenDelta((1,)), "it failed"]
+
+
+async def test_a_sink_gets_the_error_at_once(aborts):
+    sink = Gathering()
+    async with Stream(aborts.enter) as stream:
+        stream.attach(sink)
+        stream.fail(EngineError("it failed"))
+        stream.fail(EngineError("again"))
+    assert sink.got == ["it failed"]
+
+
 async def test_leaving_aborts_once_for_any_reason(aborts):
-    async with Stream(aborts.enter):
-        pass
+    async with Stream(aborts.enter) as stream:
+        stream.abort()
     with pytest.raises(ZeroDivisionError):
         await fail_inside(Stream(aborts.enter))
     task = asyncio.ensure_future(read_for_ever(Stream(aborts.enter)))

@@ -10,7 +10,7 @@ import torch
 from internvl_server.checkpoint.files import Checkpoint
 from internvl_server.core import Constraint, GenerateRequest, SamplingParams, TokenDelta
 from internvl_server.core.vocabulary import Vocabulary
-from internvl_server.engine.base import Capability, EngineHealth, EngineInfo, TokenStream
+from internvl_server.engine.base import Capability, EngineHealth, EngineInfo
 from internvl_server.engine.checks import RequestLimits, check_request
 from internvl_server.engine.cpu import CAPABILITIES
 from internvl_server.engine.cpu.model.kv_cache import kv_bytes_per_token
@@ -148,7 +148,7 @@ class CpuEngine:
         self._running_worker()
         return (await self._compiled(constraint)).loosened
 
-    def generate(self, request: GenerateRequest) -> TokenStream:
+    def generate(self, request: GenerateRequest) -> Stream:
         """Queue a request; see `Engine.generate`."""
         return Stream(partial(self._submit, request))
 
@@ -206,7 +206,7 @@ class CpuEngine:
             )
         return await self._compiler.compile(constraint)
 
-    async def _abort(self, sequence: Sequence) -> None:
+    def _abort(self, sequence: Sequence) -> None:
         """Free a request whose reader left before its end."""
         if self._streams.pop(sequence, None) is not None and self._worker is not None:
             self._worker.abort(sequence)

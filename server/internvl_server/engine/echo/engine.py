@@ -8,15 +8,17 @@ are no constraint; a call that the prompt spells out is echoed as any other text
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
-from internvl_server.core import Constraint, GenerateRequest, SamplingParams, TokenDelta, ToolCalls
+from internvl_server.core import Constraint, GenerateRequest, SamplingParams, ToolCalls
 from internvl_server.engine.base import Capability, EngineHealth, EngineInfo
 from internvl_server.engine.checks import RequestLimits, check_request
 from internvl_server.engine.echo import CAPABILITIES
 from internvl_server.engine.echo.echoing import deltas_of, echoed
 from internvl_server.engine.health import health_of
+from internvl_server.engine.stream import Abort, Stream
 from internvl_server.errors import EngineError, EngineUnavailableError, UnsupportedParameterError
 from internvl_server.settings import EchoSettings
 
@@ -33,7 +35,7 @@ class EchoEngine:
     """Implements `internvl_server.engine.base.Engine` with the delays and failures its settings ask for.
 
     Requests beyond `max_num_seqs` wait in order. Each request that was entered counts in `num_started` and,
-    after it was left, in one of `num_finished`, `num_failed` and `num_aborted`.
+    at its end, in one of `num_finished`, `num_failed` and `num_aborted`: left before its last token was made.
 
     Args:
         settings: Delays and failures.
@@ -53,8 +55,9 @@ class EchoEngine:
         skip_token_ids: frozenset[int] = frozenset(),
         constrained: "ConstrainedAnswers | None" = None,
     ) -> None:
-        self.num_started = self.num_running = self.num_finished = self.num_failed = 0
-        self._num_left = 0
+        self.num_started = self.num_finished = self.num_failed = self.num_aborted = 0
+        self._tasks: set[asyncio.Task[None]] = set()  # of requests that have not ended
+        self._running: set[asyncio.Task[None]] = set()  # those that hold a slot
         self._settings = settings
         self._skip_token_ids = skip_token_ids
         self._slots = asyncio.Semaphore(max_num_seqs)
@@ -65,14 +68,14 @@ class EchoEngine:
         self.info = EngineInfo("echo", max_model_len, max_num_seqs, capabilities)
 
     @property
-    def num_waiting(self) -> int:
-        """Requests that were entered, have not ended and hold no slot."""
-        return self.num_started - self._num_left - self.num_running
+    def num_running(self) -> int:
+        """Requests that hold a slot."""
+        return len(self._running)
 
     @property
-    def num_aborted(self) -> int:
-        """Requests that were left before their last delta."""
-        return self._num_left - self.num_finished - self.num_failed
+    def num_waiting(self) -> int:
+        """Requests that were entered, have not ended and hold no slot."""
+        return len(self._tasks) - len(self._running)
 
     async def start(self) -> None:
         """Index the vocabulary for constraints; nothing else is loaded."""
@@ -91,19 +94,28 @@ class EchoEngine:
         """Ready between `start` and `close`."""
         return health_of(self._state, num_running=self.num_running, num_waiting=self.num_waiting)
 
-    @contextlib.asynccontextmanager
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[AsyncIterator[TokenDelta]]:
-        """Queue a request; see `Engine.generate`. Each token is computed when it is read."""
+    def generate(self, request: GenerateRequest) -> Stream:
+        """Queue a request; see `Engine.generate`."""
+        return Stream(partial(self._accept, request))
+
+    async def _accept(self, request: GenerateRequest, stream: Stream) -> Abort:
         self._check(request)
         token_ids = await self._answer(request)
         self._check(request)
         self.num_started += 1
-        deltas = self._deltas(token_ids, request)
-        try:
-            yield deltas
-        finally:
-            await deltas.aclose()
-            self._num_left += 1
+        task = asyncio.create_task(self._run(token_ids, request, stream))
+        self._tasks.add(task)
+        return partial(self._abort, task)
+
+    def _abort(self, task: "asyncio.Task[None]") -> None:
+        if task in self._tasks:
+            self.num_aborted += 1
+            self._forget(task)
+            task.cancel()
+
+    def _forget(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        self._running.discard(task)
 
     def _check_running(self) -> None:
         if self._state != "running":
@@ -139,30 +151,37 @@ class EchoEngine:
             )
         return self._constrained
 
-    async def _deltas(
-        self, token_ids: Iterator[int], request: GenerateRequest
-    ) -> AsyncGenerator[TokenDelta, None]:
+    async def _run(
+        self, token_ids: Iterator[int], request: GenerateRequest, stream: Stream
+    ) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        async with self._slots:
+            self._running.add(task)
+            try:
+                await self._compute(token_ids, request, stream)
+            except EngineError as err:
+                self.num_failed += 1
+                stream.fail(err)
+            finally:
+                self._forget(task)
+
+    async def _compute(
+        self, token_ids: Iterator[int], request: GenerateRequest, stream: Stream
+    ) -> None:
         limit = min(request.max_tokens, self.info.max_model_len - len(request.prompt_token_ids))
         deltas = deltas_of(token_ids, limit, request.sampling.num_logprobs)
         # A token under a constraint may take milliseconds.
         is_slow = _binding_constraint(request.sampling) is not None
-        async with self._slots:
-            self.num_running += 1
-            try:
-                await self._pause(self._settings.first_token_delay_s)
-                for number in range(limit):
-                    delta = await asyncio.to_thread(next, deltas) if is_slow else next(deltas)
-                    await self._inject_fault(number)
-                    await self._pause(self._settings.token_delay_s)
-                    self.num_finished += delta.finish_reason is not None
-                    yield delta
-                    if delta.finish_reason is not None:
-                        return
-            except EngineError:
-                self.num_failed += 1
-                raise
-            finally:
-                self.num_running -= 1
+        await self._pause(self._settings.first_token_delay_s)
+        for number in range(limit):
+            delta = await asyncio.to_thread(next, deltas) if is_slow else next(deltas)
+            await self._inject_fault(number)
+            await self._pause(self._settings.token_delay_s)
+            self.num_finished += delta.finish_reason is not None
+            stream.put(delta)
+            if delta.finish_reason is not None:
+                return
 
     async def _inject_fault(self, num_tokens: int) -> None:
         """Fail or hang after so many tokens, when the settings say so."""

@@ -1,6 +1,6 @@
 """The TurboMind engine: LMDeploy on NVIDIA GPUs.
 
-`engine.py` accepts requests, `jobs.py` gives each a native handle, `runtime.py` drives LMDeploy.
+`engine.py` accepts requests, `requests/` runs each on a native handle, `runtime.py` loads LMDeploy.
 """
 
 from internvl_server.engine.base import Capability

@@ -12,7 +12,7 @@ import numpy as np
 
 from internvl_server.checkpoint.files import Checkpoint
 from internvl_server.core import GenerateRequest, ImageSpan, SamplingParams
-from internvl_server.engine.base import TokenStream
+from internvl_server.engine.stream import Stream
 from internvl_server.errors import ServerError, StartupError
 
 __all__ = ["check_answers"]
@@ -23,7 +23,7 @@ _LIMIT_S = 120.0  # of one request; the first may tune kernels
 
 
 async def check_answers(
-    generate: Callable[[GenerateRequest], TokenStream],
+    generate: Callable[[GenerateRequest], Stream],
     checkpoint: Checkpoint,
     *,
     max_model_len: int,
@@ -46,7 +46,7 @@ async def check_answers(
 
 
 async def _logprobs(
-    generate: Callable[[GenerateRequest], TokenStream], request: GenerateRequest, num_tiles: int
+    generate: Callable[[GenerateRequest], Stream], request: GenerateRequest, num_tiles: int
 ) -> list[float]:
     try:
         async with asyncio.timeout(_LIMIT_S), generate(request) as deltas:

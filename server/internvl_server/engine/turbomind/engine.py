@@ -15,22 +15,22 @@ from PIL import Image, ImageFile
 
 from internvl_server.checkpoint.files import Checkpoint
 from internvl_server.core import Constraint, GenerateRequest
-from internvl_server.engine.base import EngineHealth, EngineInfo, TokenStream
+from internvl_server.engine.base import EngineHealth, EngineInfo
 from internvl_server.engine.checks import RequestLimits, check_request
 from internvl_server.engine.guided.compiler import GrammarCompiler, ProcessJudge
 from internvl_server.engine.health import STALLED_EXIT_CODE, health_of
 from internvl_server.engine.stream import Abort, Stream
 from internvl_server.engine.turbomind import CAPABILITIES, PENALTIES
 from internvl_server.engine.turbomind.canary import check_answers
-from internvl_server.engine.turbomind.jobs import JobPool, Work
 from internvl_server.engine.turbomind.limits import MAX_LOGITS_BYTES, check_turbomind_limits
 from internvl_server.engine.turbomind.logits import logits_budget, logits_bytes
+from internvl_server.engine.turbomind.requests.jobs import JobPool, Work
 from internvl_server.engine.turbomind.supervisor import Supervisor, end_process
 from internvl_server.errors import EngineUnavailableError, StartupError
 from internvl_server.settings import TurbomindSettings
 
 if TYPE_CHECKING:
-    from internvl_server.engine.turbomind.outputs import SchedulerMetrics
+    from internvl_server.engine.turbomind.requests.outputs import SchedulerMetrics
     from internvl_server.engine.turbomind.runtime import Runtime
 
 __all__ = ["TurbomindEngine"]
@@ -160,7 +160,7 @@ class TurbomindEngine:
         """What the scheduler said in the last second; None before the start, or if it says nothing."""
         return self._supervisor.metrics if self._jobs is not None else None
 
-    def generate(self, request: GenerateRequest) -> TokenStream:
+    def generate(self, request: GenerateRequest) -> Stream:
         """Queue a request; see `Engine.generate`. Compiles the constraint before it accepts the request."""
         return Stream(partial(self._accept, request))
 
@@ -176,17 +176,23 @@ class TurbomindEngine:
         if request.images:
             images = await asyncio.to_thread(runtime.multimodal, request)
         _, jobs = self._parts()  # the engine may have been closed meanwhile
-        request = replace(request, pixel_values=None)
+        work = Work(replace(request, pixel_values=None), images, grammar)
         with ExitStack() as owner:
-            permit = owner.enter_context(self._logits_budget.reserve(0))
-
-            def reserve(num_tokens: int) -> None:
-                permit.resize(logits_bytes(request, self._limits.vocab_size, num_tokens))
-
-            reserve(0)
-            job = jobs.submit(stream, Work(request, images, grammar, reserve))
+            if request.sampling.num_logprobs is not None:
+                work.reserve = self._reserve_logits(work.request, owner)
+            job = jobs.submit(stream, work)
             job.task.add_done_callback(partial(_close, owner.pop_all()))
         return partial(jobs.abort, job)
+
+    def _reserve_logits(self, request: GenerateRequest, owner: ExitStack) -> Callable[[int], None]:
+        """Reserve memory for the first log probabilities; the function does so for further tokens."""
+        permit = owner.enter_context(self._logits_budget.reserve(0))
+
+        def reserve(num_tokens: int) -> None:
+            permit.resize(logits_bytes(request, self._limits.vocab_size, num_tokens))
+
+        reserve(0)
+        return reserve
 
     def _parts(self) -> tuple["Runtime", JobPool]:
         """The loaded runtime and its jobs.

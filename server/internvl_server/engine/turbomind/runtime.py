@@ -1,19 +1,17 @@
-"""LMDeploy TurboMind 0.18 wrapped in this server's types: loads it and runs requests on it.
+"""LMDeploy TurboMind 0.18 wrapped in this server's types: loads it and makes its request objects.
 
-Only this file, `sampling.py` (parameters), `outputs.py` (tokens) and `authors_config.py` use LMDeploy.
-It serves as a library at the lowest level that takes token ids and pixels,
-`TurboMindInstance.async_stream_infer`; its HTTP app, media loader, chat templates and detokenizer are never
-used. tests/lmdeploy/test_differences.py records where LMDeploy's own server behaves differently.
+Only this file, `sampling.py` (parameters), `requests/` (native requests, their tokens) and
+`authors_config.py` use LMDeploy. It serves as a library that takes token ids and pixels; its HTTP app, media
+loader, chat templates, detokenizer and asyncio code are never used. tests/lmdeploy/test_differences.py
+records where LMDeploy's own server behaves differently.
 """
 
-import asyncio
 import hashlib
 import itertools
 import logging
 import re
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from lmdeploy.messages import TurbomindEngineConfig
@@ -24,17 +22,15 @@ from lmdeploy.turbomind.tokenizer_info import TokenizerInfo
 from internvl_server.checkpoint.files import Checkpoint
 from internvl_server.core import GenerateRequest
 from internvl_server.engine.turbomind.authors_config import register_authors_config
-from internvl_server.engine.turbomind.outputs import Output, OutputReader, SchedulerMetrics
-from internvl_server.engine.turbomind.sampling import generation_config
+from internvl_server.engine.turbomind.requests.handle import Handle, Multimodal
+from internvl_server.engine.turbomind.requests.outputs import SchedulerMetrics
 from internvl_server.errors import StartupError
 from internvl_server.settings import TurbomindSettings
 
-__all__ = ["Handle", "Multimodal", "Runtime", "engine_config", "load_runtime"]
+__all__ = ["Runtime", "engine_config", "load_runtime"]
 
 # Compiled grammars are kept for later requests with the same constraint.
 _GRAMMAR_CACHE_BYTES = 64 << 20
-
-Multimodal: TypeAlias = list[dict[str, Any]]
 
 
 class Runtime:
@@ -52,7 +48,7 @@ class Runtime:
         self._session_ids = itertools.count(1)
         self._compiler = self._new_compiler()  # takes a second, which no request should wait for
 
-    def new_handle(self) -> "Handle":
+    def new_handle(self) -> Handle:
         """Create a handle, which runs one request at a time."""
         return Handle(
             self._turbomind.create_instance(),
@@ -124,58 +120,6 @@ class Runtime:
         return _turbomind.GrammarCompiler(
             vocabulary, max_threads=1, max_memory_bytes=_GRAMMAR_CACHE_BYTES
         )
-
-
-class Handle:
-    """One native request object, used for one request after another.
-
-    Args:
-        instance: LMDeploy's `TurboMindInstance`.
-        session_ids: Unique ids for requests.
-        vocab_size: Number of logits in a row that belong to tokens.
-    """
-
-    def __init__(
-        self,
-        instance: Any,  # noqa: ANN401
-        session_ids: Iterator[int],
-        vocab_size: int,
-    ) -> None:
-        self._instance = instance
-        self._session_ids = session_ids
-        self._vocab_size = vocab_size
-        self._session_id = 0
-        # The native object keeps a grammar, which would constrain the next request as well, and the memory of
-        # logits and log probabilities.
-        self.is_reusable = True
-
-    async def outputs(
-        self, request: GenerateRequest, images: Multimodal | None, grammar: object | None
-    ) -> AsyncGenerator[Output, None]:
-        """Run a request to its end, which comes soon after `cancel`. Leaving earlier waits for the end."""
-        config = generation_config(request)
-        if grammar is not None:
-            self._instance.model_inst.set_grammar(grammar)
-        self.is_reusable = grammar is None and request.sampling.num_logprobs is None
-        self._session_id = next(self._session_ids)
-        reader = OutputReader(request.sampling, self._vocab_size)
-        native = self._instance.async_stream_infer(
-            self._session_id,
-            input_ids=request.prompt_token_ids,
-            multimodal=images,
-            gen_config=config,
-            stream_output=True,
-        )
-        async with aclosing(native):
-            async for output in native:
-                if output.logits is None:
-                    yield reader.read(output)
-                else:
-                    yield await asyncio.to_thread(reader.read, output)
-
-    async def cancel(self) -> None:
-        """Ask the native side to end the running request; `outputs` then yields the last output."""
-        await self._instance.async_cancel(self._session_id)
 
 
 def load_runtime(

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from internvl_server.engine.health import STALLED_EXIT_CODE
-from internvl_server.engine.turbomind.jobs import JobPool
+from internvl_server.engine.turbomind.requests.jobs import JobPool
 
 if TYPE_CHECKING:
-    from internvl_server.engine.turbomind.outputs import SchedulerMetrics
+    from internvl_server.engine.turbomind.requests.outputs import SchedulerMetrics
 
 __all__ = ["Supervisor", "end_process"]
 

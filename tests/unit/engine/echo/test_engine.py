@@ -114,7 +114,7 @@ async def test_slots_are_given_in_order_and_back_on_leaving():
 
 
 async def test_leaving_early_is_an_abort():
-    engine = await make_engine()
+    engine = await make_engine(token_delay_s=0.01)
     async with engine.generate(make_request()) as deltas:
         await anext(deltas)
         assert engine.num_running == 1
@@ -125,7 +125,7 @@ async def test_leaving_early_is_an_abort():
 
 
 async def test_cancelled_while_waiting_for_a_slot():
-    engine = await make_engine(max_num_seqs=1)
+    engine = await make_engine(max_num_seqs=1, token_delay_s=0.01)
     async with engine.generate(make_request()) as deltas:
         await anext(deltas)
         task = asyncio.create_task(answer(engine, make_request()))

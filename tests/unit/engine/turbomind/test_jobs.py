@@ -1,47 +1,65 @@
 """Jobs on handles that fail: no reader waits forever, no slot is lost. No LMDeploy."""
 
 import asyncio
-from dataclasses import dataclass
+import threading
+import time
 from typing import Any
 
 import pytest
-from internvl_server.core import GenerateRequest, SamplingParams
+from internvl_server.core import GenerateRequest, SamplingParams, TokenDelta
 from internvl_server.engine.stream import Stream
-from internvl_server.engine.turbomind.jobs import JobPool, Work
+from internvl_server.engine.turbomind.requests.jobs import JobPool, Work
 from internvl_server.errors import EngineError
 
 REQUEST = GenerateRequest("r", (1,), 4, SamplingParams(), frozenset({9}))
 
 
-@dataclass
-class Output:
-    token_ids: tuple[int, ...]
-    is_last: bool = False
-    logprobs: None = None
-    num_cached_tokens: int = 0
-    error: None = None
+class Reader:
+    """Reads the news it was made with: tokens, an exception, or None."""
+
+    is_slow = False
+
+    def __init__(self, news):
+        self._news = list(news)
+        self.has_ended = False
+
+    def read(self):
+        new = self._news.pop(0)
+        self.has_ended = not self._news
+        if isinstance(new, Exception):
+            raise new
+        return new
 
 
 class Handle:
-    """Yields the outputs it was made with."""
+    """Signals each piece of news on a thread, as TurboMind does."""
 
-    def __init__(self, *outputs, is_reusable=True):
-        self._outputs = outputs
+    def __init__(self, *news, is_reusable=True):
+        self._all = news
         self.is_reusable = is_reusable
+        self.num_cancelled = 0
 
-    async def outputs(self, request, images, grammar):
-        for output in self._outputs:
-            await asyncio.sleep(0)
-            if isinstance(output, Exception):
-                raise output
-            yield output
+    def start(self, request, images, grammar, signal):
+        if isinstance(self._all[0], Exception):
+            raise self._all[0]
 
-    async def cancel(self):
-        pass
+        def run() -> None:
+            for _ in self._all:
+                signal()
+                time.sleep(0.002)
+
+        threading.Thread(target=run).start()
+        return Reader(self._all)
+
+    def cancel(self):
+        self.num_cancelled += 1
 
 
 def pool_of(new_handle: Any) -> JobPool:
     return JobPool(1, new_handle)
+
+
+LAST = TokenDelta((9,), "stop")
 
 
 async def read(pool):
@@ -53,11 +71,11 @@ async def read(pool):
         async with asyncio.timeout(5), Stream(enter) as stream:
             return [delta async for delta in stream]
     finally:
-        await asyncio.sleep(0.01)  # the job ends after its reader
+        await asyncio.sleep(0.05)  # the job ends after its reader
 
 
 async def test_an_end_without_a_reason_is_an_error():
-    pool = pool_of(lambda: Handle(Output((1,))))
+    pool = pool_of(lambda: Handle(TokenDelta((1,)), None))
     for _ in range(2):
         with pytest.raises(EngineError, match="without a reason"):
             await read(pool)
@@ -65,19 +83,36 @@ async def test_an_end_without_a_reason_is_an_error():
 
 
 async def test_a_failing_handle_fails_its_request_alone():
-    pool = pool_of(lambda: Handle(Output((1,)), RuntimeError("native")))
+    pool = pool_of(lambda: Handle(RuntimeError("native")))
     for _ in range(2):
         with pytest.raises(EngineError, match="The engine failed"):
             await read(pool)
     assert pool.num_free == 1
 
 
+async def test_a_handle_is_in_use_until_the_end_even_if_reading_fails():
+    handle = Handle(TokenDelta((1,)), RuntimeError("native"), TokenDelta((2,)), LAST)
+    pool = pool_of(lambda: handle)
+
+    async def enter(stream):
+        job = pool.submit(stream, Work(REQUEST, None, None))
+        return lambda: pool.abort(job)
+
+    async with asyncio.timeout(5), Stream(enter) as stream:
+        assert await anext(stream) == TokenDelta((1,))
+        with pytest.raises(EngineError, match="The engine failed"):
+            await anext(stream)
+        assert (handle.num_cancelled, pool.num_running, pool.num_free) == (1, 1, 0)
+        await asyncio.sleep(0.05)
+        assert (handle.num_cancelled, pool.num_running, pool.num_free) == (1, 0, 1)
+
+
 async def test_a_handle_that_cannot_be_replaced_fails_one_request():
     made = iter(
         [
-            Handle(Output((9,), is_last=True), is_reusable=False),
+            Handle(LAST, is_reusable=False),
             RuntimeError("no native object"),
-            Handle(Output((9,), is_last=True)),
+            Handle(LAST),
         ]
     )
 

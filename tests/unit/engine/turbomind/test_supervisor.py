@@ -8,7 +8,7 @@ import pytest
 from internvl_server.core import GenerateRequest, SamplingParams
 from internvl_server.engine.stream import Stream
 from internvl_server.engine.turbomind import supervisor as module
-from internvl_server.engine.turbomind.jobs import JobPool, Work
+from internvl_server.engine.turbomind.requests.jobs import JobPool, Work
 from internvl_server.engine.turbomind.supervisor import Supervisor
 
 REQUEST = GenerateRequest("r", (1,), 4, SamplingParams(), frozenset({9}))
@@ -26,15 +26,15 @@ class Clock:
 
 
 class SilentHandle:
-    """Never yields anything."""
+    """Never has any news."""
 
     is_reusable = True
+    is_slow = has_ended = False
 
-    async def outputs(self, request, images, grammar):
-        await asyncio.Event().wait()
-        yield
+    def start(self, request, images, grammar, signal):
+        return self
 
-    async def cancel(self):
+    def cancel(self):
         pass
 
 
@@ -45,7 +45,7 @@ async def test_a_suspended_process_does_not_end(monkeypatch, step_s, ends):
     monkeypatch.setattr(module, "_SAMPLE_S", 0.001)
     monkeypatch.setattr(module, "end_process", ended.set)
     monkeypatch.setattr("internvl_server.engine.turbomind.supervisor.time", clock)
-    monkeypatch.setattr("internvl_server.engine.turbomind.jobs.time", clock)
+    monkeypatch.setattr("internvl_server.engine.turbomind.requests.jobs.time", clock)
     pool = JobPool(1, SilentHandle)
 
     async def enter(stream):

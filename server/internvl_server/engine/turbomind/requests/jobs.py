@@ -8,12 +8,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from internvl_server.core import FinishReason, GenerateRequest, TokenDelta
+from internvl_server.core import GenerateRequest, TokenDelta
 from internvl_server.engine.stream import Stream
+from internvl_server.engine.turbomind.requests.feed import EngineHub, Feed
 from internvl_server.errors import (
     EngineError,
     EngineOverloadedError,
@@ -22,8 +24,7 @@ from internvl_server.errors import (
 )
 
 if TYPE_CHECKING:
-    from internvl_server.engine.turbomind.outputs import Output
-    from internvl_server.engine.turbomind.runtime import Handle, Multimodal
+    from internvl_server.engine.turbomind.requests.handle import Handle, Multimodal
 
 __all__ = ["Job", "JobPool", "Work"]
 
@@ -34,53 +35,43 @@ _log = logging.getLogger(__name__)
 class Work:
     """Input of the native side: the request without pixels, its images, its compiled grammar.
 
-    `reserve` is called with the number of tokens so far, and raises when there is no memory for more.
+    `reserve` is called with the number of tokens so far, and raises when there is no memory for more; None
+    for a request that takes none.
     """
 
     request: GenerateRequest
     images: "Multimodal | None"
     grammar: object | None
-    reserve: Callable[[int], None] = lambda _: None
+    reserve: Callable[[int], None] | None = None
 
 
 class Job:
     """One accepted request. `handle` is set while it runs."""
 
-    def __init__(self, stream: Stream, request: GenerateRequest) -> None:
+    def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self._stop_token_ids = request.stop_token_ids
-        self._last_id: int | None = None
         self._is_over = False
         self.num_tokens = 0
         self.handle: Handle | None = None
         self.is_cancelled = False
         self.task: asyncio.Task[None]
 
-    def put(self, output: "Output") -> None:
+    def put(self, new: TokenDelta | ServerError) -> None:
         """Pass new tokens, or the end, to the reader."""
         if self._is_over:
             return
-        self.num_tokens += len(output.token_ids)
-        if output.token_ids:
-            self._last_id = output.token_ids[-1]
-        if output.error is not None:
-            self.fail(output.error)
-        elif output.is_last:
-            self._is_over = True
-            reason: FinishReason = "stop" if self._last_id in self._stop_token_ids else "length"
-            self._put(output, reason)
-        else:
-            self._put(output, None)
-
-    def _put(self, output: "Output", reason: FinishReason | None) -> None:
-        new = TokenDelta(output.token_ids, reason, output.logprobs, output.num_cached_tokens)
+        if isinstance(new, ServerError):
+            self.fail(new)
+            return
+        self.num_tokens += len(new.token_ids)
+        self._is_over = new.finish_reason is not None
         self._stream.put(new)
 
     def fail(self, error: ServerError) -> None:
         """Fail the reader's stream; not with an error that invites a retry once it has tokens."""
         self._is_over = True
         is_retriable = isinstance(error, EngineOverloadedError | EngineUnavailableError)
-        if is_retriable and self._last_id is not None:
+        if is_retriable and self.num_tokens:
             error = EngineError(*error.args)
         self._stream.fail(error)
 
@@ -104,6 +95,7 @@ class JobPool:
         self._slots = asyncio.Semaphore(size)  # wakes in order of arrival
         self._jobs: set[Job] = set()
         self._no_handle_since: float | None = None
+        self._hub = EngineHub(self._note_progress)
         self.last_progress = time.monotonic()
 
     @property
@@ -144,7 +136,7 @@ class JobPool:
         """Queue a request."""
         if not self._jobs:
             self.last_progress = time.monotonic()  # idle time is not a stall
-        job = Job(stream, work.request)
+        job = Job(stream)
         job.task = asyncio.create_task(self._run(job, work))
         self._jobs.add(job)
         job.task.add_done_callback(lambda _: self._jobs.discard(job))
@@ -155,7 +147,7 @@ class JobPool:
         await asyncio.gather(*(job.task for job in self._jobs))
         self._handles += [self._new_handle() for _ in range(self._size - len(self._handles))]
 
-    async def abort(self, job: Job) -> None:
+    def abort(self, job: Job) -> None:
         """End a job whose reader has left, without waiting for the native side."""
         if job.task.done() or job.is_cancelled:
             return
@@ -163,7 +155,7 @@ class JobPool:
         if job.handle is None:
             job.task.cancel()
         else:
-            await job.handle.cancel()
+            job.handle.cancel()
 
     async def close(self, timeout_s: float) -> bool:
         """Fail and abort every job. Returns whether the native side has confirmed it in time."""
@@ -171,7 +163,7 @@ class JobPool:
         for job in jobs:
             kind = EngineUnavailableError if job.handle is None else EngineError
             job.fail(kind("The engine was shut down."))
-            await self.abort(job)
+            self.abort(job)
         if jobs:
             await asyncio.wait([job.task for job in jobs], timeout=timeout_s)
         self._handles.clear()
@@ -182,10 +174,8 @@ class JobPool:
             try:
                 job.handle = self._take_handle()
                 await self._drive(job, job.handle, work)
-            except Exception:  # noqa: BLE001  (logged, with its traceback)
-                # Any error of LMDeploy concerns this request only.
-                _log.exception("request %s failed in the engine", work.request.request_id)
-                job.fail(EngineError("The engine failed."))
+            except Exception as error:  # noqa: BLE001  (any error of LMDeploy concerns this request only)
+                self._fail(job, work, error)
             finally:
                 job.handle = None
                 job.end()
@@ -204,19 +194,33 @@ class JobPool:
         return handle
 
     async def _drive(self, job: Job, handle: "Handle", work: Work) -> None:
+        feed = Feed(self._hub, partial(self._take, job, work), partial(self._break, job, work))
         try:
-            async with aclosing(handle.outputs(work.request, work.images, work.grammar)) as outputs:
-                async for output in outputs:
-                    self.last_progress = time.monotonic()
-                    job.put(output)
-                    await self._reserve(job, work)
+            reader = handle.start(work.request, work.images, work.grammar, feed.signal)
+            work.images = None  # the native side has its own copy
+            await feed.run(reader)
         finally:
             if handle.is_reusable:
                 self._handles.append(handle)
 
-    async def _reserve(self, job: Job, work: Work) -> None:
+    def _take(self, job: Job, work: Work, new: TokenDelta | ServerError) -> None:
+        job.put(new)
+        if work.reserve is None:
+            return
         try:
             work.reserve(job.num_tokens)
         except ServerError as err:
             job.fail(err)
-            await self.abort(job)
+            self.abort(job)
+
+    def _break(self, job: Job, work: Work, error: Exception) -> None:
+        """Reading a running request has failed."""
+        self._fail(job, work, error)
+        self.abort(job)
+
+    def _fail(self, job: Job, work: Work, error: Exception) -> None:
+        _log.error("request %s failed in the engine", work.request.request_id, exc_info=error)
+        job.fail(EngineError("The engine failed."))
+
+    def _note_progress(self) -> None:
+        self.last_progress = time.monotonic()
