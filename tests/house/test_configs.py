@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from internvl_server.planner.check import check_settings
 from internvl_server.planner.gpus import GIB, GpuMemory, parse_gpus
-from internvl_server.planner.models import MODELS, find_model
+from internvl_server.planner.models import MODELS, find_model, repositories
 from internvl_server.settings import Settings
 from internvl_server.settings.loading import load_settings
 
@@ -14,7 +14,7 @@ from internvl_server.settings.loading import load_settings
 _USABLE_GIB = {"1x24": 22}
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
-GPU_CONFIGS = [path for path in CONFIGS if path.stem.startswith("internvl3-")]
+GPU_CONFIGS = [path for path in CONFIGS if path.stem.startswith("internvl")]
 
 
 @pytest.fixture(autouse=True)
@@ -26,8 +26,11 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-def test_there_is_a_file_for_each_model() -> None:
-    assert {path.stem for path in GPU_CONFIGS} == {name.lower() for name in MODELS}
+def test_there_is_a_file_for_each_model_of_internvl3_and_common_ones_of_its_family() -> None:
+    stems = {path.stem for path in GPU_CONFIGS}
+    assert stems <= {name.lower() for name in MODELS}
+    assert {name.lower() for name in MODELS if name.startswith("InternVL3-")} <= stems
+    assert {"internvl2_5-8b", "internvl3_5-8b", "internvl3_5-30b-a3b", "internvl3_5-38b"} <= stems
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -62,8 +65,7 @@ def test_every_place_of_the_engine_can_hold_a_request_with_an_image(path: Path) 
 
 @pytest.mark.parametrize("path", GPU_CONFIGS, ids=lambda path: path.stem)
 def test_it_names_every_repository_that_can_be_served_and_no_other(path: Path) -> None:
-    """The tokenizer of InternLM3, the 9B's text model, is code in every other repository than -hf."""
-    [name] = [name for name in MODELS if name.lower() == path.stem]
-    named = set(re.findall(r"OpenGVLab/([-\w]+)", path.read_text(encoding="utf-8")))
-    others = set() if MODELS[name].text.family == "internlm3" else {name, f"{name}-AWQ"}
-    assert named == {f"{name}-hf"} | others
+    [model] = [model for name, model in MODELS.items() if name.lower() == path.stem]
+    named = re.findall(r"OpenGVLab/([-\w]+)", path.read_text(encoding="utf-8"))
+    assert set(named) == set(repositories(model))
+    assert load_settings(path, {}).model.path == f"OpenGVLab/{repositories(model)[0]}"

@@ -211,7 +211,7 @@ def parse_config(config: Mapping[str, Any], name: str) -> CheckpointConfig:
                 "name": name,
                 "layout": layout,
                 "vision": VisionConfig.model_validate(vision),
-                "text": TextConfig.model_validate(text_fields(text, config)),
+                "text": TextConfig.model_validate(text_fields(layout, text, config)),
                 "projector": ProjectorConfig.model_validate(config),
                 "quantization": _quantization(config, text),
                 "tile_px": config.get("force_image_size") or vision.get("image_size", 448),

@@ -19,10 +19,10 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def text_fields(text: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+def text_fields(layout: str, text: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """The text section in the names of `TextConfig`; rope settings moved since transformers 5."""
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    family, eos = _family(text), text.get("eos_token_id", ())
+    family, eos = _family(layout, text), text.get("eos_token_id", ())
     text = {**_DEFAULTS.get(family, {}), **text}
     return {
         "rope_theta": rope.get("rope_theta", 10_000.0),
@@ -36,9 +36,16 @@ def text_fields(text: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str,
     }
 
 
-def _family(text: Mapping[str, Any]) -> str:
-    """From the class name where there is one: `model_type` may be left at another family's."""
-    name = str(next(iter(text.get("architectures") or ()), text.get("model_type", "qwen2")))
+def _family(layout: str, text: Mapping[str, Any]) -> str:
+    """From the class name, or from the type in transformers' layout.
+
+    The other one may be wrong: InternLM2 became Llama in transformers' layout, weights and all, but the name
+    of its class stayed.
+    """
+    classes = text.get("architectures") or ()
+    if layout == "hf" and "model_type" in text:
+        classes = ()
+    name = str(next(iter(classes), text.get("model_type", "qwen2")))
     name = re.sub(r"(ForCausalLM|Model)$", "", name)
     return re.sub(r"(?<=\d)(?=Moe)", "_", name).lower()
 

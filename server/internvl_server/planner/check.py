@@ -20,7 +20,7 @@ from internvl_server.planner.memory import (
     tp_problem,
     valid_tps,
 )
-from internvl_server.planner.models import find_model, smaller
+from internvl_server.planner.models import find_model, smaller, why_unserved
 from internvl_server.settings import Settings
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
 
 _BITS = {0: 16, 4: 4, 8: 8}  # engine.turbomind.quant_policy to bits of a key or value
 _QUANTIZED_BITS = {"awq": 4, "gptq": 4, "compressed-tensors": 4, "fp8": 8}  # by method
+_FAMILIES = ("qwen2", "qwen3", "qwen3_moe", "internlm2", "internlm3", "llama")
 _SHARES = (0.8, 0.7, 0.6, 0.5, 0.4)
 _CONTEXTS = (16_384, 8192, 4096)
 _MOST_IMAGE_TILES = 41  # 40, the largest `max_tiles` of a request, and the thumbnail
@@ -58,11 +59,16 @@ def check_settings(
         The plan; None if the checkpoint's sizes are unknown until it is downloaded.
 
     Raises:
-        StartupError: The model does not fit; the message says why and what to change.
+        StartupError: The model does not fit, or no engine can serve it; the message says why and what to
+            change.
     """
-    model = config or model_at(settings.model.path)
+    path = settings.model.path
+    if not Path(path).is_dir() and (problem := why_unserved(path)):
+        raise StartupError(problem)
+    model = config or model_at(path)
     if model is None:
         return None
+    _check_family(model)
     _check_quantization(model)
     return check_fits(model, deployment_of(settings, model), GpuSet.of(gpus))
 
@@ -132,6 +138,15 @@ def model_at(path: str) -> CheckpointConfig | None:
     model = read_config(Path(path), Path(path).resolve().name)
     _check_quantization(model)
     return model
+
+
+def _check_family(model: CheckpointConfig) -> None:
+    """Refuse a text model that LMDeploy lacks, or whose prompts this server does not write."""
+    if model.text.family not in _FAMILIES:
+        raise StartupError(
+            f"The text model of {model.name} is {model.text.family!r}; the turbomind engine runs "
+            f"{', '.join(_FAMILIES)}."
+        )
 
 
 def _check_quantization(model: CheckpointConfig) -> None:

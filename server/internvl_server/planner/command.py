@@ -8,7 +8,7 @@ from internvl_server.errors import StartupError
 from internvl_server.planner.check import model_at
 from internvl_server.planner.gpus import parse_gpus
 from internvl_server.planner.memory import Deployment
-from internvl_server.planner.models import MODELS
+from internvl_server.planner.models import MODELS, why_unserved
 from internvl_server.planner.report import markdown_table, plan_facts, render_text
 
 __all__ = ["add_plan_options", "plan_text"]
@@ -22,7 +22,7 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `plan`."""
     parser.add_argument(
         "--model",
-        help="checkpoint folder, hub name, or a size such as 8B or 8B-AWQ; default: all published models",
+        help="checkpoint folder, hub name, or a size such as 8B, 8B-AWQ or 3.5-8B; default: all models",
     )
     parser.add_argument("--gpus", default=_GPUS, help="COUNTxGB, more with commas (%(default)s)")
     parser.add_argument(
@@ -76,7 +76,9 @@ def _models(name: str | None) -> list[CheckpointConfig]:
     model = model_at(name)
     if model is None:
         raise StartupError(
-            f"--model: {name!r} is neither a folder nor one of {', '.join(MODELS)} (each also -hf and -AWQ)."
+            why_unserved(name)
+            or f"--model: {name!r} is neither a folder nor one of {', '.join(MODELS)} (or -hf, "
+            "-AWQ)."
         )
     return [model]
 

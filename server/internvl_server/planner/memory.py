@@ -2,7 +2,7 @@
 
 Weights, keys and values are exact. The CUDA context, communication buffers and working memory are estimates,
 and named so. Tensors are split over GPUs as LMDeploy 0.18 does it (turbomind/builders,
-turbomind/models/internvl.py), but without its padding of the MLP, which may be off by one percent.
+turbomind/models/internvl.py); TurboMind's kernels may pad the MLPs further, which is not known without a GPU.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from internvl_server.planner.parameters import (
     projector_parameters,
     text_layer_biases,
     text_layer_matrices,
-    text_norms,
+    text_replicated,
     vision_layer_attention,
     vision_layer_mlp,
     vision_replicated,
@@ -39,6 +39,7 @@ _COMMUNICATION_BYTES = GIB * 3 // 4  # NCCL or IPC buffers when tp > 1: estimate
 # Of a position and channel of the vision tower in its attention: input, normed input, query, key, value,
 # their copies by head, and the output. Source: internvit.cc; not measured.
 _VISION_BYTES = 16
+_VOCABULARY_STEP = 8  # rows of the output's table that a GPU holds, when several share it
 _SLACK = 1.15  # fragments between buffers: estimate
 
 
@@ -168,18 +169,32 @@ def _padded_kv_heads(text: TextConfig, tp: int) -> int:
 
     Source: `_repeat_kv_heads`, lmdeploy/turbomind/builders/attention.py.
     """
-    return -(-text.num_key_value_heads // tp) * tp
+    return _padded(text.num_key_value_heads, tp)
 
 
 def _text_bytes(model: CheckpointConfig, tp: int) -> int:
     text = model.text
     extra_kv = (_padded_kv_heads(text, tp) - text.num_key_value_heads) * text.head_dim
-    matrices = text_layer_matrices(text) + 2 * extra_kv * text.hidden_size
+    extra_mlp = 3 * max(1, text.num_experts) * _mlp_padding(model, tp)
+    matrices = text_layer_matrices(text) + (2 * extra_kv + extra_mlp) * text.hidden_size
     biases = text_layer_biases(text) + (2 * extra_kv if text.has_qkv_bias else 0)
     layer_bytes = matrices * _bytes_per_weight(model) + biases * _BYTES
-    table_bytes = 2 * text.vocab_size * text.hidden_size * _BYTES  # a tied table is loaded twice
-    shared_bytes = text.num_hidden_layers * layer_bytes + table_bytes
-    return int(shared_bytes / tp) + text_norms(text) * _BYTES
+    # The table of the input and that of the output, even if the checkpoint has only one of them.
+    rows = text.vocab_size + _padded(text.vocab_size, _VOCABULARY_STEP * tp if tp > 1 else 1)
+    shared_bytes = text.num_hidden_layers * layer_bytes + rows * text.hidden_size * _BYTES
+    return int(shared_bytes / tp) + text_replicated(text) * _BYTES
+
+
+def _mlp_padding(model: CheckpointConfig, tp: int) -> int:
+    """Columns that widen an MLP so that quantized weights divide over the GPUs in whole groups."""
+    width = model.text.moe_intermediate_size if model.text.num_experts else 0
+    width = width or model.text.intermediate_size
+    return _padded(width, max(1, model.quantization.group_size) * tp) - width
+
+
+def _padded(size: int, step: int) -> int:
+    """The next multiple of `step`."""
+    return -(-size // step) * step
 
 
 def _bytes_per_weight(model: CheckpointConfig) -> float:
@@ -218,7 +233,11 @@ def _working_bytes(model: CheckpointConfig, deployment: Deployment) -> int:
     tokens = deployment.max_prefill_tokens + deployment.max_num_seqs
     kv_heads = _padded_kv_heads(text, tp) // tp
     heads = 2 * text.num_attention_heads // tp + 2 * kv_heads
-    widths = 4 * text.hidden_size + heads * text.head_dim + 3 * text.intermediate_size // tp
+    mlp = 3 * text.intermediate_size // tp
+    if text.num_experts:  # each token passes several, whose outputs are kept until they are added
+        width = 3 * text.moe_intermediate_size // tp + text.hidden_size
+        mlp = text.num_experts_per_tok * width
+    widths = 4 * text.hidden_size + heads * text.head_dim + mlp
     step = tokens * widths * _BYTES
     flat_cache = 2 * deployment.context * kv_heads * text.head_dim * _BYTES
     logits = deployment.max_num_seqs * text.vocab_size * _LOGITS_BYTES

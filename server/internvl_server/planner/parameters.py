@@ -12,7 +12,7 @@ __all__ = [
     "projector_parameters",
     "text_layer_biases",
     "text_layer_matrices",
-    "text_norms",
+    "text_replicated",
     "vision_layer_attention",
     "vision_layer_mlp",
     "vision_replicated",
@@ -25,8 +25,8 @@ def num_parameters(model: CheckpointConfig) -> int:
 
 
 def vision_layer_attention(vision: VisionConfig) -> int:
-    """Query, key, value, output projection and the norms of query and key."""
-    biases = (3 if vision.has_qkv_bias else 0) + 1 + (2 if vision.has_qk_norm else 0)
+    """Query, key, value, output projection and the norms of query and key, without its last bias."""
+    biases = (3 if vision.has_qkv_bias else 0) + (2 if vision.has_qk_norm else 0)
     return 4 * vision.hidden_size**2 + biases * vision.hidden_size
 
 
@@ -36,11 +36,11 @@ def vision_layer_mlp(vision: VisionConfig) -> int:
 
 
 def vision_replicated(vision: VisionConfig) -> int:
-    """What every GPU holds whole: embeddings, norms, layer scales, the second biases of the MLPs."""
+    """What every GPU holds whole: embeddings, norms, layer scales, the last biases of attention and MLP."""
     num_positions = vision.num_patches + 1  # the class token
     patch = vision.num_channels * vision.patch_size**2 + 1
     norm = vision.hidden_size if vision.norm_type == "rms_norm" else 2 * vision.hidden_size
-    layers = vision.num_hidden_layers * (2 * norm + 3 * vision.hidden_size)
+    layers = vision.num_hidden_layers * (2 * norm + 4 * vision.hidden_size)
     return vision.hidden_size * (patch + 1 + num_positions) + layers
 
 
@@ -56,9 +56,10 @@ def projector_parameters(model: CheckpointConfig) -> int:
 
 
 def text_layer_matrices(text: TextConfig) -> int:
-    """The matrices that AWQ quantizes."""
+    """The matrices that AWQ quantizes: attention, and the MLP or the MLPs of all experts."""
     attention = (2 * text.num_attention_heads + 2 * text.num_key_value_heads) * text.head_dim
-    return text.hidden_size * (attention + 3 * text.intermediate_size)
+    width = text.num_experts * text.moe_intermediate_size or text.intermediate_size
+    return text.hidden_size * (attention + 3 * width)
 
 
 def text_layer_biases(text: TextConfig) -> int:
@@ -67,9 +68,11 @@ def text_layer_biases(text: TextConfig) -> int:
     return heads * text.head_dim if text.has_qkv_bias else 0
 
 
-def text_norms(text: TextConfig) -> int:
-    """All norms of the language model, which every GPU holds whole."""
-    return (2 * text.num_hidden_layers + 1) * text.hidden_size
+def text_replicated(text: TextConfig) -> int:
+    """What every GPU holds whole: all norms, and the matrices that choose the experts."""
+    qk_norm = 2 * text.head_dim if text.has_qk_norm else 0
+    layer = (2 + text.num_experts) * text.hidden_size + qk_norm
+    return text.num_hidden_layers * layer + text.hidden_size
 
 
 def _vision(vision: VisionConfig) -> int:
@@ -80,4 +83,4 @@ def _vision(vision: VisionConfig) -> int:
 def _text(text: TextConfig) -> int:
     tables = (1 if text.is_tied else 2) * text.vocab_size * text.hidden_size
     layer = text_layer_matrices(text) + text_layer_biases(text)
-    return tables + text.num_hidden_layers * layer + text_norms(text)
+    return tables + text.num_hidden_layers * layer + text_replicated(text)

@@ -1,6 +1,7 @@
 """Parameter counts, against the tensors transformers makes of the same sizes and the published totals."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,23 +9,43 @@ import pytest
 from internvl_server.checkpoint.config import CheckpointConfig, parse_config
 from internvl_server.errors import StartupError
 from internvl_server.planner.check import model_at
-from internvl_server.planner.models import MODELS, find_model
+from internvl_server.planner.models import (
+    MODELS,
+    find_model,
+    repositories,
+    smaller,
+    why_unserved,
+)
 from internvl_server.planner.parameters import num_parameters
 from internvl_server.settings import DEMO_MODEL
 
 # In billions: as their authors' model cards give them, rounded as there.
-PUBLISHED = {"1B": 0.94, "2B": 2.09, "8B": 7.94, "9B": 9.14, "14B": 15.1, "38B": 38.4, "78B": 78.4}
+PUBLISHED = {
+    "InternVL2_5-26B": 25.5, "InternVL3-1B": 0.94, "InternVL3-2B": 2.09, "InternVL3-8B": 7.94,
+    "InternVL3-9B": 9.14, "InternVL3-14B": 15.1, "InternVL3-38B": 38.4, "InternVL3-78B": 78.4,
+    "InternVL3_5-1B": 1.1, "InternVL3_5-2B": 2.3, "InternVL3_5-4B": 4.7, "InternVL3_5-8B": 8.5,
+    "InternVL3_5-14B": 15.1, "InternVL3_5-38B": 38.4, "InternVL3_5-30B-A3B": 30.8,
+    "InternVL3_5-241B-A28B": 240.7,
+}  # fmt: skip
+CLASSES = {
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
+    "internlm2": "InternLM2ForCausalLM",
+    "internlm3": "InternLM3ForCausalLM",
+}
 
 
 def hf_config(model: CheckpointConfig) -> dict[str, Any]:
-    """The config.json of transformers' layout."""
+    """The config.json of transformers' layout, in which InternLM is written as Llama."""
     text, vision = model.text, model.vision
-    is_qwen = text.has_qkv_bias
+    is_llama = text.family.startswith("internlm")
     return {
         "architectures": ["InternVLForConditionalGeneration"],
         "tie_word_embeddings": text.is_tied,
         "text_config": {
-            "model_type": "qwen2" if is_qwen else "internlm3",
+            "model_type": "llama" if is_llama else text.family,
+            "architectures": [CLASSES[text.family]],
             "hidden_size": text.hidden_size,
             "num_hidden_layers": text.num_hidden_layers,
             "num_attention_heads": text.num_attention_heads,
@@ -33,7 +54,16 @@ def hf_config(model: CheckpointConfig) -> dict[str, Any]:
             "vocab_size": text.vocab_size,
             "max_position_embeddings": text.max_position_embeddings,
             "tie_word_embeddings": text.is_tied,
-            **({} if is_qwen else {"head_dim": text.head_dim, "attention_bias": False}),
+            **({} if text.has_qkv_bias else {"head_dim": text.head_dim, "attention_bias": False}),
+            **(
+                {
+                    "num_experts": text.num_experts,
+                    "num_experts_per_tok": text.num_experts_per_tok,
+                    "moe_intermediate_size": text.moe_intermediate_size,
+                }
+                if text.num_experts
+                else {}
+            ),
         },
         "vision_config": {
             "hidden_size": vision.hidden_size,
@@ -59,11 +89,10 @@ def authors_config(model: CheckpointConfig) -> dict[str, Any]:
         "qk_normalization": model.vision.has_qk_norm,
     }
     del vision["attention_bias"], vision["use_qk_norm"]
-    family = "Qwen2ForCausalLM" if model.text.has_qkv_bias else "InternLM3ForCausalLM"
     return {
         "architectures": ["InternVLChatModel"],
         "force_image_size": model.vision.image_size,
-        "llm_config": hf["text_config"] | {"architectures": [family]},
+        "llm_config": hf["text_config"] | {"model_type": model.text.family},
         "vision_config": vision,
     }
 
@@ -80,10 +109,10 @@ def test_counts_equal_the_tensors(name: str) -> None:
     assert num_parameters(MODELS[name]) == sum(p.numel() for p in built.parameters())
 
 
-@pytest.mark.parametrize(("size", "billions"), PUBLISHED.items())
-def test_counts_equal_the_published_totals(size: str, billions: float) -> None:
-    digits = 2 if billions < 10 else 1
-    assert round(num_parameters(MODELS[f"InternVL3-{size}"]) / 1e9, digits) == billions
+@pytest.mark.parametrize(("name", "billions"), PUBLISHED.items())
+def test_counts_equal_the_published_totals(name: str, billions: float) -> None:
+    digits = len(str(billions).split(".")[1])
+    assert round(num_parameters(MODELS[name]) / 1e9, digits) == billions
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -92,7 +121,9 @@ def test_both_layouts_say_the_same(name: str) -> None:
     hf, authors = (parse_config(c, name) for c in (hf_config(model), authors_config(model)))
     assert (hf.layout, authors.layout) == ("hf", "authors")
     assert authors == model
-    assert hf.model_copy(update={"layout": "authors"}) == model
+    family = model.text.family
+    text = hf.text.model_copy(update={"family": family} if hf.text.family == "llama" else {})
+    assert hf.model_copy(update={"layout": "authors", "text": text}) == model
 
 
 def test_the_demo_model_is_counted_right() -> None:
@@ -122,6 +153,44 @@ def test_the_demo_model_is_counted_right() -> None:
 )
 def test_a_model_is_found_by_name(name: str) -> None:
     assert find_model(name) == MODELS["InternVL3-8B"]
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("OpenGVLab/InternVL2_5-8B-MPO-hf", "InternVL2_5-8B"),
+        ("2.5-8B", "InternVL2_5-8B"),
+        ("OpenGVLab/InternVL3_5-8B-HF", "InternVL3_5-8B"),
+        ("OpenGVLab/InternVL3_5-30B-A3B-Instruct", "InternVL3_5-30B-A3B"),
+        ("/models/InternVL3.5-4B", "InternVL3_5-4B"),
+        ("3.5-241b-a28b", "InternVL3_5-241B-A28B"),
+    ],
+)
+def test_the_rest_of_the_family_is_found_by_name(name: str, model: str) -> None:
+    assert find_model(name) == MODELS[model]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("OpenGVLab/InternVL2_5-8B", r"InternVL2_5-8B exists only as Python code .*2_5-8B-MPO-hf,"),
+        ("InternVL2_5-8B-AWQ", r"OpenGVLab/InternVL2_5-8B-MPO-hf,"),
+        ("OpenGVLab/InternVL2_5-26B", "It is not published, in transformers' layout"),
+        ("OpenGVLab/InternVL3-9B-AWQ", "OpenGVLab/InternVL3-9B-hf,"),
+        ("OpenGVLab/InternVL3_5-8B-Flash", r"how many tokens .* OpenGVLab/InternVL3_5-8B-HF\."),
+        ("OpenGVLab/InternVL3_5-GPT-OSS-20B-A4B-Preview-HF", "has the text model GPT-OSS"),
+    ],
+)
+def test_what_cannot_be_served_is_said_with_what_can(name: str, reason: str) -> None:
+    assert re.search(reason, why_unserved(name))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_is_named_as_served_is_not_refused(name: str) -> None:
+    for repository in repositories(MODELS[name]):
+        assert find_model(repository) is not None
+        assert why_unserved(f"OpenGVLab/{repository}") == ""
+    assert all(model.name in repositories(MODELS[name]) for model in smaller(MODELS[name]))
 
 
 def test_awq_is_found_by_name() -> None:
@@ -182,7 +251,7 @@ def test_what_cannot_be_planned_is_refused_by_name(damage: Any, tmp_path: Path) 
         model_at(str(folder))
 
 
-def test_every_model_has_a_config_file() -> None:
+def test_every_model_of_internvl3_has_a_config_file() -> None:
     folder = Path(__file__).parents[3] / "configs"
-    expected = {f"{name.lower()}.toml" for name in MODELS}
+    expected = {f"{name.lower()}.toml" for name in MODELS if name.startswith("InternVL3-")}
     assert expected <= {path.name for path in folder.iterdir()}

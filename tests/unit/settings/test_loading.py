@@ -24,7 +24,9 @@ def test_a_file_is_found_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("name", ["internvl3-3b", "missing.toml", "configs", ""])
 def test_an_unknown_config_lists_those_there_are(name: str) -> None:
-    with pytest.raises(ValueError, match=r"--config: .* are the configurations cpu, internvl3-14b"):
+    with pytest.raises(
+        ValueError, match=r"--config: .* are the configurations cpu, internvl2_5-8b"
+    ):
         find_config(name)
 
 
