@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,6 +13,7 @@ import httpx2
 import openai
 import uvicorn
 from internvl_server.app import create_app
+from internvl_server.serve.connection import Connection
 from internvl_server.settings import Settings
 
 
@@ -21,8 +23,8 @@ class LiveServer:
     def __init__(self, settings: Settings) -> None:
         self.app = create_app(settings)
         config = uvicorn.Config(
-            self.app, port=0, http="h11", loop="asyncio", log_config=None, timeout_keep_alive=5,
-            timeout_graceful_shutdown=2,
+            self.app, port=0, http=partial(Connection, limits=settings.limits), loop="asyncio",
+            log_config=None, timeout_keep_alive=5, timeout_graceful_shutdown=2, ws="none",
         )  # fmt: skip
         self._server = uvicorn.Server(config)
         self._clients: list[openai.OpenAI | anthropic.Anthropic] = []

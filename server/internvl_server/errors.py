@@ -5,6 +5,7 @@ ServerError
 │   ├── UnsupportedParameterError    a field this server does not implement
 │   ├── ContextLengthExceededError   the prompt does not fit the model
 │   ├── RequestTooLargeError         the body is larger than the limit
+│   ├── RequestHeadTooLargeError     URL and headers are larger than the limit
 │   ├── UnsupportedMediaTypeError    the body is not plain JSON
 │   ├── ImageError                   one image cannot be used
 │   │   ├── ImageUrlError            the URL is malformed or its scheme unsupported
@@ -24,7 +25,7 @@ ServerError
 ├── ModelNotFoundError
 ├── RouteNotFoundError
 ├── MethodNotAllowedError
-├── RequestTimeoutError              the client did not send its body in time
+├── RequestTimeoutError              the client did not send its request in time
 ├── EngineOverloadedError            no capacity now; not executed, safe to retry
 ├── EngineUnavailableError           starting, draining or down; not executed
 ├── EngineError                      the engine failed while working
@@ -57,6 +58,7 @@ __all__ = [
     "InvalidRequestError",
     "MethodNotAllowedError",
     "ModelNotFoundError",
+    "RequestHeadTooLargeError",
     "RequestTimeoutError",
     "RequestTooLargeError",
     "RouteNotFoundError",
@@ -151,6 +153,10 @@ class RequestTooLargeError(InvalidRequestError):
     """The body is larger than the limit."""
 
 
+class RequestHeadTooLargeError(InvalidRequestError):
+    """URL and headers, or the framing of the body's chunks, are larger than the limit."""
+
+
 class UnsupportedMediaTypeError(InvalidRequestError):
     """The body is not plain JSON."""
 
@@ -228,7 +234,7 @@ class MethodNotAllowedError(ServerError):
 
 
 class RequestTimeoutError(ServerError):
-    """The client did not send its body in time."""
+    """The client did not send its request in time."""
 
 
 class EngineOverloadedError(ServerError):

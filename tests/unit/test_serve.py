@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 import uvicorn
 from internvl_server.api.admission import AdmissionGate, GateState
-from internvl_server.serve import DrainingServer
+from internvl_server.serve.run import DrainingServer
 from internvl_server.settings import ServerSettings, Settings
 
 

@@ -99,6 +99,7 @@ ERROR_TABLE: Mapping[type[ServerError], Row] = {
     errors.UnsupportedParameterError: Row(400, _INVALID, "unsupported_parameter"),
     errors.ContextLengthExceededError: Row(400, _INVALID, "context_length_exceeded"),
     errors.RequestTooLargeError: Row(413, _INVALID, "request_too_large"),
+    errors.RequestHeadTooLargeError: Row(431, _INVALID, "request_head_too_large"),
     errors.UnsupportedMediaTypeError: Row(415, _INVALID, "unsupported_media_type"),
     errors.ImageError: Row(400, _INVALID, "invalid_image"),
     errors.ImageUrlError: Row(400, _INVALID, "invalid_image_url"),

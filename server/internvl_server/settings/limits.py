@@ -12,6 +12,13 @@ __all__ = ["LimitSettings"]
 class LimitSettings(Section):
     """Limits of one request, and of all requests together."""
 
+    max_head_bytes: Annotated[int, Field(ge=1024, le=1 << 20)] = 16_384
+    """Maximum size in bytes of URL and headers of a request, and of the framing of a body in chunks."""
+    max_headers: Annotated[int, Field(ge=8, le=10_000)] = 100
+    """Maximum number of headers of a request."""
+    head_timeout_s: PositiveFloat = 10.0
+    """Seconds within which a client must have sent the headers of a request, from their first byte or, on a
+    new connection, from its start."""
     max_body_bytes: PositiveInt = 32 << 20
     """Maximum size of a request body in bytes."""
     body_timeout_s: PositiveFloat = 30.0

@@ -7,7 +7,9 @@ import signal
 import socket
 import sys
 import time
+from functools import partial
 from types import FrameType
+from typing import cast
 
 import uvicorn
 
@@ -15,10 +17,11 @@ from internvl_server.api.admission import GateState
 from internvl_server.api.services import Services
 from internvl_server.app import create_app
 from internvl_server.errors import StartupError
+from internvl_server.serve.connection import Connection
 from internvl_server.settings import ServerSettings, Settings
 from internvl_server.telemetry.logging import configure_logs
 
-__all__ = ["serve"]
+__all__ = ["DrainingServer", "serve"]
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +46,7 @@ def serve(settings: Settings) -> int:
         host=settings.server.host,
         port=settings.server.port,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
-        http="h11",  # unlike httptools, it limits the size of the headers (16 KiB)
+        http=cast(type[Connection], partial(Connection, limits=settings.limits)),
         ws="none",
         proxy_headers=False,
         server_header=False,

@@ -1,0 +1,256 @@
+"""One HTTP connection: uvicorn's httptools protocol with limits on what a client may send, and when.
+
+llhttp, the parser of httptools, has no limits: it collects a header until it is whole, and skips the
+extensions of chunks without reporting them. Two counters bound both. One has the bytes of URL, headers and
+trailers, which the parser reports; the other has all other bytes but the body's: framing, and what is not
+reported yet.
+"""
+
+import asyncio
+import logging
+from asyncio import TimerHandle
+from typing import Any
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from internvl_server.api.errors import dialect_of_path, error_response
+from internvl_server.errors import (
+    InvalidRequestError,
+    RequestHeadTooLargeError,
+    RequestTimeoutError,
+    ServerError,
+)
+from internvl_server.settings import LimitSettings
+
+__all__ = ["Connection"]
+
+_log = logging.getLogger(__name__)
+
+# The parser takes a received block in slices, so that it can be stopped: a slice may have 4,000 chunks.
+_SLICE_BYTES = 16_384
+# A chunk of 24 bytes has 6 bytes of framing. Bodies of smaller chunks may have `max_head_bytes` of them.
+_MIN_BODY_BYTES_PER_FRAMING_BYTE = 4
+_MAX_PIPELINED = 64
+# A socket that is closed with unread data makes the client's system drop the answer to what it sent.
+_LINGER_S = 2.0
+
+
+class Connection(HttpToolsProtocol):
+    """Answers 400, 408 or 431 to what is not HTTP, slow, or too large, and then closes the connection.
+
+    Args:
+        config, server_state, app_state, _loop: uvicorn's.
+        limits: Of the heads of requests: their size, and the time they may take. A connection on which the
+            client has something to send, and does not, is closed after that time too.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        limits: LimitSettings,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._limits = limits
+        self._deadline: TimerHandle | None = None
+        self._refusal: ServerError | None = None
+        self._is_refused = False
+        # Of the message that is being received:
+        self._is_in_message = False
+        self._is_in_body = False
+        self._num_hosts = 0
+        self._num_head_bytes = 0
+        self._num_body_bytes = 0
+        self._num_other_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for the first request."""
+        super().connection_made(transport)
+        self._start_deadline()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the timer."""
+        self._stop_deadline()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what was received, or drop it after a refusal."""
+        self._unset_keepalive_if_required()
+        view = memoryview(data)
+        for start in range(0, len(data), _SLICE_BYTES):
+            if self._is_refused or self.transport.is_closing():
+                return
+            self._feed(view[start : start + _SLICE_BYTES])
+        if self._is_clients_turn and self.timeout_keep_alive_task is None:
+            self._start_deadline()
+
+    def on_message_begin(self) -> None:
+        """Called by the parser."""
+        self._is_in_message = True
+        self._num_hosts = self._num_head_bytes = self._num_body_bytes = self._num_other_bytes = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """Called by the parser for each piece of the URL."""
+        self._count_head(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Called by the parser for each header, and for each trailer, which is not used."""
+        self._count_head(len(name) + len(value) + 4)
+        if self._is_in_body:
+            return
+        super().on_header(name, value)
+        self._num_hosts += self.headers[-1][0] == b"host"
+        if len(self.headers) > self._limits.max_headers:
+            raise self._refused(
+                RequestHeadTooLargeError(
+                    f"The request has more than {self._limits.max_headers} headers (limits.max_headers)."
+                )
+            )
+
+    def on_headers_complete(self) -> None:
+        """Called by the parser. Starts the request."""
+        if self.parser.should_upgrade():  # `_feed` parses the head again
+            return
+        if self._num_hosts > 1 or (not self._num_hosts and self.parser.get_http_version() == "1.1"):
+            raise self._refused(InvalidRequestError("The request must have one Host header."))
+        if len(self.pipeline) >= _MAX_PIPELINED:
+            raise self._refused(InvalidRequestError("Too many requests wait on this connection."))
+        self._is_in_body = True
+        self._stop_deadline()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Called by the parser for each piece of the body."""
+        self._num_body_bytes += len(body)
+        self._num_other_bytes -= len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Called by the parser at the end of a request."""
+        if self.parser.should_upgrade():
+            return
+        self._is_in_message = self._is_in_body = False
+        super().on_message_complete()
+        if self._is_clients_turn:  # it was answered before it was complete
+            self._stop_deadline()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def on_response_complete(self) -> None:
+        """Called at the end of an answer, possibly before the end of its request."""
+        super().on_response_complete()
+        if self._is_in_message and self._is_clients_turn:
+            self._unset_keepalive_if_required()
+            self._start_deadline()
+
+    @property
+    def _is_clients_turn(self) -> bool:
+        """Whether no request is being answered or waits for it."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _feed(self, data: memoryview | bytes) -> None:
+        self._num_other_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(bytes(data[upgrade.args[0] :]))
+            return
+        except httptools.HttpParserError:
+            self._refuse(self._refusal or InvalidRequestError("The request is not valid HTTP/1.1."))
+            return
+        # It is negative if data had the end of one message and the body of the next.
+        self._num_other_bytes = max(self._num_other_bytes, 0)
+        allowed = self._num_body_bytes // _MIN_BODY_BYTES_PER_FRAMING_BYTE
+        if self._num_other_bytes > self._limits.max_head_bytes + allowed:
+            self._refuse(self._too_large())
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Answer a request as if it asked for no upgrade, which is the way to decline one.
+
+        Java's HttpClient asks for HTTP/2 in every first request, also with a body, which llhttp would skip.
+        """
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self._refuse(InvalidRequestError("This server is not a proxy."))
+            return
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (method, self.url, version)]
+        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self._feed(b"\r\n".join([*lines, b"", rest]))
+
+    def _count_head(self, num_bytes: int) -> None:
+        self._num_head_bytes += num_bytes
+        self._num_other_bytes -= num_bytes
+        if self._num_head_bytes > self._limits.max_head_bytes:
+            raise self._refused(self._too_large())
+
+    def _too_large(self) -> ServerError:
+        return RequestHeadTooLargeError(
+            f"URL, headers and chunk framing have more than {self._limits.max_head_bytes} bytes "
+            "(limits.max_head_bytes)."
+        )
+
+    def _refused(self, error: ServerError) -> ServerError:
+        """Keep the error for `_feed`, which gets another one from the parser."""
+        self._refusal = error
+        return error
+
+    def _refuse(self, error: ServerError) -> None:
+        """Answer with the error, unless another answer would be mixed with it, and close the connection."""
+        _log.info("refused a connection: %s", error.message)
+        self._is_refused = True
+        cycle = self.cycle
+        can_answer = self._is_clients_turn
+        if self._is_in_body:
+            can_answer = not (cycle.response_started or self.pipeline)
+        if cycle is not None:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        if not can_answer:
+            self.transport.close()
+            return
+        self.transport.write(_response(error, self.url if self._is_in_message else b""))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._stop_deadline()
+        self._deadline = self.loop.call_later(_LINGER_S, self.transport.close)
+
+    def _start_deadline(self) -> None:
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(self._limits.head_timeout_s, self._on_deadline)
+
+    def _stop_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _on_deadline(self) -> None:
+        self._deadline = None
+        if not self._is_in_message or self._is_in_body:  # silent, or answered
+            self.transport.close()
+            return
+        self._refuse(
+            RequestTimeoutError(
+                f"The headers did not arrive within {self._limits.head_timeout_s:g} s "
+                "(limits.head_timeout_s)."
+            )
+        )
+
+
+def _response(error: ServerError, url: bytes) -> bytes:
+    """An error as an answer that ends the connection."""
+    path = url.partition(b"?")[0].decode("latin-1")
+    response = error_response(error, dialect_of_path(path))
+    response.headers["connection"] = "close"
+    headers = b"".join(b"%b: %b\r\n" % header for header in response.raw_headers)
+    return STATUS_LINE[response.status_code] + headers + b"\r\n" + bytes(response.body)

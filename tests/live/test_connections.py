@@ -1,0 +1,247 @@
+"""What a connection may send, and when, on raw sockets: what a client library would never send."""
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.live_server import LiveServer
+
+BODY = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}).encode()
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+LENGTH = b"Content-Length: %d\r\n" % len(BODY)
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+GET = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@contextmanager
+def connected(server: LiveServer) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
+        yield sock
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """Everything until the server closes the connection."""
+    data = b""
+    while piece := sock.recv(65536):
+        data += piece
+    return data
+
+
+def read_answer(sock: socket.socket) -> bytes:
+    """One answer that gives its length."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += sock.recv(1)
+    length = int(data.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    while length:
+        piece = sock.recv(length)
+        data, length = data + piece, length - len(piece)
+    return data
+
+
+def status_of(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+def error_of(answer: bytes) -> dict[str, str]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"connection: close" in head.lower()
+    return json.loads(body)["error"]
+
+
+def send_all(sock: socket.socket, data: bytes) -> bytes:
+    """Send what the server takes of endless data, and return what it says."""
+    with contextlib.suppress(OSError):  # it has closed its side
+        sock.sendall(data)
+    return read_all(sock)
+
+
+ENDLESS = {
+    "url": b"GET /" + b"x" * 40_000,
+    "name": b"GET / HTTP/1.1\r\nHost: x\r\n" + b"x" * 40_000,
+    "value": b"GET / HTTP/1.1\r\nHost: x\r\nx: " + b"x" * 40_000,
+    "large headers": b"GET / HTTP/1.1\r\nHost: x\r\n" + (b"x: %s\r\n" % (b"x" * 999)) * 40,
+    "many headers": b"GET / HTTP/1.1\r\nHost: x\r\n" + b"x:\r\n" * 10_000 + b"\r\n",
+    "empty lines": b"\r\n" * 40_000,
+    "chunk extension": CHUNKED + b"1;" + b"x" * 40_000,
+    "chunk extensions": CHUNKED + (b"1;" + b"x" * 999 + b"\r\n{\r\n") * 40,
+    "trailer": CHUNKED + b"0\r\nx: " + b"x" * 40_000,
+    "trailers": CHUNKED + b"0\r\n" + b"x: y\r\n" * 10_000 + b"\r\n",
+    "one-byte chunks": CHUNKED + b"1\r\n \r\n" * 40_000 + b"0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_large_heads_and_framing_are_refused(echo_server: LiveServer, name: str) -> None:
+    with connected(echo_server) as sock:
+        answer = send_all(sock, ENDLESS[name])
+    assert status_of(answer) == 431
+    assert error_of(answer)["code"] == "request_head_too_large"
+
+
+@pytest.mark.parametrize("name", ["url", "value", "chunk extension", "one-byte chunks"])
+def test_large_heads_are_refused_in_small_pieces(echo_server: LiveServer, name: str) -> None:
+    data = ENDLESS[name]
+    with connected(echo_server) as sock:
+        with contextlib.suppress(OSError):
+            for start in range(0, len(data), 100):
+                sock.sendall(data[start : start + 100])
+        assert status_of(read_all(sock)) == 431
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"garbage\r\n\r\n",
+        b"GET /health HTTP/1.1\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: x\r\nX-A : b\r\n\r\n",
+        b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n",
+        HEAD + LENGTH + b"Transfer-Encoding: chunked\r\n\r\n" + BODY,
+        HEAD + b"Transfer-Encoding: chunked\r\n" + LENGTH + b"\r\n0\r\n\r\n",
+        HEAD + LENGTH + b"Content-Length: 0\r\n\r\n" + BODY,
+        HEAD + b"Content-Length: +%d\r\n\r\n" % len(BODY) + BODY,
+        HEAD + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        CHUNKED + b"-1\r\n",
+        CHUNKED + b"1\r\nab\r\n",
+        GET * 200,
+    ],
+)
+def test_what_is_not_http_is_refused_and_the_connection_closed(
+    echo_server: LiveServer, request_bytes: bytes
+) -> None:
+    with connected(echo_server) as sock:
+        answer = send_all(sock, request_bytes + GET)
+    if request_bytes.startswith(GET):  # an earlier request is being answered
+        assert answer.count(b"HTTP/1.1 200") < 200
+        return
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert status_of(answer) == 400
+    assert error_of(answer)["type"] == "invalid_request_error"
+
+
+def test_errors_are_in_the_words_of_the_paths_api(echo_server: LiveServer) -> None:
+    with connected(echo_server) as sock:
+        answer = send_all(sock, b"POST /v1/messages HTTP/1.1\r\nHost: x\r\n" + b"x:y\r\n" * 200)
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["type"] == "error"
+
+
+def test_heads_within_the_limits_are_served(echo_server: LiveServer) -> None:
+    with connected(echo_server) as sock:
+        sock.sendall(GET[:-2] + b"x: " + b"y" * 15_000 + b"\r\n\r\n")
+        assert status_of(read_answer(sock)) == 200
+        sock.sendall(GET[:-2] + b"x: y\r\n" * 90 + b"\r\n")
+        assert status_of(read_answer(sock)) == 200
+
+
+def test_chunked_bodies_are_served(echo_server: LiveServer) -> None:
+    pieces = [BODY[i : i + 1] for i in range(len(BODY))] + [b" " * 100] * 10_000
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+    with connected(echo_server) as sock:
+        sock.sendall(CHUNKED + chunks + b"0\r\nX-Trailer: x\r\n\r\n" + GET)
+        assert status_of(read_answer(sock)) == 200
+        assert status_of(read_answer(sock)) == 200
+
+
+def test_one_byte_writes_and_pipelined_requests_are_served_in_order(
+    echo_server: LiveServer,
+) -> None:
+    with connected(echo_server) as sock:
+        for byte in HEAD + LENGTH + b"\r\n" + BODY:
+            sock.sendall(bytes([byte]))
+        assert b"chat.completion" in read_answer(sock)
+        sock.sendall(GET + HEAD + LENGTH + b"\r\n" + BODY + GET.replace(b"health", b"nothing"))
+        assert [status_of(read_answer(sock)) for _ in range(3)] == [200, 200, 404]
+
+
+def test_head_requests_have_no_body(echo_server: LiveServer) -> None:
+    with connected(echo_server) as sock:
+        sock.sendall(
+            GET.replace(b"GET", b"HEAD").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        )
+        head, _, body = read_all(sock).partition(b"\r\n\r\n")
+    assert status_of(head) in (200, 405)
+    assert not body
+
+
+def test_expect_continue_is_answered_before_the_body(echo_server: LiveServer) -> None:
+    with connected(echo_server) as sock:
+        sock.sendall(HEAD + LENGTH + b"Expect: 100-continue\r\n\r\n")
+        assert sock.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        sock.sendall(BODY)
+        assert status_of(read_answer(sock)) == 200
+
+
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
+def test_a_declined_upgrade_keeps_the_body(echo_server: LiveServer, protocol: bytes) -> None:
+    """Java's HttpClient asks for h2c in its first request."""
+    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAE\r\nUpgrade: %b\r\n\r\n"
+    with connected(echo_server) as sock:
+        sock.sendall(HEAD + LENGTH + upgrade % protocol + BODY[:10])
+        time.sleep(0.1)
+        sock.sendall(BODY[10:] + GET)
+        assert b"chat.completion" in read_answer(sock)
+        assert status_of(read_answer(sock)) == 200
+
+
+@pytest.fixture
+def impatient_server(start_server: Callable[..., LiveServer]) -> LiveServer:
+    return start_server(
+        limits={"head_timeout_s": 0.3, "body_timeout_s": 0.6}, server={"api_keys": ["key"]}
+    )
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"", None),
+        (b"\r\n", None),
+        (b"GET /heal", 408),
+        (GET[:-2] + b"x: ", 408),
+        (GET + b"GET", 408),
+    ],
+)
+def test_slow_heads_are_refused_and_silent_connections_closed(
+    impatient_server: LiveServer, sent: bytes, status: int | None
+) -> None:
+    with connected(impatient_server) as sock:
+        sock.sendall(sent)
+        if sent.startswith(GET):
+            assert status_of(read_answer(sock)) == 200
+        answer = read_all(sock)
+    assert (status_of(answer) if answer else None) == status
+
+
+def test_a_body_that_is_still_sent_after_the_answer_does_not_hold_the_connection(
+    impatient_server: LiveServer,
+) -> None:
+    with connected(impatient_server) as sock:
+        sock.sendall(HEAD + LENGTH + b"\r\n" + BODY[:10])
+        answer = read_all(sock)
+    assert status_of(answer) == 401
+
+
+def test_a_connection_serves_on_when_the_rest_of_a_refused_body_has_arrived(
+    impatient_server: LiveServer,
+) -> None:
+    with connected(impatient_server) as sock:
+        sock.sendall(HEAD + LENGTH + b"\r\n" + BODY[:10])
+        assert status_of(read_answer(sock)) == 401
+        sock.sendall(BODY[10:])
+        time.sleep(0.6)  # longer than a head may take, shorter than an idle connection is kept
+        sock.sendall(GET)
+        assert status_of(read_answer(sock)) == 200
+
+
+def test_a_slow_body_is_refused(start_server: Callable[..., LiveServer]) -> None:
+    server = start_server(limits={"head_timeout_s": 0.3, "body_timeout_s": 0.6})
+    with connected(server) as sock:
+        sock.sendall(HEAD + LENGTH + b"\r\n" + BODY[:10])
+        answer = read_all(sock)
+    assert status_of(answer) == 408
+    assert b"limits.body_timeout_s" in answer
