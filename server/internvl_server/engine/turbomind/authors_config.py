@@ -44,4 +44,8 @@ def _text_config(fields: dict[str, Any]) -> PretrainedConfig:
     try:
         return AutoConfig.for_model(model_type, **rest)
     except ValueError:  # transformers has no such text model; LMDeploy reads attributes
-        return PretrainedConfig(**rest)
+        scaling = rest.pop("rope_scaling", None) or {}
+        config = PretrainedConfig(**{"tie_word_embeddings": False, **rest})
+        # Only a config class that knows of it may be given the scaling of positions.
+        config.rope_parameters = {"rope_theta": rest.get("rope_theta", 10_000.0), **scaling}
+        return config

@@ -1,6 +1,6 @@
 """LMDeploy TurboMind 0.18 wrapped in this server's types: loads it and makes its request objects.
 
-Only this file, `sampling.py` (parameters), `requests/` (native requests, their tokens) and
+Only this file, `sampling.py` (parameters), `requests/` (native requests, their tokens), `layouts.py` and
 `authors_config.py` use LMDeploy. It serves as a library that takes token ids and pixels; its HTTP app, media
 loader, chat templates, detokenizer and asyncio code are never used. tests/lmdeploy/test_differences.py
 records where LMDeploy's own server behaves differently.
@@ -10,21 +10,22 @@ import hashlib
 import itertools
 import logging
 import re
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from lmdeploy.messages import TurbomindEngineConfig
 from lmdeploy.turbomind import TurboMind, _turbomind
-from lmdeploy.turbomind.models import internvl
 from lmdeploy.turbomind.tokenizer_info import TokenizerInfo
 
 from internvl_server.checkpoint.files import Checkpoint
 from internvl_server.core import GenerateRequest
-from internvl_server.engine.turbomind.authors_config import register_authors_config
+from internvl_server.engine.turbomind.layouts import (
+    check_loadable,
+    name_text_model,
+    teach_layouts,
+)
 from internvl_server.engine.turbomind.requests.handle import Handle, Multimodal
 from internvl_server.engine.turbomind.requests.outputs import SchedulerMetrics
-from internvl_server.errors import StartupError
 from internvl_server.settings import TurbomindSettings
 
 __all__ = ["Runtime", "engine_config", "load_runtime"]
@@ -128,15 +129,15 @@ def load_runtime(
     """Load a checkpoint onto the GPUs. Takes seconds to minutes.
 
     Raises:
-        StartupError: The checkpoint's tokenizer exists only as Python code.
+        StartupError: The checkpoint's tokenizer exists only as Python code, or it has other weights.
         Exception: LMDeploy cannot load it.
     """
-    _check_needs_no_code(checkpoint)
-    register_authors_config()
-    internvl.map_internvl_hf_keys = _map_weight_name
+    check_loadable(checkpoint)
+    teach_layouts()
     # At INFO it logs every request.
     logging.getLogger("lmdeploy").setLevel(logging.WARNING)
     config = engine_config(settings, max_num_seqs=max_num_seqs, max_model_len=max_model_len)
+    config.hf_overrides = name_text_model(checkpoint, config.hf_overrides) or None
     turbomind = TurboMind.from_pretrained(
         str(checkpoint.path), engine_config=config, trust_remote_code=False
     )
@@ -170,25 +171,6 @@ def engine_config(
         hf_overrides=settings.hf_overrides or None,
         enable_metrics=settings.report_cached_tokens,  # of requests; the scheduler always has its own
     )
-
-
-def _map_weight_name(name: str, old: Callable[[str], str] = internvl.map_internvl_hf_keys) -> str:
-    """LMDeploy's name for a weight of transformers' layout.
-
-    LMDeploy 0.18 takes the text model's names of before transformers 4.52, and knows the newer ones only for
-    Intern-S1, which has the same.
-    """
-    return str(internvl.map_interns1_hf_keys(old(name)))
-
-
-def _check_needs_no_code(checkpoint: Checkpoint) -> None:
-    """LMDeploy builds the tokenizer from files that InternLM3's checkpoint lacks in the authors' layout."""
-    if checkpoint.needs_code:
-        raise StartupError(
-            "The checkpoint's tokenizer exists only as Python code (trust_remote_code), which this server "
-            "never runs. Serve the same model in transformers' layout: its name ends in -hf, e.g. "
-            "OpenGVLab/InternVL3-9B-hf."
-        )
 
 
 def _hash_of(pixels: torch.Tensor) -> bytes:
