@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from scripts.make_random_checkpoint import SHAPES, write_checkpoint
+from scripts.make_random_checkpoint import SHAPES, Shape, write_checkpoint
 
 # ChatML with the system text of the text model's own tokenizer: what LMDeploy 0.18 falls back to.
 CHATML = (
@@ -21,8 +21,7 @@ NAMED_TOKENS = {
 }
 
 
-def make_checkpoint(folder: Path, layout: str) -> Path:
-    shape = SHAPES["tiny"]
+def make_checkpoint(folder: Path, layout: str, *, shape: Shape = SHAPES["tiny"]) -> Path:
     write_checkpoint(folder, shape, layout=layout, dtype="bfloat16", seed=0)
     change(folder / "tokenizer_config.json", chat_template=CHATML)
     if layout == "authors":

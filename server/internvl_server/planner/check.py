@@ -26,6 +26,7 @@ from internvl_server.settings import Settings
 __all__ = [
     "best_plan",
     "check_fits",
+    "check_served",
     "check_settings",
     "deployment_of",
     "fitting_plan",
@@ -59,18 +60,28 @@ def check_settings(
         The plan; None if the checkpoint's sizes are unknown until it is downloaded.
 
     Raises:
-        StartupError: The model does not fit, or no engine can serve it; the message says why and what to
-            change.
+        StartupError: The model does not fit, or TurboMind lacks its text model; the message says why and
+            what to change.
     """
-    path = settings.model.path
-    if not Path(path).is_dir() and (problem := why_unserved(path)):
-        raise StartupError(problem)
-    model = config or model_at(path)
+    model = config or model_at(settings.model.path)
     if model is None:
         return None
     _check_family(model)
     _check_quantization(model)
     return check_fits(model, deployment_of(settings, model), GpuSet.of(gpus))
+
+
+def check_served(path: str) -> None:
+    """Refuse a published checkpoint that no engine can serve, before anything is downloaded.
+
+    Args:
+        path: `model.path`. A folder passes, whatever its name.
+
+    Raises:
+        StartupError: The message says why, and what to serve instead.
+    """
+    if not Path(path).is_dir() and (problem := why_unserved(path)):
+        raise StartupError(problem)
 
 
 def deployment_of(settings: Settings, model: CheckpointConfig) -> Deployment:

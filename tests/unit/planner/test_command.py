@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from internvl_server.app import create_app
 from internvl_server.checkpoint.files import read_config
 from internvl_server.cli import main
 from internvl_server.errors import StartupError
-from internvl_server.planner.check import check_settings, model_at
+from internvl_server.planner.check import check_served, check_settings, model_at
 from internvl_server.planner.gpus import GpuMemory
 from internvl_server.planner.memory import Deployment, make_plan
 from internvl_server.planner.models import MODELS
@@ -127,3 +128,34 @@ def test_an_unknown_repository_is_checked_when_its_config_is_known() -> None:
     assert check_settings(unknown, gpus(24)) is None
     config = read_config(DEMO_MODEL, "internvl-finetune")
     assert check_settings(unknown, gpus(24), config) is not None
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (
+            "OpenGVLab/InternVL3_5-8B-Flash",
+            r"how many tokens .* Serve OpenGVLab/InternVL3_5-8B-HF\.",
+        ),
+        ("OpenGVLab/InternVL2_5-8B", r"Python code .* Serve OpenGVLab/InternVL2_5-8B-MPO-hf"),
+    ],
+)
+def test_a_version_that_cannot_be_served_is_refused_by_name(path: str, message: str) -> None:
+    with pytest.raises(StartupError, match=message):
+        check_served(path)
+    with pytest.raises(StartupError, match=message):
+        create_app(load_settings(None, {"model": {"path": path}, "engine": {"kind": "echo"}}))
+
+
+def test_the_name_of_a_folder_does_not_matter(tmp_path: Path) -> None:
+    """Its owner may have given it the tokenizer that its layout lacks."""
+    (tmp_path / "InternVL2_5-8B").mkdir()
+    check_served(str(tmp_path / "InternVL2_5-8B"))
+
+
+def test_a_text_model_that_turbomind_or_the_prompts_lack_is_refused() -> None:
+    config = read_config(DEMO_MODEL, "mine")
+    text = config.text.model_copy(update={"family": "gpt_oss"})
+    other = config.model_copy(update={"text": text})
+    with pytest.raises(StartupError, match=r"The text model of mine is 'gpt_oss'; .* qwen3_moe"):
+        check_settings(load_settings(None, {}), gpus(80), other)
