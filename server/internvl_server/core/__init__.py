@@ -33,6 +33,7 @@ from internvl_server.core.conversation import (
     Part,
     Role,
     TextPart,
+    Thinking,
     Tool,
     ToolCall,
     ToolChoice,
@@ -45,11 +46,19 @@ from internvl_server.core.generation import (
     TokenDelta,
     TokenLogprobs,
 )
-from internvl_server.core.prompt import ImageMeasure, ImageSpan, ImageTiles, PixelValues, Prompt
+from internvl_server.core.prompt import (
+    AnswerStart,
+    ImageMeasure,
+    ImageSpan,
+    ImageTiles,
+    PixelValues,
+    Prompt,
+)
 from internvl_server.core.video_urls import begins_like_video, is_video_url
 
 __all__ = [
     "AnswerParams",
+    "AnswerStart",
     "CallableTool",
     "Constraint",
     "Content",
@@ -77,6 +86,7 @@ __all__ = [
     "TextDelta",
     "TextLogprobs",
     "TextPart",
+    "Thinking",
     "TokenDelta",
     "TokenLogprobs",
     "Tool",

@@ -24,6 +24,8 @@ class AnswerParams:
     With `include_stop` the answer includes the stop string, or the text of the stop token, that ended it.
     `tool_names` are the names of the tools listed in the prompt. By default special tokens are left out, but
     not content markers such as `<ref>`; `skip_special_tokens` leaves out both or neither.
+    `splits_reasoning` separates the reasoning before an answer from its text, which otherwise has both, and
+    `shows_reasoning` shows it.
     """
 
     num_choices: int = 1
@@ -34,6 +36,8 @@ class AnswerParams:
     tool_choice: ToolChoice = NO_TOOLS
     tool_names: tuple[str, ...] = ()
     is_checked: bool = False
+    splits_reasoning: bool = True
+    shows_reasoning: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +50,18 @@ class ImageUsage:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of one request. Image tokens and cached tokens are part of the prompt tokens."""
+    """Token counts of one request.
+
+    Image tokens and cached tokens are part of the prompt tokens, and reasoning tokens, which include the
+    tags around the reasoning, are part of the completion tokens.
+    """
 
     num_prompt_tokens: int
     num_completion_tokens: int
     num_image_tokens: int = 0
     num_cached_tokens: int = 0
     images: tuple[ImageUsage, ...] = ()
+    num_reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +75,14 @@ class LogprobToken:
 
 @dataclass(frozen=True, slots=True)
 class TextLogprobs:
-    """A chosen token and the most likely ones at its position, in descending order, itself included."""
+    """A chosen token and the most likely ones at its position, in descending order, itself included.
+
+    `is_reasoning` says that it belongs to the reasoning before the answer's text.
+    """
 
     token: LogprobToken
     top: tuple[LogprobToken, ...] = ()
+    is_reasoning: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +101,7 @@ class TextDelta:
 
     `finish_reason` and `usage` are set only on the last delta of a choice, and so is `stop_string`, the stop
     string that ended it. `logprobs`, when requested, belong to the tokens that ended since the last delta.
-    `index` is the number of the choice.
+    `index` is the number of the choice. `reasoning` is new text of the reasoning that comes before `text`.
 
     On the last delta, `refusal` says why the answer is not presented: it violates the schema of a strict
     format or tool. `violation` says how an answer violates a schema that is not strict.
@@ -103,3 +116,4 @@ class TextDelta:
     stop_string: str | None = None
     refusal: str = ""
     violation: str = ""
+    reasoning: str = ""

@@ -18,6 +18,7 @@ __all__ = [
     "Part",
     "Role",
     "TextPart",
+    "Thinking",
     "Tool",
     "ToolCall",
     "ToolChoice",
@@ -152,11 +153,25 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Thinking:
+    """Whether an answer begins with reasoning.
+
+    `is_wanted` is None if the request leaves it to the server, and `param` the field that says otherwise.
+    `excluded_by` is a field that says what the whole answer must be, so that there is no place for reasoning.
+    """
+
+    is_wanted: bool | None = None
+    param: str = ""
+    excluded_by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Conversation:
     """A validated list of messages, oldest first, and the tools listed in the prompt.
 
     With `continue_final_message` the answer continues the last message, which is the assistant's. Without
-    `add_generation_prompt` the prompt ends where the messages end.
+    `add_generation_prompt` the prompt ends where the messages end. `thinking` says whether the answer begins
+    with reasoning.
 
     `media_parts` are all images and videos in the order of the prompt, in which they are numbered: an image
     is one, a video or list of frames is `num_frames`. `num_text_chars` counts the characters of all literal
@@ -167,6 +182,7 @@ class Conversation:
     tools: tuple[Tool, ...] = ()
     continue_final_message: bool = False
     add_generation_prompt: bool = True
+    thinking: Thinking = Thinking()
     media_parts: tuple[MediaPart, ...] = field(init=False, repr=False, compare=False)
     num_text_chars: int = field(init=False, repr=False, compare=False)
 

@@ -1,12 +1,13 @@
 """The input of the model: tiles of images, and token ids with positions for them."""
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "AnswerStart",
     "ImageMeasure",
     "ImageSpan",
     "ImageTiles",
@@ -15,6 +16,8 @@ __all__ = [
 ]
 
 PixelValues: TypeAlias = npt.NDArray[np.float32]
+AnswerStart: TypeAlias = Literal["text", "anything", "reasoning"]
+"""What an answer begins with after its prompt: text only; reasoning or text; the rest of reasoning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +74,15 @@ class Prompt:
     """Token ids that fit the model's context, and the tiles that its image tokens stand for.
 
     `images` and `tiles` are in prompt order, one entry for each image or frame. `warnings` are sentences
-    about what the prompt does otherwise than the request may expect.
+    about what the prompt does otherwise than the request may expect. `answer_start` is what an answer may
+    begin with.
     """
 
     token_ids: tuple[int, ...]
     images: tuple[ImageSpan, ...] = ()
     tiles: tuple[ImageTiles, ...] = ()
     warnings: tuple[str, ...] = ()
+    answer_start: AnswerStart = "text"
 
     @property
     def num_tokens(self) -> int:

@@ -23,7 +23,7 @@ class Vocabulary:
     are markers in a text, such as `<ref>`, which a client may want left out. `encode` gives the ids
     of text as the model would write it, never one of `special_ids`; it may change the text's spelling
     (Unicode normalisation). `decode` gives the text of ids. `size` is the number of ids, added tokens
-    included.
+    included. `think_ids` are those of `<think>` and `</think>`; None if the model does not have both.
     """
 
     token_bytes: Sequence[bytes] | None
@@ -32,6 +32,7 @@ class Vocabulary:
     encode: Callable[[str], list[int]]
     decode: DecodeIds
     size: int
+    think_ids: tuple[int, int] | None = None
 
     def bytes_of(self, token_id: int) -> bytes:
         """UTF-8 bytes of one id, maybe part of a character; the name of a special token."""

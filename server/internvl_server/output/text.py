@@ -1,12 +1,14 @@
-"""Turns the tokens of one answer into what the client sees: text, tool calls, log probabilities."""
+"""Turns the tokens of one answer into what the client sees: text, reasoning, calls, log probabilities."""
 
 import secrets
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Self
 
 from internvl_server.core import (
     AnswerParams,
+    AnswerStart,
     FinishReason,
     GenerateRequest,
     TextDelta,
@@ -19,6 +21,7 @@ from internvl_server.core import (
 from internvl_server.core.vocabulary import Vocabulary
 from internvl_server.output.detokenizer import Detokenizer, new_detokenizer
 from internvl_server.output.logprobs import LogprobWriter
+from internvl_server.output.reasoning import AfterReasoning, ReasoningReader, Token
 from internvl_server.output.stop import StopMatcher
 from internvl_server.output.tool_calls import ParsedText, ToolCallParser
 
@@ -48,6 +51,8 @@ class AnswerText:
         detokenizer: A new one.
         stop: A new one.
         calls: Finds tool calls; None when no tool may be called.
+        reasoning: Finds the reasoning before the text; None when there can be none.
+        shows_reasoning: Whether the reasoning is visible.
     """
 
     def __init__(
@@ -56,32 +61,70 @@ class AnswerText:
         detokenizer: Detokenizer,
         stop: StopMatcher,
         calls: ToolCallParser | None = None,
+        *,
+        reasoning: ReasoningReader | None = None,
+        shows_reasoning: bool = True,
     ) -> None:
         self._rules = rules
         self._detokenizer = detokenizer
         self._stop = stop
         self._calls = calls
+        self._reasoning = reasoning  # None once the text has begun
+        self._shows_reasoning = shows_reasoning
         # Fast path: without stop strings and log probabilities, whole deltas are decoded at once.
         self._is_plain = not stop.is_active and rules.to_logprobs is None
         self._num_chars_made = self._num_chars_certain = 0
         self._pending: list[tuple[int, TextLogprobs]] = []
-        self.num_tokens = 0
+        self.num_tokens = self.num_reasoning_tokens = 0
 
     @classmethod
-    def of(cls, request: GenerateRequest, params: AnswerParams, vocabulary: Vocabulary) -> Self:
+    def of(
+        cls,
+        request: GenerateRequest,
+        params: AnswerParams,
+        vocabulary: Vocabulary,
+        start: AnswerStart = "text",
+    ) -> Self:
         """The text of a new answer to a request."""
         return cls(
             _rules(request, params, vocabulary),
             new_detokenizer(vocabulary, skip_special_tokens=params.skip_special_tokens),
             StopMatcher(request.sampling.stop, is_shown=params.include_stop),
             _call_parser(request, params),
+            reasoning=_reasoning_reader(params, vocabulary, start),
+            shows_reasoning=params.shows_reasoning,
         )
 
     def push(self, delta: TokenDelta) -> TextDelta:
         """The text that is certain now; the last delta has a `finish_reason`, and no `usage` yet.
 
-        Tokens after a stop string are neither visible nor counted, even if they came in the same delta.
+        Tokens after a stop string are neither visible nor counted, even if they came in the same delta. Stop
+        strings and tool calls are not looked for in reasoning.
         """
+        if self._reasoning is None:
+            return self._push_text(delta)
+        return self._push_with_reasoning(self._reasoning, delta)
+
+    def _push_with_reasoning(self, reader: ReasoningReader, delta: TokenDelta) -> TextDelta:
+        """The reasoning that is certain now, and the text if it has begun."""
+        tokens = _tokens(delta)
+        num_shown = self._num_shown(delta)
+        is_last = delta.finish_reason is not None
+        text, taken, rest = reader.push(tokens[:num_shown], is_last=is_last)
+        self.num_tokens += len(taken)
+        self.num_reasoning_tokens += len(taken)
+        if self._shows_reasoning:
+            self._add_reasoning_logprobs(taken)
+        if reader.is_over:
+            self._reasoning = None
+        if reader.is_over and reader.has_begun:
+            self._detokenizer = AfterReasoning(self._detokenizer)
+        made = self._push_text(_delta_of([*rest, *tokens[num_shown:]], delta))
+        if not text or not self._shows_reasoning:
+            return made
+        return replace(made, reasoning=text, logprobs=made.logprobs or self._logprobs())
+
+    def _push_text(self, delta: TokenDelta) -> TextDelta:
         text = self._plain_text(delta) if self._is_plain else self._text_token_by_token(delta)
         if delta.finish_reason is not None and not self._stop.is_stopped:
             text += self._rest()
@@ -133,6 +176,12 @@ class AnswerText:
         entry = self._rules.to_logprobs(token_id, logprobs)
         self._pending.append((self._num_chars_made, entry))
 
+    def _add_reasoning_logprobs(self, tokens: Iterable[Token]) -> None:
+        for token_id, logprobs in tokens:
+            if logprobs is not None and self._rules.to_logprobs is not None:
+                entry = self._rules.to_logprobs(token_id, logprobs)
+                self._pending.append((-1, replace(entry, is_reasoning=True)))
+
     def _logprobs(self) -> tuple[TextLogprobs, ...]:
         """Log probabilities of the tokens whose text has begun to be shown."""
         ready = [entry for start, entry in self._pending if start < self._num_chars_certain]
@@ -179,6 +228,31 @@ def _call_parser(request: GenerateRequest, params: AnswerParams) -> ToolCallPars
         params.tool_names,
         lambda: f"call_{secrets.token_hex(12)}",
         is_guided=isinstance(request.sampling.constraint, ToolCalls),
+    )
+
+
+def _reasoning_reader(
+    params: AnswerParams, vocabulary: Vocabulary, start: AnswerStart
+) -> ReasoningReader | None:
+    if vocabulary.think_ids is None or start == "text" or not params.splits_reasoning:
+        return None
+    return ReasoningReader(
+        vocabulary.think_ids,
+        vocabulary.bytes_of,
+        new_detokenizer(vocabulary, skip_special_tokens=params.skip_special_tokens),
+        is_open=start == "reasoning",
+    )
+
+
+def _tokens(delta: TokenDelta) -> list[Token]:
+    return list(zip_longest(delta.token_ids, delta.logprobs or ()))
+
+
+def _delta_of(tokens: Sequence[Token], delta: TokenDelta) -> TokenDelta:
+    """The delta with these tokens alone."""
+    logprobs = tuple([logprobs for _, logprobs in tokens if logprobs is not None])
+    return replace(
+        delta, token_ids=tuple([token_id for token_id, _ in tokens]), logprobs=logprobs or None
     )
 
 

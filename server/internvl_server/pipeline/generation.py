@@ -48,6 +48,11 @@ class Answer:
         """Tokens generated so far, including the one that ends the answer."""
         return self._text.num_tokens
 
+    @property
+    def num_reasoning_tokens(self) -> int:
+        """Those of them that belong to reasoning."""
+        return self._text.num_reasoning_tokens
+
     async def deltas(self, usage: Callable[[], Usage] | None = None) -> AsyncIterator[TextDelta]:
         """Text as it becomes certain. Only the last delta has a `finish_reason`; none is empty.
 
@@ -68,7 +73,7 @@ class Answer:
                 await self._owner.aclose()  # the check may end the answer too
                 yield replace(delta, index=self.index, usage=usage() if usage else None)
                 return
-            if delta.text or delta.tool_calls:
+            if delta.text or delta.reasoning or delta.tool_calls:
                 yield replace(delta, index=self.index) if self.index else delta
         raise EngineError("The engine ended the answer without a finish reason.")
 
@@ -134,6 +139,7 @@ class Generation:
             self._usage,
             num_completion_tokens=sum(answer.num_tokens for answer in self._answers),
             num_cached_tokens=sum(answer.num_cached_tokens for answer in self._firsts),
+            num_reasoning_tokens=sum(answer.num_reasoning_tokens for answer in self._answers),
         )
 
     def deltas(self) -> AsyncIterator[TextDelta]:
@@ -218,6 +224,7 @@ def _joined(deltas: Sequence[TextDelta]) -> TextDelta:
         stop_string=last.stop_string,
         refusal=last.refusal,
         violation=last.violation,
+        reasoning="".join(delta.reasoning for delta in deltas),
     )
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from internvl_server.concurrency.offload import offload
 from internvl_server.core import (
     AnswerParams,
+    AnswerStart,
     Constraint,
     Conversation,
     GenerateRequest,
@@ -199,10 +200,10 @@ class Pipeline:
             else None,
         )
         # From here on only counts: the tiles are large and an answer may take minutes.
-        usage, warnings = _prompt_usage(prompt), prompt.warnings
+        usage, warnings, start = _prompt_usage(prompt), prompt.warnings, prompt.answer_start
         del prompt
         answers = [
-            await self._generate(request, index, answer, owner)
+            await self._generate(request, index, answer, start, owner)
             for index in range(answer.num_choices)
         ]
         generation = Generation(usage, answers, warnings=warnings)
@@ -210,7 +211,12 @@ class Pipeline:
         return generation
 
     async def _generate(
-        self, request: GenerateRequest, index: int, params: AnswerParams, owner: AsyncExitStack
+        self,
+        request: GenerateRequest,
+        index: int,
+        params: AnswerParams,
+        start: AnswerStart,
+        owner: AsyncExitStack,
     ) -> Answer:
         """Start one answer: all have the same prompt and pixels, and different seeds."""
         if index:
@@ -224,7 +230,7 @@ class Pipeline:
         checked = (
             CheckedAnswer(constraint, self._checker) if constraint and params.is_checked else None
         )
-        text = AnswerText.of(request, params, self._vocabulary)
+        text = AnswerText.of(request, params, self._vocabulary, start)
         return Answer(index, tokens, text, stack, checked)
 
 

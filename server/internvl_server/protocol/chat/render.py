@@ -6,7 +6,7 @@ Chunks are written from a prepared head and tail: a stream has thousands that di
 import json
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from internvl_server.core import LogprobToken, TextDelta, TextLogprobs, ToolCallDelta, Usage
@@ -99,6 +99,9 @@ class ChunkWriter:
     def delta(self, delta: TextDelta) -> bytes:
         """The chunks of a delta: its content, the reason why its choice ended, the usage."""
         chunks = ""
+        if delta.reasoning:
+            chunks += self._choice(delta.index, *_reasoning(delta))
+            delta = replace(delta, logprobs=_logprobs_of(delta, are_reasoning=False))
         if delta.text or delta.tool_calls or delta.logprobs:
             chunks += self._choice(delta.index, *_content(delta))
         if delta.refusal:
@@ -157,7 +160,7 @@ def usage_json(usage: Usage) -> dict[str, Any]:
             "text_tokens": usage.num_prompt_tokens - usage.num_image_tokens,
             "images": [{"tiles": i.num_tiles, "tokens": i.num_tokens} for i in usage.images],
         },
-        "completion_tokens_details": {"reasoning_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": usage.num_reasoning_tokens},
     }
 
 
@@ -176,6 +179,8 @@ def _whole_choice(answer: TextDelta, head: AnswerHead) -> dict[str, Any]:
         "refusal": answer.refusal or None,
         "annotations": [],
     }
+    if answer.reasoning:
+        message["reasoning_content"] = answer.reasoning
     if answer.tool_calls:
         message["content"] = answer.text or None
         message["tool_calls"] = [
@@ -190,6 +195,17 @@ def _whole_choice(answer: TextDelta, head: AnswerHead) -> dict[str, Any]:
         "finish_reason": answer.finish_reason,
     }
     return choice | ({"schema_violation": answer.violation} if answer.violation else {})
+
+
+def _reasoning(delta: TextDelta) -> tuple[str, str]:
+    """The members `delta` and `logprobs` of a chunk of reasoning."""
+    content = f'{{"reasoning_content":{dumps(delta.reasoning)}}}'
+    logprobs = logprobs_json(_logprobs_of(delta, are_reasoning=True))
+    return content, dumps({"content": logprobs, "refusal": None}) if logprobs else "null"
+
+
+def _logprobs_of(delta: TextDelta, *, are_reasoning: bool) -> tuple[TextLogprobs, ...]:
+    return tuple([entry for entry in delta.logprobs if entry.is_reasoning == are_reasoning])
 
 
 def _content(delta: TextDelta) -> tuple[str, str]:

@@ -13,6 +13,9 @@ __all__ = ["ContentBlocks", "Event"]
 
 Event: TypeAlias = dict[str, Any]
 
+# Clients send reasoning back only with a signature. It is left out of prompts here, so nothing is signed.
+_SIGNATURE = "unsigned"
+
 
 class _Text:
     """A block of text that is being generated."""
@@ -29,6 +32,23 @@ class _Text:
 
     def json(self) -> dict[str, Any]:
         return {"type": "text", "text": "".join(self.pieces)}
+
+
+class _Thinking:
+    """The reasoning before an answer."""
+
+    def __init__(self) -> None:
+        self.pieces: list[str] = []
+
+    def begin(self) -> dict[str, Any]:
+        return {"type": "thinking", "thinking": "", "signature": ""}
+
+    def delta(self, text: str) -> dict[str, Any]:
+        self.pieces.append(text)
+        return {"type": "thinking_delta", "thinking": text}
+
+    def json(self) -> dict[str, Any]:
+        return {"type": "thinking", "thinking": "".join(self.pieces), "signature": _SIGNATURE}
 
 
 class _ToolUse:
@@ -59,11 +79,12 @@ class _ToolUse:
 class ContentBlocks:
     """The content of a message that is being generated.
 
-    Text goes into one block, and each tool call into another, in the order of the answer.
+    Reasoning goes into one block, text into another, and each tool call into one more, in the order of the
+    answer.
     """
 
     def __init__(self) -> None:
-        self._open: _Text | _ToolUse | None = None
+        self._open: _Thinking | _Text | _ToolUse | None = None
         self._done: list[dict[str, Any]] = []
         self._num_begun = 0
 
@@ -74,6 +95,8 @@ class ContentBlocks:
 
     def push(self, delta: TextDelta) -> Iterator[Event]:
         """Add a delta of the answer and yield its events."""
+        if delta.reasoning:
+            yield from self._text(delta.reasoning, _Thinking)
         if delta.text:
             yield from self._text(delta.text)
         for piece in delta.tool_calls:
@@ -86,10 +109,10 @@ class ContentBlocks:
                 yield from self._begin(_Text())
             yield from self._end()
 
-    def _text(self, text: str) -> Iterator[Event]:
+    def _text(self, text: str, kind: type[_Thinking | _Text] = _Text) -> Iterator[Event]:
         block = self._open
-        if not isinstance(block, _Text):
-            block = _Text()
+        if not isinstance(block, kind):
+            block = kind()
             yield from self._begin(block)
         yield self._event("content_block_delta", delta=block.delta(text))
 
@@ -101,7 +124,7 @@ class ContentBlocks:
         if piece.arguments:
             yield self._event("content_block_delta", delta=block.delta(piece.arguments))
 
-    def _begin(self, block: _Text | _ToolUse) -> Iterator[Event]:
+    def _begin(self, block: _Thinking | _Text | _ToolUse) -> Iterator[Event]:
         yield from self._end()
         self._open = block
         self._num_begun += 1
@@ -112,6 +135,9 @@ class ContentBlocks:
             return
         if (block := self._open.json()) is not None:
             self._done.append(block)
+        if isinstance(self._open, _Thinking):
+            signature = {"type": "signature_delta", "signature": _SIGNATURE}
+            yield self._event("content_block_delta", delta=signature)
         self._open = None
         yield self._event("content_block_stop")
 

@@ -120,6 +120,7 @@ def _usage_json(usage: Usage) -> dict[str, Any]:
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": usage.num_cached_tokens,
         "output_tokens": usage.num_completion_tokens,
+        "output_tokens_details": {"thinking_tokens": usage.num_reasoning_tokens},
         "input_tokens_details": {
             "image_tokens": usage.num_image_tokens,
             "text_tokens": usage.num_prompt_tokens - usage.num_image_tokens,

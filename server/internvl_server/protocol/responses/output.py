@@ -44,7 +44,7 @@ class _Message:
         yield {"type": "response.content_part.done", **place, "part": self._part()}
 
     def add(self, text: str, logprobs: Sequence[TextLogprobs]) -> Event:
-        entries = logprobs_json(logprobs)
+        entries = logprobs_json([entry for entry in logprobs if not entry.is_reasoning])
         self._pieces.append(text)
         self._logprobs += entries
         kind = "response.output_text.delta"
@@ -82,6 +82,49 @@ class _Message:
             "annotations": [],
             "logprobs": list(self._logprobs),
         }
+
+
+class _Reasoning:
+    """The reasoning before an answer, as one part; there is no summary of it."""
+
+    def __init__(self, item_id: str, index: int) -> None:
+        self._place = {"item_id": item_id, "output_index": index, "content_index": 0}
+        self._id = item_id
+        self._index = index
+        self._pieces: list[str] = []
+        self.violation = ""
+
+    def begin(self) -> Iterator[Event]:
+        item = self.json("in_progress") | {"content": []}
+        yield {"type": "response.output_item.added", "output_index": self._index, "item": item}
+        yield {"type": "response.content_part.added", **self._place, "part": self._part()}
+
+    def add(self, text: str) -> Event:
+        self._pieces.append(text)
+        return {"type": "response.reasoning_text.delta", **self._place, "delta": text}
+
+    def end(self, status: ItemStatus) -> Iterator[Event]:
+        part = self._part()
+        yield {"type": "response.reasoning_text.done", **self._place, "text": part["text"]}
+        yield {"type": "response.content_part.done", **self._place, "part": part}
+        item = self.json(status)
+        yield {"type": "response.output_item.done", "output_index": self._index, "item": item}
+
+    def final_status(self, *, is_cut: bool) -> ItemStatus:
+        return "incomplete" if is_cut else "completed"
+
+    def json(self, status: ItemStatus) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "type": "reasoning",
+            "status": status,
+            "summary": [],
+            "content": [self._part()],
+            **_violation_json(self.violation),
+        }
+
+    def _part(self) -> dict[str, Any]:
+        return {"type": "reasoning_text", "text": "".join(self._pieces)}
 
 
 class _Call:
@@ -134,10 +177,14 @@ def _violation_json(violation: str) -> dict[str, str]:
     return {"schema_violation": violation} if violation else {}
 
 
+_Item: TypeAlias = _Reasoning | _Message | _Call
+
+
 class OutputItems:
     """The output items of a response that is being generated.
 
-    Text goes into a message, and each tool call is a separate item, in the order in which they come.
+    Reasoning is an item, text goes into a message, and each tool call is a separate item, in the order in
+    which they come.
 
     Args:
         suffix: The part of the response's id that the items' ids share.
@@ -145,7 +192,7 @@ class OutputItems:
 
     def __init__(self, suffix: str) -> None:
         self._suffix = suffix
-        self._open: _Message | _Call | None = None
+        self._open: _Item | None = None
         self._done: list[dict[str, Any]] = []
         self._num_begun = 0
         self.usage: Usage | None = None
@@ -160,6 +207,8 @@ class OutputItems:
     def push(self, delta: TextDelta) -> list[Event]:
         """Add a delta of the answer and return its events, without their sequence numbers."""
         events: list[Event] = []
+        if delta.reasoning:
+            events += self._reasoning(delta.reasoning)
         if delta.text or (delta.logprobs and isinstance(self._open, _Message)):
             events += self._text(delta)
         for piece in delta.tool_calls:
@@ -167,6 +216,13 @@ class OutputItems:
         if delta.finish_reason is not None:
             events += self._finish(delta)
         return events
+
+    def _reasoning(self, text: str) -> Iterator[Event]:
+        item = self._open
+        if not isinstance(item, _Reasoning):
+            item = _Reasoning(f"rs_{self._suffix}_{self._num_begun}", self._num_begun)
+            yield from self._begin(item)
+        yield item.add(text)
 
     def _text(self, delta: TextDelta) -> Iterator[Event]:
         message = self._open
@@ -197,7 +253,7 @@ class OutputItems:
         self.usage = delta.usage
         self.status = "incomplete" if is_cut else "completed"
 
-    def _begin(self, item: _Message | _Call) -> Iterator[Event]:
+    def _begin(self, item: _Item) -> Iterator[Event]:
         self._open = item
         self._num_begun += 1
         return item.begin()

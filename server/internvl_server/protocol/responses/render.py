@@ -75,7 +75,7 @@ def echoed_parameters(body: ResponsesRequest) -> dict[str, Any]:
         "presence_penalty": body.presence_penalty or 0.0,
         "previous_response_id": None,
         "prompt_cache_key": body.prompt_cache_key,
-        "reasoning": {"effort": None, "summary": None},
+        "reasoning": {"effort": body.reasoning and body.reasoning.effort, "summary": None},
         "safety_identifier": body.safety_identifier,
         "service_tier": "default",
         "store": False,
@@ -102,7 +102,7 @@ def usage_json(usage: Usage) -> dict[str, Any]:
             "images": [{"tiles": i.num_tiles, "tokens": i.num_tokens} for i in usage.images],
         },
         "output_tokens": usage.num_completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": usage.num_reasoning_tokens},
         "total_tokens": usage.num_prompt_tokens + usage.num_completion_tokens,
     }
 
