@@ -37,6 +37,7 @@ from internvl_server.pipeline import Lengths, Pipeline, PromptCounter
 from internvl_server.planner.check import check_served, check_settings
 from internvl_server.planner.gpus import GpuMemory
 from internvl_server.prompt.builder import PromptBuilder, select_template
+from internvl_server.prompt.thinking import ThinkingMode
 from internvl_server.prompt.tokenizer import load_tokenizer
 from internvl_server.protocol.dialects import MESSAGES
 from internvl_server.settings import Settings
@@ -85,7 +86,13 @@ def create_app(
         num_tokens_per_tile=checkpoint.num_tokens_per_tile,
     )
     builder = PromptBuilder(
-        checkpoint, tokenizer, template, max_model_len=engine.info.max_model_len
+        checkpoint,
+        tokenizer,
+        template,
+        max_model_len=engine.info.max_model_len,
+        thinking=ThinkingMode.of(
+            settings.model.thinking, has_tokens=tokenizer.think_ids is not None
+        ),
     )
     lengths = Lengths(engine.info, settings.limits)
     pipeline = Pipeline(

@@ -4,7 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from internvl_server.checkpoint.files import Checkpoint
-from internvl_server.core import Conversation, ImageSpan, ImageTiles, MediaPart, Prompt
+from internvl_server.core import (
+    AnswerStart,
+    Conversation,
+    ImageSpan,
+    ImageTiles,
+    MediaPart,
+    Prompt,
+    Thinking,
+)
 from internvl_server.errors import (
     ContextLengthExceededError,
     Field,
@@ -16,6 +24,12 @@ from internvl_server.prompt.history import order_results
 from internvl_server.prompt.placement import place_media
 from internvl_server.prompt.segments import Control, ImagePlaceholder, Segment
 from internvl_server.prompt.template import InternVL25Template, Template
+from internvl_server.prompt.thinking import (
+    ThinkingMode,
+    answer_start,
+    with_thinking_text,
+    without_reasoning,
+)
 from internvl_server.prompt.tokenizer import PromptTokenizer
 
 __all__ = ["PromptBuilder", "PromptSkeleton", "select_template"]
@@ -29,12 +43,14 @@ _MAX_CHARS_PER_TOKEN = 128
 class PromptSkeleton:
     """A tokenised prompt with placeholders for the tokens of images.
 
-    `media_parts` are the images and videos in the order of the placeholders. `warnings` are as in `Prompt`.
+    `media_parts` are the images and videos in the order of the placeholders. `warnings` and `answer_start`
+    are as in `Prompt`.
     """
 
     pieces: tuple[list[int] | ImagePlaceholder, ...]
     media_parts: tuple[MediaPart, ...] = ()
     warnings: tuple[str, ...] = ()
+    answer_start: AnswerStart = "text"
 
     @property
     def num_tokens(self) -> int:
@@ -52,6 +68,7 @@ class PromptBuilder:
         tokenizer: The model's tokenizer.
         template: Renders conversations.
         max_model_len: Most tokens of prompt and answer that the engine supports.
+        thinking: Whether answers may begin with reasoning.
     """
 
     def __init__(
@@ -61,7 +78,9 @@ class PromptBuilder:
         template: Template,
         *,
         max_model_len: int,
+        thinking: ThinkingMode = ThinkingMode(),  # noqa: B008  (immutable)
     ) -> None:
+        self._thinking = thinking
         self._tokenizer = tokenizer
         self._template = template
         self.num_tokens_per_tile = checkpoint.num_tokens_per_tile
@@ -90,10 +109,12 @@ class PromptBuilder:
 
     def skeleton(self, conversation: Conversation) -> PromptSkeleton:
         """Tokenise all of the prompt but its images. CPU-bound: call it off the event loop for long texts."""
-        conversation, warnings = place_media(order_results(conversation))
+        conversation, unthought = self._with_thinking(order_results(conversation))
+        conversation, warnings = place_media(conversation)
+        segments = self._template.render(conversation)
         pieces: list[list[int] | ImagePlaceholder] = []
         begin, text = list(self._tokenizer.begin_ids), ""
-        for segment in [*self._template.render(conversation), ImagePlaceholder(-1)]:
+        for segment in [*segments, ImagePlaceholder(-1)]:
             piece = self._resolve(segment)
             if isinstance(piece, str):
                 text += piece  # adjacent texts are tokenised together, as in the reference
@@ -105,7 +126,22 @@ class PromptBuilder:
         head = [i for piece in pieces[:2] if isinstance(piece, list) for i in piece]
         if begin and head[: len(begin)] != begin:
             pieces.insert(0, begin)
-        return PromptSkeleton(tuple(pieces[:-1]), conversation.media_parts, warnings)
+        return PromptSkeleton(
+            tuple(pieces[:-1]),
+            conversation.media_parts,
+            unthought + warnings,
+            answer_start(segments) if self._thinking.can_think else "text",
+        )
+
+    def _with_thinking(self, conversation: Conversation) -> tuple[Conversation, tuple[str, ...]]:
+        """The conversation that is rendered, and sentences about reasoning that it cannot have."""
+        is_on, warnings = self._thinking.resolve(conversation.thinking)
+        if not self._thinking.can_think:
+            return conversation, warnings
+        conversation = without_reasoning(conversation)
+        if self._template.has_thinking_switch:
+            return replace(conversation, thinking=Thinking(is_on)), warnings
+        return with_thinking_text(conversation) if is_on else conversation, warnings
 
     def build(self, skeleton: PromptSkeleton, tiles: Sequence[ImageTiles]) -> Prompt:
         """Replace each placeholder by the tokens of its image.
@@ -136,7 +172,12 @@ class PromptBuilder:
                 token_ids.append(self._image_end_id)
             else:
                 token_ids += piece
-        return Prompt(tuple(token_ids), tuple(spans), warnings=skeleton.warnings)
+        return Prompt(
+            tuple(token_ids),
+            tuple(spans),
+            warnings=skeleton.warnings,
+            answer_start=skeleton.answer_start,
+        )
 
     def build_raw(self, raw: str | Sequence[int]) -> Prompt:
         """A prompt without a template. CPU-bound for long texts.

@@ -31,6 +31,8 @@ __all__ = ["CheckpointTemplate", "load_checkpoint_template"]
 class CheckpointTemplate:
     """Renders with the checkpoint's template; it gets client texts and images as placeholders.
 
+    Templates that can begin an answer with reasoning, as Qwen3's, have a variable `enable_thinking` for it.
+
     Args:
         source: Jinja source.
         control_pattern: Matches the control tokens the template may write.
@@ -47,6 +49,7 @@ class CheckpointTemplate:
         except TemplateError as err:
             raise StartupError(f"The checkpoint's chat template is not valid: {err}") from err
         self._control_pattern = control_pattern
+        self.has_thinking_switch = "enable_thinking" in source
 
     def render(self, conversation: Conversation) -> list[Segment]:
         """Segments of the whole prompt.
@@ -64,6 +67,7 @@ class CheckpointTemplate:
             messages=messages,
             tools=[placeholders.protect_tool(tool) for tool in conversation.tools] or None,
             add_generation_prompt=conversation.add_generation_prompt and not is_continued,
+            enable_thinking=conversation.thinking.is_wanted is True,
         )
         _check_rendered(text, placeholders, conversation)
         if is_continued:

@@ -54,6 +54,10 @@ class Template(Protocol):
     def name(self) -> str:
         """The name in settings and in `/version`."""
 
+    @property
+    def has_thinking_switch(self) -> bool:
+        """Whether it writes what a conversation's `thinking` asks for."""
+
     def render(self, conversation: Conversation) -> list[Segment]:
         """Segments of the whole prompt, in order."""
 
@@ -67,6 +71,7 @@ class InternVL25Template:
     """
 
     name = "internvl2_5"
+    has_thinking_switch = False
 
     def render(self, conversation: Conversation) -> list[Segment]:
         """Segments of the whole prompt; it begins with the default system text unless there is one."""

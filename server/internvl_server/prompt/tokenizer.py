@@ -2,8 +2,9 @@
 
 The checkpoint's file is split into a tokenizer without added tokens, which encodes text literally (so that
 `<|im_end|>` typed by a user is six ordinary tokens), and a table of the added tokens. Only the template may
-write these, except for InternVL's content markers, such as `<ref>`: they open and close nothing in the
-prompt, models were trained to read and write them as single ids, and so they are part of text.
+write these, except for InternVL's content markers, such as `<ref>`, and the tags of reasoning, `<think>`:
+they open and close nothing in the prompt, models were trained to read and write them as single ids, and so
+they are part of text.
 """
 
 import hashlib
@@ -24,6 +25,8 @@ __all__ = ["CONTENT_MARKERS", "PromptTokenizer", "load_tokenizer"]
 
 CONTENT_MARKERS = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>")
 """Marks of a phrase, of its box and of its quadrilateral in prompts and answers about places."""
+_THINK_TAGS = ("<think>", "</think>")
+_TEXT_MARKERS = frozenset((*CONTENT_MARKERS, *_THINK_TAGS))
 
 # The pre-tokenisation of the Qwen2 family, for checkpoints that have only vocab.json and merges.txt.
 _QWEN2_PATTERN = (
@@ -64,17 +67,23 @@ class PromptTokenizer:
         return {
             token["content"]: token_id
             for token_id, token in self._added.items()
-            if token["content"] not in CONTENT_MARKERS
+            if token["content"] not in _TEXT_MARKERS
         }
 
     @cached_property
     def content_ids(self) -> Mapping[str, int]:
-        """Id of each content marker that the tokenizer has, by its text."""
+        """Id of each content marker and tag of reasoning that the tokenizer has, by its text."""
         return {
             token["content"]: token_id
             for token_id, token in self._added.items()
-            if token["content"] in CONTENT_MARKERS
+            if token["content"] in _TEXT_MARKERS
         }
+
+    @cached_property
+    def think_ids(self) -> tuple[int, int] | None:
+        """The ids of `<think>` and `</think>`; None if the tokenizer does not have both."""
+        begin, end = map(self.content_ids.get, _THINK_TAGS)
+        return None if begin is None or end is None else (begin, end)
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
@@ -172,10 +181,11 @@ class PromptTokenizer:
         return Vocabulary(
             token_bytes=self.all_token_bytes,
             special_ids=self.special_ids,
-            content_ids=frozenset(self.content_ids.values()),
+            content_ids=frozenset(self.content_ids.values()).difference(self.think_ids or ()),
             encode=self.encode_answer,
             decode=self.decode,
             size=self.vocab_size,
+            think_ids=self.think_ids,
         )
 
     @cached_property

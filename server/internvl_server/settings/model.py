@@ -29,6 +29,10 @@ class ModelSettings(Section):
     template: Literal["", "internvl2_5", "checkpoint"] = ""
     """Prompt template: `internvl2_5`, or `checkpoint` for the chat template of the checkpoint. Empty means
     the `template` in the checkpoint's config, or `internvl2_5`."""
+    thinking: Literal["auto", "on", "off"] = "auto"
+    """Reasoning before the answer, for checkpoints with the tokens `<think>` and `</think>`, such as
+    InternVL3.5. `auto`: if the request asks for it. `on`: unless the request declines it. `off`: never, and
+    requests for it are refused."""
     max_model_len: Annotated[int, Field(ge=0)] = 0
     """Maximum length of prompt and answer together, in tokens; 0 means the context length of the
     checkpoint."""

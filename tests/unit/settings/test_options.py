@@ -59,7 +59,7 @@ def test_the_line_of_lmdeploy(load: Load) -> None:
     assert settings.model.model_dump() == {
         "path": "OpenGVLab/InternVL3-2B", "served_name": "internvl", "accept_any_name": False,
         "revision": "main", "download_dir": "/models", "template": "internvl2_5",
-        "max_model_len": 16384,
+        "max_model_len": 16384, "thinking": "auto",
     }  # fmt: skip
     assert (settings.server.host, settings.server.port) == ("0.0.0.0", 23333)
     assert [key.get_secret_value() for key in settings.server.api_keys] == ["one", "two"]
