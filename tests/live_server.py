@@ -13,6 +13,7 @@ import httpx2
 import openai
 import uvicorn
 from internvl_server.app import create_app
+from internvl_server.engine.base import Engine
 from internvl_server.serve.connection import Connection
 from internvl_server.settings import Settings
 
@@ -20,8 +21,8 @@ from internvl_server.settings import Settings
 class LiveServer:
     """Runs an app under uvicorn until the context is left."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.app = create_app(settings)
+    def __init__(self, settings: Settings, engine: Engine | None = None) -> None:
+        self.app = create_app(settings, engine)
         config = uvicorn.Config(
             self.app, port=0, http=partial(Connection, limits=settings.limits), loop="asyncio",
             log_config=None, timeout_keep_alive=5, timeout_graceful_shutdown=2, ws="none",

@@ -119,7 +119,6 @@ def test_an_engine_that_fails(start_server: Callable[..., LiveServer]) -> None:
     ("fields", "param"),
     [
         ({"thinking": {"type": "enabled", "budget_tokens": 2048}}, "thinking"),
-        ({"thinking": {"type": "between_tools"}}, "thinking"),
         ({"container": "c"}, "container"),
         ({"mcp_servers": [{"type": "url", "name": "n", "url": "u"}]}, "mcp_servers"),
         ({"context_management": {"edits": [{"type": "compact_20260112"}]}}, "context_management"),

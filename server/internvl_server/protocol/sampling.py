@@ -17,6 +17,7 @@ from internvl_server.errors import InvalidRequestError
 from internvl_server.protocol.constraints import combine
 from internvl_server.protocol.fields import Extension, Needs
 from internvl_server.protocol.response_format import StructuredOutputs, structured_constraint
+from internvl_server.protocol.thinking import ReasoningFields
 from internvl_server.protocol.wire import Wire
 
 __all__ = ["MAX_LOGPROBS", "SamplingFields", "to_answer_params", "to_sampling_params"]
@@ -146,6 +147,7 @@ def to_answer_params(
     num_choices: int = 1,
     tool_choice: ToolChoice = NO_TOOLS,
     tool_names: tuple[str, ...] = (),
+    reasoning: ReasoningFields | None = None,
 ) -> AnswerParams:
     """How many answers there are, where they end and which parts of them are visible.
 
@@ -154,6 +156,7 @@ def to_answer_params(
         num_choices: How many answers there are.
         tool_choice: Which tools the answers may call.
         tool_names: The names of all tools in the prompt.
+        reasoning: How reasoning is returned; None where there is none.
     """
     return AnswerParams(
         num_choices=num_choices,
@@ -163,6 +166,8 @@ def to_answer_params(
         include_stop=bool(fields.include_stop_str_in_output),
         tool_choice=tool_choice,
         tool_names=tool_names,
+        shows_reasoning=reasoning is None or reasoning.shows_reasoning,
+        splits_reasoning=reasoning is None or reasoning.separate_reasoning is not False,
     )
 
 

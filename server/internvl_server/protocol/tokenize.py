@@ -17,6 +17,7 @@ from internvl_server.protocol.fields import FieldTable, Foreign, known_fields
 from internvl_server.protocol.fields.foreign import CHAT_CONVERSATION
 from internvl_server.protocol.limits import check_length, check_lists
 from internvl_server.protocol.parsing import read_object, validate
+from internvl_server.protocol.thinking import with_thinking
 from internvl_server.protocol.tools import to_tools
 from internvl_server.protocol.wire import MaxTiles, Wire
 from internvl_server.settings import LimitSettings, MediaSettings
@@ -53,6 +54,10 @@ class TokenizeRequest(TokenizeOptions):
     continue_final_message: bool | None = None
     max_tiles: MaxTiles | None = None
     num_frames: int | None = None
+    enable_thinking: Any = None
+    reasoning: Any = None
+    reasoning_effort: Any = None
+    thinking: Any = None
 
 
 class TextTokenizeRequest(TokenizeOptions):
@@ -133,8 +138,8 @@ def parse_tokenize_request(
     prepare_messages(fields, limits)
     request, ignored = validate(ChatTokenizeRequest, fields, ignore_unknown=ignore_unknown)
     tools = to_tools([t.function for t in request.tools or ()], "tools[{}].function.name")
-    conversation = to_conversation(request, tools, media)
-    return ParsedTokenize(request, "", conversation, unknown + ignored)
+    conversation = with_thinking(to_conversation(request, tools, media), request, None)
+    return ParsedTokenize(request, "", conversation, unknown + ignored + request.unused)
 
 
 def _parse_text(

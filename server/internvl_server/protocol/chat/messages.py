@@ -15,6 +15,7 @@ from internvl_server.protocol.fields.foreign import (
     TILES,
 )
 from internvl_server.protocol.limits import check_length, check_num_parts
+from internvl_server.protocol.thinking import ThinkingFields
 from internvl_server.protocol.wire import ImageDetail, MaxTiles, TextOr, Wire
 from internvl_server.settings import LimitSettings
 
@@ -107,7 +108,7 @@ class RefusalPart(Wire):
 
 
 class ReasoningPart(Wire):
-    """The reasoning of another model. InternVL3 has no format for it, so all its members are unknown."""
+    """Earlier reasoning. The model does not see it again, so all its members are unknown."""
 
     type: Literal["reasoning", "thinking", "redacted_thinking"]
 
@@ -179,7 +180,7 @@ ChatMessage: TypeAlias = Annotated[
 ]
 
 
-class ConversationFields(Wire):
+class ConversationFields(ThinkingFields):
     """The fields that become the prompt."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]

@@ -14,7 +14,6 @@ from internvl_server.protocol.fields.foreign import (
     ANSWER,
     CHAT_CONVERSATION,
     OPTIONS,
-    THINKING,
     token_limit,
 )
 from internvl_server.protocol.limits import check_lists
@@ -26,6 +25,7 @@ from internvl_server.protocol.sampling import (
     to_answer_params,
     to_sampling_params,
 )
+from internvl_server.protocol.thinking import ReasoningFields, with_thinking
 from internvl_server.protocol.tools import to_tool_choice, to_tools
 from internvl_server.protocol.wire import (
     MaxTokens,
@@ -38,7 +38,7 @@ from internvl_server.settings import LimitSettings, MediaSettings
 __all__ = ["CHAT_FIELDS", "ChatCompletionRequest", "parse_chat_request"]
 
 
-class ChatCompletionRequest(ConversationFields, SamplingFields):
+class ChatCompletionRequest(ConversationFields, ReasoningFields, SamplingFields):
     """The implemented fields; ranges are OpenAI's where it has the field."""
 
     model: str
@@ -91,7 +91,6 @@ CHAT_FIELDS = FieldTable(
         "modalities": (["text"],),
         "moderation": (),
         "prediction": (),
-        "reasoning_effort": ("none",),
         "verbosity": ("medium",),
         "web_search_options": (),
     },
@@ -109,7 +108,6 @@ CHAT_FIELDS = FieldTable(
         "n_cmpl": Foreign("n"),
         "previous_response_id": Foreign(instead="Send the whole conversation in 'messages'."),
         "prompt": Foreign(instead="Use 'messages', or the endpoint '/v1/completions'."),
-        "reasoning": THINKING["thinking"],
         "system": Foreign(instead=_SYSTEM),
         "text": Foreign(instead="Use 'response_format'."),
     },
@@ -147,23 +145,26 @@ def _converted(
     choice = to_tool_choice(
         *chosen_tools(body.tool_choice), tools, parallel=body.parallel_tool_calls
     )
+    sampling = to_sampling_params(
+        body,
+        max_tokens=_max_tokens(body),
+        num_logprobs=_num_logprobs(body),
+        answer_format=format_constraint(body.response_format),
+        calls=tool_call_constraint(tools, choice),
+    )
+    conversation = to_conversation(body, () if choice.mode == "none" else tools, media)
     return ParsedRequest(
         body,
-        to_conversation(body, () if choice.mode == "none" else tools, media),
-        to_sampling_params(
-            body,
-            max_tokens=_max_tokens(body),
-            num_logprobs=_num_logprobs(body),
-            answer_format=format_constraint(body.response_format),
-            calls=tool_call_constraint(tools, choice),
-        ),
+        with_thinking(conversation, body, sampling.constraint),
+        sampling,
         to_answer_params(
             body,
             num_choices=body.n or 1,
             tool_choice=choice,
             tool_names=tuple([tool.name for tool in tools]),
+            reasoning=body,
         ),
-        ignored,
+        ignored + body.unused,
     )
 
 

@@ -19,7 +19,6 @@ __all__ = [
     "MESSAGE",
     "OPTIONS",
     "STRUCTURED",
-    "THINKING",
     "TILES",
     "token_limit",
     "under",
@@ -27,7 +26,6 @@ __all__ = [
 
 _MESSAGES = "Put it into a message."
 _IMAGES = "Send images as content parts of a message."
-_NO_THINKING = "The model does not reason apart from its answer; leave it out."
 _LOGPROBS = "Use 'logprobs' and 'top_logprobs'."
 _NO_ADAPTERS = "Adapters are not loaded; leave it out."
 _NOT_STORED = "Nothing is stored here; send the whole conversation."
@@ -173,18 +171,19 @@ _SERVING: Mapping[str, Foreign] = {
 ANSWER: Mapping[str, Foreign] = {**_SAMPLING, **_SHOWN, **_SERVING, **STRUCTURED}
 """Fields of every endpoint that generates."""
 
-_THINKING_MODES = ({"type": "adaptive"}, {"type": "auto"}, {"exclude": True}, "auto")
+_THINKING_SWITCH = Foreign("enable_thinking", is_switch=True)
 
-THINKING: Mapping[str, Foreign] = {
-    "enable_thinking": Foreign(instead=_NO_THINKING, neutral=_THINKING_MODES),
-    "include_reasoning": _HINT,
+_THINKING: Mapping[str, Foreign] = {
     "reasoning_format": _HINT,
-    "separate_reasoning": _HINT,
     "stream_reasoning": _HINT,
-    "think": Foreign(instead=_NO_THINKING, neutral=_THINKING_MODES),
-    "thinking": Foreign(instead=_NO_THINKING, neutral=_THINKING_MODES),
+    "think": _THINKING_SWITCH,
     "thinking_budget": _HINT,
     "thinking_token_budget": _HINT,
+}
+_THINKING_OF_TEMPLATE: Mapping[str, Foreign] = {
+    **_THINKING,
+    "enable_thinking": _THINKING_SWITCH,
+    "thinking": _THINKING_SWITCH,
 }
 
 TILES: Mapping[str, Foreign] = {
@@ -238,9 +237,9 @@ MESSAGE: Mapping[str, Foreign] = {
 """Members of a message."""
 
 CONVERSATION: Mapping[str, Foreign] = {
-    **THINKING,
+    **_THINKING,
     "chat_template": Foreign(instead="Set 'model.template' on the server."),
-    **under("chat_template_kwargs", THINKING),
+    **under("chat_template_kwargs", _THINKING_OF_TEMPLATE),
     "custom_params": _HINT,
     "documents": Foreign(instead=_MESSAGES),
     "image_data": Foreign(instead=_IMAGES),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from internvl_server.protocol.fields.neutral import is_off, is_same
+from internvl_server.protocol.fields.neutral import is_off, is_same, to_switch
 from internvl_server.protocol.fields.suggestions import Speller
 
 __all__ = ["DefinedNames", "Foreign", "RefusedMemberError", "known_members", "shown_name"]
@@ -29,6 +29,7 @@ class Foreign:
             name of one, so are false, 0, `"off"` and empty values.
         values: Pairs of a value of this field and the equivalent value of `to`.
         not_neutral: Values that have an effect although they look neutral.
+        is_switch: Whether `to` is a boolean, and the values are those of `to_switch`.
     """
 
     to: str = ""
@@ -36,15 +37,20 @@ class Foreign:
     neutral: tuple[Any, ...] = ()
     values: tuple[tuple[Any, Any], ...] = ()
     not_neutral: tuple[Any, ...] = ()
+    is_switch: bool = False
 
     def value_of(self, value: Any) -> Any:  # noqa: ANN401  (any JSON value)
         """A value of this field as a value of the field that it is another name of."""
+        if self.is_switch:
+            return to_switch(value)
         return next((here for there, here in self.values if is_same(there, value)), value)
 
     def is_neutral(self, value: Any) -> bool:  # noqa: ANN401  (any JSON value)
         """Whether the field has no effect with this value."""
         if value is None or any(is_same(value, one) for one in self.neutral):
             return True
+        if self.is_switch:
+            return to_switch(value) is None
         if self.to or any(is_same(value, one) for one in self.not_neutral):
             return False
         return is_off(value)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ["is_off", "is_same"]
+__all__ = ["is_off", "is_same", "to_switch"]
 
 _OFF_WORDS = frozenset({"", "none", "off", "disabled", "false"})
 
@@ -21,6 +21,14 @@ def is_off(value: Any) -> bool:  # noqa: ANN401  (any JSON value)
         switches = [value[name] for name in _SWITCHES if value.get(name) is not None]
         return any(map(is_off, switches)) or all(is_off(member) for member in value.values())
     return not value
+
+
+def to_switch(value: Any) -> Any:  # noqa: ANN401  (any JSON value)
+    """A value that switches a feature on or off, as a boolean; None if it leaves that to the server."""
+    kind = value.get("type", value) if isinstance(value, dict) else value
+    if kind is None or kind in ("auto", "adaptive") or kind in ("", [], {}):
+        return None
+    return not is_off(value)
 
 
 def is_same(value: Any, other: Any) -> bool:  # noqa: ANN401  (any JSON values)

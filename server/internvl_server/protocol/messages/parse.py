@@ -28,6 +28,7 @@ from internvl_server.protocol.messages.unsupported import refuse_unsupported
 from internvl_server.protocol.parsing import ParsedRequest, read_object, validate
 from internvl_server.protocol.response_format import json_constraint
 from internvl_server.protocol.sampling import to_answer_params, to_sampling_params
+from internvl_server.protocol.thinking import with_thinking
 from internvl_server.settings import LimitSettings, MediaSettings
 
 __all__ = ["parse_count_tokens_request", "parse_messages_request"]
@@ -63,7 +64,7 @@ def parse_messages_request(
     )
     return ParsedRequest(
         request,
-        conversation,
+        with_thinking(conversation, request, sampling.constraint),
         replace(
             sampling,
             # As in the API: an answer may also end where the context does.
@@ -72,9 +73,12 @@ def parse_messages_request(
             stop=_stops(request, sampling),
         ),
         to_answer_params(
-            request, tool_choice=choice, tool_names=tuple([tool.name for tool in tools])
+            request,
+            tool_choice=choice,
+            tool_names=tuple([tool.name for tool in tools]),
+            reasoning=request,
         ),
-        unknown + inner + dropped_blocks(request.messages),
+        unknown + inner + request.unused + dropped_blocks(request.messages),
     )
 
 
@@ -88,10 +92,10 @@ def parse_count_tokens_request(
     constraint = combine(tool_call_constraint(tools, choice), _answer_format(request, conversation))
     return ParsedRequest(
         request,
-        conversation,
+        with_thinking(conversation, request, constraint),
         SamplingParams(constraint=constraint),
         AnswerParams(tool_choice=choice),
-        unknown + inner + dropped_blocks(request.messages),
+        unknown + inner + request.unused + dropped_blocks(request.messages),
     )
 
 

@@ -10,13 +10,13 @@ from internvl_server.protocol.fields.foreign import (
     ANSWER,
     CONVERSATION,
     OPTIONS,
-    THINKING,
     token_limit,
 )
 from internvl_server.protocol.messages.content import SystemBlocks
 from internvl_server.protocol.messages.tools import ClientTool, ToolUseChoice
 from internvl_server.protocol.messages.turns import Turn
 from internvl_server.protocol.sampling import SamplingFields
+from internvl_server.protocol.thinking import ReasoningFields, ThinkingFields
 from internvl_server.protocol.wire import MaxTiles, MaxTokens, Wire
 
 __all__ = [
@@ -44,7 +44,7 @@ class OutputConfig(Wire):
     format: JsonOutputFormat | None = None
 
 
-class PromptFields(Wire):
+class PromptFields(ThinkingFields):
     """The fields that become the prompt, or decide what the answer may be."""
 
     model: str
@@ -69,7 +69,7 @@ class CountTokensRequest(PromptFields):
     """The fields of `/v1/messages/count_tokens`."""
 
 
-class MessagesRequest(PromptFields, SamplingFields):
+class MessagesRequest(PromptFields, ReasoningFields, SamplingFields):
     """The implemented fields."""
 
     max_tokens: MaxTokens
@@ -87,26 +87,16 @@ _REFUSED: Mapping[str, tuple[Any, ...]] = {
     "container": (),
     "context_management": ({}, {"edits": []}),
     "mcp_servers": ([],),
-    "thinking": (
-        {"type": "disabled"},
-        # The model decides how much it reasons; this one never does.
-        {"type": "adaptive"},
-        {"type": "adaptive", "display": None},
-        {"type": "adaptive", "display": "omitted"},
-        {"type": "adaptive", "display": "summarized"},
-    ),
     "thread": (),
 }
 _INSTEAD: Mapping[str, str] = {
     "container": "Nothing is executed here; leave it out.",
     "mcp_servers": "Connect to the servers yourself, and give their tools in 'tools'.",
-    "thinking": "The model does not reason apart from its answer; leave it out, or set its 'type' to "
-    "'disabled'.",
 }
 _ONE_ANSWER = Foreign(instead="A message is one answer.", neutral=(1,))
 _NO_LOGPROBS = Foreign(instead="Messages have no log probabilities; use chat completions.")
 _PROMPT_FOREIGN: Mapping[str, Foreign] = {
-    **{name: foreign for name, foreign in CONVERSATION.items() if name != "thinking"},
+    **CONVERSATION,
     "format": Foreign(instead="Use 'output_config.format'."),
     "functions": Foreign(instead="Use 'tools'."),
     "input": Foreign(instead="Use 'messages'."),
@@ -116,8 +106,6 @@ _PROMPT_FOREIGN: Mapping[str, Foreign] = {
         neutral=(True,),
         not_neutral=(False,),
     ),
-    "reasoning": THINKING["thinking"],
-    "reasoning_effort": THINKING["thinking"],
     "response_format": Foreign(instead="Use 'output_config.format'.", neutral=({"type": "text"},)),
 }
 _ANSWER_FOREIGN: Mapping[str, Foreign] = {

@@ -145,7 +145,7 @@ class FunctionCallOutputItem(_Item):
 
 
 class ReasoningItem(_Item):
-    """The reasoning of another model. InternVL3 has no format for it, so all its members are unknown."""
+    """Earlier reasoning. The model does not see it again, so all its members are unknown."""
 
     type: Literal["reasoning"]
 

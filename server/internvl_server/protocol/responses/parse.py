@@ -26,6 +26,7 @@ from internvl_server.protocol.responses.text_format import format_constraint
 from internvl_server.protocol.responses.tools import chosen_tools
 from internvl_server.protocol.responses.unsupported import refuse_hosted
 from internvl_server.protocol.sampling import to_answer_params, to_sampling_params
+from internvl_server.protocol.thinking import with_thinking
 from internvl_server.protocol.tools import to_tool_choice, to_tools
 from internvl_server.protocol.wire import check_stream_options
 from internvl_server.settings import LimitSettings, MediaSettings
@@ -56,20 +57,24 @@ def parse_responses_request(
     check_stream_options(request.stream_options, stream=request.stream)
     conversation, tools, choice = _prompt(request, media)
     has_logprobs = bool(request.top_logprobs) or _LOGPROBS in (request.include or ())
+    sampling = to_sampling_params(
+        request,
+        max_tokens=request.max_output_tokens,
+        num_logprobs=(request.top_logprobs or 0) if has_logprobs else None,
+        answer_format=format_constraint(request.text) if request.text else None,
+        calls=tool_call_constraint(tools, choice),
+    )
     return ParsedRequest(
         request,
-        conversation,
-        to_sampling_params(
-            request,
-            max_tokens=request.max_output_tokens,
-            num_logprobs=(request.top_logprobs or 0) if has_logprobs else None,
-            answer_format=format_constraint(request.text) if request.text else None,
-            calls=tool_call_constraint(tools, choice),
-        ),
+        with_thinking(conversation, request, sampling.constraint),
+        sampling,
         to_answer_params(
-            request, tool_choice=choice, tool_names=tuple([tool.name for tool in tools])
+            request,
+            tool_choice=choice,
+            tool_names=tuple([tool.name for tool in tools]),
+            reasoning=request,
         ),
-        unknown + inner,
+        unknown + inner + request.unused,
     )
 
 
@@ -84,10 +89,10 @@ def parse_input_tokens_request(
     constraint = combine(tool_call_constraint(tools, choice), answer_format)
     return ParsedRequest(
         request,
-        conversation,
+        with_thinking(conversation, request, constraint),
         SamplingParams(constraint=constraint),
         AnswerParams(tool_choice=choice),
-        unknown + inner,
+        unknown + inner + request.unused,
     )
 
 

@@ -10,13 +10,13 @@ from internvl_server.protocol.fields.foreign import (
     ANSWER,
     CONVERSATION,
     OPTIONS,
-    THINKING,
     token_limit,
 )
 from internvl_server.protocol.responses.items import InputItem
 from internvl_server.protocol.responses.text_format import TextConfig
 from internvl_server.protocol.responses.tools import FunctionTool, ToolChoice
 from internvl_server.protocol.sampling import MAX_LOGPROBS, SamplingFields
+from internvl_server.protocol.thinking import ReasoningFields, ThinkingFields
 from internvl_server.protocol.wire import MaxTiles, MaxTokens, ServiceTier, TextOr, Wire
 
 __all__ = [
@@ -35,7 +35,7 @@ class ObfuscationOptions(Wire):
     include_obfuscation: bool | None = None
 
 
-class PromptFields(Wire):
+class PromptFields(ThinkingFields):
     """The fields that become the prompt, or decide what the answer may be."""
 
     input: TextOr[Annotated[list[InputItem], Field(min_length=1)]]
@@ -76,7 +76,7 @@ _MAX_INCLUDED = 64
 Label: TypeAlias = Annotated[str, Field(max_length=64)]
 
 
-class ResponsesRequest(PromptFields, SamplingFields):
+class ResponsesRequest(PromptFields, ReasoningFields, SamplingFields):
     """The implemented fields; ranges are OpenAI's where it has the field."""
 
     model: str
@@ -122,7 +122,6 @@ _REFUSED: Mapping[str, tuple[Any, ...]] = {
     "moderation": (),
     "previous_response_id": (),
     "prompt": (),
-    "reasoning": ({}, {"effort": "none"}, {"effort": None}, {"effort": "none", "summary": None}),
     "store": (False,),
     "truncation": ("disabled",),
 }
@@ -133,7 +132,6 @@ _INSTEAD: Mapping[str, str] = {
     "max_tool_calls": "It limits hosted tools, which do not exist here; leave it out.",
     "previous_response_id": _NOT_STORED,
     "prompt": "There are no stored prompts here; use 'instructions' and 'input'.",
-    "reasoning": "The model does not reason apart from its answer; leave it out.",
     "store": "Responses are not stored; leave it out or set it to false.",
     "truncation": "Input that is too long is refused, never shortened; leave it out.",
 }
@@ -145,7 +143,6 @@ _PROMPT_FOREIGN: Mapping[str, Foreign] = {
     "function_call": Foreign(instead="Use 'tool_choice'."),
     "functions": Foreign(instead="Use 'tools'."),
     "messages": Foreign(instead="Use 'input'."),
-    "reasoning_effort": THINKING["thinking"],
     "response_format": Foreign(instead="Use 'text.format'.", neutral=({"type": "text"},)),
     "system": Foreign(instead="Use 'instructions'."),
 }
@@ -168,7 +165,7 @@ RESPONSES_FIELDS = FieldTable(
 )
 
 # Refused fields of `/v1/responses` that counting has as well, and one that only counting has.
-_COUNT_REFUSED = ("conversation", "previous_response_id", "reasoning", "truncation")
+_COUNT_REFUSED = ("conversation", "previous_response_id", "truncation")
 COUNT_FIELDS = FieldTable(
     api="responses",
     model=InputTokensRequest,

@@ -145,9 +145,9 @@ NOTHING: list[dict[str, Any]] = [
     {"session_id": -1, "ignore_eos": False, "kwargs": {}, "spaces_between_special_tokens": True},
     {"enable_thinking": False, "chat_template_kwargs": {"enable_thinking": False}},
     {"thinking": {"type": "disabled", "clear_thinking": True}, "think": "off"},
-    {"reasoning": {"effort": "none", "exclude": True}, "extra_body": {"enable_thinking": False}},
-    {"reasoning": {"enabled": False, "max_tokens": 99}, "adapter_name": None},
-    {"reasoning": {"exclude": True}, "length_penalty": 1.0, "thinking": {"type": "auto"}},
+    {"reasoning": {"effort": "none"}, "extra_body": {"enable_thinking": False}},
+    {"reasoning": {"enabled": False}, "adapter_name": None},
+    {"reasoning": {}, "length_penalty": 1.0, "thinking": {"type": "auto"}, "think": "auto"},
     {"chat_template_kwargs": {}, "mm_processor_kwargs": None, "options": {}, "media_io_kwargs": {}},
     {"use_beam_search": False, "best_of": 1, "num_beams": 1, "prompt_logprobs": None},
     {"lora": [], "lora_path": None, "bad_words": [], "documents": [], "echo": False},
@@ -176,8 +176,6 @@ def test_values_that_ask_for_nothing(fields: dict[str, Any]) -> None:
         ({"prompt_logprobs": 0}, "prompt_logprobs"),
         ({"lora": [{"id": 0, "scale": 1}]}, "lora"),
         ({"allowed_token_ids": [0]}, "allowed_token_ids"),
-        ({"enable_thinking": True}, "enable_thinking"),
-        ({"chat_template_kwargs": {"enable_thinking": True}}, "chat_template_kwargs.enable_thinking"),
         ({"mm_processor_kwargs": {"use_thumbnail": False}}, "mm_processor_kwargs.use_thumbnail"),
         ({"mm_processor_kwargs": "http://x"}, "mm_processor_kwargs"),
         ({"media_io_kwargs": {"video": {"fps": 2}}}, "media_io_kwargs.video.fps"),
@@ -265,7 +263,7 @@ def test_hints_are_ignored_and_named() -> None:
 
 def test_nothing_of_other_servers_but_names_is_known_where_unknown_fields_are_refused() -> None:
     assert known_fields({"min_new_tokens": 3}, CHAT_FIELDS) == ({"min_tokens": 3}, ())
-    for fields in ({"session_id": -1}, {"think": False}, {"options": {"num_ctx": 1}}):
+    for fields in ({"session_id": -1}, {"stream_reasoning": True}, {"options": {"num_ctx": 1}}):
         with pytest.raises(UnsupportedParameterError) as caught:
             known_fields(fields, CHAT_FIELDS)
         assert caught.value.code == "unknown_parameter"

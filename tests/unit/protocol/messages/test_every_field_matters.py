@@ -14,8 +14,10 @@ PICTURE = {"type": "image", "source": {"type": "base64", "data": "eA=="}}
 
 # Field → a body with it, beside the same body without it.
 CHANGES: dict[str, dict[str, Any]] = {
+    "enable_thinking": {"enable_thinking": True},
     "frequency_penalty": {"frequency_penalty": 0.5},
     "ignore_eos": {"ignore_eos": True},
+    "include_reasoning": {"include_reasoning": False},
     "include_stop_str_in_output": {"include_stop_str_in_output": True},
     "logit_bias": {"logit_bias": {"5": 3}},
     "max_tiles": {"max_tiles": 3},
@@ -26,8 +28,11 @@ CHANGES: dict[str, dict[str, Any]] = {
     "output_config": {"output_config": {"format": FORMAT}},
     "output_format": {"output_format": FORMAT},
     "presence_penalty": {"presence_penalty": 0.5},
+    "reasoning": {"reasoning": {"exclude": True}},
+    "reasoning_effort": {"reasoning_effort": "low"},
     "repetition_penalty": {"repetition_penalty": 1.5},
     "seed": {"seed": -3},
+    "separate_reasoning": {"separate_reasoning": False},
     "skip_special_tokens": {"skip_special_tokens": False},
     "stop": {"stop": "x"},
     "stop_sequences": {"stop_sequences": ["x"]},
@@ -35,6 +40,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "structured_outputs": {"structured_outputs": {"regex": "a"}},
     "system": {"system": "x"},
     "temperature": {"temperature": 0.5},
+    "thinking": {"thinking": {"type": "enabled", "budget_tokens": 1024}},
     "tool_choice": {"tools": [TOOL], "tool_choice": {"type": "any"}},
     "tools": {"tools": [TOOL]},
     "top_k": {"top_k": 3},

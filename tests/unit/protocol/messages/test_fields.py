@@ -41,7 +41,6 @@ NOT_NEUTRAL: dict[str, Any] = {
     "container": "c",
     "context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]},
     "mcp_servers": [{"type": "url"}],
-    "thinking": {"type": "enabled", "budget_tokens": 1024},
     "thread": {"id": "t"},
 }
 
