@@ -251,9 +251,8 @@ def _tokens(delta: TokenDelta) -> list[Token]:
 def _delta_of(tokens: Sequence[Token], delta: TokenDelta) -> TokenDelta:
     """The delta with these tokens alone."""
     logprobs = tuple([logprobs for _, logprobs in tokens if logprobs is not None])
-    return replace(
-        delta, token_ids=tuple([token_id for token_id, _ in tokens]), logprobs=logprobs or None
-    )
+    ids = tuple([token_id for token_id, _ in tokens])
+    return delta._replace(token_ids=ids, logprobs=logprobs or None)
 
 
 def _joined(parsed: Iterable[ParsedText]) -> tuple[ToolCallDelta, ...]:
