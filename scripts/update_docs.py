@@ -17,6 +17,7 @@ from pathlib import Path
 from internvl_server.api.errors import Row, error_rows
 from internvl_server.cli import main as run_command
 from internvl_server.engine import cpu, echo, turbomind
+from internvl_server.planner.models import MODELS, repositories
 from internvl_server.protocol.chat.request import CHAT_FIELDS
 from internvl_server.protocol.completions.request import COMPLETION_FIELDS
 from internvl_server.protocol.fields import FieldRow, FieldTable, Foreign
@@ -39,6 +40,14 @@ CAPABILITIES = {
     "echo": echo.CAPABILITIES,
     "turbomind": turbomind.CAPABILITIES,
 }
+TEXT_MODELS = {
+    "qwen2": "Qwen2.5",
+    "qwen3": "Qwen3",
+    "qwen3_moe": "Qwen3 with experts",
+    "internlm2": "InternLM2.5",
+    "internlm3": "InternLM3",
+}
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 DOCS = Path(__file__).resolve().parents[1] / "server" / "docs"
 
 
@@ -164,6 +173,22 @@ def _neutral(foreign: Foreign) -> str:
     return ", ".join(f"`{json.dumps(value)}`" for value in foreign.neutral)
 
 
+def family_table() -> str:
+    """The published models: text model, what to serve of each, and on which engines."""
+    rows = [
+        "| Model | Text model | Repositories of OpenGVLab that can be served | Engines | `--config` |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, model in MODELS.items():
+        served = ", ".join(f"`{repository}`" for repository in repositories(model))
+        has_cpu = model.text.family in ("qwen2", "qwen3")
+        config = f"`{name.lower()}`" if (CONFIGS / f"{name.lower()}.toml").exists() else ""
+        engines = ("TurboMind, CPU" if has_cpu else "TurboMind") if served else ""
+        cells = name, TEXT_MODELS[model.text.family], served or "none", engines, config
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
 def plan_table() -> str:
     """The output of `internvl-server plan --markdown`."""
     output = io.StringIO()
@@ -195,6 +220,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "responses_fields": partial(fields_table, RESPONSES_FIELDS),
     "messages_fields": partial(fields_table, MESSAGES_FIELDS),
     "foreign": foreign_table,
+    "family": family_table,
     "plan": plan_table,
     "settings": settings_table,
 }
