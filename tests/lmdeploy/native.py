@@ -27,6 +27,7 @@ from lmdeploy.turbomind.supported_models import is_supported
 FINISH, CANCEL = 7, 8
 GENERATION = 2  # `output_logits`: of the answer's tokens only
 VOCABULARY = 351  # of the tiny checkpoint
+NUM_LOGPROBS = 64  # of a row of logits: enough for what was chosen to be one of them
 HELD_BACK = 70  # what is taken instead of a stop token that is held back
 
 
@@ -63,6 +64,7 @@ class Plan:
     tokens_per_step: int = 1
     wait_steps: int = 0
     num_cached: int = 0
+    logits: torch.Tensor | None = None  # a row for each id; by default `logits_at`
 
 
 @dataclass(eq=False)
@@ -134,7 +136,7 @@ class Request:
         plan = self._loop.plan(call)
         plan = replace(plan, token_ids=sampled(plan.token_ids, gen_cfg))
         if gen_cfg.output_logprobs:
-            add_logprobs(outputs, plan.token_ids, gen_cfg.max_new_tokens)
+            add_logprobs(outputs, plan, gen_cfg.max_new_tokens)
         logits = None
         if gen_cfg.output_logits:
             assert gen_cfg.output_logits == GENERATION
@@ -188,14 +190,17 @@ def logits_at(place: int) -> torch.Tensor:
     return torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(place)).mul(4).bfloat16()
 
 
-def add_logprobs(outputs: Any, token_ids: list[int], max_new_tokens: int) -> None:
-    """The chosen token is the second likeliest of three."""
+def add_logprobs(outputs: Any, plan: Plan, max_new_tokens: int) -> None:
+    """Of the plan's logits. Without them the chosen token is the second likeliest of three."""
     values, indexes = torch.zeros(max_new_tokens + 1, 1024), torch.zeros(max_new_tokens + 1, 1024)
     numbers = torch.zeros(max_new_tokens + 1, dtype=torch.int32)
-    for place, token_id in enumerate(token_ids):
-        indexes[place, :3] = torch.tensor([token_id + 1, token_id, token_id + 2])
-        values[place, :3] = torch.tensor([-0.5, -1.5, -2.5])
-        numbers[place] = 3
+    for place, token_id in enumerate(plan.token_ids):
+        ids = torch.tensor([token_id + 1, token_id, token_id + 2])
+        found = torch.tensor([-0.5, -1.5, -2.5])
+        if plan.logits is not None:
+            found, ids = plan.logits[place].float().log_softmax(-1).topk(NUM_LOGPROBS)
+        numbers[place] = len(ids)
+        indexes[place, : len(ids)], values[place, : len(ids)] = ids, found
     outputs["logprob_vals"] = _turbomind.from_dlpack(values)
     outputs["logprob_indexes"] = _turbomind.from_dlpack(indexes.to(torch.int32))
     outputs["logprob_nums"] = _turbomind.from_dlpack(numbers)
@@ -219,6 +224,8 @@ class Loop:
         self._lock = threading.Lock()
         self._is_closed = False
         self._random = random.Random(0)
+        self.model_path, self.vocab_size = "", VOCABULARY  # what TurboMind loaded, and how
+        self.config: Any = None
         threading.Thread(target=self._run, daemon=True).start()
 
     @property
@@ -283,7 +290,8 @@ class Loop:
         running.metrics.scheduled_time, running.metrics.cached_tokens = 2, plan.num_cached
         for place in range(running.num_sent, running.num_sent + len(new)):
             if running.logits is not None:
-                running.logits[place] = logits_at(place)
+                rows = plan.logits
+                running.logits[place] = logits_at(place) if rows is None else rows[place]
         start = num_prompt + running.num_sent
         running.output_ids[start : start + len(new)] = torch.tensor(new, dtype=torch.int32)
         running.num_sent += len(new)
@@ -309,8 +317,9 @@ def stand_ins(loop: Loop) -> Iterator[None]:
         self.source_model, _, _ = converter.get_tm_config(
             model_path, config, trust_remote_code=trust_remote_code
         )
-        self.engine_config = config
-        self._vocab_size = self.source_model._vocab_size
+        self.engine_config = loop.config = config
+        loop.model_path = model_path
+        self._vocab_size = loop.vocab_size = self.source_model._vocab_size
         self.tokenizer = Tokenizer(model_path, trust_remote_code=trust_remote_code)
         self.session_len = config.session_len
         self.devices, self.gpu_count = config.devices, len(config.devices)
