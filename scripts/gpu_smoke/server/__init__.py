@@ -1,0 +1,1 @@
+"""Checks of the whole server over HTTP, in a process that never touches the GPU."""
