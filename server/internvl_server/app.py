@@ -79,6 +79,7 @@ def create_app(
     template = select_template(checkpoint, tokenizer)
     check = run_startup_check(template, tokenizer)
     engine = engine or load_engine(settings.engine, checkpoint, tokenizer.vocabulary)
+    settings = _with_room_for_texts(settings, engine.info.max_model_len)
     media = MediaPreparer(
         settings.media,
         tile_px=checkpoint.tile_px,
@@ -136,6 +137,14 @@ def _with_engine(settings: Settings) -> Settings:
     if unused := sorted(unused_settings(engine)):
         _log.warning("the %s engine does not use %s", engine.kind, ", ".join(unused))
     return settings.model_copy(update={"engine": engine})
+
+
+def _with_room_for_texts(settings: Settings, max_model_len: int) -> Settings:
+    """Allow a body as much punctuation as a text of the context's length may have."""
+    limits = settings.limits
+    num_values = max(limits.max_json_values, 4 * max_model_len)
+    limits = limits.model_copy(update={"max_json_values": num_values})
+    return settings.model_copy(update={"limits": limits})
 
 
 def _install(app: FastAPI, settings: Settings) -> None:

@@ -254,11 +254,47 @@ def test_probes_may_use_head(echo_server: LiveServer) -> None:
 
 
 def test_many_tiny_elements_are_refused_at_once(echo_server: LiveServer) -> None:
-    many = {"stop": [0] * 500_000}
+    many = {"stop": [0] * 100_000}
     assert_envelope(echo_server.post(HELLO | many), 400, "invalid_request", "stop")
     assert_envelope(
-        echo_server.post(HELLO | {"messages": [{}] * 200_000}), 400, "invalid_request", "messages"
+        echo_server.post(HELLO | {"messages": [{}] * 60_000}), 400, "invalid_request", "messages"
     )
+    assert_envelope(
+        echo_server.post(HELLO | {"stop": [0] * 500_000}), 413, "request_too_large", None
+    )
+
+
+@pytest.mark.parametrize("stream", ["true", "false"])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (
+            "responses",
+            '"input": "hi", "tools": [{"type": "function", "name": "f", "parameters": N}]',
+        ),
+        ("responses", '"input": "hi", "metadata": {"a": N}'),
+        ("chat/completions", '"messages": [], "tools": [{"function": {"parameters": N}}]'),
+        ("chat/completions", '"messages": [], "structured_outputs": {"json": N}'),
+        (
+            "messages",
+            '"max_tokens": 1, "messages": [], "tools": [{"name": "f", "input_schema": N}]',
+        ),
+        ("completions", '"prompt": "hi", "temperature": N'),
+    ],
+)
+def test_numbers_that_are_infinite_in_a_float_are_refused(
+    echo_server: LiveServer, path: str, body: str, stream: str
+) -> None:
+    """JSON has no infinity: it would be in an answer that repeats the field."""
+    number = body.replace("N", '{"maximum": -1e400}' if "{" in body else "1e400")
+    response = httpx2.post(
+        f"{echo_server.url}/v1/{path}",
+        content=f'{{"model": "tiny", "stream": {stream}, {number}}}',
+        headers={"content-type": "application/json"},
+        timeout=60,
+    )
+    assert response.status_code == 400
+    assert "the number is too large" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("broken", ["__init__", "take_over"])

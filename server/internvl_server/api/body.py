@@ -15,6 +15,7 @@ from internvl_server.errors import (
     RequestTooLargeError,
     UnsupportedMediaTypeError,
 )
+from internvl_server.protocol.limits import check_structure
 from internvl_server.settings import LimitSettings, Settings
 
 __all__ = ["BodyParser", "read_json_body", "read_request"]
@@ -53,6 +54,9 @@ async def read_request(request: Request, settings: Settings, parser: BodyParser[
     data = await read_json_body(request, settings.limits)
     ignore_unknown = settings.server.unknown_fields == "ignore"
     parse = partial(parser, data, settings.limits, ignore_unknown=ignore_unknown)
+    if len(data) > MAX_JSON_BYTES:
+        max_values = settings.limits.max_json_values
+        await offload(partial(check_structure, data, max_values))
     parsed = await offload(parse, size=len(data), limit=MAX_JSON_BYTES)
     _log_once(parsed.ignored)
     return parsed

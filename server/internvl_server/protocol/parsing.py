@@ -1,5 +1,7 @@
 """From the bytes of a body to validated wire objects."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -39,11 +41,12 @@ class ParsedRequest(Generic[W]):
     ignored: tuple[str, ...] = ()
 
 
-def read_object(body: bytes) -> dict[str, Any]:
+def read_object(body: bytes | str) -> dict[str, Any]:
     """Parse a JSON object. CPU-bound for large bodies.
 
     Raises:
-        InvalidRequestError: It is not JSON, or not an object.
+        InvalidRequestError: It is not JSON, or not an object, or has a number that is too large for a float:
+            JSON has no infinity, so that it could be in no answer and no prompt.
     """
     try:
         value = from_json(body, allow_inf_nan=False)
@@ -54,7 +57,30 @@ def read_object(body: bytes) -> dict[str, Any]:
         ) from err
     if not isinstance(value, dict):
         raise InvalidRequestError("The body must be a JSON object.", code="invalid_json")
+    steps = _steps_to_infinity(value)
+    if steps is not None:
+        path = _json_path(steps)
+        raise InvalidRequestError(
+            f"Invalid value for '{path}': the number is too large.",
+            param=path,
+            code="invalid_value",
+        )
     return value
+
+
+def _steps_to_infinity(value: Any) -> list[int | str] | None:  # noqa: ANN401  (any JSON value)
+    """The keys and indices that lead to the first number that was too large for a float."""
+    if isinstance(value, float):
+        return [] if math.isinf(value) else None
+    items: Iterable[tuple[int | str, Any]] = ()
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    for key, item in items:
+        if isinstance(item, dict | list | float) and (rest := _steps_to_infinity(item)) is not None:
+            return [key, *rest]
+    return None
 
 
 def validate(

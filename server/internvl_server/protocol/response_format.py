@@ -1,6 +1,5 @@
 """`response_format` and `structured_outputs`: their wire types, and the constraints they stand for."""
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
@@ -12,6 +11,7 @@ from internvl_server.core import JsonSchema as JsonSchemaConstraint
 from internvl_server.errors import InvalidRequestError
 from internvl_server.protocol.fields import Foreign
 from internvl_server.protocol.fields.foreign import CONSTRAINT
+from internvl_server.protocol.parsing import read_object
 from internvl_server.protocol.wire import Wire
 
 __all__ = [
@@ -152,8 +152,8 @@ def _schema(value: Any) -> dict[str, Any]:  # noqa: ANN401  (any JSON value)
     schema = value
     if isinstance(value, str):
         try:
-            schema = json.loads(value)
-        except (ValueError, RecursionError):
+            schema = read_object(value)
+        except InvalidRequestError:
             schema = None
     if not isinstance(schema, dict):
         raise InvalidRequestError(

@@ -1,0 +1,69 @@
+"""What is refused before a body is parsed, and numbers that JSON cannot hold."""
+
+import base64
+import json
+import os
+from typing import Any
+
+import pytest
+from internvl_server.errors import InvalidRequestError, RequestTooLargeError
+from internvl_server.protocol.limits import check_structure
+from internvl_server.protocol.parsing import read_object
+
+BOMBS = {
+    "lists": b"[" + b"[]," * 100_000 + b"[]]",
+    "nested lists": b"[" + (b"[" * 50 + b"]" * 50 + b",") * 4000 + b"1]",
+    "objects": b"[" + b"{}," * 100_000 + b"{}]",
+    "members": b"{" + b",".join(b'"%d":1' % i for i in range(120_000)) + b"}",
+    "numbers": b"[" + b"1," * 250_000 + b"1]",
+    "empty texts": b"[" + b'"",' * 250_000 + b'""]',
+    "long numbers": b"[" + (b"1" * 4000 + b",") * 4000 + b"1]",
+    "escapes": b'"' + b"\\n" * 3_000_000 + b'"',
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_bodies_of_too_many_values_are_not_parsed(name: str) -> None:
+    with pytest.raises(RequestTooLargeError, match="max_json_values"):
+        check_structure(BOMBS[name], 200_000)
+
+
+def served_bodies() -> dict[str, bytes]:
+    picture = base64.b64encode(os.urandom(24 << 20)).decode()
+    return {
+        "picture": json.dumps({"url": f"data:image/png;base64,{picture}"}).encode(),
+        "picture with escaped slashes": json.dumps(picture).replace("/", "\\/").encode(),
+        "enumeration": json.dumps(", ".join(["one"] * 150_000)).encode(),
+        "code": json.dumps("f(x[0], {a: b}), " * 20_000).encode(),
+        "digits": json.dumps("1234567890" * 100_000).encode(),
+        "escaped Chinese": json.dumps("图" * 100_000).encode(),
+        "token ids": json.dumps(list(range(100_000, 260_000))).encode(),
+    }
+
+
+def test_texts_and_pictures_that_may_fit_are_parsed() -> None:
+    for body in served_bodies().values():
+        check_structure(body, 200_000)
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [
+        ({"a": [1, {"b": "1e400"}]}, "a[1].b"),
+        ({"a": "-1e400"}, "a"),
+        ({"a": {"b": {}}, "c": ["x", ["1" + "0" * 400 + ".5"]]}, "c[1][0]"),
+    ],
+)
+def test_numbers_that_are_too_large_for_a_float_are_refused_by_path(
+    value: dict[str, Any], path: str
+) -> None:
+    body = json.dumps(value)
+    for number in ('"1e400"', '"-1e400"', '"1' + "0" * 400 + '.5"'):
+        body = body.replace(number, number.strip('"'))
+    with pytest.raises(InvalidRequestError) as refusal:
+        read_object(body)
+    assert refusal.value.param == path
+
+
+def test_large_numbers_are_read() -> None:
+    assert read_object('{"a": 1e308, "b": 1' + "0" * 400 + "}") == {"a": 1e308, "b": 10**400}
