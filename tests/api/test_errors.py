@@ -1,15 +1,13 @@
 """One envelope for every refusal, whoever makes it."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import httpx2
 import openai
 import pytest
 from internvl_server.api.admission import GateState
-from internvl_server.api.sse import EventStream
-from internvl_server.core import GenerateRequest, TokenDelta
+from internvl_server.api.streaming.response import EventStream
 from internvl_server.engine.base import EngineHealth
 
 from tests.live_server import LiveServer
@@ -218,28 +216,6 @@ def test_only_an_engine_that_hangs_fails_the_liveness_probe(
         assert_envelope(response, 503, "engine_unavailable")
         assert "31 s" in response.json()["error"]["message"]
     server.engine.health = lambda: EngineHealth(is_ready=True, reason="")
-
-
-@asynccontextmanager
-async def without_end(request: GenerateRequest) -> AsyncIterator[AsyncIterator[TokenDelta]]:
-    async def tokens() -> AsyncIterator[TokenDelta]:
-        yield TokenDelta(request.prompt_token_ids[-1:])
-
-    yield tokens()
-
-
-@pytest.mark.parametrize("num_choices", [1, 2])
-def test_a_token_stream_without_an_end_is_an_engine_error(
-    start_server: Callable[..., LiveServer], num_choices: int
-) -> None:
-    server = start_server()
-    server.engine.generate = without_end
-    body = HELLO | {"n": num_choices}
-    assert_envelope(server.post(body), 500, "engine_error")
-    frames = server.post(body | {"stream": True}).text.split("\n\n")
-    assert '"code":"engine_error"' in frames[-2].replace(" ", "")
-    assert "[DONE]" not in "".join(frames)
-    server.wait_idle()
 
 
 def test_no_redirect_is_built_from_the_clients_host(echo_server: LiveServer) -> None:

@@ -106,7 +106,11 @@ def test_a_client_that_leaves_without_a_stream_stops_the_engine(
 def test_clients_that_leave_the_queue_free_their_place(
     start_server: Callable[..., LiveServer],
 ) -> None:
-    server = start_server(engine={"max_num_seqs": 1, "echo": {"hang_after_tokens": 1}})
+    # The events begin with the first token or ping.
+    server = start_server(
+        server={"sse_keep_alive_s": 0.1},
+        engine={"max_num_seqs": 1, "echo": {"hang_after_tokens": 1}},
+    )
     running = events(server)
     next(running)
     waiting = events(server)

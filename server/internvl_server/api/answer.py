@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from internvl_server.api.body import BodyParser, read_request
 from internvl_server.api.disconnect import run_until_disconnect
 from internvl_server.api.services import Services
-from internvl_server.api.sse import EventStream, StreamWriter, stream_events
+from internvl_server.api.streaming.response import EventStream, StreamWriter
 from internvl_server.pipeline import Generation
 from internvl_server.protocol.chat.request import ChatCompletionRequest
 from internvl_server.protocol.messages.request import MessagesRequest
@@ -57,10 +57,10 @@ async def respond(request: Request, services: Services, accept: Accept) -> Respo
             content = await run_until_disconnect(request, answer.whole())
             return JSONResponse(content, headers=answer.headers)
         response = EventStream(
-            stream_events(answer.generation, answer.writer),
+            answer.generation,
+            answer.writer,
             headers=answer.headers,
             settings=services.settings.server,
-            ping=answer.writer.dialect.ping,
         )
         response.take_over(owner)
         return response

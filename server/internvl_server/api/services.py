@@ -44,7 +44,7 @@ class Services:
             )
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:  # FastAPI runs plain functions on a thread
     services: Services = request.app.state.services
     return services
 

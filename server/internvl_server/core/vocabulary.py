@@ -1,7 +1,7 @@
 """The tokenizer as engines and output see it: ids, their bytes and their text."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 __all__ = ["DecodeIds", "Vocabulary"]
@@ -24,6 +24,7 @@ class Vocabulary:
     of text as the model would write it, never one of `special_ids`; it may change the text's spelling
     (Unicode normalisation). `decode` gives the text of ids. `size` is the number of ids, added tokens
     included. `think_ids` are those of `<think>` and `</think>`; None if the model does not have both.
+    `json_strings` has the text of ids as JSON strings, written once and used by every stream.
     """
 
     token_bytes: Sequence[bytes] | None
@@ -33,6 +34,7 @@ class Vocabulary:
     decode: DecodeIds
     size: int
     think_ids: tuple[int, int] | None = None
+    json_strings: dict[int, bytes] = field(default_factory=dict, compare=False, repr=False)
 
     def bytes_of(self, token_id: int) -> bytes:
         """UTF-8 bytes of one id, maybe part of a character; the name of a special token."""

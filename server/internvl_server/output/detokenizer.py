@@ -8,11 +8,12 @@ decode stream.
 import codecs
 from collections.abc import Sequence
 from functools import partial
+from json.encoder import encode_basestring
 from typing import Protocol
 
 from internvl_server.core.vocabulary import DecodeIds, Vocabulary
 
-__all__ = ["BytesDetokenizer", "Detokenizer", "WindowDetokenizer", "new_detokenizer"]
+__all__ = ["BytesDetokenizer", "Detokenizer", "WindowDetokenizer", "json_string", "new_detokenizer"]
 
 
 class Detokenizer(Protocol):
@@ -21,8 +22,16 @@ class Detokenizer(Protocol):
     def push(self, token_ids: Sequence[int]) -> str:
         """Text that these ids complete; may be empty."""
 
+    def push_json(self, token_ids: Sequence[int]) -> bytes:
+        """As `push`, as an encoded JSON string; empty for no text."""
+
     def flush(self) -> str:
         """The text that is left when no id will follow: an incomplete character becomes U+FFFD."""
+
+
+def json_string(text: str) -> bytes:
+    """Text as an encoded JSON string; empty for no text."""
+    return encode_basestring(text).encode() if text else b""
 
 
 def new_detokenizer(vocabulary: Vocabulary, *, skip_special_tokens: bool | None) -> Detokenizer:
@@ -32,7 +41,7 @@ def new_detokenizer(vocabulary: Vocabulary, *, skip_special_tokens: bool | None)
         skipped_ids |= vocabulary.content_ids
     if vocabulary.token_bytes is None:
         return WindowDetokenizer(vocabulary.decode, skipped_ids)
-    return BytesDetokenizer(vocabulary.token_bytes, skipped_ids)
+    return BytesDetokenizer(vocabulary.token_bytes, skipped_ids, vocabulary.json_strings)
 
 
 class BytesDetokenizer:
@@ -41,13 +50,18 @@ class BytesDetokenizer:
     Args:
         token_bytes: UTF-8 bytes of each id.
         skipped_ids: Ids that are left out of the text.
+        json_strings: Shared by all detokenizers of a vocabulary, which fill it.
     """
 
     def __init__(
-        self, token_bytes: Sequence[bytes], skipped_ids: frozenset[int] = frozenset()
+        self,
+        token_bytes: Sequence[bytes],
+        skipped_ids: frozenset[int] = frozenset(),
+        json_strings: dict[int, bytes] | None = None,
     ) -> None:
         self._token_bytes = token_bytes
         self._skipped_ids = skipped_ids
+        self._json_strings = {} if json_strings is None else json_strings
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_ids: Sequence[int]) -> str:
@@ -55,6 +69,27 @@ class BytesDetokenizer:
         table, skipped = self._token_bytes, self._skipped_ids
         data = b"".join([table[i] for i in token_ids if i < len(table) and i not in skipped])
         return self._decoder.decode(data)
+
+    def push_json(self, token_ids: Sequence[int]) -> bytes:
+        """As `push`. For a single token that is whole characters, nearly all of them, it is a look-up."""
+        if len(token_ids) == 1 and not self._decoder.getstate()[0]:
+            token_id = token_ids[0]
+            if token_id in self._skipped_ids:
+                return b""
+            text = self._json_strings.get(token_id)
+            if text is None:
+                text = self._json_strings[token_id] = self._whole_text(token_id)
+            if text:
+                return text
+        return json_string(self.push(token_ids))
+
+    def _whole_text(self, token_id: int) -> bytes:
+        """The JSON string of a token; empty if it is part of a character or has no text."""
+        data = self._token_bytes[token_id] if token_id < len(self._token_bytes) else b""
+        try:
+            return json_string(data.decode())
+        except UnicodeDecodeError:
+            return b""
 
     def flush(self) -> str:
         """An incomplete character becomes U+FFFD."""
@@ -85,6 +120,10 @@ class WindowDetokenizer:
             return ""
         self._start, self._emitted = self._emitted, len(self._ids)
         return after[len(before) :]
+
+    def push_json(self, token_ids: Sequence[int]) -> bytes:
+        """As `push`, as a JSON string."""
+        return json_string(self.push(token_ids))
 
     def flush(self) -> str:
         """The text that was held back."""

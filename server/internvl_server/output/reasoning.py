@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 from internvl_server.core import TokenLogprobs
-from internvl_server.output.detokenizer import Detokenizer
+from internvl_server.output.detokenizer import Detokenizer, json_string
 
 __all__ = ["AfterReasoning", "ReasoningPiece", "ReasoningReader", "Token"]
 
@@ -117,6 +117,12 @@ class AfterReasoning:
     def push(self, token_ids: Sequence[int]) -> str:
         """Text that these ids complete."""
         return self._shown(self._detokenizer.push(token_ids))
+
+    def push_json(self, token_ids: Sequence[int]) -> bytes:
+        """As `push`, as an encoded JSON string."""
+        if self._has_text:
+            return self._detokenizer.push_json(token_ids)
+        return json_string(self.push(token_ids))
 
     def flush(self) -> str:
         """The text that is left when no id will follow."""

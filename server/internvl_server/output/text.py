@@ -130,6 +130,16 @@ class AnswerText:
             text += self._rest()
         return self._parsed(text, "stop" if self._stop.is_stopped else delta.finish_reason)
 
+    def push_json(self, token_ids: Sequence[int]) -> bytes | None:
+        """As `push`, for tokens that do not end the answer: their text as an encoded JSON string.
+
+        None, and nothing taken, if their delta may have more than text.
+        """
+        if not self._is_plain or self._calls is not None or self._reasoning is not None:
+            return None
+        self.num_tokens += len(token_ids)
+        return self._detokenizer.push_json(token_ids)
+
     def _plain_text(self, delta: TokenDelta) -> str:
         self.num_tokens += len(delta.token_ids)
         return self._detokenizer.push(delta.token_ids[: self._num_shown(delta)])

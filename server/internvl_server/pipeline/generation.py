@@ -1,81 +1,14 @@
-"""A running request: the token streams of its answers, merged into one stream of text deltas."""
+"""A running request: its answers, read as they are generated or as a whole."""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Sequence
 from dataclasses import replace
 
-from internvl_server.core import TextDelta, TextLogprobs, TokenDelta, ToolCallDelta, Usage
-from internvl_server.errors import EngineError
-from internvl_server.output.text import AnswerText
-from internvl_server.pipeline.conformity import CheckedAnswer
+from internvl_server.core import TextDelta, TextLogprobs, ToolCallDelta, Usage
+from internvl_server.pipeline.answers import Answer, Reader
 
-__all__ = ["Answer", "Generation"]
-
-# Deltas that may wait for a client slower than the engine; then its answers wait too.
-_MAX_QUEUED = 64
-
-
-class Answer:
-    """One answer to a request, one of the API's `choices`, while it is generated.
-
-    Args:
-        index: Its number in the request.
-        tokens: The engine's stream.
-        text: Converts the tokens.
-        owner: Closing it aborts this answer in the engine.
-        checked: Checks the text; None where the engine enforces all of the constraint.
-    """
-
-    def __init__(
-        self,
-        index: int,
-        tokens: AsyncIterator[TokenDelta],
-        text: AnswerText,
-        owner: AsyncExitStack,
-        checked: CheckedAnswer | None = None,
-    ) -> None:
-        self._checked = checked
-        self.index = index
-        self._tokens = tokens
-        self._text = text
-        self._owner = owner
-        self.num_cached_tokens = 0
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens generated so far, including the one that ends the answer."""
-        return self._text.num_tokens
-
-    @property
-    def num_reasoning_tokens(self) -> int:
-        """Those of them that belong to reasoning."""
-        return self._text.num_reasoning_tokens
-
-    async def deltas(self, usage: Callable[[], Usage] | None = None) -> AsyncIterator[TextDelta]:
-        """Text as it becomes certain. Only the last delta has a `finish_reason`; none is empty.
-
-        Args:
-            usage: Makes the usage of the last delta.
-
-        Raises:
-            EngineError: The engine failed, or ended its stream without a finish reason.
-        """
-        async for token_delta in self._tokens:
-            self.num_cached_tokens = max(self.num_cached_tokens, token_delta.num_cached_tokens)
-            delta = self._text.push(token_delta)
-            if delta.finish_reason is not None:
-                await self._owner.aclose()  # the engine does not know stop strings and would go on
-            if self._checked is not None:
-                delta = await self._checked.push(delta)
-            if delta.finish_reason is not None:
-                await self._owner.aclose()  # the check may end the answer too
-                yield replace(delta, index=self.index, usage=usage() if usage else None)
-                return
-            if delta.text or delta.reasoning or delta.tool_calls:
-                yield replace(delta, index=self.index) if self.index else delta
-        raise EngineError("The engine ended the answer without a finish reason.")
+__all__ = ["Generation"]
 
 
 class Generation:
@@ -100,7 +33,9 @@ class Generation:
         self._firsts = answers[:: len(answers) // num_prompts]
         self._usage = usage
         self._answers = answers
-        self._pumps: list[asyncio.Task[None]] = []
+        self._num_open = len(answers)
+        self._is_paused = self._has_failed = False
+        self._reader: Reader
 
     @classmethod
     def joined(cls, generations: "Sequence[Generation]") -> "Generation":
@@ -142,16 +77,55 @@ class Generation:
             num_reasoning_tokens=sum(answer.num_reasoning_tokens for answer in self._answers),
         )
 
-    def deltas(self) -> AsyncIterator[TextDelta]:
-        """Text of all answers as it becomes certain.
+    def start(self, reader: Reader) -> None:
+        """Pass the text of all answers to a reader as it becomes certain. If one answer fails, all do.
 
         The last delta of each answer has its `finish_reason`; the last of all has the `usage`.
-
-        Raises:
-            EngineError: The engine failed.
         """
-        is_one = len(self._answers) == 1
-        return self._answers[0].deltas(self.usage) if is_one else self._merged()
+        self._reader = reader
+        self.resume()
+
+    def pause(self) -> None:
+        """Let the tokens gather, for a reader that cannot take more now."""
+        self._is_paused = True
+        for answer in self._answers:
+            answer.pause()
+
+    def resume(self) -> None:
+        """Go on, with one delta of what has gathered. The reader may pause again meanwhile."""
+        self._is_paused = False
+        for answer in self._answers:
+            if self._is_paused or self._has_failed:
+                return
+            answer.resume(self)
+
+    @property
+    def takes_json(self) -> bool:
+        """Whether the reader takes text as JSON."""
+        return self._reader.takes_json
+
+    def put(self, delta: TextDelta) -> None:
+        """Take a delta; called by an answer, as all that follow."""
+        if self._has_failed:
+            return
+        if delta.finish_reason is not None:
+            self._num_open -= 1
+            if not self._num_open:
+                delta = replace(delta, usage=self.usage())
+        self._reader.put(delta)
+
+    def put_json(self, index: int, text: bytes) -> None:
+        """Take text."""
+        self._reader.put_json(index, text)
+
+    def fail(self, error: Exception) -> None:
+        """Take the first failure and end the other answers."""
+        if self._has_failed:
+            return
+        self._has_failed = True
+        for answer in self._answers:
+            answer.end()
+        self._reader.fail(error)
 
     async def complete(self) -> list[TextDelta]:
         """Each answer as a whole, in one delta; the last one has the `usage`.
@@ -160,7 +134,7 @@ class Generation:
             EngineError: The engine failed.
         """
         parts: list[list[TextDelta]] = [[] for _ in self._answers]
-        async for delta in self.deltas():
+        for delta in await self._all_deltas():
             parts[delta.index].append(delta)
         whole = [_joined(deltas) for deltas in parts]
         return [*whole[:-1], replace(whole[-1], usage=self.usage())]
@@ -171,40 +145,41 @@ class Generation:
         Raises:
             EngineError: The engine failed.
         """
-        deltas = [delta async for delta in self.deltas()]
+        deltas = await self._all_deltas()
         return deltas[-1:] if deltas[-1].refusal else deltas
 
-    async def _merged(self) -> AsyncIterator[TextDelta]:
-        """The answers' deltas in the order in which they come. If one answer fails, all do."""
-        queue: asyncio.Queue[TextDelta | Exception] = asyncio.Queue(_MAX_QUEUED)
-        self._pumps = [asyncio.create_task(_pump(answer, queue)) for answer in self._answers]
-        try:
-            num_open = len(self._pumps)
-            while num_open:
-                item = await queue.get()
-                if isinstance(item, Exception):
-                    raise item
-                num_open -= item.finish_reason is not None
-                yield item if num_open else replace(item, usage=self.usage())
-        finally:
-            await self.aclose()
+    async def _all_deltas(self) -> list[TextDelta]:
+        reader = _Gatherer()
+        self.start(reader)
+        await reader.over
+        return reader.deltas
 
     async def aclose(self) -> None:
-        """Stop reading the engine's streams, before their owner closes them. Idempotent.
-
-        A client that disconnects between two deltas leaves `deltas` suspended, and its tasks running.
-        """
-        for pump in self._pumps:
-            pump.cancel()
-        await asyncio.gather(*self._pumps, return_exceptions=True)
+        """End all answers. Idempotent."""
+        for answer in self._answers:
+            await answer.aclose()
 
 
-async def _pump(answer: Answer, queue: "asyncio.Queue[TextDelta | Exception]") -> None:
-    try:
-        async for delta in answer.deltas():
-            await queue.put(delta)
-    except Exception as error:  # noqa: BLE001  (handed to the reader)
-        await queue.put(error)
+class _Gatherer:
+    """Gathers all deltas; a task waits for the end alone."""
+
+    takes_json = False
+
+    def __init__(self) -> None:
+        self.deltas: list[TextDelta] = []
+        self.over = asyncio.get_running_loop().create_future()
+
+    def put(self, delta: TextDelta) -> None:
+        self.deltas.append(delta)
+        if delta.usage is not None and not self.over.done():
+            self.over.set_result(None)
+
+    def put_json(self, index: int, text: bytes) -> None:
+        raise NotImplementedError
+
+    def fail(self, error: Exception) -> None:
+        if not self.over.done():
+            self.over.set_exception(error)
 
 
 def _joined(deltas: Sequence[TextDelta]) -> TextDelta:

@@ -23,9 +23,10 @@ from internvl_server.errors import EngineUnavailableError, Field, InvalidRequest
 from internvl_server.media.pixels import to_pixel_values
 from internvl_server.media.preparer import MediaPreparer
 from internvl_server.output.text import AnswerText
+from internvl_server.pipeline.answers import Answer
 from internvl_server.pipeline.checks import resolve_sampling
 from internvl_server.pipeline.conformity import CheckedAnswer, SchemaChecker
-from internvl_server.pipeline.generation import Answer, Generation
+from internvl_server.pipeline.generation import Generation
 from internvl_server.pipeline.lengths import Lengths
 from internvl_server.pipeline.prompts import PromptPreparer, tokenize_raw
 from internvl_server.prompt.builder import PromptBuilder
@@ -224,14 +225,13 @@ class Pipeline:
             request = replace(
                 request, request_id=f"{request.request_id}-{index}", sampling=sampling
             )
-        stack = await owner.enter_async_context(AsyncExitStack())
-        tokens = await stack.enter_async_context(self._engine.generate(request))
+        stream = await owner.enter_async_context(self._engine.generate(request))
         constraint = request.sampling.constraint
         checked = (
             CheckedAnswer(constraint, self._checker) if constraint and params.is_checked else None
         )
         text = AnswerText.of(request, params, self._vocabulary, start)
-        return Answer(index, tokens, text, stack, checked)
+        return Answer(index, stream, text, checked)
 
 
 def _next_seed(seed: int | None, index: int) -> int | None:

@@ -1,33 +1,39 @@
 """How an answer ends."""
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+import asyncio
 
-from internvl_server.core import Regex, TextDelta, TokenDelta
+from internvl_server.core import Regex, TextDelta, TokenDelta, Usage
+from internvl_server.engine.stream import Stream
 from internvl_server.output.detokenizer import BytesDetokenizer
 from internvl_server.output.stop import StopMatcher
 from internvl_server.output.text import AnswerRules, AnswerText
+from internvl_server.pipeline.answers import Answer
 from internvl_server.pipeline.conformity import CheckedAnswer, SchemaChecker
-from internvl_server.pipeline.generation import Answer
-
-
-async def tokens() -> AsyncIterator[TokenDelta]:
-    while True:
-        yield TokenDelta((0,))
-        yield TokenDelta((1,))
+from internvl_server.pipeline.generation import Generation
 
 
 async def test_the_engine_does_not_go_on_while_the_answer_is_checked() -> None:
-    owner = AsyncExitStack()
-    closed: list[bool] = []
-    owner.callback(closed.append, True)
+    aborted: list[bool] = []
+
+    async def enter(_: Stream) -> object:
+        return lambda: aborted.append(True)
 
     class Checked(CheckedAnswer):
         async def push(self, delta: TextDelta) -> TextDelta:
-            assert bool(closed) == (delta.finish_reason is not None)
+            assert bool(aborted) == (delta.finish_reason is not None)
+            await asyncio.sleep(0.01)
             return await super().push(delta)
 
     text = AnswerText(AnswerRules(), BytesDetokenizer([b"1", b"."]), StopMatcher(["."]))
-    checked = Checked(Regex("1"), SchemaChecker())
-    deltas = [delta async for delta in Answer(0, tokens(), text, owner, checked).deltas()]
+    async with Stream(enter) as stream:
+        answer = Answer(0, stream, text, Checked(Regex("1"), SchemaChecker()))
+        generation = Generation(Usage(1, 0), [answer])
+        reading = asyncio.create_task(generation.whole_deltas())
+        await asyncio.sleep(0)
+        for token_id in (0, 1, 0, 0):
+            stream.put(TokenDelta((token_id,)))
+            await asyncio.sleep(0.002)
+        deltas = await reading
+        await generation.aclose()
     assert [(delta.text, delta.finish_reason) for delta in deltas] == [("1", None), ("", "stop")]
+    assert deltas[-1].usage == Usage(1, 2)

@@ -111,6 +111,13 @@ class CompletionWriter:
             chunks += f"{self._head}{usage_tail(delta.usage)}}}\n\n"
         return chunks.encode()
 
+    def around_text(self, index: int) -> tuple[bytes, bytes] | None:
+        """What stands before and after the JSON string of a choice's text; None if chunks differ in more."""
+        if self._obfuscate or self._usage is not None or self._num_top is not None:
+            return None
+        before, _, after = self.delta(TextDelta("", index=index)).rpartition(b'""')
+        return before, after
+
     def failed(self, error: ErrorBody) -> bytes:
         """The last event of an answer that failed; no `[DONE]` follows it."""
         return f"data: {dumps(self.dialect.envelope(error))}\n\n".encode()

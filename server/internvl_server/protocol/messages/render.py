@@ -74,6 +74,11 @@ class MessageWriter:
             ]
         return _frames(events)
 
+    def around_text(self, index: int) -> tuple[bytes, bytes] | None:
+        """None: events have the place of their text in the answer."""
+        del index
+        return None
+
     def failed(self, error: ErrorBody) -> bytes:
         """The last event of a message that failed."""
         return _frames([self.dialect.envelope(error)])

@@ -43,6 +43,11 @@ class ResponseWriter:
             events.append({"type": f"response.{response['status']}", "response": response})
         return self._frames(events)
 
+    def around_text(self, index: int) -> tuple[bytes, bytes] | None:
+        """None: events have the place of their text in the answer."""
+        del index
+        return None
+
     def failed(self, error: ErrorBody) -> bytes:
         """The last event of a response that failed, with the output so far."""
         ending = Ending("failed", self._items.json, error=error.message)

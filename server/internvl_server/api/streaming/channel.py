@@ -1,0 +1,130 @@
+"""The body of one response, written as plain calls; a task is made only when the client is slower."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Generator
+from functools import partial
+from typing import Any, TypeAlias
+
+from starlette.types import Send
+
+__all__ = ["BODY_SEND", "Channel", "ClientStalledError"]
+
+BODY_SEND = "internvl_server.send"
+"""Key of the scope: ASGI's `send` for all messages but the first, without the middleware's wrappers."""
+
+_Steps: TypeAlias = Generator[Any, None, None]
+
+
+class ClientStalledError(Exception):
+    """The client has not read for too long."""
+
+
+class Channel:
+    """Begins each ASGI `send` where it is called, and nearly always that is all of it.
+
+    A send that has to wait shows that the client is slower than the answer. A task finishes it then, and what
+    is written meanwhile is kept and sent in one piece.
+
+    Args:
+        send: Takes the messages of the body.
+        timeout_s: How long one send may take.
+        on_ready: Called when the client has caught up, after `is_behind` was true.
+        on_end: Called once, when the last message has been sent, or with the error that prevented it.
+    """
+
+    def __init__(
+        self,
+        send: Send,
+        *,
+        timeout_s: float,
+        on_ready: Callable[[], None],
+        on_end: Callable[[Exception | None], None],
+    ) -> None:
+        self._send = send
+        self._timeout_s = timeout_s
+        self._on_ready, self._on_end = on_ready, on_end
+        self._rest: asyncio.Task[None] | None = None
+        self._kept: list[bytes] = []
+        self._has_last = False
+        self.is_over = False
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the client must catch up before more is sent."""
+        return self._rest is not None
+
+    def write(self, body: bytes, *, is_last: bool = False) -> None:
+        """Send a piece of the body. Never raises."""
+        if self.is_over:
+            return
+        self._has_last |= is_last
+        if self._rest is not None:
+            self._kept.append(body)
+            return
+        steps = _steps(
+            self._send({"type": "http.response.body", "body": body, "more_body": not is_last})
+        )
+        try:
+            waits_for = next(steps)
+        except StopIteration:
+            if is_last:
+                self._end(None)
+        except Exception as error:  # noqa: BLE001  (handed over)
+            self._end(error)
+        else:
+            self._rest = asyncio.create_task(self._finish(_Rest(steps, waits_for)))
+
+    def close(self) -> None:
+        """Send nothing more."""
+        self.is_over = True
+        if self._rest is not None:
+            self._rest.cancel()
+
+    async def _finish(self, rest: "_Rest") -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await rest
+        except TimeoutError:
+            self._end(ClientStalledError())
+            return
+        except Exception as error:  # noqa: BLE001  (as above)
+            self._end(error)
+            return
+        self._rest = None
+        if self._kept:
+            body = b"".join(self._kept)
+            self._kept.clear()
+            self.write(body, is_last=self._has_last)
+        elif self._has_last:
+            self._end(None)
+        if self._rest is None and not self.is_over:
+            self._on_ready()
+
+    def _end(self, error: Exception | None) -> None:
+        self.is_over = True
+        self._on_end(error)
+
+
+def _steps(sending: Awaitable[None]) -> _Steps:
+    yield from sending.__await__()
+
+
+class _Rest:
+    """What is left of steps that were begun outside of a task, and wait for something."""
+
+    def __init__(self, steps: _Steps, waits_for: object) -> None:
+        self._steps, self._waits_for = steps, waits_for
+
+    def __await__(self) -> Generator[Any, None, None]:
+        waits_for = self._waits_for
+        while True:
+            try:
+                yield waits_for
+            except BaseException as error:  # noqa: BLE001  (raised inside, a cancellation too)
+                go_on = partial(self._steps.throw, error)
+            else:
+                go_on = partial(next, self._steps)
+            try:
+                waits_for = go_on()
+            except StopIteration:
+                return

@@ -1,0 +1,195 @@
+"""The response that streams an answer as server-sent events and owns its resources."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
+from contextvars import copy_context
+from typing import Protocol
+
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.types import Receive, Scope, Send
+
+from internvl_server.api.errors import client_facing_error, error_body
+from internvl_server.api.streaming.channel import BODY_SEND, Channel, ClientStalledError
+from internvl_server.core import TextDelta
+from internvl_server.errors import EngineUnavailableError
+from internvl_server.pipeline import Generation
+from internvl_server.protocol.dialects import Dialect, ErrorBody
+from internvl_server.settings import ServerSettings
+
+__all__ = ["EventStream", "StreamWriter"]
+
+_log = logging.getLogger(__name__)
+
+
+class StreamWriter(Protocol):
+    """Writes the events of one answer in a dialect, as encoded server-sent events.
+
+    `end` is what follows the last delta, and may be empty.
+    """
+
+    dialect: Dialect
+    end: bytes
+
+    def begin(self) -> bytes:
+        """The events before the first delta."""
+
+    def delta(self, delta: TextDelta) -> bytes:
+        """The events of a delta; may be empty."""
+
+    def around_text(self, index: int) -> tuple[bytes, bytes] | None:
+        """What stands before and after the JSON string of a choice's text in the event of a plain delta.
+
+        None if such events differ in more than the text.
+        """
+
+    def failed(self, error: ErrorBody) -> bytes:
+        """The last event of an answer that failed."""
+
+
+class EventStream(EventSourceResponse):
+    """A stream of events that closes its resources when it ends, however it ends.
+
+    The library provides the headers and the ping. Events are written where the engine hands over the tokens,
+    without waking a task; while the client is behind, the generation is paused and its tokens gather.
+
+    Args:
+        generation: The answer.
+        writer: Writes its events.
+        headers: Headers of the response.
+        settings: How often to send a ping, and how long a reader may stop reading.
+    """
+
+    def __init__(
+        self,
+        generation: Generation,
+        writer: StreamWriter,
+        *,
+        headers: Mapping[str, str],
+        settings: ServerSettings,
+    ) -> None:
+        super().__init__(
+            _nothing(),
+            headers=headers,
+            ping=settings.sse_keep_alive_s,
+            sep="\n",
+            send_timeout=settings.send_timeout_s,
+        )
+        self._generation, self._writer = generation, writer
+        self._timeout_s = settings.send_timeout_s
+        self._begin = writer.begin()  # sent with the first event
+        around = [writer.around_text(index) for index in range(generation.num_choices)]
+        self._around = [ends for ends in around if ends is not None]
+        self.takes_json = len(self._around) == len(around)
+        self._owner = AsyncExitStack()
+        self._context = copy_context()
+        self._loop: asyncio.AbstractEventLoop
+        self._channel: Channel
+        self._over: asyncio.Future[None]
+        self._written_at = 0.0
+
+    def take_over(self, owner: AsyncExitStack) -> None:
+        """Become the owner of all resources, even if the client leaves before the first event.
+
+        Call it last: until then the previous owner closes them if the response cannot be built.
+        """
+        self._owner = owner.pop_all()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream."""
+        try:
+            head = {"status": self.status_code, "headers": self.raw_headers}
+            await send({"type": "http.response.start", **head})
+            await self._stream(receive, scope.get(BODY_SEND, send))
+        except ClientStalledError:
+            _log.warning("the client stopped reading its stream")
+        finally:
+            await self._owner.aclose()
+
+    async def _stream(self, receive: Receive, send: Send) -> None:
+        """Wait for the end: of the answer, of the connection, or of the time in which the server drains."""
+        self._loop = loop = asyncio.get_running_loop()
+        self._over = loop.create_future()
+        self._channel = Channel(
+            send,
+            timeout_s=self._timeout_s,
+            on_ready=self._generation.resume,
+            on_end=self._end,
+        )
+        self._written_at = loop.time()
+        watcher = loop.create_task(self._wait_until_gone(receive))
+        self._timer = loop.call_later(self.ping_interval, self._keep_alive)
+        try:
+            self._generation.start(self)
+            await self._over
+        except asyncio.CancelledError:
+            self.fail(EngineUnavailableError("The server is shutting down. Try another replica."))
+            if not self._channel.is_over:
+                raise
+        finally:
+            self._timer.cancel()
+            watcher.cancel()
+            self._channel.close()
+
+    async def _wait_until_gone(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._end(None)
+
+    def _end(self, error: Exception | None) -> None:
+        if not self._over.done():
+            if error is None:
+                self._over.set_result(None)
+            else:
+                self._over.set_exception(error)
+
+    def _keep_alive(self) -> None:
+        """Send a ping if nothing was sent for long enough, and come back when it may be time for the next."""
+        left_s = self._written_at + self.ping_interval - self._loop.time()
+        if left_s <= 0:
+            left_s = self.ping_interval
+            if not self._channel.is_behind:
+                self._write(_ping(self._writer.dialect.ping))
+        self._timer = self._loop.call_later(left_s, self._keep_alive)
+
+    def put(self, delta: TextDelta) -> None:
+        """Send the events of a delta. Called by the generation, as all that follow."""
+        is_last = delta.usage is not None
+        events = self._writer.delta(delta)
+        if events or is_last:
+            self._write(events + self._writer.end if is_last else events, is_last=is_last)
+
+    def put_json(self, index: int, text: bytes) -> None:
+        """Send the event of a delta that is nothing but text."""
+        before, after = self._around[index]
+        self._write(before + text + after)
+
+    def fail(self, error: Exception) -> None:
+        """Send the event of a failure, after which nothing follows."""
+        try:
+            shown = self._context.run(client_facing_error, error)  # logs it, with the request's id
+            self._write(self._writer.failed(error_body(shown, self._writer.dialect)), is_last=True)
+        except Exception as defect:  # noqa: BLE001  (raised where the response is awaited)
+            self._end(defect)
+
+    def _write(self, events: bytes, *, is_last: bool = False) -> None:
+        if self._begin:
+            events, self._begin = self._begin + events, b""
+        self._written_at = self._loop.time()
+        self._channel.write(events, is_last=is_last)
+        if self._channel.is_behind:
+            self._generation.pause()
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    """The library's own source of events, which is not used."""
+    return
+    yield b""
+
+
+def _ping(members: Mapping[str, str]) -> bytes:
+    event = ServerSentEvent(
+        members.get("data"), event=members.get("event"), comment=members.get("comment"), sep="\n"
+    )
+    return event.encode()

@@ -1,0 +1,148 @@
+"""One answer to a request: takes its tokens from the engine and passes on what is certain."""
+
+import asyncio
+from dataclasses import replace
+from typing import Protocol
+
+from internvl_server.core import TextDelta, TokenDelta
+from internvl_server.engine.stream import Stream
+from internvl_server.errors import ServerError
+from internvl_server.output.text import AnswerText
+from internvl_server.pipeline.conformity import CheckedAnswer
+
+__all__ = ["Answer", "Reader"]
+
+
+class Reader(Protocol):
+    """Takes what is certain of one answer or of all, as plain calls on the event loop."""
+
+    @property
+    def takes_json(self) -> bool:
+        """Whether `put_json` may be called."""
+
+    def put(self, delta: TextDelta) -> None:
+        """Take a delta. The last one of all answers has the `usage`, and nothing follows it."""
+
+    def put_json(self, index: int, text: bytes) -> None:
+        """Take a delta that has nothing but text, as an encoded JSON string."""
+
+    def fail(self, error: Exception) -> None:
+        """Take what ended the answers instead. Nothing follows it."""
+
+
+class Answer:
+    """One answer to a request, one of the API's `choices`, while it is generated.
+
+    It is a sink of the engine's stream, from which nothing wakes a task: only a check of the text makes one.
+
+    Args:
+        index: Its number in the request.
+        stream: The engine's stream.
+        text: Converts the tokens.
+        checked: Checks the text; None where the engine enforces all of the constraint.
+    """
+
+    def __init__(
+        self, index: int, stream: Stream, text: AnswerText, checked: CheckedAnswer | None = None
+    ) -> None:
+        self.index = index
+        self._stream = stream
+        self._text = text
+        self._checked = checked
+        self._check: asyncio.Task[None] | None = None
+        self._is_paused = self._is_over = False
+        self._reader: Reader
+        self.num_cached_tokens = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens generated so far, including the one that ends the answer."""
+        return self._text.num_tokens
+
+    @property
+    def num_reasoning_tokens(self) -> int:
+        """Those of them that belong to reasoning."""
+        return self._text.num_reasoning_tokens
+
+    def resume(self, reader: Reader) -> None:
+        """Pass text to a reader from now on: each delta that is not empty; the last has a `finish_reason`."""
+        self._reader = reader
+        self._is_paused = False
+        self._attach()
+
+    def pause(self) -> None:
+        """Let the tokens gather."""
+        self._is_paused = True
+        self._stream.detach()
+
+    def end(self) -> None:
+        """Take no more tokens, and end the request in the engine."""
+        self._is_over = True
+        self._stream.detach()
+        self._stream.abort()
+
+    async def aclose(self) -> None:
+        """End the answer, and the check of its text. Idempotent."""
+        self.end()
+        if self._check is not None:
+            self._check.cancel()
+            await asyncio.gather(self._check, return_exceptions=True)
+
+    def put(self, delta: TokenDelta) -> None:
+        """Take tokens; called by the stream."""
+        try:
+            if not self._put_json(delta):
+                self._put(delta)
+        except Exception as error:  # noqa: BLE001  (a defect, which the client must learn of)
+            self.end()
+            self._reader.fail(error)
+
+    def fail(self, error: ServerError) -> None:
+        """Take the engine's error; called by the stream."""
+        self._is_over = True
+        self._reader.fail(error)
+
+    def _put_json(self, delta: TokenDelta) -> bool:
+        """The short way of most deltas. Returns whether it was one of them."""
+        if (
+            delta.finish_reason is not None
+            or self._checked is not None
+            or not self._reader.takes_json
+        ):
+            return False
+        text = self._text.push_json(delta.token_ids)
+        if text:
+            self._reader.put_json(self.index, text)
+        return text is not None
+
+    def _put(self, delta: TokenDelta) -> None:
+        self.num_cached_tokens = max(self.num_cached_tokens, delta.num_cached_tokens)
+        new = self._text.push(delta)
+        if new.finish_reason is not None:
+            self.end()  # the engine does not know stop strings and would go on
+        if self._checked is None:
+            self._pass_on(new)
+        else:
+            self._stream.detach()
+            self._check = asyncio.create_task(self._put_checked(self._checked, new))
+
+    async def _put_checked(self, checked: CheckedAnswer, delta: TextDelta) -> None:
+        try:
+            delta = await checked.push(delta)
+            self._check = None
+            if delta.finish_reason is not None:
+                self.end()  # the check may end the answer too
+            self._pass_on(delta)
+            self._attach()
+        except Exception as error:  # noqa: BLE001  (as above)
+            self.end()
+            self._reader.fail(error)
+
+    def _pass_on(self, delta: TextDelta) -> None:
+        is_empty = not (delta.text or delta.reasoning or delta.tool_calls)
+        if not is_empty or delta.finish_reason is not None:
+            self._reader.put(replace(delta, index=self.index) if self.index else delta)
+
+    def _attach(self) -> None:
+        if not (self._is_paused or self._is_over or self._check):
+            self._stream.attach(self)
