@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from scripts.client_table import CLIENTS, versions
+from scripts.gpu_pack.packages import MACHINE, PACKED
 
 ROOT = Path(__file__).parents[2]
 CONSTRAINTS = ROOT / "scripts/constraints"
@@ -43,10 +44,10 @@ def own_requirements(extras: set[str]) -> Iterator[Requirement]:
             yield requirement
 
 
-def all_requirements(environment: str) -> Iterator[Requirement]:
+def all_requirements(environment: str, extras: set[str]) -> Iterator[Requirement]:
     """The project's requirements, and those of the pinned packages as far as these are installed here."""
     pinned = pins(*FILES[environment])
-    waiting, seen = list(own_requirements(ENVIRONMENTS[environment])), set()
+    waiting, seen = list(own_requirements(extras)), set()
     while waiting:
         requirement = waiting.pop()
         yield requirement
@@ -78,7 +79,7 @@ def test_constraints_are_names_and_versions(name: str) -> None:
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_every_dependency_is_pinned(environment: str) -> None:
     pinned = pins(*FILES[environment])
-    for requirement in all_requirements(environment):
+    for requirement in all_requirements(environment, ENVIRONMENTS[environment]):
         name = canonicalize_name(requirement.name)
         if environment == "cpu" and CUDA.match(name):
             continue
@@ -90,6 +91,19 @@ def test_torch_for_any_cuda_can_be_installed_with_the_constraints() -> None:
     """torch names the exact versions of CUDA's libraries, which differ from build to build."""
     assert [name for name in pins("turbomind") if re.match("cuda-|nvidia-", name)] == []
     assert {name for name in pins("cuda") if not re.match("cuda-|nvidia-", name)} == set()
+
+
+def test_the_gpu_pack_contains_what_the_server_needs() -> None:
+    """LMDeploy's needs, of which it imports few for the server, are in tests/lmdeploy/test_gpu_pack.py."""
+    needed = {canonicalize_name(x.name) for x in all_requirements("cpu", set())}
+    of_transformers = {
+        "certifi", "click", "filelock", "fsspec", "hf-xet", "huggingface-hub", "packaging", "pyyaml",
+        "tqdm",
+    }  # fmt: skip
+    known = {*PACKED, *MACHINE, *of_transformers, "av"}
+    assert needed - known == set()
+    assert len(set(PACKED)) == len(PACKED)
+    assert not set(PACKED) & set(MACHINE)
 
 
 def test_nccl_is_as_new_as_lmdeploy_needs() -> None:
