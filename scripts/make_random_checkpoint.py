@@ -31,6 +31,10 @@ ADDED_TOKENS = (
     "<ref>", "</ref>", "<box>", "</box>",
 )  # fmt: skip
 QWEN3_TOKENS = ("<tool_response>", "</tool_response>", "<think>", "</think>")  # before `<img>`
+INTERNLM2_TOKENS = (
+    "<|plugin|>", "<|interpreter|>", "<|action_end|>", "<|action_start|>", "<|im_end|>", "<|im_start|>",
+    *ADDED_TOKENS[ADDED_TOKENS.index("<img>") :],
+)  # fmt: skip
 NOT_SPECIAL = {"<tool_call>", "</tool_call>", *QWEN3_TOKENS} | {
     t for t in ADDED_TOKENS if t.startswith("<|fim")
 }
@@ -74,7 +78,7 @@ class Shape:
     @property
     def added_tokens(self) -> tuple[str, ...]:
         if not self.family.startswith("qwen3"):
-            return ADDED_TOKENS
+            return INTERNLM2_TOKENS if self.family == "internlm2" else ADDED_TOKENS
         place = ADDED_TOKENS.index("<img>")
         return (*ADDED_TOKENS[:place], *QWEN3_TOKENS, *ADDED_TOKENS[place:])
 
@@ -475,7 +479,7 @@ def write_tokenizer(out: Path, shape: Shape) -> None:
     config = {
         "tokenizer_class": "Qwen2Tokenizer",
         "eos_token": "<|im_end|>",
-        "pad_token": "<|endoftext|>",
+        "pad_token": shape.added_tokens[0],
         "model_max_length": shape.max_len,
         "add_prefix_space": False,
         "clean_up_tokenization_spaces": False,

@@ -51,10 +51,8 @@ def internlm2() -> Tokenizer:
     tokenizer.post_processor = TemplateProcessing(
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)]
     )
-    for names in (tokens[:3], ADDED_TOKENS):
-        tokenizer.add_tokens(
-            [AddedToken(x, special=x not in NOT_SPECIAL, normalized=False) for x in names]
-        )
+    for names in (tokens[:3], SHAPES["tiny-internlm2"].added_tokens):
+        tokenizer.add_tokens([AddedToken(x, special=True, normalized=False) for x in names])
     return tokenizer
 
 
