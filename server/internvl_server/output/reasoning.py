@@ -74,6 +74,12 @@ class ReasoningReader:
             start += 1
         return self._read(tokens, start, is_last=is_last)
 
+    def inside(self, token_ids: Sequence[int]) -> str | None:
+        """As `push` for tokens that are all within the reasoning, where most are; None if they are not."""
+        if not self.has_begun or self._end_id in token_ids:
+            return None
+        return self._without_breaks(self._detokenizer.push(token_ids))
+
     def _read(self, tokens: list[Token], start: int, *, is_last: bool) -> ReasoningPiece:
         ids = [token_id for token_id, _ in tokens]
         self.is_over = self._end_id in ids[start:]

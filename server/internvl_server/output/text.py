@@ -107,6 +107,12 @@ class AnswerText:
 
     def _push_with_reasoning(self, reader: ReasoningReader, delta: TokenDelta) -> TextDelta:
         """The reasoning that is certain now, and the text if it has begun."""
+        if delta.finish_reason is None and self._rules.to_logprobs is None:
+            inside = reader.inside(delta.token_ids)
+            if inside is not None:
+                self.num_tokens += len(delta.token_ids)
+                self.num_reasoning_tokens += len(delta.token_ids)
+                return TextDelta("", reasoning=inside if self._shows_reasoning else "")
         tokens = _tokens(delta)
         num_shown = self._num_shown(delta)
         is_last = delta.finish_reason is not None

@@ -1,7 +1,8 @@
 """InternVL3.5's thinking mode: whether an answer begins with reasoning, and what the prompt says about it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Literal, TypeAlias
 
 from internvl_server.core import AnswerStart, Conversation, Message, TextPart, Thinking
@@ -19,6 +20,7 @@ __all__ = [
 Setting: TypeAlias = Literal["auto", "on", "off"]
 
 _BEGIN, _END = "<think>", "</think>"
+_TURN = Control("<|im_start|>")
 
 # The system text that InternVL3.5's model card gives for its thinking mode.
 THINKING_SYSTEM_TEXT = """\
@@ -121,14 +123,10 @@ def _with_messages(conversation: Conversation, messages: Iterable[Message]) -> C
     return replace(conversation, messages=tuple(messages))
 
 
-def answer_start(segments: Iterable[Segment]) -> AnswerStart:
+def answer_start(segments: Sequence[Segment]) -> AnswerStart:
     """What an answer may begin with, from what the prompt has after the beginning of its last turn."""
-    written = ""
-    for segment in segments:
-        if isinstance(segment, str):
-            written += segment
-        elif isinstance(segment, Control) and segment.name == "<|im_start|>":
-            written = ""
+    last = list(takewhile(lambda segment: segment != _TURN, reversed(segments)))
+    written = "".join([segment for segment in reversed(last) if isinstance(segment, str)])
     begun = written.removeprefix("assistant").lstrip()
     if not begun:
         return "anything"
