@@ -27,6 +27,14 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def thinking_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One like InternVL3.5, whose tokenizer has the tags of reasoning."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "thinking"
+    write_checkpoint(folder, SHAPES["tiny-qwen3"], layout="hf", dtype="float32", seed=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tokenizer(tiny_checkpoint: Path) -> PromptTokenizer:
     return load_tokenizer(tiny_checkpoint)
 

@@ -1,10 +1,7 @@
-"""An engine that plays given tokens, and a checkpoint whose tokenizer has the tags of reasoning."""
+"""An engine that plays given tokens."""
 
 import contextlib
-import json
-import shutil
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 
 from internvl_server.core import (
     Constraint,
@@ -14,21 +11,6 @@ from internvl_server.core import (
     TokenLogprobs,
 )
 from internvl_server.engine.base import Capability, EngineHealth, EngineInfo
-
-# Tokens of the random checkpoint's tokenizer that stand for nothing, and are not special.
-RENAMED = {"<|fim_prefix|>": "<think>", "<|fim_middle|>": "</think>"}
-
-
-def write_thinking_checkpoint(source: Path, folder: Path) -> Path:
-    """A copy of a checkpoint with the tokens `<think>` and `</think>`, as Qwen3's tokenizer has them."""
-    shutil.copytree(source, folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        path = folder / name
-        text = path.read_text(encoding="utf-8")
-        for old, new in RENAMED.items():
-            text = text.replace(json.dumps(old)[1:-1], new)
-        path.write_text(text, encoding="utf-8")
-    return folder
 
 
 class ScriptedEngine:

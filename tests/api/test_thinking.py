@@ -12,7 +12,7 @@ from internvl_server.prompt.tokenizer import PromptTokenizer, load_tokenizer
 from internvl_server.settings import Settings
 
 from tests.live_server import LiveServer
-from tests.scripted_engine import ScriptedEngine, write_thinking_checkpoint
+from tests.scripted_engine import ScriptedEngine
 
 ASK: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "how many?"}]}
 SAID = "<think>\nOne, two: STOP.\n</think>\n\nThere are 2."
@@ -21,13 +21,8 @@ CALL = '<tool_call>\n{"name": "count", "arguments": {}}\n</tool_call>'
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_thinking_checkpoint(tiny_checkpoint, tmp_path_factory.mktemp("t") / "m")
-
-
-@pytest.fixture(scope="module")
-def words(checkpoint: Path) -> PromptTokenizer:
-    return load_tokenizer(checkpoint)
+def words(thinking_checkpoint: Path) -> PromptTokenizer:
+    return load_tokenizer(thinking_checkpoint)
 
 
 class Played:
@@ -59,8 +54,8 @@ def serving(checkpoint: Path, words: PromptTokenizer, thinking: str) -> LiveServ
 
 
 @pytest.fixture(scope="module")
-def played(checkpoint: Path, words: PromptTokenizer) -> Iterator[Played]:
-    with serving(checkpoint, words, "auto") as server:
+def played(thinking_checkpoint: Path, words: PromptTokenizer) -> Iterator[Played]:
+    with serving(thinking_checkpoint, words, "auto") as server:
         yield Played(server, words)
 
 
@@ -336,8 +331,8 @@ def test_counting_and_tokenizing_know_it(played: Played) -> None:
         assert asked["usage"]["prompt_tokens"] == counted["input_tokens"] == tokens["count"]
 
 
-def test_a_server_that_thinks_by_default(checkpoint: Path, words: PromptTokenizer) -> None:
-    with serving(checkpoint, words, "on") as server:
+def test_a_server_that_thinks_by_default(thinking_checkpoint: Path, words: PromptTokenizer) -> None:
+    with serving(thinking_checkpoint, words, "on") as server:
         played = Played(server, words)
         played.say(SAID)
         played.client.chat.completions.create(**ASK)
@@ -346,8 +341,8 @@ def test_a_server_that_thinks_by_default(checkpoint: Path, words: PromptTokenize
         assert "rigorously" not in played.prompt
 
 
-def test_a_server_that_does_not_think(checkpoint: Path, words: PromptTokenizer) -> None:
-    with serving(checkpoint, words, "off") as server:
+def test_a_server_that_does_not_think(thinking_checkpoint: Path, words: PromptTokenizer) -> None:
+    with serving(thinking_checkpoint, words, "off") as server:
         played = Played(server, words)
         played.say(SAID)
         made = played.client.chat.completions.create(**ASK, extra_body={"think": False})

@@ -13,8 +13,6 @@ from internvl_server.prompt.thinking import THINKING_SYSTEM_TEXT, ThinkingMode
 from internvl_server.prompt.tokenizer import PromptTokenizer, load_tokenizer
 from internvl_server.settings import ModelSettings
 
-from tests.scripted_engine import write_thinking_checkpoint
-
 ON, OFF = Thinking(True, "enable_thinking"), Thinking(False, "enable_thinking")
 CAN = ThinkingMode(can_think=True)
 # As Qwen3's template begins an answer.
@@ -23,11 +21,6 @@ SWITCH = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% if enable_thinking is defined and "
     "not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
 )
-
-
-@pytest.fixture(scope="session")
-def thinking_checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_thinking_checkpoint(tiny_checkpoint, tmp_path_factory.mktemp("t") / "thinking")
 
 
 @pytest.fixture(scope="session")
