@@ -102,6 +102,43 @@ SHAPES = {
     "tiny-qwen3-moe": replace(_TINY, family="qwen3_moe", head_dim=32, experts=4),
     "tiny-internlm2": replace(_TINY, family="internlm2"),
     "1b": Shape(151_643, 896, 24, 14, 2, 4864, 32_768, 1024, 24, 16, 4096, 448),
+    # The sizes of InternVL3.5-1B, of two layers of InternVL3.5-30B-A3B, and of InternVL2.5-2B.
+    "1b-qwen3": Shape(
+        151_643,
+        1024,
+        28,
+        16,
+        8,
+        3072,
+        40_960,
+        1024,
+        24,
+        16,
+        4096,
+        448,
+        family="qwen3",
+        head_dim=128,
+    ),
+    "2-layers-qwen3-moe": Shape(
+        151_643,
+        2048,
+        2,
+        32,
+        4,
+        768,
+        40_960,
+        1024,
+        24,
+        16,
+        4096,
+        448,
+        family="qwen3_moe",
+        head_dim=128,
+        experts=128,
+    ),
+    "2b-internlm2": Shape(
+        92_538, 2048, 24, 16, 8, 8192, 32_768, 1024, 24, 16, 4096, 448, family="internlm2"
+    ),
 }
 
 
@@ -338,7 +375,7 @@ def _family_fields(shape: Shape) -> dict[str, Any]:
     if shape.experts:
         fields |= {
             "num_experts": shape.experts,
-            "num_experts_per_tok": 2,
+            "num_experts_per_tok": min(8, shape.experts // 2),
             "moe_intermediate_size": shape.mlp,
             "norm_topk_prob": True,
             "decoder_sparse_step": 1,

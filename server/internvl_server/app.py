@@ -34,8 +34,9 @@ from internvl_server.engine.loader import check_backend, choose_engine, load_eng
 from internvl_server.errors import StartupError
 from internvl_server.media.preparer import MediaPreparer
 from internvl_server.pipeline import Lengths, Pipeline, PromptCounter
-from internvl_server.planner.check import check_served, check_settings
+from internvl_server.planner.check import check_settings
 from internvl_server.planner.gpus import GpuMemory
+from internvl_server.planner.support import check_served
 from internvl_server.prompt.builder import PromptBuilder, select_template
 from internvl_server.prompt.thinking import ThinkingMode
 from internvl_server.prompt.tokenizer import load_tokenizer

@@ -20,13 +20,13 @@ from internvl_server.planner.memory import (
     tp_problem,
     valid_tps,
 )
-from internvl_server.planner.models import find_model, smaller, why_unserved
+from internvl_server.planner.models import find_model, smaller
+from internvl_server.planner.support import check_quantization, check_text_model
 from internvl_server.settings import Settings
 
 __all__ = [
     "best_plan",
     "check_fits",
-    "check_served",
     "check_settings",
     "deployment_of",
     "fitting_plan",
@@ -35,8 +35,6 @@ __all__ = [
 ]
 
 _BITS = {0: 16, 4: 4, 8: 8}  # engine.turbomind.quant_policy to bits of a key or value
-_QUANTIZED_BITS = {"awq": 4, "gptq": 4, "compressed-tensors": 4, "fp8": 8}  # by method
-_FAMILIES = ("qwen2", "qwen3", "qwen3_moe", "internlm2", "internlm3", "llama")
 _SHARES = (0.8, 0.7, 0.6, 0.5, 0.4)
 _CONTEXTS = (16_384, 8192, 4096)
 _MOST_IMAGE_TILES = 41  # 40, the largest `max_tiles` of a request, and the thumbnail
@@ -66,22 +64,9 @@ def check_settings(
     model = config or model_at(settings.model.path)
     if model is None:
         return None
-    _check_family(model)
-    _check_quantization(model)
+    check_text_model(model)
+    check_quantization(model)
     return check_fits(model, deployment_of(settings, model), GpuSet.of(gpus))
-
-
-def check_served(path: str) -> None:
-    """Refuse a published checkpoint that no engine can serve, before anything is downloaded.
-
-    Args:
-        path: `model.path`. A folder passes, whatever its name.
-
-    Raises:
-        StartupError: The message says why, and what to serve instead.
-    """
-    if not Path(path).is_dir() and (problem := why_unserved(path)):
-        raise StartupError(problem)
 
 
 def deployment_of(settings: Settings, model: CheckpointConfig) -> Deployment:
@@ -147,27 +132,8 @@ def model_at(path: str) -> CheckpointConfig | None:
     if not Path(path).is_dir():
         return find_model(path)
     model = read_config(Path(path), Path(path).resolve().name)
-    _check_quantization(model)
+    check_quantization(model)
     return model
-
-
-def _check_family(model: CheckpointConfig) -> None:
-    """Refuse a text model that LMDeploy lacks, or whose prompts this server does not write."""
-    if model.text.family not in _FAMILIES:
-        raise StartupError(
-            f"The text model of {model.name} is {model.text.family!r}; the turbomind engine runs "
-            f"{', '.join(_FAMILIES)}."
-        )
-
-
-def _check_quantization(model: CheckpointConfig) -> None:
-    """Refuse weights whose memory is not known here."""
-    found = model.quantization
-    if found.method is not None and _QUANTIZED_BITS.get(found.method) != found.bits:
-        raise StartupError(
-            f"config.json of {model.name} has the quantization {found.method!r} with {found.bits} bits; "
-            "the planner supports AWQ, GPTQ and compressed-tensors with 4 bits, and FP8."
-        )
 
 
 def _listed(values: list[int]) -> str:

@@ -78,6 +78,20 @@ def test_every_config_may_name_stop_tokens(folder):
     assert load(folder).stop_token_ids == {325, 320, 322}
 
 
+@pytest.mark.parametrize(
+    ("shape", "end", "image"),
+    [
+        ("1b", 151_645, 151_667),
+        ("1b-qwen3", 151_645, 151_671),
+        ("2b-internlm2", 92_542, 92_546),
+    ],
+)
+def test_random_checkpoints_have_the_published_ids(shape, end, image):
+    """Of `<|im_end|>`, as each text model's configs name it, and of `<IMG_CONTEXT>`."""
+    ids = [SHAPES[shape].token_id(text) for text in ("<|im_end|>", "<IMG_CONTEXT>")]
+    assert ids == [end, image]
+
+
 def test_an_answer_does_not_end_at_a_word(folder, caplog):
     """Published for the 9B: an id of InternLM2, which is a word of InternLM3. 334 is <tool_call>."""
     edit(folder / "generation_config.json", eos_token_id=[92, 323, 334])

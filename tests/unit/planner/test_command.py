@@ -9,10 +9,11 @@ from internvl_server.app import create_app
 from internvl_server.checkpoint.files import read_config
 from internvl_server.cli import main
 from internvl_server.errors import StartupError
-from internvl_server.planner.check import check_served, check_settings, model_at
+from internvl_server.planner.check import check_settings, model_at
 from internvl_server.planner.gpus import GpuMemory
 from internvl_server.planner.memory import Deployment, make_plan
 from internvl_server.planner.models import MODELS
+from internvl_server.planner.support import check_served
 from internvl_server.settings import DEMO_MODEL
 from internvl_server.settings.loading import load_settings
 

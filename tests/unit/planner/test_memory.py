@@ -40,6 +40,9 @@ def model(name: str):
         ("14B", [1, 2, 4, 8]),
         ("38B", [1, 2, 4, 8]),  # 25 heads of the vision tower stay whole
         ("78B", [1, 2, 4, 8, 16]),
+        ("2.5-8B", [1, 2, 4, 8, 16]),
+        ("3.5-8B", [1, 2, 4, 8, 16]),
+        ("3.5-30B-A3B", [1, 2, 4, 8, 16]),  # an expert of 768 is padded where it must be
     ],
 )
 def test_which_tp_is_possible(name: str, expected: list[int]) -> None:
@@ -94,6 +97,9 @@ def test_awq_weights_are_a_quarter_of_the_matrices() -> None:
         ("8B", 4, 16, 28 * 2 * 1 * 128 * 2),
         ("2B", 4, 16, 28 * 2 * 1 * 128 * 2),  # 2 key-value heads, each on two GPUs
         ("78B", 8, 16, 80 * 2 * 1 * 128 * 2),
+        ("3.5-8B", 1, 16, 36 * 2 * 8 * 128 * 2),
+        ("3.5-1B", 1, 16, 28 * 2 * 8 * 128 * 2),  # its heads are twice as wide as its hidden state
+        ("3.5-30B-A3B", 8, 16, 48 * 2 * 1 * 128 * 2),
         ("8B", 1, 8, 28 * 2 * 4 * (128 + 4)),
         ("8B", 1, 4, 28 * 2 * 4 * (64 + 4)),
     ],
@@ -155,6 +161,29 @@ def test_working_memory_counts_tiles_and_sampling() -> None:
         for n in (100, 200)
     )
     assert two - one > 100 * 151_674 * 24
+
+
+def test_working_memory_counts_the_experts_that_a_token_passes() -> None:
+    """Of 128 experts it passes 8, whose outputs are kept until they are added."""
+    one = model("3.5-30B-A3B")
+    text = one.text.model_copy(update={"num_experts_per_tok": 4})
+    plans = (
+        make_plan(each, Deployment(max_num_seqs=8), 80 * GB)
+        for each in (one, one.model_copy(update={"text": text}))
+    )
+    all_of_them, half = (plan.working_bytes for plan in plans)
+    assert all_of_them - half == pytest.approx(1.15 * 8200 * 4 * (3 * 768 + 2048) * 2, rel=1e-6)
+
+
+def test_quantized_experts_divide_in_whole_groups() -> None:
+    """768 are 6 groups, of which 4 GPUs hold 2 each."""
+    one = awq(model("3.5-30B-A3B"))
+    wide = one.text.model_copy(update={"moe_intermediate_size": 1024})
+    narrow_bytes, wide_bytes = (
+        make_plan(each, Deployment(tp=4), 80 * GB).weight_bytes
+        for each in (one, one.model_copy(update={"text": wide}))
+    )
+    assert narrow_bytes == wide_bytes
 
 
 def test_gpus_that_cannot_exchange_a_tile_are_refused() -> None:

@@ -239,6 +239,9 @@ def test_quantization_is_read(quantization: dict[str, Any], expected: tuple[int,
         lambda c: c["llm_config"].update(num_hidden_layers="many"),
         lambda c: c.update(quantization_config={"quant_method": "bitsandbytes"}),
         lambda c: c.update(quantization_config={"quant_method": "gptq", "bits": 3}),
+        lambda c: c.update(
+            quantization_config={"quant_method": "awq", "bits": 4, "group_size": 64}
+        ),
     ],
 )
 def test_what_cannot_be_planned_is_refused_by_name(damage: Any, tmp_path: Path) -> None:
