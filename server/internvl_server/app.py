@@ -86,6 +86,7 @@ def create_app(
         tile_px=checkpoint.tile_px,
         auto_max_tiles=checkpoint.max_tiles,
         num_tokens_per_tile=checkpoint.num_tokens_per_tile,
+        pixel_type=lambda: engine.info.pixel_type,
     )
     builder = PromptBuilder(
         checkpoint,

@@ -9,20 +9,17 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from internvl_server.core import (
     Conversation,
     Detail,
     ImageReference,
-    ImageTiles,
     Message,
     TextPart,
     Tool,
     ToolCall,
 )
 from internvl_server.errors import InvalidRequestError, StartupError
-from internvl_server.media.pixels import to_pixel_values
+from internvl_server.media.pixels.levels import level_values
 from internvl_server.media.tiling import select_grid
 from internvl_server.prompt.segments import Control, Segment
 from internvl_server.prompt.template import Template
@@ -134,9 +131,7 @@ def fingerprint_of(check: StartupCheck, version: str, config_hash: str) -> str:
 
 
 def _pixels_hash() -> str:
-    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
-    tiles = ImageTiles(np.repeat(levels, 3, axis=3), (1, 1), (16, 16))
-    return hashlib.sha256(to_pixel_values([tiles]).astype("<f4").tobytes()).hexdigest()
+    return hashlib.sha256(level_values().astype("<f4").tobytes()).hexdigest()
 
 
 def _template_hash(template: Template) -> str:

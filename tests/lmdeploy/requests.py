@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from internvl_server.core import GenerateRequest, ImageSpan, SamplingParams
+from internvl_server.core import GenerateRequest, ImageSpan, PixelType, PixelValues, SamplingParams
 from internvl_server.engine.turbomind.engine import TurbomindEngine
 
 END = 322  # <|im_end|> of the tiny tokenizer
@@ -14,7 +14,8 @@ TILE_PX, TOKENS_PER_TILE = 56, 4
 
 def make_request(
     token_ids: tuple[int, ...] = (1, 2, 3), *, max_tokens: int = 16, tiles: tuple[int, ...] = (),
-    name: str = "r", stop: frozenset[int] = STOPS, **sampling: Any,
+    name: str = "r", stop: frozenset[int] = STOPS, pixel_type: PixelType = PixelType.BFLOAT16,
+    **sampling: Any,
 ) -> GenerateRequest:  # fmt: skip
     """`tiles`: one image each, appended to the prompt."""
     ids, spans = list(token_ids), []
@@ -23,11 +24,16 @@ def make_request(
         spans.append(ImageSpan(len(ids), num_tiles, num_tokens, bytes([number + 1]) * 32))
         ids += [IMAGE] * num_tokens + [9]
     rng = np.random.default_rng(0)
-    pixels = rng.standard_normal((sum(tiles), 3, TILE_PX, TILE_PX), dtype=np.float32)
+    pixels = tuple(_pixels(rng, num_tiles, pixel_type) for num_tiles in tiles)
     return GenerateRequest(
         name, tuple(ids), max_tokens, SamplingParams(**sampling), stop, tuple(spans),
-        pixels if tiles else None,
+        pixels,
     )  # fmt: skip
+
+
+def _pixels(rng: np.random.Generator, num_tiles: int, pixel_type: PixelType) -> PixelValues:
+    values = rng.standard_normal((num_tiles, 3, TILE_PX, TILE_PX)).astype(np.float16)
+    return values.view(pixel_type.storage)
 
 
 async def answer(engine: TurbomindEngine, request: GenerateRequest) -> tuple[list[int], str | None]:

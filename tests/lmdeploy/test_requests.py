@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from internvl_server.core import Regex, SamplingParams
+from internvl_server.core import PixelType, Regex, SamplingParams
 from internvl_server.engine.turbomind.requests import outputs as adapter
 from internvl_server.errors import (
     ContextLengthExceededError,
@@ -43,18 +43,19 @@ async def test_ids_reach_the_native_side(make_engine, loop, layout):
 @pytest.mark.parametrize("dtype", ["auto", "float16"])
 async def test_images_reach_the_native_side(make_engine, loop, layout, tiles, dtype):
     engine = await make_engine(layout, dtype=dtype)
-    request = make_request(tiles=tiles)
+    pixel_type = PixelType.BFLOAT16 if dtype == "auto" else PixelType.FLOAT16
+    assert engine.info.pixel_type is pixel_type
+    request = make_request(tiles=tiles, pixel_type=pixel_type)
     await answer(engine, request)
     (call,) = loop.calls
-    start = 0
-    for item, span in zip(call.items, request.images, strict=True):
+    values = request.pixel_values
+    for item, span, ours in zip(call.items, request.images, values, strict=True):
         end = span.offset + span.num_image_tokens
         assert (item.token_begin, item.token_end) == (span.offset, end)
         assert item.fingerprint == span.fingerprint
-        expected = torch.from_numpy(request.pixel_values[start : start + span.num_tiles])
-        assert item.pixels.dtype == (torch.bfloat16 if dtype == "auto" else torch.float16)
-        assert torch.equal(item.pixels, expected.to(item.pixels.dtype))
-        start += span.num_tiles
+        expected = torch.from_numpy(ours).view(getattr(torch, pixel_type))
+        assert item.pixels.dtype == expected.dtype
+        assert torch.equal(item.pixels, expected)
 
 
 @pytest.mark.parametrize(

@@ -53,12 +53,12 @@ async def ask(client: httpx2.AsyncClient, messages: list[Any], **fields: Any) ->
 
 
 @asynccontextmanager
-async def ours(model: Path) -> AsyncIterator[httpx2.AsyncClient]:
+async def ours(model: Path, *, resize: str = "auto") -> AsyncIterator[httpx2.AsyncClient]:
     """Our whole server with the turbomind engine, ready to be asked."""
     settings = Settings(
         model={"path": str(model), "served_name": "m"},
         engine={"kind": "turbomind", "max_num_seqs": 4},
-        media={"num_workers": 1},
+        media={"num_workers": 1, "resize": resize},
     )
     app = create_app(settings)
     async with app.router.lifespan_context(app):

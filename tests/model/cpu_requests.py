@@ -74,7 +74,7 @@ def make_request(
         sampling=SamplingParams(**{"temperature": 0.0, **sampling}),
         stop_token_ids=frozenset(stop_token_ids),
         images=tuple(spans),
-        pixel_values=np.concatenate(pixels) if pixels else None,
+        pixel_values=tuple(pixels),
     )
 
 

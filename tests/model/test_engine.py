@@ -222,7 +222,7 @@ async def test_a_text_prompt_overtakes_images_being_encoded(checkpoint):
 
 async def test_pixels_are_dropped_once_encoded(engine, checkpoint):
     request = make_request(checkpoint, (2,), max_tokens=200)
-    pixels = request.pixel_values
+    [pixels] = request.pixel_values
     alive = weakref.ref(pixels)
     stream = engine.generate(request)
     del request, pixels
@@ -334,9 +334,9 @@ async def test_what_would_break_a_step_is_refused(engine, checkpoint):
         make_request(checkpoint, num_text=0),
         _changed(good, prompt_token_ids=(10**6,)),
         _changed(good, prompt_token_ids=(-1,)),
-        _changed(good, pixel_values=None),
+        _changed(good, pixel_values=()),
         _changed(good, images=()),
-        _changed(good, pixel_values=np.zeros((1, 3, 28, 28), np.float32)),
+        _changed(good, pixel_values=(np.zeros((1, 3, 28, 28), np.float32),)),
         _changed(good, prompt_token_ids=good.prompt_token_ids[:6]),
     ]
     for request in bad:

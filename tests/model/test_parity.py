@@ -6,6 +6,7 @@ import json
 import shutil
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from internvl_server.core import GenerateRequest, ImageSpan
@@ -100,8 +101,8 @@ def greedy(model, request: GenerateRequest) -> list[int]:
 def reference_inputs(request: GenerateRequest):
     ids = torch.tensor([request.prompt_token_ids])
     pixels = {}
-    if request.pixel_values is not None:
-        pixels["pixel_values"] = torch.from_numpy(request.pixel_values)
+    if request.pixel_values:
+        pixels["pixel_values"] = torch.from_numpy(np.concatenate(request.pixel_values))
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, pixels
 
 
@@ -132,9 +133,7 @@ async def test_a_second_round_equals_transformers(folders, reference):
             + tuple(
                 ImageSpan(start + s.offset, s.num_tiles, s.num_image_tokens) for s in more.images
             ),
-            pixel_values=torch.cat(
-                [torch.from_numpy(first.pixel_values), torch.from_numpy(more.pixel_values)]
-            ).numpy(),
+            pixel_values=first.pixel_values + more.pixel_values,
         )
         assert (await answer(engine, second))[0] == greedy(reference, second)
 
@@ -149,7 +148,7 @@ def test_prefill_logits_equal_transformers(folders, reference, prompt):
 
     model = load_model(checkpoint, torch.float32, max_model_len=512)
     x = model.decoder.embed(ids["input_ids"][0])
-    if request.pixel_values is not None:
+    if request.pixel_values:
         encoding = model.vision.encode(pixels["pixel_values"])
         try:
             while True:

@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from internvl_server.core import ImageTiles
-from internvl_server.media.pixels import to_pixel_values
-from internvl_server.media.tiling import count_tiles, select_grid, tile_image
+from internvl_server.core import PixelValues
+from internvl_server.media.pixels.levels import level_values
+from internvl_server.media.tiling import count_tiles, select_grid
 
+from tests.cut_tiles import cut_tiles
 from tests.parity.pictures import CAPS, PIXEL_CASES, SIZES, make_picture, sample
 
 GOLDENS = json.loads((Path(__file__).parents[1] / "data" / "tiling.json").read_text())
@@ -34,9 +35,9 @@ CASES = [pytest.param(case, id="{size[0]}x{size[1]}-{mode}-{max_tiles}".format(*
          for case in GOLDENS["pixels"]]  # fmt: skip
 
 
-def tiles_of(case: dict[str, Any]) -> ImageTiles:
+def values_of(case: dict[str, Any]) -> PixelValues:
     image = make_picture(case["size"][0], case["size"][1], case["mode"]).convert("RGB")
-    return tile_image(image, max_tiles=case["max_tiles"])
+    return cut_tiles(image, case["max_tiles"])
 
 
 def test_goldens_cover_all_pictures() -> None:
@@ -57,21 +58,23 @@ def test_grid_and_tile_count(size: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_tiles_equal_the_authors_byte_for_byte(case: dict[str, Any]) -> None:
-    tiles = tiles_of(case)
-    assert tiles.num_tiles == case["num_tiles"]
-    assert hashlib.sha256(tiles.pixels.tobytes()).hexdigest() == case["uint8_sha256"]
+    values = values_of(case)
+    assert len(values) == case["num_tiles"]
+    table = level_values()
+    planes = [np.searchsorted(table[c], values[:, c]).astype(np.uint8) for c in range(3)]
+    assert hashlib.sha256(np.stack(planes, axis=-1)).hexdigest() == case["uint8_sha256"]
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_pixel_values_equal_the_authors_bit_for_bit(case: dict[str, Any]) -> None:
-    values = to_pixel_values([tiles_of(case)])
+    values = values_of(case)
     assert sample(values) == case["lmdeploy_sample"]
     assert hashlib.sha256(values.tobytes()).hexdigest() == case["lmdeploy_float32_sha256"]
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_pixel_values_are_near_those_of_transformers(case: dict[str, Any]) -> None:
-    ours = np.array(sample(to_pixel_values([tiles_of(case)])))
+    ours = np.array(sample(values_of(case)))
     assert np.abs(ours - case["hf_pil_sample"]).max() < HF_PIL_TOLERANCE
     most = (case["hf_torchvision_max_levels"] + 0.01) * LEVEL
     assert np.abs(ours - case["hf_torchvision_sample"]).max() <= most
@@ -93,6 +96,6 @@ def test_transformers_as_it_is_installed(size: tuple[int, int]) -> None:
         image_std=[0.229, 0.224, 0.225],
         return_tensors="np",
     )
-    ours = to_pixel_values([tile_image(image, max_tiles=12)])
+    ours = cut_tiles(image, 12)
     assert ours.shape == theirs["pixel_values"].shape
     assert np.abs(ours - theirs["pixel_values"]).max() < HF_PIL_TOLERANCE

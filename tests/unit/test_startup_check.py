@@ -7,7 +7,7 @@ from internvl_server import startup_check
 from internvl_server.app import create_app
 from internvl_server.core import Conversation
 from internvl_server.errors import InvalidRequestError, StartupError
-from internvl_server.media.pixels import to_pixel_values
+from internvl_server.media.pixels.levels import level_values
 from internvl_server.prompt.segments import Control, Segment
 from internvl_server.prompt.template import DEFAULT_SYSTEM_TEXT, InternVL25Template
 from internvl_server.prompt.tokenizer import PromptTokenizer, load_tokenizer
@@ -121,10 +121,8 @@ def test_another_grid_is_noticed(
 def test_another_normalisation_is_noticed(
     tokenizer: PromptTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exact = to_pixel_values
-    monkeypatch.setattr(
-        startup_check, "to_pixel_values", lambda tiles: np.nextafter(exact(tiles), np.float32(9))
-    )
+    nearly = np.nextafter(level_values(), np.float32(9))
+    monkeypatch.setattr(startup_check, "level_values", lambda: nearly)
     with pytest.raises(StartupError, match="normalised"):
         run_startup_check(InternVL25Template(), tokenizer)
 

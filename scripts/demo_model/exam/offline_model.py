@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from internvl_server.media.tiling import tile_image
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import InternVLForConditionalGeneration
@@ -16,6 +15,7 @@ from scripts.demo_model.network.forward import to_pixel_values
 from scripts.demo_model.network.tokenizer import SYSTEM_TEXT
 from scripts.demo_model.world.drawing import render_scene
 from scripts.demo_model.world.sampling import HIGH_DETAIL_TILES
+from scripts.demo_model.world.tiling import tile_image
 
 _MAX_TILES = {"low": 1, "auto": MAX_DYNAMIC_PATCH, "high": HIGH_DETAIL_TILES}
 
@@ -32,7 +32,7 @@ class OfflineModel:
     def answer(self, task: Task) -> str:
         """Return the greedy answer to a task."""
         tiles = [
-            tile_image(render_scene(scene), max_tiles=_MAX_TILES[task.detail]).pixels
+            tile_image(render_scene(scene), max_tiles=_MAX_TILES[task.detail])
             for scene in task.scenes
         ]
         ids = self._tokenizer.encode(_prompt(task, [len(t) for t in tiles])).ids

@@ -51,6 +51,7 @@ from internvl_server.core.prompt import (
     ImageMeasure,
     ImageSpan,
     ImageTiles,
+    PixelType,
     PixelValues,
     Prompt,
 )
@@ -78,6 +79,7 @@ __all__ = [
     "MediaPart",
     "Message",
     "Part",
+    "PixelType",
     "PixelValues",
     "Prompt",
     "Regex",

@@ -49,8 +49,8 @@ class SamplingParams:
 class GenerateRequest:
     """A request to an engine: tokens and pixels in, at most `max_tokens` tokens out.
 
-    `pixel_values` is float32, (total tiles, 3, tile_px, tile_px), normalised: the tiles of all
-    images in prompt order; None for a text prompt. `images` says which image tokens they belong to.
+    `images` are the places of images among the prompt's tokens, and `pixel_values` the tiles of each of them,
+    of the engine's pixel type. An engine does not write to them, because requests share them.
     The engine ends a request after any id of `stop_token_ids`.
     """
 
@@ -60,7 +60,7 @@ class GenerateRequest:
     sampling: SamplingParams
     stop_token_ids: frozenset[int]
     images: tuple[ImageSpan, ...] = ()
-    pixel_values: PixelValues | None = None
+    pixel_values: tuple[PixelValues, ...] = ()
 
 
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]

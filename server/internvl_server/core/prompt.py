@@ -1,6 +1,7 @@
 """The input of the model: tiles of images, and token ids with positions for them."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -11,27 +12,43 @@ __all__ = [
     "ImageMeasure",
     "ImageSpan",
     "ImageTiles",
+    "PixelType",
     "PixelValues",
     "Prompt",
 ]
 
-PixelValues: TypeAlias = npt.NDArray[np.float32]
 AnswerStart: TypeAlias = Literal["text", "anything", "reasoning"]
 """What an answer begins with after its prompt: text only; reasoning or text; the rest of reasoning."""
+PixelValues: TypeAlias = npt.NDArray[np.float32 | np.float16 | np.uint16]
+"""The tiles of one image, normalised: (num_tiles, 3, tile_px, tile_px), stored as a `PixelType` says."""
+
+
+class PixelType(StrEnum):
+    """The type of pixel values; an engine takes one of them."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+    @property
+    def storage(self) -> np.dtype[np.float32 | np.float16 | np.uint16]:
+        """The type of an array of such values. numpy has no bfloat16, whose bits are stored as uint16."""
+        return np.dtype("uint16" if self is PixelType.BFLOAT16 else self.value)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageTiles:
     """One image cut into tiles, or one frame of a video as one tile.
 
-    `pixels` is uint8, (num_tiles, tile_px, tile_px, 3), RGB, row-major, with the thumbnail last if there is
-    one. `grid` is (columns, rows) without the thumbnail. `size` is the image's (width, height) in pixels
-    after its EXIF orientation was applied. `fingerprint` is equal only for equal pixels: SHA-256 of the
-    encoded image or video and of its tiling, 32 bytes; empty if not computed. `num_requested_tiles` is the
-    number it would have if all images had what they request; 0 if that is not known.
+    `pixels` are its `PixelValues`: the tiles in row-major order, with the thumbnail last if there is one.
+    Nothing may write to them, because requests share them. `grid` is (columns, rows) without the thumbnail.
+    `size` is the image's (width, height) in pixels after its EXIF orientation was applied. `fingerprint` is
+    equal only for equal pixels: SHA-256 of the encoded image or video and of its tiling, 32 bytes; empty if
+    not computed. `num_requested_tiles` is the number it would have if all images had what they request; 0 if
+    that is not known.
     """
 
-    pixels: npt.NDArray[np.uint8]
+    pixels: PixelValues
     grid: tuple[int, int]
     size: tuple[int, int]
     fingerprint: bytes = b""

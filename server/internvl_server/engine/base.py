@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from internvl_server.core import Constraint, GenerateRequest
+from internvl_server.core import Constraint, GenerateRequest, PixelType
 from internvl_server.engine.stream import Stream
 
 __all__ = ["Capability", "Engine", "EngineHealth", "EngineInfo"]
@@ -35,7 +35,8 @@ class EngineInfo:
     `max_model_len` is the largest number of tokens of one request, prompt and completion together;
     `max_num_seqs` the largest number of requests computed at the same time. What needs one of the
     `ignored` capabilities is left out with a warning, instead of being refused. `default_max_tokens` limits
-    an answer whose request has no limit; 0 is the rest of the context.
+    an answer whose request has no limit; 0 is the rest of the context. `pixel_type` is that of its
+    `pixel_values`; an engine may know it only once it has started.
     """
 
     backend: str
@@ -44,6 +45,7 @@ class EngineInfo:
     capabilities: frozenset[Capability]
     ignored: frozenset[Capability] = frozenset()
     default_max_tokens: int = 0
+    pixel_type: PixelType = PixelType.FLOAT32
 
 
 @dataclass(frozen=True, slots=True)

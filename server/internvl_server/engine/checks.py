@@ -66,11 +66,11 @@ def _check_biases(request: GenerateRequest, limits: RequestLimits) -> None:
 
 
 def _check_pixels(request: GenerateRequest, tile_px: int) -> None:
-    num_tiles = sum(span.num_tiles for span in request.images)
-    shape = None if request.pixel_values is None else request.pixel_values.shape
-    if shape != ((num_tiles, 3, tile_px, tile_px) if request.images else None):
+    shapes = [values.shape for values in request.pixel_values]
+    if shapes != [(span.num_tiles, 3, tile_px, tile_px) for span in request.images]:
+        num_tiles = [span.num_tiles for span in request.images]
         raise InvalidRequestError(
-            f"The images' {num_tiles} tiles do not match pixel values of shape {shape}."
+            f"Images of {num_tiles} tiles do not match pixel values of the shapes {shapes}."
         )
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 
 from internvl_server.media.encoded import EncodedMedia
+from internvl_server.media.pixels.tiler import PixelFormat
 
 __all__ = ["fingerprint", "frame_fingerprints"]
 
@@ -11,7 +12,9 @@ __all__ = ["fingerprint", "frame_fingerprints"]
 _PREPROCESSING_VERSION = 3
 
 
-def fingerprint(image: EncodedMedia, grid: tuple[int, int], tile_px: int) -> bytes:
+def fingerprint(
+    image: EncodedMedia, grid: tuple[int, int], tile_px: int, pixel_format: PixelFormat
+) -> bytes:
     """The cache key of an image's pixels.
 
     Equal keys imply equal pixels. The same image in another encoding, or once inline and once by URL, has
@@ -21,18 +24,22 @@ def fingerprint(image: EncodedMedia, grid: tuple[int, int], tile_px: int) -> byt
         image: The encoded image; base64 text is hashed as it is.
         grid: (columns, rows) the image was cut into.
         tile_px: Side of a tile in pixels.
+        pixel_format: How the pixels were made.
 
     Returns:
         32 bytes.
     """
-    return _key(_digest(image), image, *grid, tile_px)
+    return _key(_digest(image), image, pixel_format, *grid, tile_px)
 
 
-def frame_fingerprints(video: EncodedMedia, num_frames: int, tile_px: int) -> tuple[bytes, ...]:
+def frame_fingerprints(
+    video: EncodedMedia, num_frames: int, tile_px: int, pixel_format: PixelFormat
+) -> tuple[bytes, ...]:
     """The cache key of each of the frames that are sampled from a video."""
     digest = _digest(video)
     return tuple(
-        _key(digest, video, "frame", index, num_frames, tile_px) for index in range(num_frames)
+        _key(digest, video, pixel_format, "frame", index, num_frames, tile_px)
+        for index in range(num_frames)
     )
 
 
@@ -40,6 +47,9 @@ def _digest(media: EncodedMedia) -> bytes:
     return hashlib.sha256(media.to_bytes()).digest()
 
 
-def _key(digest: bytes, media: EncodedMedia, *tiling: int | str) -> bytes:
-    text = json.dumps([_PREPROCESSING_VERSION, media.is_base64, *tiling])
+def _key(
+    digest: bytes, media: EncodedMedia, pixel_format: PixelFormat, *tiling: int | str
+) -> bytes:
+    form = (pixel_format.type, pixel_format.is_fast)
+    text = json.dumps([_PREPROCESSING_VERSION, media.is_base64, *form, *tiling])
     return hashlib.sha256(text.encode() + b"\0" + digest).digest()

@@ -1,5 +1,6 @@
 """The entry point of this package: images and videos to tiles, or to their number."""
 
+import logging
 import os
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
@@ -12,9 +13,15 @@ from internvl_server.core import (
     ImageReference,
     ImageTiles,
     MediaPart,
+    PixelType,
     VideoReference,
 )
-from internvl_server.errors import ContextLengthExceededError, Field, InvalidRequestError
+from internvl_server.errors import (
+    ContextLengthExceededError,
+    Field,
+    InvalidRequestError,
+    StartupError,
+)
 from internvl_server.media.decoding.image import DecodeLimits
 from internvl_server.media.image_preparer import (
     HIGH_DETAIL_TILES,
@@ -22,6 +29,8 @@ from internvl_server.media.image_preparer import (
     ImageShare,
     ReserveTiles,
 )
+from internvl_server.media.pixels.resizing import find_problem
+from internvl_server.media.pixels.tiler import PixelFormat
 from internvl_server.media.sources.fetch import MediaFetcher
 from internvl_server.media.sources.loader import RequestLoader, gather
 from internvl_server.media.tile_budget import ImageBudget
@@ -32,6 +41,8 @@ from internvl_server.media.workers.process import WorkerSpec
 from internvl_server.settings import MediaSettings
 
 __all__ = ["MediaPreparer"]
+
+_log = logging.getLogger(__name__)
 
 MAX_AUTO_WORKERS = 4
 
@@ -49,6 +60,10 @@ class MediaPreparer:
         tile_px: Side of a tile in pixels.
         auto_max_tiles: Tiles of an image with `detail: auto`: the checkpoint's `max_dynamic_patch`.
         num_tokens_per_tile: Prompt tokens of a tile.
+        pixel_type: Called for each image, because an engine may know it only once it has started.
+
+    Raises:
+        StartupError: `media.resize` is `fast`, and cykooz-resizer cannot be used.
     """
 
     def __init__(
@@ -58,17 +73,26 @@ class MediaPreparer:
         tile_px: int = TILE_PX,
         auto_max_tiles: int = HIGH_DETAIL_TILES,
         num_tokens_per_tile: int = 256,
+        pixel_type: Callable[[], PixelType] = lambda: PixelType.FLOAT32,
     ) -> None:
         self._settings = settings
         self._num_tokens_per_tile = num_tokens_per_tile
+        self._pixel_type = pixel_type
+        self._can_resize_fast = _can_resize_fast(settings)
         self._fetcher = MediaFetcher(settings)
         self._pool = DecodePool(
             _worker_spec(settings, tile_px),
             num_workers=settings.num_workers or min(os.cpu_count() or 1, MAX_AUTO_WORKERS),
             timeout_s=settings.decode_timeout_s,
+            pixel_format=self._pixel_format,
         )
         self._images = ImagePreparer(self._pool, tile_px=tile_px, auto_max_tiles=auto_max_tiles)
-        self._videos = VideoPreparer(settings, tile_px, self._pool)
+        self._videos = VideoPreparer(settings, tile_px, self._pool, self._pixel_format)
+
+    @property
+    def resizes_fast(self) -> bool:
+        """Whether images are resized fast instead of exactly; see `media.resize`."""
+        return self._pixel_format().is_fast
 
     async def start(self) -> None:
         """Start the decode workers.
@@ -153,6 +177,12 @@ class MediaPreparer:
             partial(self._videos.measure, loader=loader),
         )
 
+    def _pixel_format(self) -> PixelFormat:
+        pixel_type = self._pixel_type()
+        is_rounded = pixel_type is not PixelType.FLOAT32
+        is_wanted = self._settings.resize == "fast" or is_rounded
+        return PixelFormat(pixel_type, is_fast=self._can_resize_fast and is_wanted)
+
     def _check_numbers(self, media_parts: Sequence[MediaPart]) -> None:
         """Refuse too many images, videos or frames, whatever the model's context is."""
         num_images = _num_images(media_parts)
@@ -229,6 +259,16 @@ async def _in_order(
         else:
             in_order += next(video_results)
     return tuple(in_order)
+
+
+def _can_resize_fast(settings: MediaSettings) -> bool:
+    problem = find_problem() if settings.resize != "exact" else None
+    if problem is None:
+        return settings.resize != "exact"
+    if settings.resize == "fast":
+        raise StartupError(f"media.resize is 'fast', but {problem}. Install internvl-server[fast].")
+    _log.info("images are resized exactly, not fast: %s", problem)
+    return False
 
 
 def _worker_spec(settings: MediaSettings, tile_px: int) -> WorkerSpec:

@@ -1,4 +1,4 @@
-"""Cut an RGB image into square tiles the way InternVL does.
+"""How InternVL cuts an image into a grid of square tiles.
 
 Source of the algorithm: `dynamic_preprocess` as published with InternVL 1.5 and later (OpenGVLab);
 tests/parity/test_tiling.py compares it with two published implementations.
@@ -6,12 +6,7 @@ tests/parity/test_tiling.py compares it with two published implementations.
 
 from functools import lru_cache
 
-import numpy as np
-from PIL import Image
-
-from internvl_server.core import ImageTiles
-
-__all__ = ["TILE_PX", "count_tiles", "select_grid", "tile_image"]
+__all__ = ["TILE_PX", "count_tiles", "select_grid"]
 
 TILE_PX = 448
 
@@ -56,33 +51,3 @@ def count_tiles(grid: tuple[int, int]) -> int:
     """Number of tiles of a grid; a grid of more than one tile adds a thumbnail."""
     num_tiles = grid[0] * grid[1]
     return num_tiles + 1 if num_tiles > 1 else num_tiles
-
-
-def tile_image(image: Image.Image, *, max_tiles: int, tile_px: int = TILE_PX) -> ImageTiles:
-    """Cut an RGB image into square tiles, plus a thumbnail when more than one is cut.
-
-    Args:
-        image: RGB, 8 bit, upright, at least 1x1 px.
-        max_tiles: Upper bound without the thumbnail.
-        tile_px: Side of a tile in pixels.
-
-    Returns:
-        Tiles in row-major order, thumbnail last.
-    """
-    columns, rows = grid = select_grid(*image.size, max_tiles=max_tiles, tile_px=tile_px)
-    resized = _resize(image, (columns * tile_px, rows * tile_px))
-    pixels = np.empty((count_tiles(grid), tile_px, tile_px, 3), dtype=np.uint8)
-    blocks = np.asarray(resized).reshape(rows, tile_px, columns, tile_px, 3)
-    pixels[: columns * rows] = blocks.swapaxes(1, 2).reshape(-1, tile_px, tile_px, 3)
-    if columns * rows > 1:
-        pixels[-1] = np.asarray(_resize(image, (tile_px, tile_px)))
-    return ImageTiles(pixels=pixels, grid=grid, size=image.size)
-
-
-def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Bicubic, in two calls, because each pass rounds and Pillow 13 chooses the order of the passes by shape.
-
-    The published preprocessing, which the model was trained with, always has the horizontal pass first.
-    """
-    wide = image.resize((size[0], image.height), Image.Resampling.BICUBIC)
-    return wide.resize(size, Image.Resampling.BICUBIC)

@@ -1,13 +1,14 @@
 """Videos, and lists of images that are frames, to one tile per frame."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from internvl_server.core import FrameList, ImageMeasure, ImageReference, ImageTiles, VideoReference
 from internvl_server.errors import EngineOverloadedError
 from internvl_server.media.decoding.image import VideoLimits
 from internvl_server.media.encoded import EncodedMedia
+from internvl_server.media.pixels.tiler import PixelFormat
 from internvl_server.media.sources.loader import RequestLoader, attach_param, gather
 from internvl_server.media.types import VIDEO
 from internvl_server.media.workers.pool import DecodePool
@@ -24,9 +25,16 @@ class VideoPreparer:
         settings: Limits and timeouts.
         tile_px: Side of a tile in pixels.
         images: The pool that decodes frames sent as images.
+        pixel_format: Called for each video.
     """
 
-    def __init__(self, settings: MediaSettings, tile_px: int, images: DecodePool) -> None:
+    def __init__(
+        self,
+        settings: MediaSettings,
+        tile_px: int,
+        images: DecodePool,
+        pixel_format: Callable[[], PixelFormat],
+    ) -> None:
         self._settings = settings
         self._images = images
         self._in_flight = asyncio.Semaphore(settings.max_videos_in_flight)
@@ -34,6 +42,7 @@ class VideoPreparer:
             _worker_spec(settings, tile_px),
             num_workers=settings.num_video_workers,
             timeout_s=settings.video_timeout_s,
+            pixel_format=pixel_format,
             starts_on_demand=True,
         )
 

@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from functools import partial
 
-from internvl_server.concurrency.offload import offload
 from internvl_server.core import (
     AnswerParams,
     AnswerStart,
@@ -20,7 +18,6 @@ from internvl_server.core import (
 from internvl_server.core.vocabulary import Vocabulary
 from internvl_server.engine.base import Engine
 from internvl_server.errors import EngineUnavailableError, Field, InvalidRequestError
-from internvl_server.media.pixels import to_pixel_values
 from internvl_server.media.preparer import MediaPreparer
 from internvl_server.output.text import AnswerText
 from internvl_server.pipeline.answers import Answer
@@ -196,9 +193,7 @@ class Pipeline:
             sampling=sampling,
             stop_token_ids=model_ends | answer.stop_token_ids,
             images=prompt.images,
-            pixel_values=await offload(partial(to_pixel_values, prompt.tiles))
-            if prompt.tiles
-            else None,
+            pixel_values=tuple(tiles.pixels for tiles in prompt.tiles),
         )
         # From here on only counts: the tiles are large and an answer may take minutes.
         usage, warnings, start = _prompt_usage(prompt), prompt.warnings, prompt.answer_start

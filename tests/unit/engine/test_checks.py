@@ -14,7 +14,7 @@ LIMITS = RequestLimits(max_model_len=16, vocab_size=100, tile_px=4, num_tokens_p
 SPANS = (ImageSpan(1, 1, 2), ImageSpan(4, 2, 4))
 REQUEST = GenerateRequest(
     "r", tuple(range(9)), 4, SamplingParams(), frozenset({7}), SPANS,
-    np.zeros((3, 3, 4, 4), np.float32),
+    (np.zeros((1, 3, 4, 4), np.float32), np.zeros((2, 3, 4, 4), np.float32)),
 )  # fmt: skip
 
 
@@ -30,11 +30,15 @@ def test_a_good_request_passes():
         ({"prompt_token_ids": (1, 100)}, "does not know"),
         ({"prompt_token_ids": (-1, 1)}, "does not know"),
         ({"sampling": SamplingParams(logit_bias=((100, 1.0),))}, "names token 100"),
-        ({"pixel_values": None}, "3 tiles do not match pixel values of shape None"),
-        ({"images": ()}, "0 tiles do not match"),
-        ({"pixel_values": np.zeros((3, 3, 8, 8), np.float32)}, "do not match"),
-        ({"images": (ImageSpan(1, 3, 5),)}, "needs 2 for each tile"),
-        ({"images": SPANS[::-1]}, "overlap"),
+        (
+            {"pixel_values": ()},
+            r"Images of \[1, 2\] tiles do not match pixel values of the shapes \[\]",
+        ),
+        ({"images": ()}, r"Images of \[\] tiles do not match"),
+        ({"pixel_values": REQUEST.pixel_values[::-1]}, "do not match"),
+        ({"pixel_values": (np.zeros((1, 3, 8, 8)), np.zeros((2, 3, 8, 8)))}, "do not match"),
+        ({"images": (ImageSpan(1, 1, 2), ImageSpan(4, 2, 5))}, "needs 2 for each tile"),
+        ({"images": (ImageSpan(4, 1, 2), ImageSpan(1, 2, 4))}, "overlap"),
         ({"images": (ImageSpan(1, 1, 2), ImageSpan(2, 2, 4))}, "overlap"),
         ({"images": (ImageSpan(1, 1, 2), ImageSpan(6, 2, 4))}, "beyond the end"),
     ],
@@ -51,7 +55,7 @@ def test_the_prompt_leaves_room_for_one_token():
 
 
 def test_an_engine_without_pixels_checks_none():
-    check_request(replace(REQUEST, pixel_values=None), RequestLimits(max_model_len=16))
+    check_request(replace(REQUEST, pixel_values=()), RequestLimits(max_model_len=16))
 
 
 def test_health():

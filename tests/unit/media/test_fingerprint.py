@@ -2,27 +2,32 @@
 
 import base64
 
+from internvl_server.core import PixelType
 from internvl_server.media.encoded import Base64Media, BinaryMedia
 from internvl_server.media.fingerprint import fingerprint
+from internvl_server.media.pixels.tiler import PixelFormat
 
 DATA = b"bytes of an image"
 IMAGE = BinaryMedia(DATA)
+FORM = PixelFormat()
 
 
 def test_the_key_depends_on_the_file_and_the_tiling():
     keys = {
-        fingerprint(IMAGE, (2, 3), 448),
-        fingerprint(IMAGE, (3, 2), 448),
-        fingerprint(IMAGE, (2, 3), 56),
-        fingerprint(BinaryMedia(b"bytes of another"), (2, 3), 448),
-        fingerprint(Base64Media(base64.b64encode(DATA).decode()), (2, 3), 448),
+        fingerprint(IMAGE, (2, 3), 448, FORM),
+        fingerprint(IMAGE, (3, 2), 448, FORM),
+        fingerprint(IMAGE, (2, 3), 56, FORM),
+        fingerprint(IMAGE, (2, 3), 448, PixelFormat(is_fast=True)),
+        fingerprint(IMAGE, (2, 3), 448, PixelFormat(PixelType.FLOAT16)),
+        fingerprint(BinaryMedia(b"bytes of another"), (2, 3), 448, FORM),
+        fingerprint(Base64Media(base64.b64encode(DATA).decode()), (2, 3), 448, FORM),
     }
-    assert len(keys) == 5
+    assert len(keys) == 7
     assert {len(key) for key in keys} == {32}
-    assert fingerprint(BinaryMedia(DATA), (2, 3), 448) in keys
+    assert fingerprint(BinaryMedia(DATA), (2, 3), 448, FORM) in keys
 
 
 def test_binary_data_and_base64_text_of_the_same_characters_differ():
-    assert fingerprint(BinaryMedia(b"QUJD"), (1, 1), 448) != fingerprint(
-        Base64Media("QUJD"), (1, 1), 448
+    assert fingerprint(BinaryMedia(b"QUJD"), (1, 1), 448, FORM) != fingerprint(
+        Base64Media("QUJD"), (1, 1), 448, FORM
     )

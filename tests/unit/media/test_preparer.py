@@ -18,9 +18,9 @@ from internvl_server.errors import (
 )
 from internvl_server.media.preparer import MediaPreparer
 from internvl_server.media.tile_budget import ImageBudget
-from internvl_server.media.tiling import tile_image
 from internvl_server.settings import MediaSettings
 
+from tests.cut_tiles import cut_tiles
 from tests.unit.media.conftest import StubHost, data_url, encode, make_image, reference, tokens
 
 WIDE = data_url(encode(make_image(1344, 336), "PNG"))
@@ -84,13 +84,13 @@ class TestTiles:
         prepared = await preparer.prepare(references)
         assert [tiles.size for tiles in prepared] == [image.size for image in images]
         for tiles, image in zip(prepared, images, strict=True):
-            assert np.array_equal(tiles.pixels, tile_image(image, max_tiles=6).pixels)
+            assert np.array_equal(tiles.pixels, cut_tiles(image, 6))
 
     async def test_other_tile_side(self, settings: MediaSettings) -> None:
         preparer = MediaPreparer(settings, tile_px=28, auto_max_tiles=4)
         await preparer.start()
         [tiles] = await preparer.prepare([reference(WIDE)])
-        assert tiles.pixels.shape == (5, 28, 28, 3)
+        assert tiles.pixels.shape == (5, 3, 28, 28)
         await preparer.close()
 
 

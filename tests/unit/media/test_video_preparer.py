@@ -27,11 +27,12 @@ from internvl_server.errors import (
 )
 from internvl_server.media.decoding.frame_sampling import sample_frames
 from internvl_server.media.decoding.video import decode_frames
+from internvl_server.media.pixels.levels import level_values
 from internvl_server.media.preparer import MediaPreparer
-from internvl_server.media.tiling import tile_image
 from internvl_server.media.workers import process as worker_process
 from internvl_server.settings import MediaSettings
 
+from tests.cut_tiles import cut_tiles
 from tests.unit.media.conftest import StubHost, data_url, encode, make_image, reference, tokens
 from tests.unit.media.decoding.test_video import LIMITS
 from tests.video_files import colour, video, video_url
@@ -67,7 +68,7 @@ class TestTiles:
     async def test_frames_equal_those_of_this_process(self, preparer: MediaPreparer) -> None:
         tiles = await preparer.prepare([asked(num_frames=6)])
         for tile, frame in zip(tiles, decode_frames(GOOD, 6, LIMITS), strict=True):
-            assert np.array_equal(tile.pixels, tile_image(frame, max_tiles=1).pixels)
+            assert np.array_equal(tile.pixels, cut_tiles(frame, 1))
             assert (tile.grid, tile.size, tile.num_tiles) == ((1, 1), (64, 48), 1)
 
     async def test_order_over_images_frames_and_videos(self, preparer: MediaPreparer) -> None:
@@ -78,7 +79,8 @@ class TestTiles:
         tiles = await preparer.prepare(media_parts)
         assert [t.size[0] for t in tiles] == [64, 64, 1344, 30, 31, 64]
         assert [t.num_tiles for t in tiles] == [1, 1, 5, 1, 1, 1]
-        reds = [int(tiles[n].pixels[0, 0, 0, 0]) for n in (0, 1, 5)]
+        values = level_values()[0]
+        reds = [int(np.searchsorted(values, tiles[n].pixels[0, 0, 0, 0])) for n in (0, 1, 5)]
         indices = [*sample_frames(20, 2), *sample_frames(20, 1)]
         assert np.allclose(reds, [colour(index)[0] for index in indices], atol=5)
 

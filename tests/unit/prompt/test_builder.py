@@ -25,7 +25,7 @@ def builder(checkpoint: Checkpoint, tokenizer: PromptTokenizer) -> PromptBuilder
 
 
 def tiles(num_tiles: int) -> ImageTiles:
-    pixels = np.zeros((num_tiles, 4, 4, 3), np.uint8)
+    pixels = np.zeros((num_tiles, 3, 4, 4), np.float32)
     return ImageTiles(pixels, (num_tiles, 1), (4, 4))
 
 

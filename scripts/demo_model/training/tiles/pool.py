@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from internvl_server.media.tiling import select_grid, tile_image
+from internvl_server.media.tiling import select_grid
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -28,6 +28,7 @@ from scripts.demo_model.world.sampling import (
     sample_tiny_scene,
 )
 from scripts.demo_model.world.scene import Scene
+from scripts.demo_model.world.tiling import tile_image
 
 SCENES_PER_SHARD = 200
 _TINY_SHARE = 0.16
@@ -116,7 +117,7 @@ def _draw_tiles(rng: random.Random) -> Iterator[Tile]:
     if tiny or rng.random() < _DETAIL_SHARE:
         many = tiny and rng.random() < 0.8
         max_tiles = HIGH_DETAIL_TILES if many else rng.choice((4, 4, HIGH_DETAIL_TILES))
-        tiles = tile_image(image, max_tiles=max_tiles).pixels
+        tiles = tile_image(image, max_tiles=max_tiles)
         for index, box in _detail_boxes(scene, max_tiles, rng):
             yield Tile(_jpeg(Image.fromarray(tiles[index])), scene, box)
 

@@ -77,10 +77,10 @@ class Runner:
             sampler=self._new_sampler(sequence, text_ids),
             prompt=_ids(request.prompt_token_ids),
         )
-        if sequence.needs_encoding and request.pixel_values is not None:
-            pixels = torch.from_numpy(request.pixel_values)
+        if sequence.needs_encoding and request.pixel_values:
+            pixels = torch.cat([torch.from_numpy(values) for values in request.pixel_values])
             state.encoding = self._model.vision.encode(pixels)
-            sequence.request = replace(request, pixel_values=None)
+            sequence.request = replace(request, pixel_values=())
         self._states[sequence] = state
 
     def _new_sampler(self, sequence: Sequence, text_ids: Iterable[int]) -> Sampler:

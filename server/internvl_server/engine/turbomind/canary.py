@@ -9,9 +9,11 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 
 from internvl_server.checkpoint.files import Checkpoint
-from internvl_server.core import GenerateRequest, ImageSpan, SamplingParams
+from internvl_server.core import GenerateRequest, ImageSpan, PixelType, PixelValues, SamplingParams
+from internvl_server.engine.base import EngineInfo
 from internvl_server.engine.stream import Stream
 from internvl_server.errors import ServerError, StartupError
 
@@ -25,8 +27,7 @@ _LIMIT_S = 120.0  # of one request; the first may tune kernels
 async def check_answers(
     generate: Callable[[GenerateRequest], Stream],
     checkpoint: Checkpoint,
-    *,
-    max_model_len: int,
+    info: EngineInfo,
 ) -> None:
     """Ask for one token after each of the prompts that fit the context.
 
@@ -34,8 +35,8 @@ async def check_answers(
         StartupError: A request fails, or the model computes infinities or NaN.
     """
     for num_tiles in _NUM_TILES:
-        request = _request(checkpoint, num_tiles)
-        if len(request.prompt_token_ids) + request.max_tokens > max_model_len:
+        request = _request(checkpoint, num_tiles, info.pixel_type)
+        if len(request.prompt_token_ids) + request.max_tokens > info.max_model_len:
             return
         values = await _logprobs(generate, request, num_tiles)
         if not values or not all(map(math.isfinite, values)):
@@ -59,7 +60,7 @@ async def _logprobs(
     return [value for entry in found for value in (entry.logprob, *(v for _, v in entry.top))]
 
 
-def _request(checkpoint: Checkpoint, num_tiles: int) -> GenerateRequest:
+def _request(checkpoint: Checkpoint, num_tiles: int, pixel_type: PixelType) -> GenerateRequest:
     num_tokens = num_tiles * checkpoint.num_tokens_per_tile
     image = ImageSpan(len(_TEXT), num_tiles, num_tokens, bytes([num_tiles]) * 32)
     shape = (num_tiles, 3, checkpoint.tile_px, checkpoint.tile_px)
@@ -72,8 +73,14 @@ def _request(checkpoint: Checkpoint, num_tiles: int) -> GenerateRequest:
         sampling=SamplingParams(temperature=0.0, num_logprobs=1),
         stop_token_ids=checkpoint.stop_token_ids,
         images=(image,) if num_tiles else (),
-        pixel_values=pixels if num_tiles else None,
+        pixel_values=(_rounded(pixels, pixel_type),) if num_tiles else (),
     )
+
+
+def _rounded(pixels: npt.NDArray[np.float32], pixel_type: PixelType) -> PixelValues:
+    if pixel_type is PixelType.BFLOAT16:  # the upper half of a float32
+        return (pixels.view(np.uint32) >> 16).astype(np.uint16)
+    return pixels.astype(pixel_type.storage)
 
 
 def _what(num_tiles: int) -> str:

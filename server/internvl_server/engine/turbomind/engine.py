@@ -104,6 +104,7 @@ class TurbomindEngine:
         self._state = "loading"
         runtime = await _in_thread(self._load)
         self._runtime = runtime
+        self._info = replace(self._info, pixel_type=runtime.pixel_type)
         self._jobs = JobPool(self._info.max_num_seqs, runtime.new_handle)
         judge = ProcessJudge(_JUDGE, self._settings.schema_policy)
         self._compiler = GrammarCompiler(judge, runtime.compile_grammar)
@@ -111,7 +112,7 @@ class TurbomindEngine:
             self._jobs, runtime.scheduler_metrics, exit_after_s=self._settings.exit_after_stall_s
         )
         self._state = _TRIAL
-        await check_answers(self.generate, self._checkpoint, max_model_len=self._info.max_model_len)
+        await check_answers(self.generate, self._checkpoint, self._info)
         await self._jobs.settle()
         self._state = "running"
 
@@ -172,11 +173,9 @@ class TurbomindEngine:
         grammar = None
         if constraint is not None:
             grammar = (await self._compiler.compile(constraint)).grammar
-        images = None
-        if request.images:
-            images = await asyncio.to_thread(runtime.multimodal, request)
+        images = runtime.multimodal(request)
         _, jobs = self._parts()  # the engine may have been closed meanwhile
-        work = Work(replace(request, pixel_values=None), images, grammar)
+        work = Work(replace(request, pixel_values=()), images, grammar)
         with ExitStack() as owner:
             if request.sampling.num_logprobs is not None:
                 work.reserve = self._reserve_logits(work.request, owner)

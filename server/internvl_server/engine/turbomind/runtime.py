@@ -18,7 +18,7 @@ from lmdeploy.turbomind import TurboMind, _turbomind
 from lmdeploy.turbomind.tokenizer_info import TokenizerInfo
 
 from internvl_server.checkpoint.files import Checkpoint
-from internvl_server.core import GenerateRequest
+from internvl_server.core import GenerateRequest, PixelType
 from internvl_server.engine.turbomind.layouts import (
     check_loadable,
     name_text_model,
@@ -45,7 +45,8 @@ class Runtime:
     def __init__(self, turbomind: TurboMind, checkpoint: Checkpoint) -> None:
         self._turbomind = turbomind
         self._checkpoint = checkpoint
-        self._pixel_dtype = _pixel_dtype(turbomind)
+        self.pixel_type = _pixel_type(turbomind)
+        self._pixel_dtype: torch.dtype = getattr(torch, self.pixel_type)
         self._session_ids = itertools.count(1)
         self._compiler = self._new_compiler()  # takes a second, which no request should wait for
 
@@ -72,27 +73,22 @@ class Runtime:
         )
 
     def multimodal(self, request: GenerateRequest) -> Multimodal | None:
-        """The images as LMDeploy expects them, with pixels in the vision encoder's dtype. CPU-bound."""
-        if request.pixel_values is None:
-            return None
-        pixels = torch.from_numpy(request.pixel_values).to(self._pixel_dtype)
+        """The images as LMDeploy expects them. TurboMind does not copy the arrays, but keeps them alive."""
         images: Multimodal = []
-        start = 0
-        for span in request.images:
-            tiles = pixels[start : start + span.num_tiles]
-            start += span.num_tiles
+        for span, values in zip(request.images, request.pixel_values, strict=True):
+            assert values.dtype == self.pixel_type.storage, values.dtype
             images.append(
                 {
                     "modality": "image",
-                    "pixel_values": tiles,
+                    "pixel_values": torch.from_numpy(values).view(self._pixel_dtype),
                     "image_tokens": span.num_image_tokens,
                     "image_token_id": self._checkpoint.image_token_id,
                     "offset": span.offset,
-                    # Without a fingerprint LMDeploy hashes the pixels on the event loop.
-                    "fingerprint": span.fingerprint or _hash_of(tiles),
+                    # Without a fingerprint LMDeploy hashes the pixels.
+                    "fingerprint": span.fingerprint or hashlib.sha256(values.data).digest(),
                 }
             )
-        return images
+        return images or None
 
     def compile_grammar(self, tag: str) -> object:
         """Compile the structural tag of a constraint. CPU-bound; releases the GIL.
@@ -173,12 +169,8 @@ def engine_config(
     )
 
 
-def _hash_of(pixels: torch.Tensor) -> bytes:
-    return hashlib.sha256(pixels.contiguous().view(torch.uint8).numpy().data).digest()
-
-
-def _pixel_dtype(turbomind: TurboMind) -> torch.dtype:
-    """The dtype of the vision encoder, which may differ from that of a quantized text model."""
+def _pixel_type(turbomind: TurboMind) -> PixelType:
+    """The type of the vision encoder, which may differ from that of a quantized text model."""
     native = turbomind.source_model._vision_data_type  # noqa: SLF001  (not public)
     types = _turbomind.DataType
-    return {types.TYPE_BF16: torch.bfloat16, types.TYPE_FP16: torch.float16}[native]
+    return {types.TYPE_BF16: PixelType.BFLOAT16, types.TYPE_FP16: PixelType.FLOAT16}[native]

@@ -5,28 +5,36 @@ because a crafted image may have taken it over: it inherits no environment and n
 validates its answers. It is not a sandbox: the process runs as the same user and may use the network.
 """
 
+import ctypes
 import json
+import math
 import mmap
 import os
 import resource
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cache, partial
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
+from PIL import Image
 
+from internvl_server.core import PixelType
 from internvl_server.errors import ImageDecodeError, ImageError
 from internvl_server.media.decoding.image import DecodeLimits, decode_image, read_size
+from internvl_server.media.pixels.tiler import PixelFormat, Tiler
 from internvl_server.media.sources.data_url import decode_base64
-from internvl_server.media.tiling import tile_image
+from internvl_server.media.tiling import count_tiles, select_grid
 from internvl_server.media.types import IMAGE, MediaType
 
 __all__ = ["Worker", "WorkerMemory", "main", "serve"]
 
 NICENESS = 5
+# Memory of larger images is returned to the system after the job; that of smaller ones serves the next.
+KEPT_PIXELS = 8_000_000
 
 
 class Worker(Protocol):
@@ -41,23 +49,33 @@ class WorkerMemory:
 
     Args:
         memory: `output_offset` bytes for the encoded file, the rest for tiles.
-        output_offset: Offset of the tiles.
-        max_input_bytes: Most bytes of an encoded file.
+        config: Says where the tiles begin, how large they are, and how large an encoded file may be.
     """
 
-    def __init__(self, memory: mmap.mmap, output_offset: int, max_input_bytes: int) -> None:
+    def __init__(self, memory: mmap.mmap, config: dict[str, Any]) -> None:
         self._memory = memory
-        self._max_input_bytes = max_input_bytes
-        self._output = np.frombuffer(memory, dtype=np.uint8, offset=output_offset)
+        self._max_input_bytes = config["max_input_bytes"]
+        self._tile_px = config["tile_px"]
+        self._output = np.frombuffer(memory, dtype=np.uint8, offset=config["output_offset"])
+        self._tiler = cache(partial(Tiler, self._tile_px))
 
     def read(self, job: dict[str, Any], kind: MediaType) -> bytes:
         """The encoded file of a job."""
         data = self._memory[: job["num_bytes"]]
         return decode_base64(data, self._max_input_bytes, kind) if job["is_base64"] else data
 
-    def write(self, pixels: npt.NDArray[np.uint8], first_byte: int = 0) -> None:
-        """Write tiles for the parent."""
-        self._output[first_byte : first_byte + pixels.size] = pixels.reshape(-1)
+    def write(
+        self, image: Image.Image, grid: tuple[int, int], job: dict[str, Any], index: int = 0
+    ) -> None:
+        """Write the tiles of an image, the image of that index among several that have as many tiles."""
+        pixel_format = PixelFormat(PixelType(job["pixel_type"]), job["is_fast"])
+        shape = (count_tiles(grid), 3, self._tile_px, self._tile_px)
+        tiles = self._output.view(pixel_format.type.storage)
+        start, size = index * math.prod(shape), math.prod(shape)
+        tiles = tiles[start : start + size].reshape(shape)
+        self._tiler(pixel_format).write(image, grid, tiles)
+        if image.width * image.height > KEPT_PIXELS:
+            _free_unused()
 
 
 class ImageWorker:
@@ -85,9 +103,15 @@ class ImageWorker:
         if job["max_tiles"] is None:
             return {"size": read_size(data, self._limits)}
         image = decode_image(data, self._limits)
-        tiles = tile_image(image, max_tiles=job["max_tiles"], tile_px=self._tile_px)
-        self._memory.write(tiles.pixels)
-        return {"size": tiles.size, "grid": tiles.grid}
+        grid = select_grid(*image.size, max_tiles=job["max_tiles"], tile_px=self._tile_px)
+        self._memory.write(image, grid, job)
+        return {"size": image.size, "grid": grid}
+
+
+def _free_unused() -> None:
+    """Return the memory of freed images to the system, if the C library is glibc."""
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def limit_resources(max_memory_bytes: int) -> None:
@@ -112,8 +136,7 @@ def serve(
     limit_resources(config["max_memory_bytes"])
     memory = mmap.mmap(config["memory_fd"], config["memory_bytes"])
     os.close(config["memory_fd"])
-    shared = WorkerMemory(memory, config["output_offset"], config["max_input_bytes"])
-    worker = new_worker(shared, config)
+    worker = new_worker(WorkerMemory(memory, config), config)
     with Connection(config["pipe_fd"]) as pipe:
         pipe.send_bytes(b"{}")
         while True:

@@ -17,6 +17,8 @@ from internvl_server.core import ImageTiles
 from internvl_server.errors import EngineUnavailableError, StartupError
 from internvl_server.media.encoded import EncodedMedia
 from internvl_server.media.fingerprint import fingerprint, frame_fingerprints
+from internvl_server.media.pixels.tiler import PixelFormat
+from internvl_server.media.workers.buffers import Buffers
 from internvl_server.media.workers.process import (
     Result,
     WorkerProcess,
@@ -40,6 +42,7 @@ class DecodePool:
         spec: How workers are started.
         num_workers: Number of processes, and of threads that wait for them.
         timeout_s: Seconds a job may take.
+        pixel_format: Called by each job for the format of its results.
         starts_on_demand: Start each process with its first job instead of in `start`.
     """
 
@@ -49,9 +52,12 @@ class DecodePool:
         *,
         num_workers: int,
         timeout_s: float,
+        pixel_format: Callable[[], PixelFormat] = PixelFormat,
         starts_on_demand: bool = False,
     ) -> None:
         self._spec = spec
+        self._buffers = Buffers()
+        self._pixel_format = pixel_format
         self._starts_on_demand = starts_on_demand
         self._num_workers = num_workers
         self._timeout_s = timeout_s
@@ -134,21 +140,25 @@ class DecodePool:
 
     def _tile_blocking(self, image: EncodedMedia, max_tiles: int) -> ImageTiles:
         count = partial(count_grid, max_tiles=max_tiles)
-        answer, pixels = self._run_blocking(image, {"max_tiles": max_tiles}, count)
+        form = self._pixel_format()
+        job = {"max_tiles": max_tiles, "pixel_type": form.type, "is_fast": form.is_fast}
+        answer, pixels = self._run_blocking(image, job, count)
         assert pixels is not None
         grid = read_pair(answer["grid"])
         return ImageTiles(
             pixels=pixels,
             grid=grid,
             size=read_pair(answer["size"]),
-            fingerprint=fingerprint(image, grid, self._spec.tile_px),
+            fingerprint=fingerprint(image, grid, self._spec.tile_px, form),
         )
 
     def _frames_blocking(self, video: EncodedMedia, num_frames: int) -> tuple[ImageTiles, ...]:
-        answer, pixels = self._run_blocking(video, {"num_frames": num_frames}, lambda _: num_frames)
+        form = self._pixel_format()
+        job = {"num_frames": num_frames, "pixel_type": form.type, "is_fast": form.is_fast}
+        answer, pixels = self._run_blocking(video, job, lambda _: num_frames)
         assert pixels is not None
         size = read_pair(answer["size"])
-        keys = frame_fingerprints(video, num_frames, self._spec.tile_px)
+        keys = frame_fingerprints(video, num_frames, self._spec.tile_px, form)
         return tuple(
             ImageTiles(pixels=pixels[index : index + 1], grid=(1, 1), size=size, fingerprint=key)
             for index, key in enumerate(keys)
@@ -189,7 +199,7 @@ class DecodePool:
     def _start_worker(self) -> WorkerProcess:
         if not self._is_running:
             raise EOFError
-        worker = WorkerProcess(self._spec)
+        worker = WorkerProcess(self._spec, self._buffers)
         self._workers.add(worker)
         try:
             worker.wait_ready()

@@ -17,25 +17,32 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
+from internvl_server.core import PixelType, PixelValues
 from internvl_server.errors import InvalidRequestError
 from internvl_server.media.decoding.image import DecodeLimits
 from internvl_server.media.encoded import EncodedMedia
 from internvl_server.media.sources.data_url import max_text_chars
 from internvl_server.media.tiling import count_tiles
 from internvl_server.media.types import IMAGE, MediaType
+from internvl_server.media.workers.buffers import Buffers
 
 __all__ = ["Result", "WorkerProcess", "WorkerSpec", "count_grid", "read_pair"]
 
 START_TIMEOUT_S = 60.0
 MAX_ANSWER_BYTES = 4096
 IMPORT_ROOT = Path(__file__).resolve().parents[3]
+# Variables of Pillow and of the C library: memory of one image serves the next, because the first write to a
+# fresh page is expensive.
+KEEP_MEMORY = {
+    "PILLOW_BLOCKS_MAX": "4",
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
+}
 # After a job with a larger input, its memory is returned to the system.
 KEPT_INPUT_BYTES = 16 << 20
 
-Tiles: TypeAlias = npt.NDArray[np.uint8]
-Result: TypeAlias = tuple[dict[str, Any], Tiles | None]
+Result: TypeAlias = tuple[dict[str, Any], PixelValues | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +67,8 @@ class WorkerSpec:
 
     @property
     def tile_bytes(self) -> int:
-        """Bytes of one RGB tile."""
-        return self.tile_px * self.tile_px * 3
+        """Bytes of one tile of the longest pixel type."""
+        return self.tile_px * self.tile_px * 3 * PixelType.FLOAT32.storage.itemsize
 
     @property
     def output_offset(self) -> int:
@@ -86,10 +93,15 @@ class WorkerProcess:
     """One process with its pipe and its shared memory; used by one thread at a time.
 
     `is_busy` is set while the process starts or runs a job. It stays set if that did not end as expected.
+
+    Args:
+        spec: How it is started.
+        buffers: Memory for its results.
     """
 
-    def __init__(self, spec: WorkerSpec) -> None:
+    def __init__(self, spec: WorkerSpec, buffers: Buffers) -> None:
         self._spec = spec
+        self._buffers = buffers
         self.is_busy = True
         self._pipe, child_pipe = multiprocessing.Pipe()
         memory_fd = os.memfd_create("tiles")
@@ -115,7 +127,7 @@ class WorkerProcess:
         }
         return subprocess.Popen(  # noqa: S603 - our own interpreter and our own module
             [sys.executable, "-P", "-m", spec.program, json.dumps(config)],
-            env={"PYTHONPATH": str(IMPORT_ROOT), "OPENBLAS_NUM_THREADS": "1"},
+            env={"PYTHONPATH": str(IMPORT_ROOT), "OPENBLAS_NUM_THREADS": "1", **KEEP_MEMORY},
             pass_fds=(pipe_fd, memory_fd),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -179,7 +191,7 @@ class WorkerProcess:
             self.is_busy = False
             raise error
         num_tiles = count(answer)
-        pixels = self._copy_tiles(num_tiles) if num_tiles else None
+        pixels = self._copy_tiles(num_tiles, job["pixel_type"]) if num_tiles else None
         self.is_busy = False
         return answer, pixels
 
@@ -191,18 +203,15 @@ class WorkerProcess:
             raise TypeError
         return answer
 
-    def _copy_tiles(self, num_tiles: int) -> Tiles:
-        """Copy the tiles out of the shared memory; numpy releases the interpreter lock meanwhile."""
+    def _copy_tiles(self, num_tiles: int, pixel_type: PixelType) -> PixelValues:
+        """Copy the tiles out of the shared memory, to which the worker can write at any time."""
         spec = self._spec
         if num_tiles > spec.max_tiles:
             raise ValueError
-        tiles = np.frombuffer(
-            self._memory,
-            dtype=np.uint8,
-            count=num_tiles * spec.tile_bytes,
-            offset=spec.output_offset,
+        shape = (num_tiles, 3, spec.tile_px, spec.tile_px)
+        return self._buffers.copy(
+            np.ndarray(shape, pixel_type.storage, self._memory, spec.output_offset)
         )
-        return tiles.reshape(num_tiles, spec.tile_px, spec.tile_px, 3).copy()
 
 
 def _error(kind: MediaType, answer: dict[str, Any]) -> InvalidRequestError:

@@ -8,12 +8,9 @@ import json
 import sys
 from typing import Any
 
-import numpy as np
-
 from internvl_server.errors import VideoDecodeError, VideoError
 from internvl_server.media.decoding.image import VideoLimits
 from internvl_server.media.decoding.video import decode_frames
-from internvl_server.media.tiling import tile_image
 from internvl_server.media.types import VIDEO
 from internvl_server.media.workers.image_worker import WorkerMemory, serve
 
@@ -25,7 +22,6 @@ class VideoWorker:
 
     def __init__(self, memory: WorkerMemory, config: dict[str, Any]) -> None:
         self._memory = memory
-        self._tile_px = config["tile_px"]
         self._limits = VideoLimits(**config["limits"])
 
     def answer(self, job: dict[str, Any]) -> dict[str, Any]:
@@ -42,10 +38,8 @@ class VideoWorker:
 
     def _prepare(self, job: dict[str, Any]) -> dict[str, Any]:
         data = self._memory.read(job, VIDEO)
-        tile_bytes = self._tile_px * self._tile_px * np.dtype(np.uint8).itemsize * 3
         for index, frame in enumerate(decode_frames(data, job["num_frames"], self._limits)):
-            tiles = tile_image(frame, max_tiles=1, tile_px=self._tile_px)
-            self._memory.write(tiles.pixels, index * tile_bytes)
+            self._memory.write(frame, (1, 1), job, index)
         return {"size": frame.size}
 
 

@@ -1,0 +1,1 @@
+"""From upright RGB images to tiles as the vision encoder takes them."""
