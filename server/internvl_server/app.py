@@ -54,6 +54,7 @@ def create_app(
     engine: Engine | None = None,
     *,
     on_fatal: Callable[[StartupError], None] | None = None,
+    on_ready: Callable[[], None] | None = None,
 ) -> FastAPI:
     """Build the app that serves one checkpoint. Reads the checkpoint's small files, but no weights.
 
@@ -61,6 +62,7 @@ def create_app(
         settings: All sections.
         engine: Used instead of the engine the settings name.
         on_fatal: Called when the engine cannot start after the socket has opened.
+        on_ready: Called when it has started.
 
     Raises:
         StartupError: The checkpoint cannot be served.
@@ -122,7 +124,7 @@ def create_app(
     app = FastAPI(
         title="InternVL server",
         version=__version__,
-        lifespan=_lifespan(services, media, on_fatal),
+        lifespan=_lifespan(services, media, on_fatal, on_ready),
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # a redirect would be built from the client's Host header
@@ -175,7 +177,10 @@ def _install(app: FastAPI, settings: Settings) -> None:
 
 
 def _lifespan(
-    services: Services, media: MediaPreparer, on_fatal: Callable[[StartupError], None] | None
+    services: Services,
+    media: MediaPreparer,
+    on_fatal: Callable[[StartupError], None] | None,
+    on_ready: Callable[[], None] | None = None,
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -184,7 +189,7 @@ def _lifespan(
             running.push_async_callback(media.close)
             running.push_async_callback(services.pipeline.close)
             # In the background, so that the socket opens at once and /health answers while weights load.
-            starting = asyncio.create_task(_start(services.engine, media, on_fatal))
+            starting = asyncio.create_task(_start(services.engine, media, on_fatal, on_ready))
             running.callback(starting.cancel)
             yield
             services.gate.state = GateState.DRAINING
@@ -193,7 +198,10 @@ def _lifespan(
 
 
 async def _start(
-    engine: Engine, media: MediaPreparer, on_fatal: Callable[[StartupError], None] | None
+    engine: Engine,
+    media: MediaPreparer,
+    on_fatal: Callable[[StartupError], None] | None,
+    on_ready: Callable[[], None] | None = None,
 ) -> None:
     started = time.monotonic()
     try:
@@ -205,6 +213,8 @@ async def _start(
         if on_fatal is not None:
             on_fatal(error)
     else:
+        if on_ready is not None:
+            on_ready()
         _log.info("ready after %.1f s", time.monotonic() - started)
 
 

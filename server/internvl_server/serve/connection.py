@@ -9,7 +9,7 @@ reported yet.
 import asyncio
 import logging
 from asyncio import TimerHandle
-from typing import Any
+from typing import Any, cast
 
 import httptools
 from uvicorn.config import Config
@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from internvl_server.api.errors import dialect_of_path, error_response
+from internvl_server.api.streaming.channel import ABORT
 from internvl_server.errors import (
     InvalidRequestError,
     RequestHeadTooLargeError,
@@ -125,6 +126,7 @@ class Connection(HttpToolsProtocol):
             raise self._refused(InvalidRequestError("Too many requests wait on this connection."))
         self._is_in_body = True
         self._stop_deadline()
+        cast(dict[str, Any], self.scope)[ABORT] = self.transport.abort
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:

@@ -7,8 +7,10 @@ from typing import Any, TypeAlias
 
 from starlette.types import Send
 
-__all__ = ["BODY_SEND", "Channel", "ClientStalledError"]
+__all__ = ["ABORT", "BODY_SEND", "Channel", "ClientStalledError"]
 
+ABORT = "internvl_server.abort"
+"""Key of the scope: a function that drops the connection and what waits to be sent on it."""
 BODY_SEND = "internvl_server.send"
 """Key of the scope: ASGI's `send` for all messages but the first, without the middleware's wrappers."""
 

@@ -11,7 +11,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.types import Receive, Scope, Send
 
 from internvl_server.api.errors import client_facing_error, error_body
-from internvl_server.api.streaming.channel import BODY_SEND, Channel, ClientStalledError
+from internvl_server.api.streaming.channel import ABORT, BODY_SEND, Channel, ClientStalledError
 from internvl_server.core import TextDelta
 from internvl_server.errors import EngineUnavailableError
 from internvl_server.pipeline import Generation
@@ -104,6 +104,9 @@ class EventStream(EventSourceResponse):
             await self._stream(receive, scope.get(BODY_SEND, send))
         except ClientStalledError:
             _log.warning("the client stopped reading its stream")
+            if ABORT in scope:
+                scope[ABORT]()
+                await _until_gone(receive)
         finally:
             await self._owner.aclose()
 
@@ -118,7 +121,7 @@ class EventStream(EventSourceResponse):
             on_end=self._end,
         )
         self._written_at = loop.time()
-        watcher = loop.create_task(self._wait_until_gone(receive))
+        watcher = loop.create_task(self._watch(receive))
         self._timer = loop.call_later(self.ping_interval, self._keep_alive)
         try:
             self._generation.start(self)
@@ -132,9 +135,8 @@ class EventStream(EventSourceResponse):
             watcher.cancel()
             self._channel.close()
 
-    async def _wait_until_gone(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+    async def _watch(self, receive: Receive) -> None:
+        await _until_gone(receive)
         self._end(None)
 
     def _end(self, error: Exception | None) -> None:
@@ -180,6 +182,11 @@ class EventStream(EventSourceResponse):
         self._channel.write(events, is_last=is_last)
         if self._channel.is_behind:
             self._generation.pause()
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _nothing() -> AsyncIterator[bytes]:
