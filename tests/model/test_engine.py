@@ -356,6 +356,13 @@ async def test_bfloat16_answers(checkpoint):
         assert len((await answer(engine, make_request(checkpoint, (2,))))[0]) == 16
 
 
+async def test_int8_answers_alone_as_in_a_batch(checkpoint):
+    async with running_engine(checkpoint, quantization="int8", prefill_chunk_tokens=16) as engine:
+        requests = mixed_requests(checkpoint)
+        together = await asyncio.gather(*(answer(engine, request) for request in requests))
+        assert together == [await answer(engine, request) for request in requests]
+
+
 async def test_a_checkpoint_that_cannot_be_loaded_fails_the_start(checkpoint, tmp_path):
     import dataclasses
 

@@ -89,7 +89,7 @@ def test_the_line_of_lmdeploy(load: Load) -> None:
         (["--media.allowed-ports", "[80, 81]"], "media.allowed_ports", (80, 81)),
         (["--set", "media.allowed_ports=[80, 81]"], "media.allowed_ports", (80, 81)),
         (["--port", "1", "--set", "server.port=2"], "server.port", 2),
-        (["--config", "cpu"], "engine.cpu.dtype", "bfloat16"),
+        (["--config", "cpu"], "engine.cpu.dtype", "auto"),
     ],
 )  # fmt: skip
 def test_options(load: Load, options: list[str], key: str, value: object) -> None:

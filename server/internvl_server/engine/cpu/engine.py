@@ -16,6 +16,7 @@ from internvl_server.engine.cpu import CAPABILITIES
 from internvl_server.engine.cpu.model.kv_cache import kv_bytes_per_token
 from internvl_server.engine.cpu.model.support import check_supported
 from internvl_server.engine.cpu.model.weights import load_model
+from internvl_server.engine.cpu.processor import choose_dtype
 from internvl_server.engine.cpu.runner import Runner
 from internvl_server.engine.cpu.scheduler import Prefill, Scheduler, Sequence
 from internvl_server.engine.cpu.worker import Event, Worker
@@ -67,7 +68,7 @@ class CpuEngine:
         self._checkpoint = checkpoint
         self._settings = settings
         self._tokens = tokens
-        self._dtype: torch.dtype = getattr(torch, settings.dtype)
+        self._dtype = choose_dtype(settings)
         check_supported(checkpoint.config, max_model_len=max_model_len)
         self._max_kv_tokens = settings.kv_cache_bytes // kv_bytes_per_token(
             checkpoint.config.text, self._dtype
@@ -167,10 +168,14 @@ class CpuEngine:
         )
 
     def _load(self) -> Runner:
-        model = load_model(self._checkpoint, self._dtype, max_model_len=self._info.max_model_len)
-        num_parameters = sum(parameter.numel() for parameter in model.parameters())
+        model = load_model(
+            self._checkpoint,
+            self._dtype,
+            max_model_len=self._info.max_model_len,
+            is_int8=self._settings.quantization == "int8",
+        )
         num_threads = self._settings.num_threads
-        if num_threads or num_parameters < _MAX_SINGLE_THREAD_PARAMETERS:
+        if num_threads or model.num_parameters < _MAX_SINGLE_THREAD_PARAMETERS:
             torch.set_num_threads(num_threads or 1)
         runner = Runner(model)
         _warm_up(runner)

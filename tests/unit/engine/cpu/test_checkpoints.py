@@ -6,6 +6,8 @@ import json
 import pytest
 import torch
 from internvl_server.checkpoint.files import load_checkpoint
+from internvl_server.engine.cpu.model import weights
+from internvl_server.engine.cpu.model.linear import Int8Linear, PackedLinear
 from internvl_server.engine.cpu.model.support import check_supported
 from internvl_server.engine.cpu.model.weights import load_model
 from internvl_server.errors import StartupError
@@ -27,10 +29,19 @@ def authors_folder(tmp_path):
     return tmp_path
 
 
-def load(folder, *, max_model_len=64, dtype=torch.float32):
+def load(folder, *, max_model_len=64, dtype=torch.float32, is_int8=False):
     checkpoint = load_checkpoint(ModelSettings(path=str(folder)))
     check_supported(checkpoint.config, max_model_len=max_model_len)
-    return load_model(checkpoint, dtype, max_model_len=max_model_len)
+    return load_model(checkpoint, dtype, max_model_len=max_model_len, is_int8=is_int8)
+
+
+def tensors_of(model):
+    """Every tensor of the model, those in oneDNN's order too, by its name."""
+    tensors = dict(model.named_parameters())
+    for name, module in model.named_modules():
+        if isinstance(module, PackedLinear | Int8Linear):
+            tensors[f"{name}.weight"] = module.weight
+    return tensors
 
 
 def edit_config(folder, section=None, **changes):
@@ -50,19 +61,50 @@ def edit_shard(folder, name, change):
 def test_weights_are_cast_to_the_asked_type(folder):
     for dtype in (torch.float32, torch.bfloat16):
         model = load(folder, dtype=dtype)
-        assert {parameter.dtype for parameter in model.parameters()} == {dtype}
-        assert not any(parameter.requires_grad for parameter in model.parameters())
+        tensors = tensors_of(model)
+        assert {"vision.layers.0.fc1.weight", "decoder.embed.weight"} < tensors.keys()
+        assert {tensor.dtype for tensor in tensors.values()} == {dtype}
+        assert not any(tensor.requires_grad for tensor in tensors.values())
+
+
+def test_int8_rounds_the_matrices_of_the_text_model(folder):
+    model = load(folder, is_int8=True)
+    types = {type(m) for m in model.decoder.modules() if hasattr(m, "bias")}
+    assert types == {Int8Linear}
+    assert isinstance(model.vision.layers[0].fc1, PackedLinear)
+    assert model.num_parameters == load(folder).num_parameters
+    assert tensors_of(model)["decoder.layers.0.qkv.weight"].dtype == torch.int8
+
+
+def test_int8_is_refused_where_it_cannot_be_computed(folder, monkeypatch):
+    monkeypatch.setattr(weights, "can_compute_int8", lambda: False)
+    with pytest.raises(StartupError, match="quantization is int8"):
+        load(folder, is_int8=True)
+
+
+def test_pytorch_computes_what_cannot_be_packed(folder, monkeypatch):
+    packed = load(folder).decoder.layers[0].qkv
+    monkeypatch.setattr(weights, "can_pack", lambda dtype: False)
+    model = load(folder)
+    assert isinstance(model.decoder.layers[0].qkv, torch.nn.Linear)
+    x = torch.ones(3, 64)
+    torch.testing.assert_close(model.decoder.layers[0].qkv(x), packed(x))
+    assert {p.device.type for p in model.parameters()} == {"cpu"}
 
 
 def test_one_file_without_an_index_is_read(folder):
-    expected = load(folder).state_dict()
+    expected = tensors_of(load(folder))
     tensors: dict[str, torch.Tensor] = {}
     for path in folder.glob("*.safetensors"):
         tensors |= load_file(path)
         path.unlink()
     (folder / "model.safetensors.index.json").unlink()
     save_file(tensors, folder / "model.safetensors")
-    torch.testing.assert_close(load(folder).state_dict(), expected)
+    found = tensors_of(load(folder))
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        dense = [t.to_dense() if t.is_mkldnn else t for t in (found[name], tensor)]
+        torch.testing.assert_close(*dense)
 
 
 def test_a_missing_tensor_is_named(authors_folder):
@@ -168,3 +210,6 @@ def test_tied_embeddings_are_shared(tmp_path):
     write_checkpoint(tmp_path, shape, layout="authors")
     decoder = load(tmp_path).decoder
     assert decoder.head.weight is decoder.embed.weight
+    x = torch.ones(2, 64)
+    rounded = load(tmp_path, is_int8=True).decoder
+    torch.testing.assert_close(rounded.head(x), decoder.head(x), rtol=0.05, atol=0.1)

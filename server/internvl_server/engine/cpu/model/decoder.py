@@ -103,7 +103,7 @@ class Decoder(nn.Module):
             DecoderLayer(config, index) for index in range(config.num_hidden_layers)
         )
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.head: nn.Module = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self._config = config
         self._rope = (torch.empty(0), torch.empty(0))
 

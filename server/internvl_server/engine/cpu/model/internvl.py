@@ -10,10 +10,14 @@ __all__ = ["InternVL"]
 
 
 class InternVL(nn.Module):
-    """A vision encoder and a text decoder that read the same embeddings."""
+    """A vision encoder and a text decoder that read the same embeddings.
+
+    `num_parameters` counts the weights as the config describes them, however they are stored.
+    """
 
     def __init__(self, config: CheckpointConfig) -> None:
         super().__init__()
         self.config = config
         self.vision = VisionEncoder(config)
         self.decoder = Decoder(config.text)
+        self.num_parameters = sum(parameter.numel() for parameter in self.parameters())
