@@ -5,7 +5,7 @@
 
 Names and shapes follow transformers' `-hf` layout; `authors_tensors` renames them to the authors'.
 The weights are scaled so that hidden states stay near 1 and the best two logits are far apart.
-The text model is that of Qwen2.5, Qwen3 (dense or with experts) or InternLM2; `--awq` quantizes it.
+The text model is that of Qwen2.5, Qwen3 (dense or with experts), InternLM2 or 3; `--awq` quantizes it.
 """
 
 import argparse
@@ -48,8 +48,8 @@ QWEN2_SPLIT = (
 class Shape:
     """Sizes of a model. `num_base_tokens` is the vocabulary without the added tokens.
 
-    `family` is the text model's: qwen2, qwen3, qwen3_moe or internlm2. `mlp` is the width of each of the
-    `experts` too.
+    `family` is the text model's: qwen2, qwen3, qwen3_moe, internlm2 or internlm3. `mlp` is the width of each
+    of the `experts` too.
     """
 
     num_base_tokens: int
@@ -101,6 +101,7 @@ SHAPES = {
     "tiny-qwen3": replace(_TINY, family="qwen3", head_dim=32),
     "tiny-qwen3-moe": replace(_TINY, family="qwen3_moe", head_dim=32, experts=4),
     "tiny-internlm2": replace(_TINY, family="internlm2"),
+    "tiny-internlm3": replace(_TINY, family="internlm3"),
     "1b": Shape(151_643, 896, 24, 14, 2, 4864, 32_768, 1024, 24, 16, 4096, 448),
     # The sizes of InternVL3.5-1B, of two layers of InternVL3.5-30B-A3B, and of InternVL2.5-2B.
     "1b-qwen3": Shape(
@@ -364,12 +365,17 @@ _TEXT_CLASSES = {
     "qwen3": "Qwen3ForCausalLM",
     "qwen3_moe": "Qwen3MoeForCausalLM",
     "internlm2": "InternLM2ForCausalLM",
+    "internlm3": "InternLM3ForCausalLM",
 }
 
 
 def _family_fields(shape: Shape) -> dict[str, Any]:
     """What only some text models' configs say."""
-    fields: dict[str, Any] = {"bias": False} if shape.family == "internlm2" else {}
+    fields: dict[str, Any] = {}
+    if shape.family.startswith("internlm"):
+        fields = {"bias": False}
+    if shape.family == "internlm3":
+        fields |= {"qkv_bias": False, "head_dim": shape.head}
     if shape.head_dim:
         fields |= {"head_dim": shape.head_dim, "attention_bias": False}
     if shape.experts:
@@ -394,8 +400,10 @@ def _family_fields(shape: Shape) -> dict[str, Any]:
 
 def _configs(shape: Shape, layout: str, dtype: str) -> dict[str, Any]:
     end = shape.token_id("<|im_end|>")
-    # Published -hf versions of InternLM2 keep its class name, though their weights are named as Llama's.
-    model_type = "llama" if (shape.family, layout) == ("internlm2", "hf") else shape.family
+    # Published -hf versions of InternLM keep its class name, though their weights are named as Llama's.
+    model_type = shape.family
+    if layout == "hf" and shape.family.startswith("internlm"):
+        model_type = "llama"
     text = {
         "model_type": model_type,
         "architectures": [_TEXT_CLASSES[shape.family]],

@@ -70,23 +70,6 @@ async def test_tensor_parallel_is_what_was_asked_for(make_engine, loop):
     assert (config.attn_tp_size, config.mlp_tp_size, config.devices) == (2, 2, [1, 3])
 
 
-async def test_the_9b_text_model_loads_in_the_authors_layout(loop, copied):
-    """InternLM3's config has no class in transformers; only a tokenizer that is code stands in the way."""
-    folder = copied("authors")
-    config = json.loads((folder / "config.json").read_text())
-    text = config["llm_config"] | {
-        "model_type": "internlm3", "architectures": ["InternLM3ForCausalLM"], "head_dim": 16,
-        "auto_map": {"AutoConfig": "configuration_internlm3.InternLM3Config"}, "bias": False,
-        "qkv_bias": False,
-    }  # fmt: skip
-    change(folder / "config.json", llm_config=text)
-    engine = engine_of(folder)
-    await engine.start()
-    await answer(engine, make_request(tiles=(1,)))
-    assert type(engine._runtime._turbomind.source_model.text_model).__name__ == "LlamaModel"
-    await engine.close()
-
-
 async def test_what_lmdeploy_cannot_load_is_a_startup_error(loop, copied):
     folder = copied("authors")
     change(folder / "config.json", ps_version="v1")

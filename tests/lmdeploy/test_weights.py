@@ -17,7 +17,7 @@ from scripts.make_random_checkpoint import SHAPES, awq_tensors, write_checkpoint
 from tests.lmdeploy.checkpoints import change
 from tests.lmdeploy.weights import load_weights
 
-FAMILIES = ("tiny", "tiny-qwen3", "tiny-qwen3-moe", "tiny-internlm2")
+FAMILIES = ("tiny", "tiny-qwen3", "tiny-qwen3-moe", "tiny-internlm2", "tiny-internlm3")
 LAYOUTS = ("hf", "authors")
 
 

@@ -8,6 +8,7 @@ __all__ = ["text_fields"]
 
 # What transformers' classes of text models assume where it is not the same for all of them.
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "internlm3": {"head_dim": 128},
     "qwen2": {"qkv_bias": True},
     "qwen3": {"head_dim": 128, "qk_norm": True},
     "qwen3_moe": {

@@ -1,4 +1,4 @@
-"""A conversation as a list of segments, in the format InternVL2.5 and InternVL3 were trained on."""
+"""A conversation as a list of segments, in the format InternVL2.5, 3 and 3.5 were trained on."""
 
 import re
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ __all__ = [
     "content_segments",
 ]
 
-# The system text InternVL2.5 and InternVL3 were trained and evaluated with.
+# The system text InternVL2.5, 3 and 3.5 were trained and evaluated with.
 DEFAULT_SYSTEM_TEXT = "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"  # noqa: E501
 
 _END_OF_TURN: tuple[Segment, ...] = (Control("<|im_end|>"), "\n")
@@ -63,7 +63,7 @@ class Template(Protocol):
 
 
 class InternVL25Template:
-    """The `internvl2_5` conversation format of InternVL2.5 and InternVL3 (ChatML with its own system text).
+    """The `internvl2_5` conversation format of InternVL2.5, 3 and 3.5 (ChatML with its own system text).
 
     That format has no tools. They are written in the format the language model was trained on: described
     after the system text, called by the assistant, and answered in one user turn for all calls. System

@@ -43,7 +43,7 @@ def test_the_family_is_named_by_either_field(named: dict[str, Any], family: str)
     assert text_of(**named).family == family
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3", "qwen3_moe"])
+@pytest.mark.parametrize("family", ["internlm3", "llama", "qwen2", "qwen3", "qwen3_moe"])
 def test_what_a_config_leaves_out_is_what_transformers_assumes(family: str) -> None:
     from transformers import AutoModelForCausalLM
     from transformers.models.auto import CONFIG_MAPPING
