@@ -1,29 +1,28 @@
-"""Fetch an image or a video over http(s). The only module that opens outgoing connections.
+"""Fetch an image or a video over http(s). Only this module and `exchange.py` open outgoing connections.
 
 A host is resolved once per hop, all its addresses are checked, and the connection goes to the checked
 address itself: the request is sent to `https://ADDRESS/…` with the name in `Host`, in the TLS server
 name and in the certificate check, so that a second resolution cannot return another address. Redirects
 are followed here.
 
-A transport is used instead of a client: it has no cookies, redirects, proxies, credentials, default
-headers or decompression to switch off. Connections are never reused, because the transport identifies
-them by address while a certificate was checked for a name.
+`exchange.py` is used instead of an HTTP client: it has no cookies, redirects, proxies, credentials, default
+headers or decompression to switch off, limits the head of an answer, and never reuses a connection.
 """
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from ipaddress import ip_address
-from typing import Any
 from urllib.parse import urljoin
 
 import httpx2
 
 from internvl_server.errors import EngineOverloadedError, InvalidRequestError
+from internvl_server.media.sources.exchange import Exchange, ExchangeError, connect
 from internvl_server.media.sources.url_policy import (
     Address,
     FetchUrl,
@@ -70,15 +69,11 @@ class MediaFetcher:
         self._slots = asyncio.Semaphore(settings.max_fetches)
         # Separate threads, so that a name server that hangs does not block the loop's shared ones.
         self._resolver = ThreadPoolExecutor(settings.max_fetches, thread_name_prefix="resolve")
-        self._transport = httpx2.AsyncHTTPTransport(
-            trust_env=False,
-            limits=httpx2.Limits(max_connections=settings.max_fetches, max_keepalive_connections=0),
-        )
+        self._tls = httpx2.create_ssl_context(trust_env=False)
 
     async def aclose(self) -> None:
-        """Close all connections."""
+        """Stop looking up names."""
         self._resolver.shutdown(wait=False, cancel_futures=True)
-        await self._transport.aclose()
 
     async def fetch(self, url: str, *, param: str, kind: MediaType = IMAGE) -> bytes:
         """Fetch a file of at most `max_image_bytes` or `max_video_bytes` bytes.
@@ -107,7 +102,7 @@ class MediaFetcher:
             async with asyncio.timeout(spec.timeout_s), self._slots:
                 is_started = True
                 return await self._follow(target, spec)
-        except (TimeoutError, httpx2.TimeoutException):
+        except TimeoutError:
             if not is_started:
                 raise EngineOverloadedError(
                     f"Too many {kind.label}s are being fetched; try again shortly.", param=param
@@ -115,7 +110,7 @@ class MediaFetcher:
             raise kind.fetch_timeout_error(
                 f"The {kind.label}'s host did not deliver it in time.", param=param
             ) from None
-        except httpx2.HTTPError:
+        except (OSError, ExchangeError):
             raise kind.fetch_error(
                 f"The connection to the {kind.label}'s host failed.", param=param
             ) from None
@@ -131,17 +126,15 @@ class MediaFetcher:
 
     async def _follow(self, target: FetchUrl, spec: _FetchSpec) -> bytes:
         for _ in range(self._settings.max_redirects + 1):
-            async with self._get(target, spec) as response:
-                if response.status_code not in REDIRECTS:
-                    return await self._read_body(response, spec)
-                target = self._redirect_target(target, response, spec)
+            async with self._get(target, spec) as exchange:
+                if exchange.status not in REDIRECTS:
+                    return await _read_body(exchange, spec)
+                target = self._redirect_target(target, exchange, spec)
         raise spec.fetch_error(f"redirected more than {self._settings.max_redirects} times")
 
-    def _redirect_target(
-        self, target: FetchUrl, response: httpx2.Response, spec: _FetchSpec
-    ) -> FetchUrl:
+    def _redirect_target(self, target: FetchUrl, exchange: Exchange, spec: _FetchSpec) -> FetchUrl:
         try:
-            location = urljoin(target.url, response.headers["location"])
+            location = urljoin(target.url, exchange.headers["location"])
             following = parse_url(location, spec.rules, param=spec.param)
         except (KeyError, ValueError, spec.kind.url_error):
             raise spec.fetch_error("redirected to a URL that is missing or malformed") from None
@@ -168,82 +161,30 @@ class MediaFetcher:
         return addresses[:MAX_DIALS]
 
     @asynccontextmanager
-    async def _get(self, target: FetchUrl, spec: _FetchSpec) -> AsyncIterator[httpx2.Response]:
-        response = await self._dial(target, await self._resolve(target, spec), spec)
+    async def _get(self, target: FetchUrl, spec: _FetchSpec) -> AsyncIterator[Exchange]:
+        exchange = await self._dial(target, await self._resolve(target, spec))
         try:
-            yield response
+            await exchange.send(target, f"{spec.kind.label}/*")
+            yield exchange
         finally:
-            await response.aclose()
+            exchange.close()
 
-    async def _dial(
-        self, target: FetchUrl, addresses: tuple[Address, ...], spec: _FetchSpec
-    ) -> httpx2.Response:
-        """Send the request to the first address that accepts a connection."""
+    async def _dial(self, target: FetchUrl, addresses: tuple[Address, ...]) -> Exchange:
+        """Connect to the first address that accepts a connection."""
         for ip in addresses[:-1]:
             try:
-                return await self._send(self._request(target, ip, spec))
-            except (httpx2.ConnectError, httpx2.ConnectTimeout):
+                return await connect(ip, target, self._tls, self._settings.connect_timeout_s)
+            except OSError:
                 continue
-        return await self._send(self._request(target, addresses[-1], spec))
+        return await connect(addresses[-1], target, self._tls, self._settings.connect_timeout_s)
 
-    async def _send(self, request: httpx2.Request) -> httpx2.Response:
-        """Send a request; close its connection if that fails or is cancelled.
 
-        httpcore2 2.16 leaves the socket open when a TLS handshake is cancelled, so the socket is recorded
-        here when it is opened.
-        """
-        streams: list[Any] = []
-
-        async def record(event: str, info: Mapping[str, Any]) -> None:
-            if event == "connection.connect_tcp.complete":
-                streams.append(info["return_value"])
-
-        request.extensions["trace"] = record
-        try:
-            return await self._transport.handle_async_request(request)
-        except BaseException:
-            for stream in streams:
-                await stream.aclose()
-            raise
-
-    def _request(self, target: FetchUrl, ip: Address, spec: _FetchSpec) -> httpx2.Request:
-        total_s = spec.timeout_s
-        timeouts = {"connect": self._settings.connect_timeout_s, "read": total_s}
-        return httpx2.Request(
-            "GET",
-            httpx2.URL(
-                scheme=target.scheme,
-                host=str(ip),
-                port=target.port,
-                raw_path=target.target.encode("ascii"),
-            ),
-            headers={
-                "Host": target.authority,
-                "User-Agent": "internvl-server",
-                "Accept": f"{spec.kind.label}/*",
-                "Accept-Encoding": "identity",
-                "Connection": "close",
-            },
-            extensions={
-                "sni_hostname": target.host,
-                "timeout": {**timeouts, "write": total_s, "pool": total_s},
-            },
-        )
-
-    async def _read_body(self, response: httpx2.Response, spec: _FetchSpec) -> bytes:
-        _check_head(response, spec)
-        limit = spec.max_bytes
-        if int(response.headers.get("content-length", 0)) > limit:
-            raise spec.kind.over_limit(limit, spec.param)
-        chunks: list[bytes] = []
-        num_bytes = 0
-        async with aclosing(response.aiter_raw()) as body:
-            async for chunk in body:
-                chunks.append(chunk)
-                num_bytes += len(chunk)
-                if num_bytes > limit:
-                    raise spec.kind.over_limit(limit, spec.param)
-        return b"".join(chunks)
+async def _read_body(exchange: Exchange, spec: _FetchSpec) -> bytes:
+    _check_head(exchange, spec)
+    body = await exchange.read_body(spec.max_bytes)
+    if body is None:
+        raise spec.kind.over_limit(spec.max_bytes, spec.param)
+    return body
 
 
 def _look_up(host: str, port: int) -> tuple[Address, ...]:
@@ -251,14 +192,14 @@ def _look_up(host: str, port: int) -> tuple[Address, ...]:
     return tuple(dict.fromkeys(ip_address(answer[4][0]) for answer in answers))
 
 
-def _check_head(response: httpx2.Response, spec: _FetchSpec) -> None:
-    headers = response.headers
-    if response.status_code != HTTPStatus.OK:
-        raise spec.fetch_error(f"answered with status {response.status_code}")
+def _check_head(exchange: Exchange, spec: _FetchSpec) -> None:
+    headers = exchange.headers
+    if exchange.status != HTTPStatus.OK:
+        raise spec.fetch_error(f"answered with status {exchange.status}")
     if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
         raise spec.fetch_error("sent it with a content encoding")
-    if "content-length" in headers and "transfer-encoding" in headers:
-        raise spec.fetch_error("contradicts itself on the length")
+    if headers.get("transfer-encoding", "chunked").strip().lower() != "chunked":
+        raise spec.fetch_error("sent it with a transfer encoding")
     mime_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if spec.kind is IMAGE and mime_type.startswith("video/"):
         raise spec.fetch_error("sent a video; give its URL in a 'video_url' part of a chat message")

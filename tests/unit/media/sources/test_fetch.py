@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 from internvl_server.errors import (
     EngineOverloadedError,
@@ -107,8 +106,38 @@ class TestDelivery:
         host.answer = host.send(b"HTTP/1.0 200 OK\r\n\r\n", b"abc", b"de")
         assert await fetcher.fetch(host.url(), param=PARAM) == b"abcde"
 
+    @pytest.mark.parametrize(
+        ("answer", "body"),
+        [
+            (b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\n\r\nabc", b"abc"),
+            (b"HTTP/1.1 200 OK\nContent-Length: 3\n\nabc", b"abc"),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcHTTP/1.1 200 OK\r\n\r\n", b"abc"),
+            (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\nabc", b"abc"),
+        ],
+    )
+    async def test_unusual_answers_are_read(
+        self, host: StubHost, fetcher: MediaFetcher, answer: bytes, body: bytes
+    ) -> None:
+        host.answer = host.send(answer)
+        assert await fetcher.fetch(host.url(), param=PARAM) == body
+
 
 class TestMisbehavingHost:
+    @pytest.mark.parametrize(
+        "flood",
+        [
+            b"1\r\nx\r\n" * 100_000,
+            b"1;" + b"x" * 200_000 + b"\r\nx\r\n0\r\n\r\n",
+            b"0\r\n" + b"x: y\r\n" * 20_000 + b"\r\n",
+        ],
+    )
+    async def test_framing_without_end_is_refused(
+        self, host: StubHost, fetcher: MediaFetcher, flood: bytes
+    ) -> None:
+        host.answer = host.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", flood)
+        with pytest.raises(ImageFetchError):
+            await fetcher.fetch(host.url(), param=PARAM)
+
     @pytest.mark.parametrize(
         "status",
         ["201 Created", "204 No Content", "206 Partial", "304 Not Modified", "403 No", "404 Not Found",
@@ -150,6 +179,8 @@ class TestMisbehavingHost:
             "Transfer-Encoding: chunked",
             "Broken header line",
             "Long: " + "x" * 200_000,
+            "\r\n".join(["X: y"] * 10_000),
+            "\r\n".join(["X:"] * 300),
         ],
     )
     async def test_head_is_refused(
@@ -217,10 +248,11 @@ class TestDeadline:
     ) -> None:
         async def answer(_head: bytes, writer: asyncio.StreamWriter) -> None:
             writer.write(beginning)
+            rest = iter(b"HTTP/1.1 200 OK" if not beginning else b"x" * 1000)
             while True:
                 await asyncio.sleep(0.1)
                 if drips:
-                    writer.write(b"H" if not beginning else b"x")
+                    writer.write(bytes([next(rest)]))
                     await writer.drain()
 
         host.answer = answer
@@ -478,9 +510,7 @@ class TestTls:
         settings = settings.model_copy(update={"allowed_ports": (port, *settings.allowed_ports)})
         fetcher = MediaFetcher(settings)
         if trusted is not None:
-            await fetcher._transport.aclose()
-            context = ssl.create_default_context(cafile=trusted)
-            fetcher._transport = httpx2.AsyncHTTPTransport(verify=context, trust_env=False)
+            fetcher._tls = ssl.create_default_context(cafile=trusted)
         try:
             return await fetcher.fetch(url, param=PARAM)
         finally:
