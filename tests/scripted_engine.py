@@ -1,7 +1,8 @@
 """An engine that plays given tokens."""
 
-import contextlib
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import Sequence
+from functools import partial
 
 from internvl_server.core import (
     Constraint,
@@ -11,6 +12,7 @@ from internvl_server.core import (
     TokenLogprobs,
 )
 from internvl_server.engine.base import Capability, EngineHealth, EngineInfo
+from internvl_server.engine.stream import Abort, Stream
 
 
 class ScriptedEngine:
@@ -38,14 +40,22 @@ class ScriptedEngine:
     async def compile(self, constraint: Constraint) -> tuple[str, ...]:
         return ()
 
-    @contextlib.asynccontextmanager
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[AsyncIterator[TokenDelta]]:
-        self.requests.append(request)
-        yield self._deltas(request)
+    def generate(self, request: GenerateRequest) -> Stream:
+        return Stream(partial(self._accept, request))
 
-    async def _deltas(self, request: GenerateRequest) -> AsyncIterator[TokenDelta]:
+    async def _accept(self, request: GenerateRequest, stream: Stream) -> Abort:
+        self.requests.append(request)
+        task = asyncio.create_task(self._run(request, stream))
+
+        def abort() -> None:
+            task.cancel()
+
+        return abort
+
+    async def _run(self, request: GenerateRequest, stream: Stream) -> None:
         place = 0
         for ids in [*self.script, (self.end_id,)]:
+            await asyncio.sleep(0)
             kept = tuple(ids)[: request.max_tokens - place]
             logprobs = tuple(TokenLogprobs(-float(place + i)) for i in range(len(kept)))
             place += len(kept)
@@ -53,6 +63,6 @@ class ScriptedEngine:
             reason: FinishReason | None = (
                 "stop" if is_end else "length" if place == request.max_tokens else None
             )
-            yield TokenDelta(kept, reason, logprobs)
+            stream.put(TokenDelta(kept, reason, logprobs))
             if reason is not None:
                 return

@@ -139,7 +139,7 @@ def parse_tokenize_request(
     request, ignored = validate(ChatTokenizeRequest, fields, ignore_unknown=ignore_unknown)
     tools = to_tools([t.function for t in request.tools or ()], "tools[{}].function.name")
     conversation = with_thinking(to_conversation(request, tools, media), request, None)
-    return ParsedTokenize(request, "", conversation, unknown + ignored + request.unused)
+    return ParsedTokenize(request, "", conversation, unknown + ignored)
 
 
 def _parse_text(

@@ -147,7 +147,15 @@ class UserMessage(NamedMessage):
 
 
 class AssistantMessage(NamedMessage):
-    """An earlier answer: text, a refusal, tool calls, or several of them; it may be empty."""
+    """An earlier answer: text, a refusal, tool calls, or several of them; it may be empty.
+
+    The model does not see its reasoning again.
+    """
+
+    foreign: ClassVar[Mapping[str, Foreign]] = {
+        **MESSAGE,
+        "reasoning_content": Foreign(is_known=True),
+    }
 
     role: Literal["assistant"]
     content: AssistantContent | None = None

@@ -164,7 +164,7 @@ def _converted(
             tool_names=tuple([tool.name for tool in tools]),
             reasoning=body,
         ),
-        ignored + body.unused,
+        ignored,
     )
 
 

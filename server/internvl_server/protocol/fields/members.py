@@ -29,6 +29,7 @@ class Foreign:
             name of one, so are false, 0, `"off"` and empty values.
         values: Pairs of a value of this field and the equivalent value of `to`.
         not_neutral: Values that have an effect although they look neutral.
+        is_known: Whether the field is one of this API, so that it is accepted where unknown ones are refused.
         is_switch: Whether `to` is a boolean, and the values are those of `to_switch`.
     """
 
@@ -38,6 +39,7 @@ class Foreign:
     values: tuple[tuple[Any, Any], ...] = ()
     not_neutral: tuple[Any, ...] = ()
     is_switch: bool = False
+    is_known: bool = False
 
     def value_of(self, value: Any) -> Any:  # noqa: ANN401  (any JSON value)
         """A value of this field as a value of the field that it is another name of."""
@@ -165,7 +167,7 @@ class _Sorter:
             self._add_unknown(name, value, suggested)
         elif foreign.to:
             self._renamed.append((name, foreign, value))
-        elif not self._ignore_unknown:
+        elif not self._ignore_unknown and not foreign.is_known:
             raise _unknown(name, "")
         elif not foreign.is_neutral(value):
             if foreign.instead:

@@ -78,7 +78,7 @@ def parse_messages_request(
             tool_names=tuple([tool.name for tool in tools]),
             reasoning=request,
         ),
-        unknown + inner + request.unused + dropped_blocks(request.messages),
+        unknown + inner + dropped_blocks(request.messages),
     )
 
 
@@ -95,7 +95,7 @@ def parse_count_tokens_request(
         with_thinking(conversation, request, constraint),
         SamplingParams(constraint=constraint),
         AnswerParams(tool_choice=choice),
-        unknown + inner + request.unused + dropped_blocks(request.messages),
+        unknown + inner + dropped_blocks(request.messages),
     )
 
 

@@ -145,7 +145,13 @@ class FunctionCallOutputItem(_Item):
 
 
 class ReasoningItem(_Item):
-    """Earlier reasoning. The model does not see it again, so all its members are unknown."""
+    """Earlier reasoning, which the model does not see again."""
+
+    foreign: ClassVar[Mapping[str, Foreign]] = {
+        "content": Foreign(is_known=True),
+        "encrypted_content": Foreign(is_known=True),
+        "summary": Foreign(is_known=True),
+    }
 
     type: Literal["reasoning"]
 

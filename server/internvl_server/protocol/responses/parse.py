@@ -74,7 +74,7 @@ def parse_responses_request(
             tool_names=tuple([tool.name for tool in tools]),
             reasoning=request,
         ),
-        unknown + inner + request.unused,
+        unknown + inner,
     )
 
 
@@ -92,7 +92,7 @@ def parse_input_tokens_request(
         with_thinking(conversation, request, constraint),
         SamplingParams(constraint=constraint),
         AnswerParams(tool_choice=choice),
-        unknown + inner + request.unused,
+        unknown + inner,
     )
 
 

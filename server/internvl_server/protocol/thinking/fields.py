@@ -11,6 +11,9 @@ from internvl_server.protocol.wire import Wire
 
 __all__ = ["ReasoningFields", "ThinkingFields"]
 
+# Reasoning has no budget and no summary here.
+_UNUSED = Foreign(is_known=True)
+
 
 def _effort(value: Any) -> Any:  # noqa: ANN401  (any JSON value)
     return "none" if value is not None and is_off(value) else value
@@ -25,22 +28,17 @@ Effort: TypeAlias = Annotated[
 class ReasoningOptions(Wire):
     """OpenAI's `reasoning`, with OpenRouter's `enabled`, `exclude` and `max_tokens`."""
 
-    unused: ClassVar[tuple[str, ...]] = (
-        "context",
-        "generate_summary",
-        "max_tokens",
-        "mode",
-        "summary",
-    )
+    foreign: ClassVar[Mapping[str, Foreign]] = {
+        "context": _UNUSED,
+        "generate_summary": _UNUSED,
+        "max_tokens": _UNUSED,
+        "mode": _UNUSED,
+        "summary": _UNUSED,
+    }
 
     effort: Effort | None = None
     enabled: bool | None = None
     exclude: bool | None = None
-    context: Any = None
-    generate_summary: Any = None
-    max_tokens: Any = None
-    mode: Any = None
-    summary: Any = None
 
     @property
     def is_wanted(self) -> bool | None:
@@ -53,12 +51,13 @@ class ReasoningOptions(Wire):
 class ThinkingOptions(Wire):
     """Anthropic's `thinking`."""
 
-    foreign: ClassVar[Mapping[str, Foreign]] = {"clear_thinking": Foreign(neutral=(True,))}
-    unused: ClassVar[tuple[str, ...]] = ("budget_tokens",)
+    foreign: ClassVar[Mapping[str, Foreign]] = {
+        "budget_tokens": _UNUSED,
+        "clear_thinking": Foreign(neutral=(True,)),
+    }
 
     type: Literal["enabled", "disabled", "adaptive", "auto"] | None = None
     display: Literal["summarized", "omitted"] | None = None
-    budget_tokens: Any = None
 
     @property
     def is_wanted(self) -> bool | None:
@@ -100,17 +99,6 @@ class ThinkingFields(Wire):
         BeforeValidator(_to_thinking, json_schema_input_type=ThinkingOptions | bool | str),
     ] = None
     """`type`: `enabled`, `disabled`; `adaptive` and `auto` leave it to the server. `display`: `omitted`."""
-
-    @property
-    def unused(self) -> tuple[str, ...]:
-        """The JSON paths of members without effect: reasoning has no budget and no summary here."""
-        options = {"reasoning": self.reasoning, "thinking": self.thinking}
-        return tuple(
-            f"{name}.{member}"
-            for name, option in options.items()
-            for member in (option.unused if option else ())
-            if getattr(option, member) is not None
-        )
 
 
 class ReasoningFields(ThinkingFields):

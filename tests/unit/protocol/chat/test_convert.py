@@ -303,6 +303,9 @@ def test_reasoning_in_the_history_is_left_out_and_named() -> None:
     with pytest.raises(InvalidRequestError) as caught:
         parse({"model": "m", "messages": answers})
     assert caught.value.param in done.ignored
+    own = {"role": "assistant", "content": "b", "reasoning_content": "hm"}
+    strict = parse({"model": "m", "messages": [own]})
+    assert strict.ignored == ("messages[0].reasoning_content",)
 
 
 def test_limits_on_messages_and_parts_are_judged_before_they_are_looked_at() -> None:
