@@ -53,7 +53,8 @@ def main() -> int:
         results.forget([trial.name for trial in trials])
     lab = Lab(
         Machine(gpus, options.config, tuple(options.set)), options.work, results, options.model,
-        "tiny" if options.stand_in else "1b", options.stand_in, options.prompts, options.aborts,
+        "tiny" if options.stand_in else "1b", () if options.stand_in else None, options.prompts,
+        options.aborts,
         options.streams,
     )  # fmt: skip
     asyncio.run(run_all(lab, trials))

@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from internvl_server.planner.check import check_settings, fitting_plan
 from internvl_server.planner.gpus import GpuMemory, GpuSet
 from internvl_server.planner.memory import Deployment, MemoryPlan, make_plan, valid_tps
 from internvl_server.settings.loading import find_config, load_settings
+
+from scripts.load.systems import flat
 
 __all__ = ["Deployed", "Machine", "largest_tp", "share_for"]
 
@@ -29,7 +31,7 @@ class Deployed:
     @property
     def words(self) -> list[str]:
         """As options of `internvl-server serve`."""
-        return [word for change in _flat(self.values) for word in ("--set", change)]
+        return [word for change in flat(self.values) for word in ("--set", change)]
 
 
 @dataclass(frozen=True)
@@ -110,12 +112,3 @@ def _merge(values: dict[str, Any], changes: dict[str, Any]) -> None:
             _merge(values[name], value)
         else:
             values[name] = value
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            text = value if isinstance(value, str) else json.dumps(value)
-            yield f"{prefix}{name}={text}"

@@ -4,7 +4,7 @@ import asyncio
 import json
 import subprocess
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,7 +41,7 @@ class Lab:
         results: Rows so far.
         folder: The checkpoint to try; None for random ones of `size`.
         size: A name of `scripts.make_random_checkpoint.SHAPES`.
-        is_stand_in: Whether processes run on stand-ins.
+        stand_in: Options of the stand-ins; None on a GPU.
         num_prompts: Of the comparison with transformers.
         num_aborts: In the engine; a third of them over HTTP.
         num_streams: Mixed ones at a time.
@@ -52,7 +52,7 @@ class Lab:
     results: Results
     folder: Path | None
     size: str
-    is_stand_in: bool = False
+    stand_in: Sequence[str] | None = None
     num_prompts: int = 64
     num_aborts: int = 1000
     num_streams: int = 64
@@ -114,7 +114,7 @@ class Lab:
             path = self.work / f"{_slug(trial)}.json"
             task.write(path)
             log = self.work / f"{_slug(trial)}.log"
-            command = python("scripts.gpu_smoke.adapter", str(path), stand_in=self.is_stand_in)
+            command = python("scripts.gpu_smoke.adapter", str(path), stand_in=self.stand_in)
             code = await _run(command, log, min(left_s, _FOREVER_S))
             reason = f"the process ended with {code}: {_last_line(log)}"
             if not results.fail_begun(trial.name, reason):
@@ -146,7 +146,13 @@ class Lab:
         return figures
 
     async def _over_http(self, trial: Trial, checkpoint: Checkpoint, deployed: Deployed) -> None:
-        command = python("internvl_server", "serve", "--port", "{port}", stand_in=self.is_stand_in)
+        command = python(
+            "internvl_server",
+            "serve",
+            "--port",
+            "{port}",
+            stand_in=self.stand_in,
+        )
         log = self.work / f"{_slug(trial)}.log"
         with (
             watched() as peak,

@@ -77,8 +77,12 @@ def _tokenizer(folder: Path) -> Tokenizer:
     return Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
+_SYSTEM = "You are a helpful assistant."
+
+
 def chat_body(text: str, *urls: str, **fields: Any) -> bytes:
-    """The body of a chat request: pictures, then the text."""
+    """The body of a chat request: a system text, so that no server takes its own; pictures; the text."""
     parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
     content = [*parts, {"type": "text", "text": text}] if parts else text
-    return json.dumps({"messages": [{"role": "user", "content": content}]} | fields).encode()
+    messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": content}]
+    return json.dumps({"messages": messages} | fields).encode()

@@ -14,7 +14,7 @@ from scripts.load.streams import Timing
 
 __all__ = ["Round", "closed_loop", "open_loop"]
 
-Send = Callable[[bytes], Awaitable[Timing]]
+Send = Callable[[Any], Awaitable[Timing]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Round:
 
 
 async def closed_loop(
-    send: Send, bodies: Iterable[bytes], num_clients: int, *, pid: int | None = None
+    send: Send, bodies: Iterable[Any], num_clients: int, *, pid: int | None = None
 ) -> Round:
     """Each of the clients sends its next request when the last is answered."""
     timings: list[Timing] = []
@@ -55,27 +55,27 @@ async def closed_loop(
         for body in waiting:
             timings.append(await _timed(send, body))
 
-    start, before = time.perf_counter(), _cost(pid)
     with _no_collection():
+        start, before = time.perf_counter(), _cost(pid)
         await asyncio.gather(*(client() for _ in range(num_clients)))
-    return summary(timings, time.perf_counter() - start, _cost(pid), before)
+        return summary(timings, time.perf_counter() - start, _cost(pid), before)
 
 
 async def open_loop(
-    send: Send, bodies: Iterable[bytes], rate: float, *, pid: int | None = None
+    send: Send, bodies: Iterable[Any], rate: float, *, pid: int | None = None
 ) -> Round:
     """A request every 1/rate seconds, whether earlier ones are answered or not."""
-    start, before = time.perf_counter(), _cost(pid)
     tasks = []
     with _no_collection():
+        start, before = time.perf_counter(), _cost(pid)
         for number, body in enumerate(bodies):
             await asyncio.sleep(max(0.0, start + number / rate - time.perf_counter()))
             tasks.append(asyncio.create_task(_timed(send, body)))
         timings = await asyncio.gather(*tasks)
-    return summary(timings, time.perf_counter() - start, _cost(pid), before)
+        return summary(timings, time.perf_counter() - start, _cost(pid), before)
 
 
-async def _timed(send: Send, body: bytes) -> Timing:
+async def _timed(send: Send, body: Any) -> Timing:
     try:
         return await send(body)
     except OSError as error:

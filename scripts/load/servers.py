@@ -32,9 +32,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def python(module: str, *arguments: str, stand_in: bool = False) -> list[str]:
-    """The command that runs a module: with `stand_in` on the stand-ins for a GPU."""
-    return [sys.executable, "-m", *(["scripts.stand_in"] if stand_in else []), module, *arguments]
+def python(module: str, *arguments: str, stand_in: Sequence[str] | None = None) -> list[str]:
+    """The command that runs a module: on the stand-ins for a GPU if there are options of them."""
+    before = [] if stand_in is None else ["scripts.stand_in", *stand_in]
+    return [sys.executable, "-m", *before, module, *arguments]
 
 
 class ServerProcess:

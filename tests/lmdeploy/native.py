@@ -226,7 +226,8 @@ class Loop:
         self._random = random.Random(0)
         self.model_path, self.vocab_size = "", VOCABULARY  # what TurboMind loaded, and how
         self.config: Any = None
-        threading.Thread(target=self._run, daemon=True).start()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
 
     @property
     def num_active(self) -> int:
@@ -241,7 +242,10 @@ class Loop:
             self.max_active = max(self.max_active, len(self._active))
 
     def close(self) -> None:
+        """Also ends the thread: it would abort the process if this ended while it is in native code."""
         self._is_closed = True
+        if threading.current_thread() is not self._thread:
+            self._thread.join(1)
 
     # What `TurboMind.model_comm` offers.
 

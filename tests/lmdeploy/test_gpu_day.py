@@ -34,3 +34,31 @@ def test_gpu_smoke_fills_every_row(tmp_path, trial):
     assert {row["trial"] for row in rows} == {trial}
     assert [row for row in rows if row["state"] != "PASSED"] == []
     assert all(row["figures"] for row in rows)
+
+
+def test_gpu_bench_fills_every_row_and_goes_on_where_it_stopped(tmp_path):
+    command = [
+        sys.executable, "-m", "scripts.gpu_bench", "--random", "--stand-in", "--work", tmp_path,
+        "--clients", "2", "--requests-per-client", "1", "--prompt-tokens", "64", "--new-tokens", "8",
+        "--rate", "50", "--json", tmp_path / "figures.json", "--markdown", tmp_path / "tables.md",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    tables = (tmp_path / "tables.md").read_text()
+    assert "NOT RUN" not in tables
+    records = json.loads((tmp_path / "figures.json").read_text())["records"]
+    assert {record["system"] for record in records} == {
+        "ours", "lmdeploy", "raw", "ours, 2048 a pass", "ours, 8192 a pass",
+    }  # fmt: skip
+    for record in records:
+        figures = record["figures"]
+        assert (record["problem"], figures["num_failed"]) == ("", 0), record
+        assert figures["ttft_p50_ms"] > 0
+        assert figures["tokens_per_s"] > 0
+    prompts = {
+        (r["measure"], r["figures"]["prompt_tokens"]) for r in records if "table" in r["part"]
+    }
+    assert len(prompts) == len({measure for measure, _ in prompts}), "not the same prompts"
+    again = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert again.returncode == 0
+    assert again.stderr == "", "nothing is left to be measured"
