@@ -16,12 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TypeVar
 
-__all__ = ["MAX_JSON_BYTES", "MAX_TEXT_CHARS", "MAX_TOKEN_IDS", "offload"]
+__all__ = ["MAX_JSON_BYTES", "MAX_MEDIA_BYTES", "MAX_TEXT_CHARS", "MAX_TOKEN_IDS", "offload"]
 
 T = TypeVar("T")
 
 # The largest inputs whose processing takes under a millisecond.
 MAX_JSON_BYTES = 16_384  # to parse and validate: up to 3 ms if every object has unknown members
+MAX_MEDIA_BYTES = 262_144  # to decode from base64 and to hash
 MAX_TEXT_CHARS = 1024  # to tokenize
 MAX_TOKEN_IDS = 4096  # to turn into text
 

@@ -17,11 +17,11 @@ def fingerprint(
 ) -> bytes:
     """The cache key of an image's pixels.
 
-    Equal keys imply equal pixels. The same image in another encoding, or once inline and once by URL, has
-    another key, which only costs a cache hit.
+    Equal keys imply equal pixels. The same image in another encoding has another key, which only costs a
+    cache hit.
 
     Args:
-        image: The encoded image; base64 text is hashed as it is.
+        image: The encoded image.
         grid: (columns, rows) the image was cut into.
         tile_px: Side of a tile in pixels.
         pixel_format: How the pixels were made.
@@ -29,27 +29,20 @@ def fingerprint(
     Returns:
         32 bytes.
     """
-    return _key(_digest(image), image, pixel_format, *grid, tile_px)
+    return _key(image, pixel_format, *grid, tile_px)
 
 
 def frame_fingerprints(
     video: EncodedMedia, num_frames: int, tile_px: int, pixel_format: PixelFormat
 ) -> tuple[bytes, ...]:
     """The cache key of each of the frames that are sampled from a video."""
-    digest = _digest(video)
     return tuple(
-        _key(digest, video, pixel_format, "frame", index, num_frames, tile_px)
+        _key(video, pixel_format, "frame", index, num_frames, tile_px)
         for index in range(num_frames)
     )
 
 
-def _digest(media: EncodedMedia) -> bytes:
-    return hashlib.sha256(media.to_bytes()).digest()
-
-
-def _key(
-    digest: bytes, media: EncodedMedia, pixel_format: PixelFormat, *tiling: int | str
-) -> bytes:
+def _key(media: EncodedMedia, pixel_format: PixelFormat, *tiling: int | str) -> bytes:
     form = (pixel_format.type, pixel_format.is_fast)
     text = json.dumps([_PREPROCESSING_VERSION, media.is_base64, *form, *tiling])
-    return hashlib.sha256(text.encode() + b"\0" + digest).digest()
+    return hashlib.sha256(text.encode() + b"\0" + media.digest).digest()

@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from internvl_server.core import Detail, ImageMeasure, ImageReference, ImageTiles
+from internvl_server.errors import EngineOverloadedError
+from internvl_server.media.cache import CachedPool
 from internvl_server.media.encoded import EncodedMedia
 from internvl_server.media.sources.loader import RequestLoader, attach_param, gather
 from internvl_server.media.tile_budget import allocate_tiles
 from internvl_server.media.tiling import count_tiles, select_grid
-from internvl_server.media.workers.pool import DecodePool
 
 __all__ = ["HIGH_DETAIL_TILES", "ImagePreparer", "ImageShare", "ReserveTiles"]
 
@@ -49,7 +50,7 @@ class ImagePreparer:
         auto_max_tiles: Tiles of an image with `detail: auto`.
     """
 
-    def __init__(self, pool: DecodePool, *, tile_px: int, auto_max_tiles: int) -> None:
+    def __init__(self, pool: CachedPool, *, tile_px: int, auto_max_tiles: int) -> None:
         self._pool = pool
         self._tile_px = tile_px
         self._detail_tiles = {
@@ -81,11 +82,18 @@ class ImagePreparer:
             EngineOverloadedError: The server is fetching too many.
         """
         images = await _load_all(references, loader)
+        caps = [self._requested_cap(reference) for reference in references]
+        if _fits_any_size(caps, share.num_tiles, reserve_tiles):
+            prepared = await self._tile_all(references, images, caps)
+            prepared = tuple(replace(t, num_requested_tiles=t.num_tiles) for t in prepared)
+            reserve_tiles(sum(tiles.num_tiles for tiles in prepared))
+            return prepared
         plans = await self._plan_tiles(references, images, share)
         reserve_tiles(sum(plan.num_tiles for plan in plans))
-        return await gather(
-            attach_param(self._tile(image, plan), reference.param)
-            for reference, image, plan in zip(references, images, plans, strict=True)
+        prepared = await self._tile_all(references, images, [plan.cap for plan in plans])
+        return tuple(
+            replace(tiles, num_requested_tiles=plan.num_requested_tiles)
+            for tiles, plan in zip(prepared, plans, strict=True)
         )
 
     async def measure(
@@ -98,9 +106,16 @@ class ImagePreparer:
             for plan in await self._plan_tiles(references, images, share)
         )
 
-    async def _tile(self, image: EncodedMedia, plan: _TilePlan) -> ImageTiles:
-        tiles = await self._pool.tile(image, max_tiles=plan.cap)
-        return replace(tiles, num_requested_tiles=plan.num_requested_tiles)
+    async def _tile_all(
+        self,
+        references: Sequence[ImageReference],
+        images: Sequence[EncodedMedia],
+        caps: Sequence[int],
+    ) -> tuple[ImageTiles, ...]:
+        return await gather(
+            attach_param(self._pool.tile(image, max_tiles=cap), reference.param)
+            for reference, image, cap in zip(references, images, caps, strict=True)
+        )
 
     async def _plan_tiles(
         self,
@@ -131,6 +146,21 @@ class ImagePreparer:
         if reference.max_tiles is not None:
             return reference.max_tiles
         return self._detail_tiles[reference.detail]
+
+
+def _fits_any_size(caps: Sequence[int], num_tiles: int, reserve_tiles: ReserveTiles) -> bool:
+    """Whether all images can have the tiles they request, whatever their sizes.
+
+    If so, the tiles are reserved, and no header needs to be read before an image is decoded.
+    """
+    most = sum(cap + 1 if cap > 1 else 1 for cap in caps)  # with the thumbnail
+    if most > num_tiles:
+        return False
+    try:
+        reserve_tiles(most)
+    except EngineOverloadedError:
+        return False
+    return True
 
 
 async def _load_all(

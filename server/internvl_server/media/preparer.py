@@ -22,6 +22,7 @@ from internvl_server.errors import (
     InvalidRequestError,
     StartupError,
 )
+from internvl_server.media.cache import CachedPool, TileCache
 from internvl_server.media.decoding.image import DecodeLimits
 from internvl_server.media.image_preparer import (
     HIGH_DETAIL_TILES,
@@ -86,8 +87,10 @@ class MediaPreparer:
             timeout_s=settings.decode_timeout_s,
             pixel_format=self._pixel_format,
         )
-        self._images = ImagePreparer(self._pool, tile_px=tile_px, auto_max_tiles=auto_max_tiles)
-        self._videos = VideoPreparer(settings, tile_px, self._pool, self._pixel_format)
+        cache = TileCache(settings.cache_bytes)
+        pool = CachedPool(self._pool, cache)
+        self._images = ImagePreparer(pool, tile_px=tile_px, auto_max_tiles=auto_max_tiles)
+        self._videos = VideoPreparer(settings, tile_px, pool, self._pixel_format, cache)
 
     @property
     def resizes_fast(self) -> bool:

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 from internvl_server.core import FrameList, ImageMeasure, ImageReference, ImageTiles, VideoReference
 from internvl_server.errors import EngineOverloadedError
+from internvl_server.media.cache import CachedPool, TileCache
 from internvl_server.media.decoding.image import VideoLimits
 from internvl_server.media.encoded import EncodedMedia
 from internvl_server.media.pixels.tiler import PixelFormat
@@ -26,14 +27,16 @@ class VideoPreparer:
         tile_px: Side of a tile in pixels.
         images: The pool that decodes frames sent as images.
         pixel_format: Called for each video.
+        cache: Keeps frames.
     """
 
     def __init__(
         self,
         settings: MediaSettings,
         tile_px: int,
-        images: DecodePool,
+        images: CachedPool,
         pixel_format: Callable[[], PixelFormat],
+        cache: TileCache,
     ) -> None:
         self._settings = settings
         self._images = images
@@ -45,6 +48,7 @@ class VideoPreparer:
             pixel_format=pixel_format,
             starts_on_demand=True,
         )
+        self._cached = CachedPool(self._pool, cache)
 
     async def start(self) -> None:
         """Accept videos; processes start with the first one."""
@@ -66,7 +70,7 @@ class VideoPreparer:
         if isinstance(video, FrameList):
             return await gather(self._tile(frame, loader) for frame in video.frames)
         async with self._loaded(video, loader) as encoded:
-            frames = self._pool.frames(encoded, num_frames=video.num_frames)
+            frames = self._cached.frames(encoded, num_frames=video.num_frames)
             return await attach_param(frames, video.param)
 
     async def measure(
@@ -76,7 +80,7 @@ class VideoPreparer:
         if isinstance(video, FrameList):
             return await gather(self._measure(frame, loader) for frame in video.frames)
         async with self._loaded(video, loader) as encoded:
-            [frame] = await attach_param(self._pool.frames(encoded, num_frames=1), video.param)
+            [frame] = await attach_param(self._cached.frames(encoded, num_frames=1), video.param)
         return (ImageMeasure(frame.size, num_tiles=1),) * video.num_frames
 
     async def _tile(self, frame: ImageReference, loader: RequestLoader) -> ImageTiles:

@@ -59,6 +59,12 @@ class MediaSettings(Section):
     255 of the exact ones, and none differs by more than two. It needs cykooz-resizer
     (`internvl-server[fast]`). `auto` is `fast` where that is installed and pixels are rounded to 16 bits
     anyway, as on GPUs, and `exact` otherwise."""
+    cache_bytes: Annotated[int, Field(ge=0)] = 512 << 20
+    """Bytes of prepared images and frames that are kept for later turns and other requests with the same
+    file, inline or fetched; 0 keeps none. A tile has 1.2 MB, or 2.4 MB for the CPU engine; an image of
+    1920x1080 has nine. The memory may be a quarter more, and running requests hold theirs besides
+    (`limits.max_tiles_in_flight`). Addresses are fetched each time. The time that an answer takes may show
+    that another client has sent the same file."""
     decode_timeout_s: PositiveFloat = 10.0
     """Time limit of decoding and tiling one image, in seconds; its process is then killed."""
     max_videos: PositiveInt = 32

@@ -111,4 +111,5 @@ def settings(host: StubHost) -> MediaSettings:
         allowed_private_networks=("127.0.0.0/8",),
         allowed_ports=(80, 443, host.port),
         num_workers=1,
+        cache_bytes=0,
     )

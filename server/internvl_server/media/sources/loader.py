@@ -2,11 +2,18 @@
 
 import asyncio
 from collections.abc import Awaitable, Coroutine, Iterable
+from functools import partial
 from typing import Any, TypeVar
 
+from internvl_server.concurrency.offload import MAX_MEDIA_BYTES, offload
 from internvl_server.errors import ImageTooLargeError, ServerError
-from internvl_server.media.encoded import Base64Media, BinaryMedia, EncodedMedia
-from internvl_server.media.sources.data_url import check_scheme, is_data_url, split_data_url
+from internvl_server.media.encoded import EncodedMedia
+from internvl_server.media.sources.data_url import (
+    check_scheme,
+    decode_plain_base64,
+    is_data_url,
+    split_data_url,
+)
 from internvl_server.media.sources.fetch import MediaFetcher
 from internvl_server.media.types import IMAGE, MediaError, MediaType
 from internvl_server.settings import MediaSettings
@@ -39,7 +46,9 @@ class RequestLoader:
         """
         if is_data_url(url):
             max_bytes = self._max_image_bytes if kind is IMAGE else self._max_video_bytes
-            return Base64Media(split_data_url(url, max_bytes=max_bytes, param=param, kind=kind))
+            text = split_data_url(url, max_bytes=max_bytes, param=param, kind=kind)
+            decode = partial(_decode, text, max_bytes=max_bytes, param=param, kind=kind)
+            return await offload(decode, size=len(text), limit=MAX_MEDIA_BYTES)
         check_scheme(url, param=param, kind=kind)
         async with self._slots:
             data = await self._fetcher.fetch(url, param=param, kind=kind)
@@ -51,7 +60,16 @@ class RequestLoader:
                     "together, the limit (media.max_fetched_bytes).",
                     param=param,
                 )
-        return BinaryMedia(data)
+        return await offload(partial(EncodedMedia.of, data), size=len(data), limit=MAX_MEDIA_BYTES)
+
+
+def _decode(text: str, *, max_bytes: int, param: str, kind: MediaType) -> EncodedMedia:
+    data = decode_plain_base64(text)
+    if data is None:
+        return EncodedMedia.of(text.encode("ascii"), is_base64=True)
+    if len(data) > max_bytes:
+        raise kind.over_limit(max_bytes, param)
+    return EncodedMedia.of(data)
 
 
 async def attach_param(result: Awaitable[T], param: str) -> T:

@@ -179,7 +179,7 @@ class WorkerProcess:
             OSError, EOFError, ValueError, LookupError, TypeError: The worker died or its answer is invalid.
         """
         self.is_busy = True
-        data = media.to_bytes()
+        data = media.data
         self._memory[: len(data)] = data
         job |= {"num_bytes": len(data), "is_base64": media.is_base64}
         self._pipe.send_bytes(json.dumps(job).encode())

@@ -9,6 +9,7 @@ from internvl_server.errors import ImageTooLargeError, ImageUrlError
 from internvl_server.media.sources.data_url import (
     check_scheme,
     decode_base64,
+    decode_plain_base64,
     is_data_url,
     max_text_chars,
     split_data_url,
@@ -112,6 +113,19 @@ def test_base64_is_decoded_as_programs_write_it(style: str, data: bytes) -> None
 def test_other_text_is_refused(text: str) -> None:
     with pytest.raises(ImageUrlError, match="malformed base64"):
         decode_base64(text.encode(), 1000)
+
+
+@pytest.mark.parametrize("style", ["standard", "no padding"])
+@given(data=st.binary(min_size=1, max_size=300))
+def test_standard_base64_needs_no_worker(style: str, data: bytes) -> None:
+    assert decode_plain_base64(STYLES[style](data).decode()) == data
+
+
+@given(st.text(alphabet="AZaz09+/-_=% \n\t,#", max_size=40))
+def test_what_needs_no_worker_is_decoded_alike(text: str) -> None:
+    plain = decode_plain_base64(text)
+    if plain is not None:
+        assert plain == decode_base64(text.encode(), 1000)
 
 
 @given(st.text(alphabet="AZaz09+/-_=% \n\t,#", max_size=40))

@@ -18,7 +18,7 @@ from internvl_server.errors import (
     StartupError,
 )
 from internvl_server.media.decoding.image import DecodeLimits, decode_image
-from internvl_server.media.encoded import Base64Media, BinaryMedia
+from internvl_server.media.encoded import EncodedMedia
 from internvl_server.media.tiling import select_grid
 from internvl_server.media.workers.pool import DecodePool
 from internvl_server.media.workers.process import WorkerSpec
@@ -29,8 +29,8 @@ from tests.unit.media.conftest import data_url, encode, make_image
 
 LIMITS = DecodeLimits(max_pixels=30_000_000, max_side_px=16_000, max_aspect_ratio=200)
 SPEC = WorkerSpec(limits=LIMITS, tile_px=448, max_tiles=13, max_input_bytes=4 << 20)
-GOOD = BinaryMedia(encode(make_image(900, 500), "JPEG"))
-SLOW = BinaryMedia(encode(make_image(6000, 4000), "JPEG"))
+GOOD = EncodedMedia.of(encode(make_image(900, 500), "JPEG"))
+SLOW = EncodedMedia.of(encode(make_image(6000, 4000), "JPEG"))
 
 
 def num_open_files() -> int:
@@ -56,7 +56,7 @@ async def until_busy(pool: DecodePool) -> None:
 
 class TestResults:
     async def test_tiles_equal_those_of_this_process(self, pool: DecodePool) -> None:
-        for image in (GOOD, BinaryMedia(encode(make_image(448, 448, seed=1)))):
+        for image in (GOOD, EncodedMedia.of(encode(make_image(448, 448, seed=1)))):
             assert isinstance(image.data, bytes)
             tiles = await pool.tile(image, max_tiles=12)
             decoded = decode_image(image.data, LIMITS)
@@ -67,21 +67,21 @@ class TestResults:
     async def test_results_are_copies(self, pool: DecodePool) -> None:
         first = await pool.tile(GOOD, max_tiles=12)
         kept = first.pixels.copy()
-        await pool.tile(BinaryMedia(encode(make_image(900, 500, seed=2))), max_tiles=12)
+        await pool.tile(EncodedMedia.of(encode(make_image(900, 500, seed=2))), max_tiles=12)
         assert np.array_equal(first.pixels, kept)
 
     async def test_a_worker_can_load_what_heic_needs(self, pool: DecodePool) -> None:
-        image = BinaryMedia(heic(make_image(96, 64), turn=1))
+        image = EncodedMedia.of(heic(make_image(96, 64), turn=1))
         assert await pool.read_size(image) == (64, 96)
         assert (await pool.tile(image, max_tiles=1)).size == (64, 96)
 
     async def test_base64_is_decoded_in_the_worker(self, pool: DecodePool) -> None:
         assert isinstance(GOOD.data, bytes)
         text = data_url(GOOD.data).partition(",")[2]
-        tiles = await pool.tile(Base64Media(text), max_tiles=3)
+        tiles = await pool.tile(EncodedMedia.of(text.encode(), is_base64=True), max_tiles=3)
         assert np.array_equal(tiles.pixels, (await pool.tile(GOOD, max_tiles=3)).pixels)
         with pytest.raises(ImageUrlError):
-            await pool.tile(Base64Media(text[:-1] + "!"), max_tiles=3)
+            await pool.tile(EncodedMedia.of(text[:-1].encode() + b"!", is_base64=True), max_tiles=3)
 
     async def test_size(self, pool: DecodePool) -> None:
         assert await pool.read_size(GOOD) == (900, 500)
@@ -89,11 +89,11 @@ class TestResults:
     async def test_errors_come_back_as_they_are(self, pool: DecodePool) -> None:
         before = pids(pool)
         with pytest.raises(ImageDecodeError, match="JPEG, PNG, WebP, GIF, BMP"):
-            await pool.tile(BinaryMedia(b"no image"), max_tiles=1)
+            await pool.tile(EncodedMedia.of(b"no image"), max_tiles=1)
         with pytest.raises(ImageTooLargeError, match="times the shortest"):
-            await pool.read_size(BinaryMedia(encode(make_image(1000, 2))))
+            await pool.read_size(EncodedMedia.of(encode(make_image(1000, 2))))
         with pytest.raises(ImageDecodeError):
-            await pool.tile(BinaryMedia(b""), max_tiles=1)
+            await pool.tile(EncodedMedia.of(b""), max_tiles=1)
         assert pids(pool) == before
 
     async def test_more_images_than_workers(self, pool: DecodePool) -> None:
@@ -311,7 +311,9 @@ class TestIsolation:
         await pool.start()
         [worker] = pool._workers
         assert worker._spec.max_memory_bytes < 1 << 30
-        assert (await pool.tile(BinaryMedia(encode(make_image(100, 100))), max_tiles=1)).grid == (
+        assert (
+            await pool.tile(EncodedMedia.of(encode(make_image(100, 100))), max_tiles=1)
+        ).grid == (
             1,
             1,
         )
