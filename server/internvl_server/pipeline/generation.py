@@ -1,7 +1,6 @@
 """A running request: its answers, read as they are generated or as a whole."""
 
 import asyncio
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -204,23 +203,12 @@ def _joined(deltas: Sequence[TextDelta]) -> TextDelta:
 
 
 def _whole_calls(deltas: Sequence[TextDelta]) -> tuple[ToolCallDelta, ...]:
-    """Each call as one piece. A call that the end of the answer cut off is left out."""
+    """Each call as one piece; the end of the answer may have cut off the last one."""
     pieces: dict[int, list[ToolCallDelta]] = {}
     for delta in deltas:
         for piece in delta.tool_calls:
             pieces.setdefault(piece.index, []).append(piece)
-    calls = [
+    return tuple(
         replace(of_call[0], arguments="".join(piece.arguments for piece in of_call))
         for of_call in pieces.values()
-    ]
-    if calls and not _is_json(calls[-1].arguments):
-        del calls[-1]
-    return tuple(calls)
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text, parse_int=float)  # Python refuses to read very long integers
-    except (ValueError, RecursionError):
-        return False
-    return True
+    )
