@@ -62,6 +62,11 @@ def _with_6b_vision(shape: Shape) -> Shape:
     )  # fmt: skip
 
 
+def _with_text_of(tiny: str, large: str) -> Callable[[Shape], Shape]:
+    """The shape of another family instead of this one."""
+    return lambda shape: SHAPES[tiny if shape.hidden < _GROUP else large]
+
+
 def _with_whole_groups(shape: Shape) -> Shape:
     """Widths that are multiples of a group of quantized weights."""
     return shape if shape.hidden > _GROUP else replace(shape, hidden=_GROUP, mlp=2 * _GROUP)
@@ -72,6 +77,10 @@ KINDS = {
     "authors": Kind(layout="authors"),
     "awq": Kind(is_awq=True, change=_with_whole_groups),
     "6b-vit": Kind(change=_with_6b_vision),
+    "qwen3": Kind(change=_with_text_of("tiny-qwen3", "1b-qwen3")),
+    "qwen3-moe": Kind(change=_with_text_of("tiny-qwen3-moe", "2-layers-qwen3-moe")),
+    # transformers has no class for its text model, so nothing is compared with it.
+    "internlm2": Kind(layout="authors", change=_with_text_of("tiny-internlm2", "2b-internlm2")),
 }
 
 
@@ -95,7 +104,7 @@ def make(work: Path, size: str, kind_name: str) -> Path:
     else:
         _write(folder, shape, kind)
     twin = folder.name
-    if kind.layout == "authors":
+    if kind_name == "authors":
         twin = make(work, size, "hf").name
     elif kind.is_awq:
         twin = f"{folder.name}-twin"

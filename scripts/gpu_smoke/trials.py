@@ -76,6 +76,9 @@ TRIALS = (
     Trial("adapter, authors' layout", kind="authors"),
     Trial("adapter, AWQ", kind="awq"),
     Trial("adapter, 6B's vision", kind="6b-vit"),
+    Trial("adapter, Qwen3", kind="qwen3"),
+    Trial("adapter, Qwen3 with experts", kind="qwen3-moe"),
+    Trial("adapter, InternLM2", kind="internlm2"),
     Trial("adapter, float16", changes=("engine.turbomind.dtype=float16",)),
     Trial(
         "adapter, 8-bit cache",

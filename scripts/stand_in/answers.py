@@ -42,7 +42,8 @@ def _sentence(folder: str) -> list[int]:
 class Computed:
     """The first tokens of each answer, and their logits, as transformers computes them in float32.
 
-    Constraints are followed. Where a prompt begins like an earlier one, these tokens count as cached.
+    Answers of models that transformers has no class for are scripted. Constraints are followed. Where a
+    prompt begins like an earlier one, these tokens count as cached.
     """
 
     loop: Loop
@@ -52,6 +53,8 @@ class Computed:
     _prompts: list[list[Any]] = field(default_factory=list)
 
     def __call__(self, call: Call) -> Plan:
+        if not self._has_model:
+            return scripted(self.loop)
         most = call.config["max_new_tokens"]
         rows = self._rows(call, most)
         if call.grammar is not None:
@@ -63,6 +66,11 @@ class Computed:
     @cached_property
     def _checkpoint(self) -> Checkpoint:
         return load_checkpoint(ModelSettings(path=self.loop.model_path))
+
+    @cached_property
+    def _has_model(self) -> bool:
+        twin = str(twin_of(Path(self.loop.model_path)))
+        return load_checkpoint(ModelSettings(path=twin)).config.layout == "hf"
 
     @cached_property
     def _model(self) -> Any:

@@ -13,7 +13,8 @@ TRIALS = [
     *(
         pytest.param(name, marks=SLOW)
         for name in (
-            "adapter", "adapter, authors' layout", "adapter, 6B's vision", "adapter, float16",
+            "adapter", "adapter, authors' layout", "adapter, 6B's vision", "adapter, Qwen3",
+            "adapter, Qwen3 with experts", "adapter, InternLM2", "adapter, float16",
             "adapter, 8-bit cache", "adapter, 4-bit cache", "server, no prefix cache",
             "server, full cache",
         )
@@ -32,7 +33,12 @@ def test_gpu_smoke_fills_every_row(tmp_path, trial):
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads((tmp_path / "table.json").read_text())["rows"]
     assert {row["trial"] for row in rows} == {trial}
-    assert [row for row in rows if row["state"] != "PASSED"] == []
+    left = [row for row in rows if row["state"] != "PASSED"]
+    if trial == "adapter, InternLM2":
+        [row] = left
+        assert row["figures"] == "transformers has no class for the authors' layout"
+    else:
+        assert left == []
     assert all(row["figures"] for row in rows)
 
 
