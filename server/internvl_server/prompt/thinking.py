@@ -20,7 +20,7 @@ __all__ = [
 Setting: TypeAlias = Literal["auto", "on", "off"]
 
 _BEGIN, _END = "<think>", "</think>"
-_TURN = Control("<|im_start|>")
+_TURN, _TURN_END = Control("<|im_start|>"), Control("<|im_end|>")
 
 # The system text that InternVL3.5's model card gives for its thinking mode.
 THINKING_SYSTEM_TEXT = """\
@@ -130,4 +130,5 @@ def answer_start(segments: Sequence[Segment]) -> AnswerStart:
     begun = written.removeprefix("assistant").lstrip()
     if not begun:
         return "anything"
-    return "reasoning" if begun.startswith(_BEGIN) and _END not in begun else "text"
+    is_open = begun.startswith(_BEGIN) and _END not in begun and _TURN_END not in last
+    return "reasoning" if is_open else "text"

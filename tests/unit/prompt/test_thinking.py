@@ -46,14 +46,13 @@ class Prompts:
         template: Template | None = None,
         mode: ThinkingMode = CAN,
         is_continued: bool = False,
+        begins_answer: bool = True,
     ) -> PromptSkeleton:
         chosen = template or InternVL25Template()
         builder = PromptBuilder(
             self.checkpoint, self.tokenizer, chosen, max_model_len=2048, thinking=mode
         )
-        conversation = Conversation(
-            messages, continue_final_message=is_continued, thinking=thinking
-        )
+        conversation = Conversation(messages, (), is_continued, begins_answer, thinking)
         return builder.skeleton(conversation)
 
     def text(self, skeleton: PromptSkeleton) -> str:
@@ -140,6 +139,11 @@ def test_an_answer_that_is_continued(prompts: Prompts, begun: str, start: str) -
     made = prompts.skeleton(said("user", "hi"), said("assistant", begun), is_continued=True)
     assert prompts.text(made).endswith(f"<|im_start|>assistant\n{begun}")
     assert made.answer_start == start
+
+
+def test_a_turn_that_has_ended_is_not_continued(prompts: Prompts) -> None:
+    last = said("assistant", "<think>\nLet me")
+    assert prompts.skeleton(said("user", "hi"), last, begins_answer=False).answer_start == "text"
 
 
 def test_earlier_reasoning_is_left_out(prompts: Prompts) -> None:
