@@ -112,6 +112,7 @@ def create_app(
         settings=settings,
         checkpoint=checkpoint,
         engine=engine,
+        media=media,
         pipeline=pipeline,
         prompt_counter=PromptCounter(
             media=media, builder=builder, tokenizer=tokenizer, lengths=lengths

@@ -17,6 +17,7 @@ def test_it_says_what_runs_and_what_was_checked(echo_server: LiveServer) -> None
         "engine": "echo",
         "model": "tiny",
         "template": "internvl2_5",
+        "resize": "exact",
         "system_fingerprint": answer["system_fingerprint"],
     }
     assert check["ok"] is True

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from internvl_server.core import PixelType, Regex, SamplingParams
+from internvl_server.core import Detail, ImageReference, PixelType, Regex, SamplingParams
 from internvl_server.engine.turbomind.requests import outputs as adapter
 from internvl_server.errors import (
     ContextLengthExceededError,
@@ -16,11 +16,15 @@ from internvl_server.errors import (
     InvalidRequestError,
     UnsupportedParameterError,
 )
+from internvl_server.media.preparer import MediaPreparer
+from internvl_server.settings import MediaSettings
 from lmdeploy.messages import ResponseType
 from PIL import Image, ImageFile
 
+from tests.conftest import data_url
 from tests.lmdeploy.native import CANCEL, Plan
-from tests.lmdeploy.requests import END, answer, make_request
+from tests.lmdeploy.requests import END, TILE_PX, answer, make_request
+from tests.parity.pictures import make_picture
 
 GUIDE = Regex("[a-z]+")
 
@@ -56,6 +60,41 @@ async def test_images_reach_the_native_side(make_engine, loop, layout, tiles, dt
         expected = torch.from_numpy(ours).view(getattr(torch, pixel_type))
         assert item.pixels.dtype == expected.dtype
         assert torch.equal(item.pixels, expected)
+
+
+@pytest.fixture
+async def media():
+    """Prepares images in the type of the stand-in, and keeps none."""
+    settings = MediaSettings(num_workers=1, cache_bytes=0)
+    media = MediaPreparer(settings, tile_px=TILE_PX, pixel_type=lambda: PixelType.BFLOAT16)
+    await media.start()
+    yield media
+    await media.close()
+
+
+async def prepared(media, number):
+    """Pixels of one of several pictures of the same size."""
+    url = data_url(make_picture(100, 60).point(lambda level: level ^ number))
+    [tiles] = await media.prepare([ImageReference(url, Detail.AUTO, 12, "image")])
+    return tiles.pixels
+
+
+async def test_pixels_are_not_overwritten_while_turbomind_has_them(make_engine, loop, media):
+    engine = await make_engine()
+    loop.plan = lambda call: Plan([65], None)
+    values = await prepared(media, 0)
+    expected, place = torch.from_numpy(values.copy()), values.ctypes.data
+    request = replace(make_request(tiles=(len(values),)), pixel_values=(values,))
+    async with engine.generate(request) as deltas:
+        del request, values
+        await anext(deltas)
+        for number in range(1, 7):
+            others = await prepared(media, number)
+            assert others.shape == expected.shape
+            assert others.ctypes.data != place
+        [item] = loop.calls[0].items
+        assert item.pixels.data_ptr() == place, "it was copied"
+        assert torch.equal(item.pixels.view(torch.uint16), expected)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from internvl_server.api.admission import AdmissionGate
 from internvl_server.checkpoint.files import Checkpoint
 from internvl_server.engine.base import Engine
 from internvl_server.errors import ModelNotFoundError
+from internvl_server.media.preparer import MediaPreparer
 from internvl_server.pipeline import Pipeline, PromptCounter
 from internvl_server.settings import Settings
 from internvl_server.startup_check import StartupCheck
@@ -23,6 +24,7 @@ class Services:
     settings: Settings
     checkpoint: Checkpoint
     engine: Engine
+    media: MediaPreparer
     pipeline: Pipeline
     prompt_counter: PromptCounter
     gate: AdmissionGate

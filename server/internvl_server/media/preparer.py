@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from internvl_server.core import (
     FrameList,
@@ -93,9 +93,9 @@ class MediaPreparer:
         self._videos = VideoPreparer(settings, tile_px, pool, self._pixel_format, cache)
 
     @property
-    def resizes_fast(self) -> bool:
-        """Whether images are resized fast instead of exactly; see `media.resize`."""
-        return self._pixel_format().is_fast
+    def resize(self) -> Literal["exact", "fast"]:
+        """How images are resized; see `media.resize`."""
+        return "fast" if self._pixel_format().is_fast else "exact"
 
     async def start(self) -> None:
         """Start the decode workers.

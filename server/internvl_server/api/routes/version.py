@@ -21,6 +21,7 @@ async def version(services: ServicesDep) -> dict[str, Any]:
         "engine": services.engine.info.backend,
         "model": services.checkpoint.served_name,
         "template": services.checkpoint.template,
+        "resize": services.media.resize,
         "system_fingerprint": services.fingerprint,
         "self_check": {
             "ok": True,
