@@ -36,7 +36,16 @@ class CpuSettings(Section):
     """Compute threads; 0 means one for a model under 50 M parameters, otherwise one per core."""
     kv_cache_bytes: PositiveInt = 1 << 30
     """Memory limit, in bytes, of the keys and values of all running requests. A request starts when its
-    prompt and its `max_tokens` fit; until then it waits in arrival order."""
+    prompt and its `max_tokens` fit; until then it waits in arrival order. What running requests leave of it
+    keeps the keys and values of ended ones for `enable_prefix_caching`."""
+    enable_prefix_caching: bool = True
+    """Reuse the keys and values of prompts, images included, that begin alike. The time of an answer, and
+    `cached_tokens`, then tell a client whether another one has sent the same prompt."""
+    report_cached_tokens: bool = True
+    """Report the prompt tokens that were reused as `cached_tokens` in `usage`."""
+    feature_cache_bytes: Annotated[int, Field(ge=0)] = 1 << 28
+    """Memory limit, in bytes, of encoded images that are kept, so that an image is encoded once for several
+    choices, turns and requests; 0 keeps none."""
     default_max_tokens: Annotated[int, Field(ge=0)] = 1024
     """Maximum number of generated tokens of a request that sets no limit, if `limits.default_max_tokens` is
     0. 0 means the rest of the context; memory for as many tokens is reserved while a request runs."""

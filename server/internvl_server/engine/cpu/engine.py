@@ -17,6 +17,8 @@ from internvl_server.engine.cpu.model.kv_cache import kv_bytes_per_token
 from internvl_server.engine.cpu.model.support import check_supported
 from internvl_server.engine.cpu.model.weights import load_model
 from internvl_server.engine.cpu.processor import choose_dtype
+from internvl_server.engine.cpu.reuse.features import FeatureCache
+from internvl_server.engine.cpu.reuse.prefixes import PrefixCache
 from internvl_server.engine.cpu.runner import Runner
 from internvl_server.engine.cpu.scheduler import Prefill, Scheduler, Sequence
 from internvl_server.engine.cpu.worker import Event, Worker
@@ -109,6 +111,7 @@ class CpuEngine:
             scheduler=self._scheduler,
             on_events=partial(self._call_on_loop, self._deliver),
             on_crash=partial(self._call_on_loop, self._crash),
+            reports_cached_tokens=self._settings.report_cached_tokens,
         )
         self._worker.start()
         try:
@@ -177,7 +180,8 @@ class CpuEngine:
         num_threads = self._settings.num_threads
         if num_threads or model.num_parameters < _MAX_SINGLE_THREAD_PARAMETERS:
             torch.set_num_threads(num_threads or 1)
-        runner = Runner(model)
+        prefixes = PrefixCache() if self._settings.enable_prefix_caching else None
+        runner = Runner(model, FeatureCache(self._settings.feature_cache_bytes), prefixes)
         _warm_up(runner)
         return runner
 
@@ -234,7 +238,7 @@ class CpuEngine:
                 stream.fail(event.outcome)
                 has_ended = True
             if has_ended:
-                del self._streams[event.sequence]
+                self._streams.pop(event.sequence, None)  # its sink may have left
 
     def _crash(self) -> None:
         self._state = "down after an unexpected error"

@@ -1,16 +1,20 @@
 """Computes a step. Owns the model and the tensors of the running requests."""
 
+import hashlib
 from collections.abc import Generator, Iterable, Iterator
 from collections.abc import Sequence as Items
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from internvl_server.core import ImageSpan, TokenLogprobs
+from internvl_server.core import ImageSpan, PixelValues, TokenLogprobs
 from internvl_server.engine.cpu.model.decoder import Segment
 from internvl_server.engine.cpu.model.internvl import InternVL
 from internvl_server.engine.cpu.model.kv_cache import KvCache
+from internvl_server.engine.cpu.reuse.features import FeatureCache
+from internvl_server.engine.cpu.reuse.prefixes import Prefix, PrefixCache, TokenIds
 from internvl_server.engine.cpu.sampling.logprobs import token_logprobs
 from internvl_server.engine.cpu.sampling.sampler import Sampler
 from internvl_server.engine.cpu.scheduler import Prefill, Sequence
@@ -23,16 +27,18 @@ __all__ = ["Choice", "Runner"]
 class _State:
     """Tensors of one running request.
 
-    `encoding` is the unfinished encoding of its tiles and holds the only reference to its pixels.
-    `image_embeds` is the result, (num_image_tokens, hidden_size), dropped after prefill.
+    `images` are its prompt's, each with a fingerprint. `encoding` is the unfinished encoding of those that
+    were not reused, and holds the only reference to their pixels. `features` has the embeddings of each
+    image by its offset, (num_image_tokens, hidden_size), until the prompt is computed.
     """
 
     kv_cache: KvCache
     sampler: Sampler
-    prompt: Tensor
-    last_token_id: int = -1
-    encoding: Generator[None, None, Tensor] | None = None
-    image_embeds: Tensor | None = None
+    prompt: TokenIds
+    images: tuple[ImageSpan, ...] = ()
+    generated: list[int] = field(default_factory=list)
+    encoding: Generator[None, None, None] | None = None
+    features: dict[int, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +60,20 @@ class Runner:
 
     In float32, a batch changes the results of a request by rounding only: a matrix product of one row and of
     several rows may differ in the last bits. Greedy text is therefore the same alone and in a batch, unless
-    two tokens are equally likely to about six digits.
+    two tokens are equally likely to about six digits. Reused keys and values change them no more than that.
+
+    Args:
+        model: The model.
+        features: Keeps encoded images.
+        prefixes: Keeps the keys and values of ended requests; None to drop them.
     """
 
-    def __init__(self, model: InternVL) -> None:
+    def __init__(
+        self, model: InternVL, features: FeatureCache, prefixes: PrefixCache | None
+    ) -> None:
         self._model = model
+        self._features = features
+        self._prefixes = prefixes
         self._states: dict[Sequence, _State] = {}
 
     @property
@@ -66,22 +81,67 @@ class Runner:
         """Number of requests with tensors."""
         return len(self._states)
 
-    def begin(self, sequence: Sequence) -> None:
-        """Allocate a request's state and take its pixels over."""
+    def begin(self, sequence: Sequence, num_free_tokens: int = 0) -> None:
+        """Allocate a request's state, reuse the beginning of an earlier one, and take its pixels over.
+
+        Args:
+            sequence: The request.
+            num_free_tokens: Keys and values that may be kept of ended requests now.
+        """
         request = sequence.request
-        decoder = self._model.decoder
         image_ids = [i for span in request.images for i in _span_range(span)]
         text_ids = _without(request.prompt_token_ids, image_ids)
+        pairs = list(zip(request.images, request.pixel_values, strict=True))
         state = _State(
-            kv_cache=KvCache(self._model.config.text, sequence.num_kv_tokens, decoder.dtype),
+            kv_cache=self._new_cache(sequence.num_kv_tokens),
             sampler=self._new_sampler(sequence, text_ids),
-            prompt=_ids(request.prompt_token_ids),
+            prompt=np.array(request.prompt_token_ids, dtype=np.int64),
+            images=tuple(_with_fingerprint(span, values) for span, values in pairs),
         )
-        if sequence.needs_encoding and request.pixel_values:
-            pixels = torch.cat([torch.from_numpy(values) for values in request.pixel_values])
-            state.encoding = self._model.vision.encode(pixels)
-            sequence.request = replace(request, pixel_values=())
+        sequence.num_read_tokens = self._reuse(state, num_free_tokens)
+        unread = [
+            (span, values)
+            for span, (_, values) in zip(state.images, pairs, strict=True)
+            if span.offset + span.num_image_tokens > sequence.num_read_tokens
+        ]
+        sequence.needs_encoding = bool(unread)
+        if unread:
+            state.encoding = self._encode(unread, state.features)
+        sequence.request = replace(request, pixel_values=())
         self._states[sequence] = state
+
+    def _new_cache(self, max_tokens: int) -> KvCache:
+        return KvCache(self._model.config.text, max_tokens, self._model.decoder.dtype)
+
+    def _reuse(self, state: _State, num_free_tokens: int) -> int:
+        """Take over keys and values of an ended request; returns the number of tokens.
+
+        The last token of the prompt is always computed, because its logits are needed.
+        """
+        if self._prefixes is None:
+            return 0
+        num_tokens = 0
+        if found := self._prefixes.find(state.prompt[:-1], state.images):
+            prefix, num_tokens = found
+            # Where there is no room for both, the request takes the memory of the ended one over.
+            is_last_use = prefix.kv_cache.max_tokens > num_free_tokens
+            if is_last_use:
+                self._prefixes.remove(prefix)
+            state.kv_cache.take(prefix.kv_cache, num_tokens, is_last_use=is_last_use)
+        self._prefixes.shrink(num_free_tokens)
+        return num_tokens
+
+    def _encode(
+        self, images: list[tuple[ImageSpan, PixelValues]], features: dict[int, Tensor]
+    ) -> Generator[None, None, None]:
+        """Encode images in order, unless they are known, and drop the pixels of each."""
+        while images:
+            span, pixels = images.pop(0)
+            found = self._features.get(span.fingerprint)
+            if found is None:
+                found = yield from self._model.vision.encode(torch.from_numpy(pixels))
+                self._features.add(span.fingerprint, found)
+            features[span.offset] = found
 
     def _new_sampler(self, sequence: Sequence, text_ids: Iterable[int]) -> Sampler:
         request, grammar = sequence.request, sequence.grammar
@@ -93,14 +153,27 @@ class Runner:
         """Free all memory of a request; does nothing if it has not begun."""
         self._states.pop(sequence, None)
 
+    def end(self, sequence: Sequence, num_free_tokens: int) -> None:
+        """Drop a request, but keep its keys and values for later ones, at most `num_free_tokens` in all."""
+        state = self._states.pop(sequence, None)
+        num_tokens = sequence.num_read_tokens + max(0, sequence.num_generated - 1)
+        if state is None or self._prefixes is None or not 0 < num_tokens <= num_free_tokens:
+            return
+        kv_cache = state.kv_cache
+        if kv_cache.max_tokens > min(2 * num_tokens, num_free_tokens):
+            kv_cache = self._new_cache(num_tokens)
+            kv_cache.take(state.kv_cache, num_tokens, is_last_use=True)
+        token_ids = np.append(state.prompt, state.generated)[:num_tokens]
+        self._prefixes.add(Prefix(token_ids, state.images, kv_cache))
+        self._prefixes.shrink(num_free_tokens)
+
     def encode(self, sequence: Sequence) -> None:
         """Encode one piece of a request's images; the last one clears `needs_encoding`."""
         state = self._states[sequence]
         assert state.encoding is not None
         try:
             next(state.encoding)
-        except StopIteration as end:
-            state.image_embeds = end.value
+        except StopIteration:
             state.encoding = None
             sequence.needs_encoding = False
 
@@ -108,7 +181,7 @@ class Runner:
         """Compute the next token of each `decode` sequence and each `prefill` that completes a prompt."""
         rows = list(range(len(decode)))
         segments = [self._decode_segment(sequence) for sequence in decode]
-        embeds = [self._embed(_ids(self._states[s].last_token_id for s in decode))]
+        embeds = [self._embed(_ids(self._states[s].generated[-1] for s in decode))]
         wanted = list(decode)
         num_tokens = len(decode)
         for chunk in prefill:
@@ -120,7 +193,7 @@ class Runner:
             if not sequence.num_unread_tokens:
                 rows.append(num_tokens - 1)
                 wanted.append(sequence)
-                state.image_embeds = None
+                state.features.clear()
         logits = self._model.decoder(torch.cat(embeds), segments, _ids(rows))
         return self._choose(wanted, logits)
 
@@ -137,10 +210,13 @@ class Runner:
         sequence, state = chunk.sequence, self._states[chunk.sequence]
         start = sequence.num_read_tokens
         end = start + chunk.num_tokens
-        embeds = self._embed(state.prompt[start:end])
-        if state.image_embeds is not None:
-            for first, last, row in _overlaps(sequence.request.images, start, end):
-                embeds[first - start : last - start] = state.image_embeds[row : row + last - first]
+        embeds = self._embed(torch.from_numpy(state.prompt[start:end]))
+        for span in state.images:
+            first = max(span.offset, start)
+            last = min(span.offset + span.num_image_tokens, end)
+            if first < last:
+                rows = state.features[span.offset][first - span.offset : last - span.offset]
+                embeds[first - start : last - start] = rows
         return embeds
 
     def _choose(self, sequences: Items[Sequence], logits: Tensor) -> list[Choice]:
@@ -162,7 +238,7 @@ class Runner:
             token_id = greedy if state.sampler.is_plain_greedy else state.sampler.choose(row)
         except EngineError as err:
             return Choice(sequence, error=err)
-        state.last_token_id = token_id
+        state.generated.append(token_id)
         sequence.num_generated += 1
         logprobs = None
         if log_softmax is not None:
@@ -178,23 +254,14 @@ def _span_range(span: ImageSpan) -> range:
     return range(span.offset, span.offset + span.num_image_tokens)
 
 
+def _with_fingerprint(span: ImageSpan, values: PixelValues) -> ImageSpan:
+    """The span with a fingerprint of its pixels, if it has none."""
+    if span.fingerprint:
+        return span
+    return replace(span, fingerprint=hashlib.sha256(np.ascontiguousarray(values).data).digest())
+
+
 def _without(token_ids: Items[int], indices: Items[int]) -> Iterator[int]:
     """The ids at all other indices."""
     left_out = frozenset(indices)
     return (token_id for i, token_id in enumerate(token_ids) if i not in left_out)
-
-
-def _overlaps(spans: Items[ImageSpan], start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Find the image tokens between the prompt positions `start` and `end`.
-
-    Yields:
-        First and one past the last token, and the row of the first in the request's image
-        embeddings.
-    """
-    row = 0
-    for span in spans:
-        first = max(span.offset, start)
-        last = min(span.offset + span.num_image_tokens, end)
-        if first < last:
-            yield first, last, row + first - span.offset
-        row += span.num_image_tokens

@@ -21,14 +21,15 @@ class Sequence:
     """The engine's state of one request.
 
     `request` loses its pixels when it starts. `num_kv_tokens` tokens of keys and values are reserved for
-    it while it runs. `num_read_tokens` of its prompt are in the cache, and `num_generated` tokens have been
-    chosen. `grammar` constrains the answer.
+    it while it runs. `num_read_tokens` of its prompt are in the cache, of which the first `num_cached_tokens`
+    are an earlier request's; `num_generated` tokens have been chosen. `grammar` constrains the answer.
     """
 
     request: GenerateRequest
     num_kv_tokens: int
     needs_encoding: bool = False
     num_read_tokens: int = 0
+    num_cached_tokens: int = 0
     num_generated: int = 0
     grammar: CompiledGrammar | None = None
 
@@ -96,6 +97,11 @@ class Scheduler:
     def num_kv_tokens(self) -> int:
         """Tokens of keys and values reserved now."""
         return self._num_kv_tokens
+
+    @property
+    def num_free_tokens(self) -> int:
+        """Tokens of keys and values that are not reserved."""
+        return self._max_kv_tokens - self._num_kv_tokens
 
     @property
     def has_work(self) -> bool:

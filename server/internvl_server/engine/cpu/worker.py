@@ -43,6 +43,7 @@ class Worker:
         scheduler: Decides what a step computes.
         on_events: Called on the thread with all events of a step at once.
         on_crash: Called on the thread, last, if it ends by an error.
+        reports_cached_tokens: Whether tokens say how much of their prompt was reused.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Worker:
         scheduler: Scheduler,
         on_events: Callable[[list[Event]], None],
         on_crash: Callable[[], None],
+        reports_cached_tokens: bool = True,
     ) -> None:
         self.loaded: Future[None] = Future()
         self.last_progress = time.monotonic()
@@ -59,6 +61,7 @@ class Worker:
         self._scheduler = scheduler
         self._on_events = on_events
         self._on_crash = on_crash
+        self._reports_cached_tokens = reports_cached_tokens
         self._runner: Runner
         self._commands: SimpleQueue[_Command] = SimpleQueue()
         self._num_added = self._num_taken = 0
@@ -89,7 +92,7 @@ class Worker:
 
     def abort(self, sequence: Sequence) -> None:
         """Free a request before the next step; called on the event loop."""
-        self._commands.put(lambda: self._drop(sequence))
+        self._commands.put(lambda: self._end(sequence))
 
     def stop(self) -> None:
         """End the thread after the current step and wait for it, which frees the model.
@@ -141,10 +144,22 @@ class Worker:
         self._scheduler.remove(sequence)
         self._runner.drop(sequence)
 
+    def _end(self, sequence: Sequence) -> None:
+        """Free a request that has not failed, and keep what later ones may reuse."""
+        self._scheduler.remove(sequence)
+        try:
+            self._runner.end(sequence, self._scheduler.num_free_tokens)
+        except (MemoryError, RuntimeError) as err:
+            logger.warning("Keys and values of a request could not be kept: %s", err)
+
+    def _begin(self, sequence: Sequence) -> None:
+        self._runner.begin(sequence, self._scheduler.num_free_tokens)
+        sequence.num_cached_tokens = sequence.num_read_tokens
+
     def _step(self) -> None:
         events: list[Event] = []
         for sequence in self._scheduler.admit():
-            events += self._attempt([sequence], partial(self._runner.begin, sequence))
+            events += self._attempt([sequence], partial(self._begin, sequence))
         step = self._scheduler.plan()
         if step.encode is not None:
             events += self._attempt([step.encode], partial(self._runner.encode, step.encode))
@@ -181,9 +196,13 @@ class Worker:
         elif sequence.num_generated == sequence.max_generated:
             reason = "length"
         if reason is not None:
-            self._drop(sequence)
+            self._end(sequence)
         logprobs = None if choice.logprobs is None else (choice.logprobs,)
-        return Event(sequence, TokenDelta((choice.token_id,), reason, logprobs))
+        delta = TokenDelta((choice.token_id,), reason, logprobs, self._num_reported(sequence))
+        return Event(sequence, delta)
+
+    def _num_reported(self, sequence: Sequence) -> int:
+        return sequence.num_cached_tokens if self._reports_cached_tokens else 0
 
     def _fail(self, sequence: Sequence, cause: Exception) -> Event:
         self._drop(sequence)

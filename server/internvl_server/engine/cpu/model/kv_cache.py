@@ -1,4 +1,6 @@
-"""Keys and values of one sequence, allocated when it starts and freed with it."""
+"""Keys and values of one sequence, allocated when it starts."""
+
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -15,14 +17,9 @@ class KvCache:
     """
 
     def __init__(self, config: TextConfig, max_tokens: int, dtype: torch.dtype) -> None:
-        shape = (
-            config.num_hidden_layers,
-            2,
-            config.num_key_value_heads,
-            max_tokens,
-            config.head_dim,
-        )
-        self._layers = torch.empty(shape, dtype=dtype).unbind(0)
+        shape = (2, config.num_key_value_heads, max_tokens, config.head_dim)
+        self._layers = [torch.empty(shape, dtype=dtype) for _ in range(config.num_hidden_layers)]
+        self.max_tokens = max_tokens
 
     def extend(self, layer: int, start: int, keys_values: Tensor) -> tuple[Tensor, Tensor]:
         """Write the keys and values of new tokens and return those of all tokens so far.
@@ -40,6 +37,13 @@ class KvCache:
         end = start + keys_values.shape[2]
         store[:, :, start:end] = keys_values
         return store[0, :, :end], store[1, :, :end]
+
+    def take(self, other: Self, num_tokens: int, *, is_last_use: bool) -> None:
+        """Copy the first tokens of another cache, or move them, which empties it layer by layer."""
+        for layer, store in enumerate(self._layers):
+            store[:, :, :num_tokens] = other._layers[layer][:, :, :num_tokens]
+            if is_last_use:
+                other._layers[layer] = store[:, :, :0]
 
 
 def kv_bytes_per_token(config: TextConfig, dtype: torch.dtype) -> int:

@@ -1,0 +1,1 @@
+"""What later requests can reuse: encoded images, and keys and values of prompts that begin alike."""
