@@ -114,7 +114,7 @@ def test_keys_and_values_are_copied_or_moved(is_last_use):
 
 
 def test_features_are_kept_by_use_and_bytes():
-    cache = FeatureCache(100)
+    cache = FeatureCache(99)
     a, b, c = torch.zeros(10), torch.ones(10), torch.ones(5)
     cache.add(b"a", a)
     cache.add(b"b", b)
