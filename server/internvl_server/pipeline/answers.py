@@ -50,7 +50,7 @@ class Answer:
         self._text = text
         self._checked = checked
         self._check: asyncio.Task[None] | None = None
-        self._is_paused = self._is_over = False
+        self._is_paused = self._is_over = self._writes_json = False
         self._reader: Reader
         self.num_cached_tokens = 0
 
@@ -67,6 +67,7 @@ class Answer:
     def resume(self, reader: Reader) -> None:
         """Pass text to a reader from now on: each delta that is not empty; the last has a `finish_reason`."""
         self._reader = reader
+        self._writes_json = reader.takes_json and self._checked is None
         self._is_paused = False
         self._attach()
 
@@ -104,11 +105,7 @@ class Answer:
 
     def _put_json(self, delta: TokenDelta) -> bool:
         """The short way of most deltas. Returns whether it was one of them."""
-        if (
-            delta.finish_reason is not None
-            or self._checked is not None
-            or not self._reader.takes_json
-        ):
+        if delta.finish_reason is not None or not self._writes_json:
             return False
         text = self._text.push_json(delta.token_ids)
         if text:

@@ -9,15 +9,21 @@ reported yet.
 import asyncio
 import logging
 from asyncio import TimerHandle
+from functools import partial
 from typing import Any, cast
+from weakref import ref
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 from uvicorn.server import ServerState
 
 from internvl_server.api.errors import dialect_of_path, error_response
-from internvl_server.api.streaming.channel import ABORT
+from internvl_server.api.streaming.channel import DIRECT
 from internvl_server.errors import (
     InvalidRequestError,
     RequestHeadTooLargeError,
@@ -126,8 +132,9 @@ class Connection(HttpToolsProtocol):
             raise self._refused(InvalidRequestError("Too many requests wait on this connection."))
         self._is_in_body = True
         self._stop_deadline()
-        cast(dict[str, Any], self.scope)[ABORT] = self.transport.abort
         super().on_headers_complete()
+        # Weak, because the scope is part of the cycle.
+        cast(dict[str, Any], self.scope)[DIRECT] = partial(_direct, ref(self.cycle))
 
     def on_body(self, body: bytes) -> None:
         """Called by the parser for each piece of the body."""
@@ -247,6 +254,32 @@ class Connection(HttpToolsProtocol):
                 "(limits.head_timeout_s)."
             )
         )
+
+
+class _Direct:
+    """Writes to the connection as `RequestResponseCycle.send` does, without its coroutine."""
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+
+    def write(self, body: bytes) -> bool:
+        """Write a chunk of an answer that has begun, unless the client is behind; see `Direct`."""
+        cycle = self._cycle
+        if cycle.flow.write_paused or not cycle.chunked_encoding:
+            return False
+        if not cycle.disconnected:
+            cycle.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+        return True
+
+    def abort(self) -> None:
+        """Drop the connection."""
+        self._cycle.transport.abort()
+
+
+def _direct(cycle: ref[RequestResponseCycle]) -> _Direct:
+    found = cycle()
+    assert found is not None, "a request is answered while its cycle runs"
+    return _Direct(found)
 
 
 def _response(error: ServerError, url: bytes) -> bytes:

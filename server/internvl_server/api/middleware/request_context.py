@@ -7,7 +7,6 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from internvl_server.api.errors import dialect_of, unexpected_response
-from internvl_server.api.streaming.channel import BODY_SEND
 from internvl_server.telemetry.request_id import (
     current_request_id,
     is_valid_request_id,
@@ -44,7 +43,6 @@ class RequestContextMiddleware:
                 MutableHeaders(scope=message).update(id_headers)
             await send(message)
 
-        scope[BODY_SEND] = send
         try:
             await self._app(scope, receive, send_with_id)
         except Exception as error:

@@ -3,18 +3,26 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
-from starlette.types import Send
+from starlette.types import Scope, Send
 
-__all__ = ["ABORT", "BODY_SEND", "Channel", "ClientStalledError"]
+__all__ = ["DIRECT", "Channel", "ClientStalledError", "Direct"]
 
-ABORT = "internvl_server.abort"
-"""Key of the scope: a function that drops the connection and what waits to be sent on it."""
-BODY_SEND = "internvl_server.send"
-"""Key of the scope: ASGI's `send` for all messages but the first, without the middleware's wrappers."""
+DIRECT = "internvl_server.direct"
+"""Key of the scope: a function that returns the request's `Direct`."""
 
 _Steps: TypeAlias = Generator[Any, None, None]
+
+
+class Direct(Protocol):
+    """The connection of one request, used without ASGI."""
+
+    def write(self, body: bytes) -> bool:
+        """Write a piece of the body at once. Returns whether that was possible; if not, nothing was done."""
+
+    def abort(self) -> None:
+        """Drop the connection, and what waits to be sent on it."""
 
 
 class ClientStalledError(Exception):
@@ -22,26 +30,30 @@ class ClientStalledError(Exception):
 
 
 class Channel:
-    """Begins each ASGI `send` where it is called, and nearly always that is all of it.
+    """Writes where it is called, and nearly always that is all.
 
-    A send that has to wait shows that the client is slower than the answer. A task finishes it then, and what
-    is written meanwhile is kept and sent in one piece.
+    The last piece, and all pieces under another server than this one's, go through ASGI's `send`, which is
+    begun without a task. A send that has to wait shows that the client is slower than the answer. A task
+    finishes it then, and what is written meanwhile is kept and sent in one piece.
 
     Args:
+        scope: The request's.
         send: Takes the messages of the body.
         timeout_s: How long one send may take.
-        on_ready: Called when the client has caught up, after `is_behind` was true.
+        on_ready: Called when the client has caught up.
         on_end: Called once, when the last message has been sent, or with the error that prevented it.
     """
 
     def __init__(
         self,
+        scope: Scope,
         send: Send,
         *,
         timeout_s: float,
         on_ready: Callable[[], None],
         on_end: Callable[[Exception | None], None],
     ) -> None:
+        self._direct: Direct | None = scope[DIRECT]() if DIRECT in scope else None
         self._send = send
         self._timeout_s = timeout_s
         self._on_ready, self._on_end = on_ready, on_end
@@ -55,14 +67,20 @@ class Channel:
         """Whether the client must catch up before more is sent."""
         return self._rest is not None
 
-    def write(self, body: bytes, *, is_last: bool = False) -> None:
-        """Send a piece of the body. Never raises."""
+    def write(self, body: bytes, *, is_last: bool = False) -> bool:
+        """Send a piece of the body. Never raises. Returns whether more can be sent now."""
         if self.is_over:
-            return
+            return True
         self._has_last |= is_last
         if self._rest is not None:
             self._kept.append(body)
-            return
+            return False
+        if not is_last and self._direct is not None and self._direct.write(body):
+            return True
+        self._begin_sending(body, is_last=is_last)
+        return self._rest is None
+
+    def _begin_sending(self, body: bytes, *, is_last: bool) -> None:
         steps = _steps(
             self._send({"type": "http.response.body", "body": body, "more_body": not is_last})
         )
@@ -75,6 +93,12 @@ class Channel:
             self._end(error)
         else:
             self._rest = asyncio.create_task(self._finish(_Rest(steps, waits_for)))
+
+    def abort(self) -> bool:
+        """Drop the connection. Returns whether this server can."""
+        if self._direct is not None:
+            self._direct.abort()
+        return self._direct is not None
 
     def close(self) -> None:
         """Send nothing more."""

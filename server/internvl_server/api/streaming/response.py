@@ -11,7 +11,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.types import Receive, Scope, Send
 
 from internvl_server.api.errors import client_facing_error, error_body
-from internvl_server.api.streaming.channel import ABORT, BODY_SEND, Channel, ClientStalledError
+from internvl_server.api.streaming.channel import Channel, ClientStalledError
 from internvl_server.core import TextDelta
 from internvl_server.errors import EngineUnavailableError
 from internvl_server.pipeline import Generation
@@ -101,20 +101,20 @@ class EventStream(EventSourceResponse):
         try:
             head = {"status": self.status_code, "headers": self.raw_headers}
             await send({"type": "http.response.start", **head})
-            await self._stream(receive, scope.get(BODY_SEND, send))
+            await self._stream(scope, receive, send)
         except ClientStalledError:
             _log.warning("the client stopped reading its stream")
-            if ABORT in scope:
-                scope[ABORT]()
+            if self._channel.abort():
                 await _until_gone(receive)
         finally:
             await self._owner.aclose()
 
-    async def _stream(self, receive: Receive, send: Send) -> None:
+    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Wait for the end: of the answer, of the connection, or of the time in which the server drains."""
         self._loop = loop = asyncio.get_running_loop()
         self._over = loop.create_future()
         self._channel = Channel(
+            scope,
             send,
             timeout_s=self._timeout_s,
             on_ready=self._generation.resume,
@@ -179,8 +179,7 @@ class EventStream(EventSourceResponse):
         if self._begin:
             events, self._begin = self._begin + events, b""
         self._written_at = self._loop.time()
-        self._channel.write(events, is_last=is_last)
-        if self._channel.is_behind:
+        if not self._channel.write(events, is_last=is_last):
             self._generation.pause()
 
 

@@ -32,10 +32,12 @@ class Reader:
 
 
 class Handle:
-    """Signals each piece of news on a thread, as TurboMind does."""
+    """Signals each piece of news on a thread, as TurboMind does; may wait before one of them."""
 
-    def __init__(self, *news, is_reusable=True):
+    def __init__(self, *news, is_reusable=True, num_before_wait=None):
         self._all = news
+        self._num_before_wait = num_before_wait
+        self.may_go_on = threading.Event()
         self.is_reusable = is_reusable
         self.num_cancelled = 0
 
@@ -44,7 +46,9 @@ class Handle:
             raise self._all[0]
 
         def run() -> None:
-            for _ in self._all:
+            for number in range(len(self._all)):
+                if number == self._num_before_wait:
+                    self.may_go_on.wait()
                 signal()
                 time.sleep(0.002)
 
@@ -91,7 +95,8 @@ async def test_a_failing_handle_fails_its_request_alone():
 
 
 async def test_a_handle_is_in_use_until_the_end_even_if_reading_fails():
-    handle = Handle(TokenDelta((1,)), RuntimeError("native"), TokenDelta((2,)), LAST)
+    news = (TokenDelta((1,)), RuntimeError("native"), TokenDelta((2,)), LAST)
+    handle = Handle(*news, num_before_wait=2)
     pool = pool_of(lambda: handle)
 
     async def enter(stream):
@@ -103,8 +108,10 @@ async def test_a_handle_is_in_use_until_the_end_even_if_reading_fails():
         with pytest.raises(EngineError, match="The engine failed"):
             await anext(stream)
         assert (handle.num_cancelled, pool.num_running, pool.num_free) == (1, 1, 0)
-        await asyncio.sleep(0.05)
-        assert (handle.num_cancelled, pool.num_running, pool.num_free) == (1, 0, 1)
+        handle.may_go_on.set()
+        while pool.num_running:
+            await asyncio.sleep(0.005)
+        assert (handle.num_cancelled, pool.num_free) == (1, 1)
 
 
 async def test_a_handle_that_cannot_be_replaced_fails_one_request():

@@ -26,16 +26,20 @@ class Clock:
 
 
 class SilentHandle:
-    """Never has any news."""
+    """Has no news but the end after it was cancelled."""
 
     is_reusable = True
     is_slow = has_ended = False
 
     def start(self, request, images, grammar, signal):
+        self._signal = signal
         return self
 
     def cancel(self):
-        pass
+        self._signal()
+
+    def read(self):
+        self.has_ended = True
 
 
 @pytest.mark.parametrize(("step_s", "ends"), [(2.0, True), (600.0, False)])

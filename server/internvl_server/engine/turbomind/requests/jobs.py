@@ -194,7 +194,8 @@ class JobPool:
         return handle
 
     async def _drive(self, job: Job, handle: "Handle", work: Work) -> None:
-        feed = Feed(self._hub, partial(self._take, job, work), partial(self._break, job, work))
+        take = job.put if work.reserve is None else partial(self._take, job, work.reserve)
+        feed = Feed(self._hub, take, partial(self._break, job, work))
         try:
             reader = handle.start(work.request, work.images, work.grammar, feed.signal)
             work.images = None  # the native side has its own copy
@@ -203,12 +204,12 @@ class JobPool:
             if handle.is_reusable:
                 self._handles.append(handle)
 
-    def _take(self, job: Job, work: Work, new: TokenDelta | ServerError) -> None:
+    def _take(
+        self, job: Job, reserve: Callable[[int], None], new: TokenDelta | ServerError
+    ) -> None:
         job.put(new)
-        if work.reserve is None:
-            return
         try:
-            work.reserve(job.num_tokens)
+            reserve(job.num_tokens)
         except ServerError as err:
             job.fail(err)
             self.abort(job)

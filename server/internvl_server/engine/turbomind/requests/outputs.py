@@ -100,6 +100,7 @@ class OutputReader:
         self.is_slow = self._num_top is not None and "logits" in outputs.tensors
         self._stop_token_ids = request.stop_token_ids
         self._outputs, self._errors = outputs, errors
+        self._consume = outputs.consume
         self._ids = outputs.tensors["output_ids"].numpy().data
         self._vocab_size = vocab_size
         self._start = self._end = len(request.prompt_token_ids)
@@ -107,7 +108,7 @@ class OutputReader:
 
     def read(self) -> TokenDelta | ServerError | None:
         """New tokens, the last with a reason, or the error that ended the request; None for no news."""
-        state = self._outputs.consume()
+        state = self._consume()
         if state is None:
             return None
         status = state.status
