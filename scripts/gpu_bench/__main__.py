@@ -27,12 +27,14 @@ from internvl_server.engine.turbomind.machine import check_machine
 from internvl_server.errors import StartupError
 from internvl_server.settings import TurbomindSettings
 
-from scripts.gpu_bench.bench import Bench
 from scripts.gpu_bench.cells import Scale
+from scripts.gpu_bench.columns import COLUMNS
 from scripts.gpu_bench.parts import parts
-from scripts.gpu_bench.records import Records, tables
+from scripts.gpu_bench.start import Starter
 from scripts.gpu_smoke.checkpoints import make
 from scripts.load.machine import describe, described
+from scripts.load.turns.bench import Bench
+from scripts.load.turns.records import Records, tables
 
 
 def main() -> int:
@@ -53,12 +55,12 @@ def main() -> int:
     size = "tiny" if options.stand_in else "1b"
     folder = options.model or make(options.work, size, "hf")
     records = Records(path)
-    bench = Bench(
-        folder, options.work, records, time.monotonic() + options.time_limit, options.rounds,
-        options.cache_gib, ("--scripted", "--step-ms", "2") if options.stand_in else None,
+    starter = Starter(
+        folder, options.work, max(options.clients), options.cache_gib,
+        ("--scripted", "--step-ms", "2") if options.stand_in else None,
     )  # fmt: skip
     scale = Scale(
-        folder, bench.tile_px, options.prompt_tokens, options.new_tokens,
+        folder, starter.tile_px, options.prompt_tokens, options.new_tokens,
         tuple(options.clients), options.requests_per_client,
     )  # fmt: skip
     patterns = options.only or ["*"]
@@ -67,8 +69,9 @@ def main() -> int:
         for part in parts(scale, options.rate)
         if any(fnmatchcase(part.name, pattern) for pattern in patterns)
     ]
-    asyncio.run(bench.run(chosen, max(scale.clients)))
-    report(records, list(tables(records, chosen)), options)
+    bench = Bench(starter.new, records, time.monotonic() + options.time_limit, options.rounds)
+    asyncio.run(bench.run(chosen))
+    report(records, list(tables(records, chosen, COLUMNS)), options)
     return 1 if records.has_failure(chosen) else 0
 
 

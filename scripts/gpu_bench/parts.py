@@ -2,57 +2,15 @@
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 from scripts.gpu_bench.cells import CONTENTS, Cell, Scale, cells
-from scripts.load.rounds import Round, open_loop
+from scripts.load.rounds import open_loop
 from scripts.load.systems import Http
+from scripts.load.turns.parts import Figures, Measure, Part, System, SystemKind
 
-__all__ = ["Figures", "Measure", "Part", "System", "SystemKind", "parts"]
-
-Figures: TypeAlias = dict[str, Any]
-
-
-class System(Protocol):
-    """A running server or pipeline."""
-
-    name: str
-
-    async def start(self) -> float: ...
-    async def measure(self, bodies: list[bytes], clients: int) -> Round: ...
-    async def stop(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class SystemKind:
-    """How to start a system: `ours`, `lmdeploy` or `raw`, with engine settings of its own."""
-
-    kind: str
-    name: str = ""
-    engine: tuple[tuple[str, Any], ...] = ()
-
-    @property
-    def title(self) -> str:
-        return self.name or self.kind
-
-
-@dataclass(frozen=True)
-class Measure:
-    """`run` gets a system, and a number from which its prompts and pictures are fresh."""
-
-    name: str
-    run: Callable[[Any, int], Awaitable[Figures]]
-
-
-@dataclass(frozen=True)
-class Part:
-    name: str
-    systems: tuple[SystemKind, ...]
-    measures: list[Measure]
-
+__all__ = ["parts"]
 
 _SERVERS = SystemKind("ours"), SystemKind("lmdeploy")
 _SOME = 64  # clients of the parts that are no table

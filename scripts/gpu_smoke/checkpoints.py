@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scripts.make_random_checkpoint import SHAPES, Shape, write_checkpoint
 
-__all__ = ["KINDS", "Kind", "make", "pack_awq", "twin_of"]
+__all__ = ["KINDS", "Kind", "complete", "make", "pack_awq", "twin_of"]
 
 _TWIN = "twin"  # file with the name of a folder beside it
 _PARTS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -120,10 +120,10 @@ def twin_of(folder: Path) -> Path:
 
 def _write(folder: Path, shape: Shape, kind: Kind) -> None:
     write_checkpoint(folder, shape, layout=kind.layout, dtype="bfloat16", seed=0)
-    _complete(folder, shape, kind.layout)
+    complete(folder, shape, kind.layout)
 
 
-def _complete(folder: Path, shape: Shape, layout: str) -> None:
+def complete(folder: Path, shape: Shape, layout: str) -> None:
     """Add what LMDeploy's own server reads."""
     _change(folder / "tokenizer_config.json", chat_template=_TEMPLATE)
     if layout == "authors":

@@ -35,6 +35,7 @@ class Round:
     tokens_per_s: float
     requests_per_s: float
     frames_per_token: float | None
+    loop_us_per_frame: float | None
     loop_us_per_token: float | None
     process_us_per_token: float | None
     loop_ms_per_request: float | None
@@ -89,6 +90,7 @@ def summary(timings: list[Timing], wall_s: float, after: Cost | None, before: Co
     firsts = [timing.first_s for timing in good if timing.first_s is not None]
     gaps = [gap for timing in good for gap in timing.gaps]
     tokens = sum(timing.completion_tokens for timing in good)
+    frames = sum(timing.num_frames for timing in good)
     cost = after - before if after and before else None
     per_token = 1e6 / tokens if tokens else None
     per_request = 1e3 / len(good) if good else None
@@ -106,7 +108,8 @@ def summary(timings: list[Timing], wall_s: float, after: Cost | None, before: Co
         total_p50_ms=_ms(percentile([timing.total_s for timing in good], 0.5)),
         tokens_per_s=tokens / wall_s,
         requests_per_s=len(good) / wall_s,
-        frames_per_token=sum(t.num_frames for t in good) / tokens if tokens else None,
+        frames_per_token=frames / tokens if tokens else None,
+        loop_us_per_frame=cost.loop_s * 1e6 / frames if cost and frames else None,
         loop_us_per_token=cost.loop_s * per_token if cost and per_token else None,
         process_us_per_token=cost.total_s * per_token if cost and per_token else None,
         loop_ms_per_request=cost.loop_s * per_request if cost and per_request else None,

@@ -17,10 +17,12 @@ class Http:
 
     def __init__(self, name: str, process: ServerProcess) -> None:
         self.name, self.process = name, process
+        self.ready_s = 0.0
 
     async def start(self) -> float:
         """Seconds until it can serve."""
-        return await self.process.wait_ready()
+        self.ready_s = await self.process.wait_ready()
+        return self.ready_s
 
     async def send(self, body: bytes) -> Timing:
         return await send(self.process.address, body)

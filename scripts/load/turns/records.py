@@ -1,23 +1,15 @@
 """Measurements, kept in a file as they come; and the tables made of them."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.gpu_bench.parts import Part
 from scripts.load.figures import markdown_table, median, ratio
+from scripts.load.turns.parts import Part
 
-__all__ = ["Record", "Records", "tables"]
-
-_COLUMNS = {
-    "first token p50 ms": "ttft_p50_ms", "p99": "ttft_p99_ms", "gap p50 ms": "gap_p50_ms",
-    "p99 ": "gap_p99_ms", "tokens/s": "tokens_per_s", "requests/s": "requests_per_s",
-    "loop µs a token": "loop_us_per_token", "process": "process_us_per_token",
-    "frames a token": "frames_per_token", "prompt": "prompt_tokens", "failed": "num_failed",
-}  # fmt: skip
-_RATIOS = "ttft_p50_ms", "gap_p99_ms", "tokens_per_s", "loop_us_per_token", "process_us_per_token"
+__all__ = ["Columns", "Record", "Records", "tables"]
 
 
 @dataclass(frozen=True)
@@ -72,32 +64,48 @@ class Records:
         return [asdict(record) for record in self._found.values()]
 
 
-def tables(records: Records, every: Iterable[Part]) -> Iterator[str]:
+@dataclass(frozen=True)
+class Columns:
+    """Titles of a table's columns and the figures in them, and of which figures ratios are meant."""
+
+    figures: Mapping[str, str]
+    ratios: tuple[str, ...]
+
+
+def tables(records: Records, every: Iterable[Part], columns: Columns) -> Iterator[str]:
     """A table for each part: medians of the rounds, and ours as a share of LMDeploy's server."""
     for part in every:
         if part.measures:
-            rows = [row for measure in part.measures for row in _rows(records, part, measure.name)]
-            head = ("", "system", *_COLUMNS, "")
+            rows = [
+                row
+                for measure in part.measures
+                for row in _rows(records, part, measure.name, columns)
+            ]
+            head = ("", "system", *columns.figures, "")
             yield f"### {part.name[0].upper()}{part.name[1:]}\n\n{markdown_table(head, rows)}"
 
 
-def _rows(records: Records, part: Part, measure: str) -> Iterator[list[object]]:
+def _rows(records: Records, part: Part, measure: str, columns: Columns) -> Iterator[list[object]]:
     found: dict[str, dict[str, float | None]] = {}
     for system in part.systems:
         rounds = records.of(part.name, measure, system.title)
-        problems = [record.problem for record in rounds if record.problem]
-        figures = {
-            name: median(record.figures.get(name) for record in rounds)
-            for name in _COLUMNS.values()
+        names = columns.figures.values()
+        found[system.title] = {
+            name: median(record.figures.get(name) for record in rounds) for name in names
         }
-        found[system.title] = figures
-        note = problems[-1] if problems else "" if rounds else "NOT RUN"
-        if any(record.figures.get("num_failed") for record in rounds):
-            note = next(r.figures["first_failure"] for r in rounds if r.figures["num_failed"])
-        yield [measure, system.title, *figures.values(), note]
+        yield [measure, system.title, *found[system.title].values(), _note(rounds)]
     if {"ours", "lmdeploy"} <= found.keys():
         shares = [
-            ratio(found["ours"][name], found["lmdeploy"][name]) if name in _RATIOS else ""
-            for name in _COLUMNS.values()
+            ratio(found["ours"][name], found["lmdeploy"][name]) if name in columns.ratios else ""
+            for name in columns.figures.values()
         ]
         yield [measure, "ours / lmdeploy", *shares, ""]
+
+
+def _note(rounds: list[Record]) -> str:
+    """What is wrong with a row."""
+    problems = [record.problem for record in rounds if record.problem]
+    failures = [
+        record.figures["first_failure"] for record in rounds if record.figures.get("num_failed")
+    ]
+    return next(iter(problems + failures), "" if rounds else "NOT RUN")

@@ -1,0 +1,1 @@
+"""Measures several systems in turn, in parts; keeps the figures in a file and makes tables of them."""
