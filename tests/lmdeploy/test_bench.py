@@ -21,5 +21,5 @@ def test_bench_fills_every_row(tmp_path):
     for record in records:
         if record["system"] != "floor" and record["part"] != "start":
             lengths.setdefault(record["measure"], []).append(record["figures"]["prompt_tokens"])
-    # Text that is cut after some tokens may have one less or more when it is tokenised again.
-    assert {name: sizes for name, sizes in lengths.items() if max(sizes) > min(sizes) + 2} == {}
+    # We label several images. Text that is cut may have one token less or more when it is tokenised again.
+    assert {name: sizes for name, sizes in lengths.items() if max(sizes) > 1.005 * min(sizes)} == {}
