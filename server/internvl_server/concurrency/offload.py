@@ -16,7 +16,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TypeVar
 
-__all__ = ["MAX_JSON_BYTES", "MAX_MEDIA_BYTES", "MAX_TEXT_CHARS", "MAX_TOKEN_IDS", "offload"]
+__all__ = [
+    "MAX_COPIED_IDS",
+    "MAX_JSON_BYTES",
+    "MAX_MEDIA_BYTES",
+    "MAX_TEXT_CHARS",
+    "MAX_TOKEN_IDS",
+    "offload",
+]
 
 T = TypeVar("T")
 
@@ -25,6 +32,7 @@ MAX_JSON_BYTES = 16_384  # to parse and validate: up to 3 ms if every object has
 MAX_MEDIA_BYTES = 262_144  # to decode from base64 and to hash
 MAX_TEXT_CHARS = 1024  # to tokenize
 MAX_TOKEN_IDS = 4096  # to turn into text
+MAX_COPIED_IDS = 65_536  # to copy from list to list
 
 # Calls beyond this number wait for a thread; admission bounds how many can wait.
 _threads = ThreadPoolExecutor(max(4, os.cpu_count() or 1), thread_name_prefix="offload")

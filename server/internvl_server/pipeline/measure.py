@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from internvl_server.concurrency.offload import MAX_COPIED_IDS, offload
 from internvl_server.core import Conversation, ImageMeasure, ImageUsage, SamplingParams, Usage
 from internvl_server.errors import InvalidRequestError
 from internvl_server.media.preparer import MediaPreparer
@@ -89,7 +91,9 @@ class PromptCounter:
     async def tokens(self, conversation: Conversation) -> tuple[int, ...]:
         """The prompt's token ids; raises like `measure`."""
         skeleton, images = await self._measure_images(conversation, SamplingParams())
-        return self._builder.fill(skeleton, [(i.num_tiles, b"") for i in images]).token_ids
+        fill = partial(self._builder.fill, skeleton, [(i.num_tiles, b"") for i in images])
+        prompt = await offload(fill, size=skeleton.num_tokens, limit=MAX_COPIED_IDS)
+        return prompt.token_ids
 
     async def text_tokens(self, text: str) -> tuple[int, ...]:
         """The ids of literal text as a prompt, in which nothing is a control token.

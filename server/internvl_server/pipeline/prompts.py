@@ -6,8 +6,13 @@ from dataclasses import replace
 from functools import partial
 
 from internvl_server.concurrency.budget import Budget
-from internvl_server.concurrency.offload import MAX_TEXT_CHARS, MAX_TOKEN_IDS, offload
-from internvl_server.core import Conversation, Prompt, SamplingParams
+from internvl_server.concurrency.offload import (
+    MAX_COPIED_IDS,
+    MAX_TEXT_CHARS,
+    MAX_TOKEN_IDS,
+    offload,
+)
+from internvl_server.core import Conversation, ImageTiles, Prompt, SamplingParams
 from internvl_server.errors import EngineOverloadedError
 from internvl_server.media.preparer import MediaPreparer
 from internvl_server.pipeline.lengths import Lengths, fewer_tiles_warnings
@@ -78,15 +83,19 @@ class PromptPreparer:
         """
         skeleton = await tokenize_conversation(self._builder, conversation)
         if not skeleton.media_parts:
-            return self._builder.build(skeleton, ())
+            return await self._build(skeleton, ())
         permit = owner.enter_context(self._tile_budget.reserve(0))
         tiles = await self._media.prepare(
             skeleton.media_parts,
             budget=self._lengths.image_budget(conversation, skeleton, sampling),
             reserve_tiles=lambda num_tiles: permit.resize(num_tiles * num_answers),
         )
-        prompt = self._builder.build(skeleton, tiles)
+        prompt = await self._build(skeleton, tiles)
         return replace(prompt, warnings=prompt.warnings + fewer_tiles_warnings(tiles))
+
+    async def _build(self, skeleton: PromptSkeleton, tiles: Sequence[ImageTiles]) -> Prompt:
+        build = partial(self._builder.build, skeleton, tiles)
+        return await offload(build, size=skeleton.num_tokens, limit=MAX_COPIED_IDS)
 
 
 def _too_many_tiles(num_tiles: int) -> EngineOverloadedError:

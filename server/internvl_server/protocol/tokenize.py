@@ -3,6 +3,7 @@
 The names and shapes of the first two are vLLM's; OpenAI has no such endpoints.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -76,6 +77,9 @@ class DetokenizeRequest(Wire):
     model: str | None = None
     tokens: list[Annotated[int, Field(ge=0)]]
 
+
+# Elements of a list that are written at once, in about a millisecond.
+_SLICE = 8192
 
 TOKENIZE_FIELDS = FieldTable(
     api="tokenize",
@@ -174,14 +178,23 @@ def parse_detokenize_request(
 
 def tokens_json(
     tokens: Sequence[int], token_strs: Sequence[str] | None, *, max_model_len: int
-) -> dict[str, Any]:
-    """The answer of `/tokenize`."""
-    return {
-        "count": len(tokens),
-        "max_model_len": max_model_len,
-        "tokens": tokens,
-        "token_strs": token_strs,
-    }
+) -> bytes:
+    """The answer of `/tokenize`. CPU-bound for many tokens.
+
+    A list is written in slices, because `json.dumps` holds the interpreter lock until it has written all.
+    """
+    strs = "null" if token_strs is None else _list_json(token_strs)
+    text = (
+        f'{{"count":{len(tokens)},"max_model_len":{max_model_len},"tokens":{_list_json(tokens)},'
+        f'"token_strs":{strs}}}'
+    )
+    return text.encode()
+
+
+def _list_json(values: Sequence[int] | Sequence[str]) -> str:
+    slices = (values[i : i + _SLICE] for i in range(0, len(values), _SLICE))
+    texts = (json.dumps(part, ensure_ascii=False, separators=(",", ":"))[1:-1] for part in slices)
+    return f"[{','.join(texts)}]"
 
 
 def input_tokens_json(

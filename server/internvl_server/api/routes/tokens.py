@@ -1,9 +1,10 @@
 """POST /tokenize and /detokenize."""
 
+from collections.abc import Sequence
 from functools import partial
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 
 from internvl_server.api.body import read_request
 from internvl_server.api.disconnect import run_until_disconnect
@@ -27,7 +28,7 @@ router = APIRouter()
 
 
 @router.post("/tokenize", openapi_extra=json_body(TokenizeRequest))
-async def tokenize(request: Request, services: ServicesDep) -> JSONResponse:
+async def tokenize(request: Request, services: ServicesDep) -> Response:
     """The token ids of a text, or of a conversation as it would be answered, images included."""
     with services.gate.admit():
         parser = partial(parse_tokenize_request, media=services.settings.media)
@@ -35,12 +36,17 @@ async def tokenize(request: Request, services: ServicesDep) -> JSONResponse:
         _check_model(parsed.options.model, services)
         request.state.dialect = COMPLETIONS if parsed.conversation is None else CHAT
         tokens = await run_until_disconnect(request, _tokens(parsed, services))
-        token_strs = None
-        if parsed.options.return_token_strs:
-            to_strs = partial(services.prompt_counter.token_strs, tokens)
-            token_strs = await offload(to_strs, size=len(tokens), limit=MAX_TOKEN_IDS)
-        answer = tokens_json(tokens, token_strs, max_model_len=services.engine.info.max_model_len)
-        return JSONResponse(answer, headers=notice_headers(parsed.ignored))
+        render = partial(
+            _render, tokens, services, with_strs=bool(parsed.options.return_token_strs)
+        )
+        answer = await offload(render, size=len(tokens), limit=MAX_TOKEN_IDS)
+        headers = notice_headers(parsed.ignored)
+        return Response(answer, headers=headers, media_type="application/json")
+
+
+def _render(tokens: Sequence[int], services: Services, *, with_strs: bool) -> bytes:
+    token_strs = services.prompt_counter.token_strs(tokens) if with_strs else None
+    return tokens_json(tokens, token_strs, max_model_len=services.engine.info.max_model_len)
 
 
 async def _tokens(parsed: ParsedTokenize, services: Services) -> tuple[int, ...]:
