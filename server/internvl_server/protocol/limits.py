@@ -9,11 +9,19 @@ from typing import Any
 from internvl_server.errors import InvalidRequestError, RequestTooLargeError
 from internvl_server.settings import LimitSettings
 
-__all__ = ["check_length", "check_lists", "check_num_parts", "check_structure"]
+__all__ = [
+    "MAX_TOOL_CHARS",
+    "check_length",
+    "check_lists",
+    "check_num_parts",
+    "check_structure",
+    "num_chars_of",
+]
 
 _MAX_STOPS = 4
 _MAX_STOP_CHARS = 8192
 _MAX_TOKEN_IDS = 1024
+MAX_TOOL_CHARS = 1 << 20  # `json.dumps` writes them in a few milliseconds
 _SLICE_BYTES = 1 << 20
 _DIGITS = b"0123456789"
 _PART_HOLDERS = ("content", "output", "source", "tool_calls")
@@ -64,6 +72,12 @@ def check_lists(fields: Mapping[str, Any], limits: LimitSettings) -> None:
     for name in ("logit_bias", "stop_token_ids"):
         check_length(fields.get(name), name, _MAX_TOKEN_IDS, "the server's")
     check_length(fields.get("tools"), "tools", limits.max_tools, "limits.max_tools")
+    num_chars = num_chars_of(fields.get("tools"))
+    if num_chars > MAX_TOOL_CHARS:
+        raise InvalidRequestError(
+            f"'tools' have {num_chars} characters; the limit is {MAX_TOOL_CHARS} (the server's).",
+            param="tools",
+        )
     stop = fields.get("stop")
     check_length(stop, "stop", _MAX_STOPS, "OpenAI's")
     for index, text in enumerate(stop if isinstance(stop, list) else [stop]):
@@ -73,6 +87,15 @@ def check_lists(fields: Mapping[str, Any], limits: LimitSettings) -> None:
                 f"'{path}' has {len(text)} characters; the limit is {_MAX_STOP_CHARS} (the server's).",
                 param=path,
             )
+
+
+def num_chars_of(value: Any) -> int:  # noqa: ANN401  (any JSON value)
+    """The characters of all texts in a value, names of members included."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(len, value)) + sum(map(num_chars_of, value.values()))
+    return sum(map(num_chars_of, value)) if isinstance(value, list) else 0
 
 
 def check_num_parts(

@@ -19,6 +19,7 @@ W = TypeVar("W", bound=Wire)
 
 # pydantic reports all errors or none, and each takes time.
 _MAX_ERRORS = 10_000
+_MAX_NAME_CHARS = 8192
 
 # Names of union branches that pydantic puts into a location although the JSON does not have them.
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
@@ -45,8 +46,8 @@ def read_object(body: bytes | str) -> dict[str, Any]:
     """Parse a JSON object. CPU-bound for large bodies.
 
     Raises:
-        InvalidRequestError: It is not JSON, or not an object, or has a number that is too large for a float:
-            JSON has no infinity, so that it could be in no answer and no prompt.
+        InvalidRequestError: It is not JSON, or not an object; or it has a number that is too large for a
+            float (JSON has no infinity, so that it could be in no answer and no prompt) or a very long name.
     """
     try:
         value = from_json(body, allow_inf_nan=False)
@@ -57,30 +58,34 @@ def read_object(body: bytes | str) -> dict[str, Any]:
         ) from err
     if not isinstance(value, dict):
         raise InvalidRequestError("The body must be a JSON object.", code="invalid_json")
-    steps = _steps_to_infinity(value)
-    if steps is not None:
-        path = _json_path(steps)
-        raise InvalidRequestError(
-            f"Invalid value for '{path}': the number is too large.",
-            param=path,
-            code="invalid_value",
-        )
+    _check_values(value, ())
     return value
 
 
-def _steps_to_infinity(value: Any) -> list[int | str] | None:  # noqa: ANN401  (any JSON value)
-    """The keys and indices that lead to the first number that was too large for a float."""
+def _check_values(value: Any, steps: tuple[int | str, ...]) -> None:  # noqa: ANN401  (any JSON value)
+    """Refuse what no later stage expects: infinite numbers, and names of members that are whole texts."""
     if isinstance(value, float):
-        return [] if math.isinf(value) else None
+        if math.isinf(value):
+            raise _invalid_value(steps, "the number is too large")
+        return
     items: Iterable[tuple[int | str, Any]] = ()
     if isinstance(value, dict):
+        if max(map(len, value), default=0) > _MAX_NAME_CHARS:
+            raise _invalid_value(steps, f"a name has more than {_MAX_NAME_CHARS} characters")
         items = value.items()
     elif isinstance(value, list):
         items = enumerate(value)
     for key, item in items:
-        if isinstance(item, dict | list | float) and (rest := _steps_to_infinity(item)) is not None:
-            return [key, *rest]
-    return None
+        if isinstance(item, dict | list | float):
+            _check_values(item, (*steps, key))
+
+
+def _invalid_value(steps: tuple[int | str, ...], reason: str) -> InvalidRequestError:
+    path = _json_path(list(steps))
+    message = (
+        f"Invalid value for '{path}': {reason}." if path else f"The body is invalid: {reason}."
+    )
+    return InvalidRequestError(message, param=path or None, code="invalid_value")
 
 
 def validate(

@@ -80,6 +80,9 @@ ResponseFormat: TypeAlias = Annotated[
     BeforeValidator(_with_named_schema),
 ]
 
+# A constraint may have this many characters together.
+Choice: TypeAlias = Annotated[str, Field(max_length=65_536)]
+
 
 class StructuredOutputs(Wire):
     """vLLM's field for guided decoding; at most one member is given."""
@@ -91,7 +94,7 @@ class StructuredOutputs(Wire):
     json_object: bool | None = None
     regex: Annotated[str, Field(min_length=1)] | None = None
     choice: (
-        Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=_MAX_CHOICES)] | None
+        Annotated[list[Choice], Field(fail_fast=True, min_length=1, max_length=_MAX_CHOICES)] | None
     ) = None
     grammar: Annotated[str, Field(min_length=1)] | None = None
 

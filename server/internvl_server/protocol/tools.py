@@ -9,6 +9,7 @@ from pydantic import Discriminator, StringConstraints, Tag
 
 from internvl_server.core import Tool, ToolChoice
 from internvl_server.errors import Field, InvalidRequestError
+from internvl_server.protocol.limits import MAX_TOOL_CHARS, num_chars_of
 from internvl_server.protocol.wire import Wire
 
 __all__ = [
@@ -123,9 +124,16 @@ def to_arguments(arguments: str | Mapping[str, Any] | None) -> str:
 
     A text stays as it is, whatever the model wrote. Other programs send an object, or nothing where a tool
     takes no arguments.
+
+    Raises:
+        InvalidRequestError: An object is too large to be written without holding up other requests.
     """
     if isinstance(arguments, str):
         return arguments if arguments.strip() else "{}"
+    if num_chars_of(arguments) > MAX_TOOL_CHARS:
+        raise InvalidRequestError(
+            f"The arguments of a call have more than {MAX_TOOL_CHARS} characters (the server's limit)."
+        )
     return json.dumps(arguments or {}, ensure_ascii=False)
 
 

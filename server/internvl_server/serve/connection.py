@@ -38,8 +38,8 @@ _log = logging.getLogger(__name__)
 
 # The parser takes a received block in slices, so that it can be stopped: a slice may have 4,000 chunks.
 _SLICE_BYTES = 16_384
-# A chunk of 24 bytes has 6 bytes of framing. Bodies of smaller chunks may have `max_head_bytes` of them.
-_MIN_BODY_BYTES_PER_FRAMING_BYTE = 4
+# A chunk of 48 bytes has 6 bytes of framing. Bodies of smaller chunks may have `max_head_bytes` of them.
+_MIN_BODY_BYTES_PER_FRAMING_BYTE = 8
 _MAX_PIPELINED = 64
 # A socket that is closed with unread data makes the client's system drop the answer to what it sent.
 _LINGER_S = 2.0

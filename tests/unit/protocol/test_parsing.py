@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from internvl_server.errors import InvalidRequestError, RequestTooLargeError
-from internvl_server.protocol.limits import check_structure
+from internvl_server.protocol.limits import check_lists, check_structure
 from internvl_server.protocol.parsing import read_object
+from internvl_server.protocol.tools import to_arguments
+from internvl_server.settings import LimitSettings
 
 BOMBS = {
     "lists": b"[" + b"[]," * 100_000 + b"[]]",
@@ -67,3 +69,18 @@ def test_numbers_that_are_too_large_for_a_float_are_refused_by_path(
 
 def test_large_numbers_are_read() -> None:
     assert read_object('{"a": 1e308, "b": 1' + "0" * 400 + "}") == {"a": 1e308, "b": 10**400}
+
+
+def test_names_that_are_texts_are_refused() -> None:
+    assert read_object(json.dumps({"a": {"b" * 8192: 1}}))
+    with pytest.raises(InvalidRequestError, match="a name has more than 8192"):
+        read_object(json.dumps({"a": {"b" * 8193: 1}}))
+
+
+def test_large_tools_and_arguments_are_refused_before_they_are_written() -> None:
+    tools = [{"function": {"name": "f", "description": "x" * 500_000}}] * 3
+    with pytest.raises(InvalidRequestError, match="'tools' have 15000"):
+        check_lists({"tools": tools}, LimitSettings())
+    check_lists({"tools": tools[:2]}, LimitSettings())
+    with pytest.raises(InvalidRequestError, match="arguments of a call"):
+        to_arguments({"text": "x" * 1_100_000})

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from internvl_server.concurrency.jobs import JobLimitError, JobProcesses
+from internvl_server.concurrency.offload import offload
 from internvl_server.core import Constraint
 from internvl_server.engine.guided.limits import constraint_key
 from internvl_server.engine.guided.serialization import constraint_to_json
@@ -148,7 +149,7 @@ class GrammarCompiler(Generic[_Grammar]):
         """
         param = constraint.param
         try:
-            key = constraint_key(constraint)
+            key = await offload(partial(constraint_key, constraint))
             self._check_refused(key)
             work = self._cache.get(key) or self._submit(key, constraint)
             self._cache.move_to_end(key)
