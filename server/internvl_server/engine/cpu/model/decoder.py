@@ -98,7 +98,10 @@ class Decoder(nn.Module):
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        # Not `nn.Embedding(…)`, which draws random weights and for that imports PyTorch's compiler.
+        self.embed = nn.Embedding.from_pretrained(
+            torch.empty(config.vocab_size, config.hidden_size)
+        )
         self.layers = nn.ModuleList(
             DecoderLayer(config, index) for index in range(config.num_hidden_layers)
         )
