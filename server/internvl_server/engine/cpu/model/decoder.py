@@ -99,9 +99,8 @@ class Decoder(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         # Not `nn.Embedding(…)`, which draws random weights and for that imports PyTorch's compiler.
-        self.embed = nn.Embedding.from_pretrained(
-            torch.empty(config.vocab_size, config.hidden_size)
-        )
+        table = torch.empty(config.vocab_size, config.hidden_size)
+        self.embed = nn.Embedding.from_pretrained(table)  # type: ignore[no-untyped-call]
         self.layers = nn.ModuleList(
             DecoderLayer(config, index) for index in range(config.num_hidden_layers)
         )
