@@ -1,4 +1,4 @@
-"""Start-up check of tiling, normalisation and prompt template against stored values of the reference.
+"""Start-up check of tiling, resize, normalisation and prompt template against stored values of the reference.
 
 Wrong tiles or a wrong prompt make answers worse without making them look wrong. The server therefore
 computes the stored values anew at each start, and does not start if one differs. `/version` shows the hashes
@@ -8,6 +8,9 @@ of what was checked and of the tokenizer; the `system_fingerprint` is derived fr
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
 
 from internvl_server.core import (
     Conversation,
@@ -20,6 +23,7 @@ from internvl_server.core import (
 )
 from internvl_server.errors import InvalidRequestError, StartupError
 from internvl_server.media.pixels.levels import level_values
+from internvl_server.media.pixels.resizing import ExactResizer
 from internvl_server.media.tiling import select_grid
 from internvl_server.prompt.segments import Control, Segment
 from internvl_server.prompt.template import Template
@@ -53,6 +57,11 @@ GOLDEN_GRIDS: Mapping[tuple[int, int, int], tuple[int, int]] = {
 
 # SHA-256 of the normalised values of all 256 levels of each channel, as little-endian float32.
 _GOLDEN_PIXELS = "1d8b9af12b7b391827f7c801265239e21435c7e29b4d78c6189a35e437633897"
+
+# SHA-256 of the levels of a small upright picture, resized exactly to `_SIZES`: equals one call of Pillow 12.
+# Pillow 13 by itself resizes such a picture in the other order.
+_GOLDEN_RESIZE = "5a29f8cec9989f93d269249246a54a5ae531ffc1cee8bab398a6f76aeda67360"
+_SIZES = ((56, 28), (112, 112))
 
 # SHA-256 of the prompts that each of this server's templates writes for `_SAMPLES`.
 _GOLDEN_TEMPLATES: Mapping[str, str] = {
@@ -93,7 +102,7 @@ class StartupCheck:
 
 
 def run_startup_check(template: Template, tokenizer: PromptTokenizer) -> StartupCheck:
-    """Compare tiling, normalisation and the template with the stored values. Takes about a millisecond.
+    """Compare tiling, resize, normalisation and template with the stored values. Takes a few milliseconds.
 
     Raises:
         StartupError: A value differs, so that the model would not see what it was trained on.
@@ -108,13 +117,16 @@ def run_startup_check(template: Template, tokenizer: PromptTokenizer) -> Startup
     pixels = _pixels_hash()
     if pixels != _GOLDEN_PIXELS:
         raise _mismatch("the normalised pixel values differ from the stored ones")
+    resized = _resize_hash()
+    if resized != _GOLDEN_RESIZE:
+        raise _mismatch("resized images differ from the stored ones")
     template_hash = _template_hash(template)
     if template_hash != _GOLDEN_TEMPLATES.get(template.name, template_hash):
         raise _mismatch(f"the prompts of the template {template.name} differ from the stored ones")
     return StartupCheck(
         template_hash=template_hash,
         tokenizer_hash=tokenizer.digest,
-        tiles_hash=_sha256(repr(sorted(grids.items())), pixels),
+        tiles_hash=_sha256(repr(sorted(grids.items())), pixels, resized),
     )
 
 
@@ -132,6 +144,14 @@ def fingerprint_of(check: StartupCheck, version: str, config_hash: str) -> str:
 
 def _pixels_hash() -> str:
     return hashlib.sha256(level_values().astype("<f4").tobytes()).hexdigest()
+
+
+def _resize_hash() -> str:
+    y, x = np.mgrid[0:130, 0:60]
+    levels = np.stack((4 * x + y // 2, x * y // 7, (x // 5 + y // 7) % 2 * 200), axis=-1)
+    image, resizer = Image.fromarray(levels.astype(np.uint8)), ExactResizer()
+    planes = [plane.tobytes() for size in _SIZES for plane in resizer.planes(image, size)]
+    return hashlib.sha256(b"".join(planes)).hexdigest()
 
 
 def _template_hash(template: Template) -> str:

@@ -18,6 +18,7 @@ from internvl_server.startup_check import (
     fingerprint_of,
     run_startup_check,
 )
+from PIL import Image
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "data" / "tiling.json").read_text())["grids"]
 
@@ -124,6 +125,21 @@ def test_another_normalisation_is_noticed(
     nearly = np.nextafter(level_values(), np.float32(9))
     monkeypatch.setattr(startup_check, "level_values", lambda: nearly)
     with pytest.raises(StartupError, match="normalised"):
+        run_startup_check(InternVL25Template(), tokenizer)
+
+
+def test_another_resize_is_noticed(
+    tokenizer: PromptTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One call of Pillow 13 instead of two."""
+
+    class OneCall:
+        def planes(self, image: Image.Image, size: tuple[int, int]) -> list[np.ndarray]:
+            resized = image.resize(size, Image.Resampling.BICUBIC)
+            return [np.asarray(band) for band in resized.split()]
+
+    monkeypatch.setattr(startup_check, "ExactResizer", OneCall)
+    with pytest.raises(StartupError, match="resized images"):
         run_startup_check(InternVL25Template(), tokenizer)
 
 

@@ -83,7 +83,7 @@ class MediaPreparer:
         self._fetcher = MediaFetcher(settings)
         self._pool = DecodePool(
             _worker_spec(settings, tile_px),
-            num_workers=settings.num_workers or min(os.cpu_count() or 1, MAX_AUTO_WORKERS),
+            num_workers=settings.num_workers or min(len(os.sched_getaffinity(0)), MAX_AUTO_WORKERS),
             timeout_s=settings.decode_timeout_s,
             pixel_format=self._pixel_format,
         )

@@ -29,8 +29,8 @@ class LimitSettings(Section):
     max_in_flight: PositiveInt = 128
     """Maximum number of accepted requests, including those that wait. Further requests get 429 at once."""
     max_tiles_in_flight: PositiveInt = 1024
-    """Maximum number of image tiles of all accepted requests, counted once per choice. A tile takes 2.4 MB of
-    memory. Further requests get 429."""
+    """Maximum number of image tiles of all accepted requests, counted once per choice. A tile takes 1.2 MB of
+    memory, or 2.4 MB with the CPU engine; `media.cache_bytes` comes on top. Further requests get 429."""
     max_messages: PositiveInt = 1024
     """Maximum number of messages of one conversation."""
     max_parts: PositiveInt = 512

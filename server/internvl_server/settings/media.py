@@ -51,7 +51,8 @@ class MediaSettings(Section):
     """Number of tiles, thumbnails included, that all images and frames of one request share. If one tile each
     takes more, they get more; in a conversation, the newest image keeps up to 13."""
     num_workers: Annotated[int, Field(ge=0)] = 0
-    """Number of processes that decode and tile images; 0 means one per core, at most 4."""
+    """Number of processes that decode and tile images; 0 means one per core that
+    this process may use, at most 4."""
     resize: Literal["auto", "exact", "fast"] = "auto"
     """How images are resized. `exact` equals Pillow 12, and with it the authors' preprocessing, bit for bit.
     `fast` takes half the CPU time per image and equals torch's resize of uint8 images, and with it the
