@@ -168,6 +168,15 @@ def test_tools_are_called_after_reasoning(played: Played) -> None:
         assert choices[-1].finish_reason == "tool_calls"
 
 
+def test_a_call_in_reasoning_is_not_the_only_one_that_is_allowed(played: Played) -> None:
+    played.say(f"<think>\n{CALL}\n</think>\n\n{CALL}\n{CALL}")
+    tools = [{"type": "function", "function": TOOL}]
+    made = played.client.chat.completions.create(**ASK, tools=tools, parallel_tool_calls=False)
+    assert made.choices[0].message.reasoning_content == CALL
+    assert len(made.choices[0].message.tool_calls or ()) == 1
+    assert made.choices[0].finish_reason == "tool_calls"
+
+
 def test_a_format_excludes_reasoning(played: Played) -> None:
     played.say('{"a": 1}')
     answer = played.client.chat.completions.with_raw_response.create(

@@ -52,11 +52,12 @@ TEXTS = {
     ROME: list(SHAPES),
     ANY: list(SHAPES),
     call("{}", "an\u00fcthing"): list(SHAPES),
-    f"{PARIS}\n{ANY}": ["auto, several", "required, several"],
-    f"{PARIS}{ANY}": ["auto, several"],  # free text, empty, stands between them
+    f"{PARIS}\n{ANY}": ["auto, several", "auto, one", "required, several"],
+    f"{PARIS}{ANY}": ["auto, several", "auto, one"],  # free text, empty, stands between them
     f"Let me see.\n{PARIS}": ["auto, several", "auto, one"],
-    f"{PARIS}\nDone.": ["auto, several"],
-    f"{PARIS}\n": ["auto, several"],
+    f"<think>{PARIS}</think>{PARIS}": ["auto, several", "auto, one"],
+    f"{PARIS}\nDone.": ["auto, several", "auto, one"],
+    f"{PARIS}\n": ["auto, several", "auto, one"],
     "<tool_call>": [],
     "<tool_call>\nPlease.": [],
     PARIS.removesuffix("\n</tool_call>"): [],

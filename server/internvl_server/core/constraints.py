@@ -52,7 +52,8 @@ class ToolCalls:
 
     With `is_required` the answer consists of calls. Otherwise any text may stand before a call or in place
     of one; with `answer`, a JSON schema, the answer is either calls alone or JSON that fits the schema, with
-    `is_strict` as in `JsonSchema`. Without `is_parallel` there is at most one call.
+    `is_strict` as in `JsonSchema`. Without `is_parallel` there is at most one call where there is no text:
+    in text a call may be part of the reasoning, and the answer ends with the first one after it.
     """
 
     tools: tuple[CallableTool, ...]

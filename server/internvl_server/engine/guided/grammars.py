@@ -70,7 +70,7 @@ def _start_rules(calls: ToolCalls, options: Mapping[str, Any]) -> list[str]:
     if calls.is_hint:
         # The lexeme before a call is lazy: it ends with the first `<tool_call>`, so no text contains one.
         return [
-            f"start: (before call){'*' if calls.is_parallel else '?'} AFTER",
+            "start: (before call)* AFTER",
             f"before[lazy]: /(.|\\n)*{_CALL_START}/",
             f"AFTER: /(.|\\n)*/ & ~/(.|\\n)*{_CALL_START}(.|\\n)*/",
         ]

@@ -44,13 +44,14 @@ class TagWriter:
 
     def _calls(self, calls: ToolCalls) -> Format:
         if calls.is_hint:
-            # Any text; each trigger must begin a call. After a single call nothing may follow.
+            # Any text; each trigger must begin a call.
             shape = {"type": "triggered_tags", "triggers": [_BEGIN], "at_least_one": False}
         else:
             # Nothing but calls, separated by a newline.
             shape = {"type": "tags_with_separator", "separator": "\n", "at_least_one": True}
+            shape["stop_after_first"] = not calls.is_parallel
         tags = [self._call(tool.name, tool.parameters) for tool in calls.tools]
-        return shape | {"tags": tags, "stop_after_first": not calls.is_parallel}
+        return shape | {"tags": tags}
 
     def _call(self, name: str, parameters: Mapping[str, Any]) -> Format:
         written = json.dumps(name, ensure_ascii=False)
