@@ -4,6 +4,7 @@ import asyncio
 import threading
 from typing import Any
 
+import pytest
 from internvl_server.core import TokenDelta
 from internvl_server.engine.turbomind.requests.feed import EngineHub, Feed
 
@@ -35,7 +36,9 @@ def signal_all(feeds):
     thread.join()
 
 
-async def test_a_pass_wakes_the_loop_once_and_a_failure_stops_no_other():
+@pytest.mark.parametrize("num_few", [0, 16])
+async def test_a_pass_wakes_the_loop_once_and_a_failure_stops_no_other(monkeypatch, num_few):
+    monkeypatch.setattr("internvl_server.engine.turbomind.requests.feed._NUM_FEW", num_few)
     wakes: list[bool] = []
     got: list[Any] = []
     failures: list[Exception] = []

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
 __all__ = ["EngineHub", "Feed"]
 
+# TurboMind calls the requests of a pass one by one, each time with the interpreter's lock. If there are many,
+# the loop waits this long before it reads, because the two threads would mostly wait for each other.
+_PASS_S = 0.001
+_NUM_FEW = 16
+
 
 class EngineHub:
     """Collects the requests with news until the event loop, on which it was made, reads them.
@@ -27,6 +32,7 @@ class EngineHub:
         self._on_progress = on_progress
         self._ready: deque[Feed] = deque()
         self._is_woken = False
+        self.num_running = 0
 
     def signal(self, feed: "Feed") -> None:
         """A request has news. Called on TurboMind's thread."""
@@ -37,7 +43,13 @@ class EngineHub:
         if not self._is_woken:
             self._is_woken = True
             with suppress(RuntimeError):  # a process that ends without closing its engine
-                self._loop.call_soon_threadsafe(self._drain)
+                self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        if self.num_running > _NUM_FEW:
+            self._loop.call_later(_PASS_S, self._drain)
+        else:
+            self._drain()
 
     def _drain(self) -> None:
         self._is_woken = False  # first: whatever is queued from now on wakes the loop again
