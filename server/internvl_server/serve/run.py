@@ -41,6 +41,8 @@ def serve(settings: Settings) -> int:
         failures.append(error)
         server.should_exit = True
 
+    # Threads with Python code give way to the event loop after this time, 5 ms by default.
+    sys.setswitchinterval(0.001)
     app = create_app(settings, on_fatal=on_fatal, on_ready=_spare_the_collector)
     config = uvicorn.Config(
         app,

@@ -1,0 +1,267 @@
+"""No request holds up the event loop: a running stream and `/health` go on while each kind is served."""
+
+import base64
+import contextlib
+import io
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scripts.make_random_checkpoint import Shape, write_checkpoint
+from tests.live.test_process import serving
+
+MAX_GAP_S = 0.05
+# Other work on the machine makes gaps of its own, but not each time.
+NUM_TRIES = 6
+MB = 1_000_000
+# A context that texts of a megabyte are tokenised for.
+SHAPE = Shape(2000, 64, 2, 4, 2, 128, 32_768, 64, 2, 2, 128, 28)
+
+CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+MESSAGES, TOKENIZE, DETOKENIZE = "/v1/messages", "/tokenize", "/detokenize"
+
+
+def chat(content: Any = "hi", **fields: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": content}], "max_tokens": 1} | fields
+
+
+def function(**fields: Any) -> list[Any]:
+    return [{"type": "function", "function": {"name": "f"} | fields}]
+
+
+def schema(**fields: Any) -> dict[str, Any]:
+    inner = {"name": "x", "schema": {"type": "object"} | fields}
+    return {"type": "json_schema", "json_schema": inner}
+
+
+def call(arguments: Any, result: str = "x") -> list[Any]:
+    made = {"id": "a", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "tool_calls": [made]},
+        {"role": "tool", "tool_call_id": "a", "content": result},
+    ]
+
+
+def picture(width: int, height: int) -> dict[str, Any]:
+    coarse = np.random.default_rng(0).integers(0, 255, (30, 40, 3), dtype=np.uint8)
+    image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=90)
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{encoded}"}}
+
+
+TEXTS = {
+    "words": "the cat sat on a mat " * (MB // 21),
+    "digits": "1234567890" * (MB // 10),
+    "one letter": "a" * MB,
+    "labels": "Image-1: " * (MB // 9),
+    "marks": "<image>" * (MB // 7),
+    "markers": "<ref>" * (MB // 5),
+}
+
+
+def text_fields(text: str) -> dict[str, tuple[str, dict[str, Any]]]:
+    """A request for every field that takes text of any length."""
+    return {
+        "message": (CHAT, chat(text)),
+        "part": (CHAT, chat([{"type": "text", "text": text}])),
+        "arguments": (CHAT, chat() | {"messages": call(json.dumps({"a": text}), text)}),
+        "arguments as object": (CHAT, chat() | {"messages": call({"a": text})}),
+        "tools": (CHAT, chat(tools=function(description=text, parameters={"title": text}))),
+        "schema": (CHAT, chat(response_format=schema(description=text))),
+        "regex": (CHAT, chat(structured_outputs={"regex": text})),
+        "grammar": (CHAT, chat(structured_outputs={"grammar": text})),
+        "choice": (CHAT, chat(structured_outputs={"choice": [text]})),
+        "stop": (CHAT, chat(stop=text)),
+        "unknown field": (CHAT, chat(other=text)),
+        "model": (CHAT, chat(model=text)),
+        "prompt": (COMPLETIONS, {"prompt": text, "max_tokens": 1}),
+        "input": (RESPONSES, {"input": text, "instructions": text, "max_output_tokens": 16}),
+        "messages": (MESSAGES, chat(text, system=text)),
+        "tokenize": (TOKENIZE, {"prompt": text, "return_token_strs": True}),
+        "tokenize messages": (TOKENIZE, {"messages": chat(text)["messages"]}),
+    }
+
+
+def chat_with(member: str, value: bytes) -> bytes:
+    return b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "%s": %s}' % (
+        member.encode(),
+        value,
+    )
+
+
+BOMBS = {
+    "lists": b"[" + b"[]," * 7_000_000 + b"1]",
+    "objects": b"[" + b"{}," * 7_000_000 + b"1]",
+    "nested": b"[" + (b"[" * 60 + b"]" * 60 + b",") * 150_000 + b"1]",
+    "numbers": b"[" + b"1," * 10_000_000 + b"1]",
+    "long numbers": b"[" + (b"1" * 4000 + b",") * 5000 + b"1]",
+    "escapes": b'"' + b"\\u00e9" * 3_000_000 + b'"',
+    "as many as allowed": b"[" + b"[]," * 60_000 + b"1]",
+    "members as allowed": b"{" + b",".join(b'"%d":1' % i for i in range(60_000)) + b"}",
+}
+
+OTHERS: dict[str, tuple[str, Any]] = {
+    **{f"bomb: {name}": (CHAT, bomb) for name, bomb in BOMBS.items()},
+    **{f"bomb in a field: {name}": (CHAT, chat_with("x", bomb)) for name, bomb in BOMBS.items()},
+    **{f"bomb in tools: {name}": (CHAT, chat_with("tools", bomb)) for name, bomb in BOMBS.items()},
+    "schema of many properties": (
+        CHAT,
+        chat(response_format=schema(properties={f"p{i}": {} for i in range(20_000)})),
+    ),
+    "many large tools": (
+        CHAT,
+        chat(
+            tools=[*function(parameters={f"p{i}": {"title": "x" * 40} for i in range(150)})] * 100
+        ),
+    ),
+    "many messages": (CHAT, chat() | {"messages": chat("word " * 25)["messages"] * 1000}),
+    "many parts": (CHAT, chat([{"type": "text", "text": "w"}] * 500)),
+    "many prompts": (COMPLETIONS, {"prompt": [[65] * 2000] * 64, "max_tokens": 1}),
+    "token ids": (COMPLETIONS, {"prompt": [65] * 30_000, "max_tokens": 1}),
+    "detokenize": (DETOKENIZE, {"tokens": [65] * 32_000}),
+    "large picture": (CHAT, chat([picture(4000, 3000)])),
+    "large pictures": (CHAT, chat([picture(4000, 3000)] * 8)),
+}
+
+CHUNKED = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
+RAW = {
+    "one-byte chunks": CHUNKED + b"1\r\n \r\n" * MB + b"0\r\n\r\n",
+    "small chunks": CHUNKED + (b"40\r\n" + b" " * 64 + b"\r\n") * 200_000 + b"0\r\n\r\n",
+    "many headers": b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"x: y\r\n" * 10_000 + b"\r\n",
+    "large header": b"GET /health HTTP/1.1\r\nHost: x\r\nx: " + b"x" * MB + b"\r\n\r\n",
+    "pipelined": b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * 10_000,
+}
+
+
+def as_bytes(path: str, body: Any) -> bytes:
+    data = body if isinstance(body, bytes) else json.dumps({"model": "m"} | body).encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Connection: close\r\nContent-Length: {len(data)}\r\n\r\n"
+    )
+    return head.encode() + data
+
+
+class Watched:
+    """A server in a process of its own, with a stream and a caller of `/health` that note their gaps."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._gaps: list[tuple[float, float]] = []
+        self._is_over = threading.Event()
+        self._threads = [threading.Thread(target=work) for work in (self._stream, self._health)]
+
+    def __enter__(self) -> "Watched":
+        for thread in self._threads:
+            thread.start()
+        time.sleep(1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        for thread in self._threads:
+            thread.join(30)
+
+    def send(self, data: bytes) -> tuple[bytes, float]:
+        """The answer to a request, and the longest gap while it was served."""
+        begin = time.monotonic()
+        with socket.create_connection(("127.0.0.1", self._port), timeout=60) as sock:
+            sender = threading.Thread(target=self._send_all, args=(sock, data))
+            sender.start()
+            answer = b""
+            with contextlib.suppress(ConnectionError):
+                while piece := sock.recv(1 << 20):
+                    answer += piece
+            sender.join()
+        time.sleep(0.1)
+        gaps = [gap for end, gap in self._gaps if end > begin]
+        assert gaps, "the stream has stopped"
+        return answer, max(gaps)
+
+    @staticmethod
+    def _send_all(sock: socket.socket, data: bytes) -> None:
+        with contextlib.suppress(OSError):  # refused before it was sent
+            sock.sendall(data)
+
+    def _stream(self) -> None:
+        fields = chat("hello there " * 1500, stream=True)
+        fields.pop("max_tokens")
+        while not self._is_over.is_set():
+            with socket.create_connection(("127.0.0.1", self._port), timeout=60) as sock:
+                sock.sendall(as_bytes(CHAT, fields))
+                sock.recv(1 << 16)
+                last = time.monotonic()
+                while not self._is_over.is_set() and sock.recv(1 << 16):
+                    last = self._note(last)
+
+    def _health(self) -> None:
+        with socket.create_connection(("127.0.0.1", self._port), timeout=60) as sock:
+            while not self._is_over.is_set():
+                begin = time.monotonic()
+                sock.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+                answer = b""
+                while not answer.endswith(b"}"):
+                    answer += sock.recv(1 << 16)
+                self._note(begin)
+                time.sleep(0.005)
+
+    def _note(self, begin: float) -> float:
+        now = time.monotonic()
+        self._gaps.append((now, now - begin))
+        return now
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    folder = tmp_path_factory.mktemp("heavy") / "m"
+    write_checkpoint(folder, SHAPE, layout="hf", dtype="float32", seed=0)
+    options = ("--set", "engine.echo.token_delay_s=0.005", "--set", "engine.max_num_seqs=64")
+    with serving(folder, *options) as (process, url):
+        assert process.stderr is not None
+        log = threading.Thread(target=process.stderr.read)  # or a full pipe would stop it
+        log.start()
+        with Watched(int(url.rpartition(":")[2])) as server:
+            yield server
+        process.kill()
+        log.join()
+
+
+def assert_goes_on(watched: Watched, data: bytes) -> None:
+    gaps = []
+    for _ in range(NUM_TRIES):
+        answer, gap = watched.send(data)
+        assert answer[:9] == b"HTTP/1.1 " or not answer
+        assert answer[9:12] not in (b"500", b"503")
+        if gap < MAX_GAP_S:
+            return
+        gaps.append(round(gap * 1000))
+    pytest.fail(f"gaps of {gaps} ms")
+
+
+@pytest.mark.parametrize("field", text_fields(""))
+def test_megabytes_of_text_in_any_field(watched: Watched, field: str) -> None:
+    for text in TEXTS.values():
+        assert_goes_on(watched, as_bytes(*text_fields(text)[field]))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_heavy_bodies(watched: Watched, name: str) -> None:
+    assert_goes_on(watched, as_bytes(*OTHERS[name]))
+
+
+@pytest.mark.parametrize("name", RAW)
+def test_heavy_framing(watched: Watched, name: str) -> None:
+    assert_goes_on(watched, RAW[name])
