@@ -58,9 +58,10 @@ def replica(checkpoint: Path, port: int) -> tuple[str, ...]:
 
 
 def local_config(port: int, replicas: list[int]) -> str:
-    """The shipped file with addresses of this machine; every other setting stays."""
+    """The shipped file with addresses of this machine, and answers that name their server."""
     text = (ROOT / "configs/haproxy.cfg").read_text(encoding="utf-8")
-    text, binds = re.subn(r"bind :8080", f"bind 127.0.0.1:{port}", text)
+    named = f"bind 127.0.0.1:{port}\n    http-response set-header x-replica %s"
+    text, binds = re.subn(r"bind :8080", named, text)
     text = text.replace(" resolvers system init-addr libc,none", "")
     text, servers = re.subn(
         r"server replica-(\d) replica-\d:8000",
@@ -104,6 +105,16 @@ def one_stream(client: openai.OpenAI) -> str:
     return "" if reasons and reasons[-1] else f"cut after {len(chunks)} chunks"
 
 
+def servers_of(url: str, headers: dict[str, str]) -> set[str]:
+    """The servers that answer six requests, one after another."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "one"}], "max_tokens": 1}
+    answers = [
+        httpx2.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=30)
+        for _ in range(6)
+    ]
+    return {answer.raise_for_status().headers["x-replica"] for answer in answers}
+
+
 class Load:
     """Clients that stream one request after another until the time is over."""
 
@@ -126,18 +137,25 @@ class Load:
             assert not thread.is_alive()
 
 
-@pytest.mark.timeout(180)
-def test_a_stopped_server_loses_no_request(tiny_checkpoint: Path, tmp_path: Path) -> None:
+@contextmanager
+def balanced(checkpoint: Path, folder: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """Two servers behind the balancer, and its address."""
     port, ports = free_port(), [free_port(), free_port()]
-    config = tmp_path / "haproxy.cfg"
+    config = folder / "haproxy.cfg"
     config.write_text(local_config(port, ports), encoding="utf-8")
     url = f"http://127.0.0.1:{port}"
     with ExitStack() as stack:
-        servers = [stack.enter_context(running(*replica(tiny_checkpoint, p))) for p in ports]
+        servers = [stack.enter_context(running(*replica(checkpoint, p))) for p in ports]
         for server_port in ports:
             wait_for(f"http://127.0.0.1:{server_port}/ready")
         stack.enter_context(running(str(HAPROXY), "-db", "-f", str(config)))
         wait_for(f"{url}/ready")
+        yield url, servers
+
+
+@pytest.mark.timeout(180)
+def test_a_stopped_server_loses_no_request(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with balanced(tiny_checkpoint, tmp_path) as (url, servers):
         load = Load(url)
         time.sleep(1.5)
         stopped_at = time.monotonic()
@@ -149,3 +167,13 @@ def test_a_stopped_server_loses_no_request(tiny_checkpoint: Path, tmp_path: Path
         assert len(before) >= NUM_CLIENTS
         assert len(after) >= 2 * NUM_CLIENTS
         assert [outcome for outcome in before + after if outcome] == []
+
+
+@pytest.mark.timeout(180)
+def test_a_conversation_stays_on_its_server(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with balanced(tiny_checkpoint, tmp_path) as (url, servers):
+        assert len(servers_of(url, {})) == 2
+        (first,) = servers_of(url, {"x-conversation-id": "a"})
+        servers[int(first[-1]) - 1].kill()
+        (other,) = servers_of(url, {"x-conversation-id": "a"})
+        assert other != first

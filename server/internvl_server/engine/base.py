@@ -50,12 +50,16 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True)
 class EngineHealth:
-    """Current status. A ready engine can produce tokens; one that is not alive has hung."""
+    """Current status. A ready engine can produce tokens; one that is not alive has hung.
+
+    Of the running requests `num_unconfirmed` were cancelled, but the engine does not end them.
+    """
 
     is_ready: bool
     reason: str
     num_running: int = 0
     num_waiting: int = 0
+    num_unconfirmed: int = 0
     is_alive: bool = True
 
 

@@ -83,7 +83,9 @@ class TurbomindSettings(Section):
     cache_generation: Literal["auto", "all", "none"] = "auto"
     """Answers that later prompts can reuse: `auto` means their full blocks, `all` the last one as well."""
     max_prefill_token_num: PositiveInt = 8192
-    """Maximum number of prompt tokens computed in one step."""
+    """Maximum number of prompt tokens, of images as well, computed in one step. A larger number reads prompts
+    faster, but all running streams wait for the step, and its buffers take memory from the cache. 2048
+    keeps streams even; 8192 suits batches."""
     num_tokens_per_iter: Annotated[int, Field(ge=0)] = 0
     """Number of tokens of one forward pass, with which TurboMind spreads the prefill of long prompts over
     `max_prefill_iters` passes, between decode steps; 0 means that it does not."""
@@ -102,6 +104,9 @@ class TurbomindSettings(Section):
     nnodes: PositiveInt = 1
     """Number of machines that share the model: only 1, because LMDeploy 0.18 does not carry images and
     constraints to other machines."""
+    dp: PositiveInt = 1
+    """Number of copies of the model in one process: only 1. LMDeploy's copies have a scheduler and a prefix
+    cache each, of which only the first can be watched. Start one server for each copy."""
 
     schema_policy: Literal["check", "refuse"] = "check"
     """What happens to a JSON schema that LMDeploy's grammar compiler cannot enforce completely: `check` names
@@ -115,6 +120,9 @@ class TurbomindSettings(Section):
         rules = {
             "nnodes must be 1: LMDeploy 0.18 does not carry images and constraints to other machines": (
                 self.nnodes == 1
+            ),
+            "dp must be 1: start one server for each copy of the model (server/docs/deployment.md)": (
+                self.dp == 1
             ),
             "devices must name tp different GPUs": {len(self.devices), len(set(self.devices))}
             in ({0}, {self.tp}),

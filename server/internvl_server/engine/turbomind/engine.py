@@ -144,12 +144,17 @@ class TurbomindEngine:
             return health_of(self._state)
         if not self._jobs.can_make_handles and self._state == "running":
             return health_of("unable to accept requests: TurboMind creates no request object")
-        return health_of(
-            self._state,
+        num_unconfirmed = self._jobs.num_unconfirmed
+        is_full = num_unconfirmed == self._info.max_num_seqs
+        health = health_of(
+            "unable to accept requests: TurboMind does not end cancelled ones"
+            if is_full
+            else self._state,
             num_running=self._jobs.num_running,
             num_waiting=self._jobs.num_waiting,
             last_progress=self._jobs.last_progress,
         )
+        return replace(health, num_unconfirmed=num_unconfirmed)
 
     async def compile(self, constraint: Constraint) -> tuple[str, ...]:
         """Compile a constraint; see `Engine.compile`."""

@@ -50,6 +50,7 @@ class Supervisor:
         self._read_metrics = read_metrics
         self._exit_after_s = exit_after_s
         self.metrics: SchedulerMetrics | None = None
+        self._is_failing = False
         self._is_stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="turbomind-watch", daemon=True)
         self._thread.start()
@@ -64,13 +65,21 @@ class Supervisor:
 
     def _watch(self) -> None:
         last: int | None = None
+        while not self._is_stopping.wait(_SAMPLE_S):
+            self.metrics = metrics = self._try_to_read()
+            if metrics is not None and metrics.tick != last:
+                last, self._jobs.last_progress = metrics.tick, time.monotonic()
+
+    def _try_to_read(self) -> "SchedulerMetrics | None":
         try:
-            while not self._is_stopping.wait(_SAMPLE_S):
-                self.metrics = metrics = self._read_metrics()
-                if metrics is not None and metrics.tick != last:
-                    last, self._jobs.last_progress = metrics.tick, time.monotonic()
-        except Exception:  # noqa: BLE001  (logged, with its traceback)
-            _log.exception("TurboMind no longer reports its progress; only its tokens show it")
+            metrics = self._read_metrics()
+        except Exception:  # noqa: BLE001  (logged once; it may work the next time)
+            if not self._is_failing:
+                _log.exception("TurboMind does not report its progress; only its tokens show it")
+            self._is_failing = True
+            return None
+        self._is_failing = False
+        return metrics
 
     async def _check(self) -> None:
         last = time.monotonic()
@@ -80,6 +89,7 @@ class Supervisor:
             if last - previous > _SUSPENDED_S:
                 self._jobs.last_progress = last
             self._jobs.replace_handle()
+            self._jobs.report_unconfirmed()
             silence_s = self._jobs.silence_s
             if self._exit_after_s and silence_s > self._exit_after_s:
                 _log.critical(

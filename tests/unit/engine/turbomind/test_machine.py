@@ -159,6 +159,7 @@ def test_serve_without_a_gpu_ends_at_once(machine, capsys):
     ("values", "says"),
     [
         ({"nnodes": 2}, "nnodes must be 1: LMDeploy 0.18 does not carry images"),
+        ({"dp": 2}, "dp must be 1: start one server for each copy"),
         ({"tp": 2, "devices": (0,)}, "devices"),
         ({"tp": 2, "devices": (0, 0)}, "devices"),
         ({"quant_policy": 3}, "0, 4 or 8"),

@@ -30,6 +30,9 @@ __all__ = ["Job", "JobPool", "Work"]
 
 _log = logging.getLogger(__name__)
 
+# TurboMind usually ends a cancelled request within one forward pass.
+_CONFIRM_S = 10.0
+
 
 @dataclass(slots=True)
 class Work:
@@ -48,13 +51,22 @@ class Work:
 class Job:
     """One accepted request. `handle` is set while it runs."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, request_id: str, stream: Stream) -> None:
+        self.request_id = request_id
         self._stream = stream
         self._is_over = False
         self.num_tokens = 0
         self.handle: Handle | None = None
-        self.is_cancelled = False
+        self.cancelled_at: float | None = None  # by `time.monotonic`
+        self.is_reported = False
         self.task: asyncio.Task[None]
+
+    @property
+    def is_unconfirmed(self) -> bool:
+        """Whether TurboMind should have ended this request long ago."""
+        if self.handle is None or self.cancelled_at is None:
+            return False
+        return time.monotonic() - self.cancelled_at > _CONFIRM_S
 
     def put(self, new: TokenDelta | ServerError) -> None:
         """Pass new tokens, or the end, to the reader."""
@@ -100,8 +112,10 @@ class JobPool:
 
     @property
     def silence_s(self) -> float:
-        """Seconds that requests have waited for progress, or that TurboMind has created no handle."""
+        """Seconds that requests have waited for progress, or that no request could be started."""
         since = [self.last_progress] if self._jobs else []
+        if self.num_unconfirmed == self._size:
+            since.append(max(job.cancelled_at or 0.0 for job in self._jobs))
         if self._no_handle_since is not None:
             since.append(self._no_handle_since)
         return time.monotonic() - min(since) if since else 0.0
@@ -128,6 +142,22 @@ class JobPool:
         return sum(job.handle is not None for job in self._jobs)
 
     @property
+    def num_unconfirmed(self) -> int:
+        """Jobs that were cancelled long ago and hold their handles still."""
+        return sum(job.is_unconfirmed for job in self._jobs)
+
+    def report_unconfirmed(self) -> None:
+        """Log each of them once."""
+        for job in self._jobs:
+            if job.is_unconfirmed and not job.is_reported:
+                job.is_reported = True
+                _log.error(
+                    "TurboMind has not ended request %s, cancelled %g s ago: its slot stays in use",
+                    job.request_id,
+                    _CONFIRM_S,
+                )
+
+    @property
     def num_waiting(self) -> int:
         """Jobs without a handle."""
         return len(self._jobs) - self.num_running
@@ -136,7 +166,7 @@ class JobPool:
         """Queue a request."""
         if not self._jobs:
             self.last_progress = time.monotonic()  # idle time is not a stall
-        job = Job(stream)
+        job = Job(work.request.request_id, stream)
         job.task = asyncio.create_task(self._run(job, work))
         self._jobs.add(job)
         job.task.add_done_callback(lambda _: self._jobs.discard(job))
@@ -149,9 +179,9 @@ class JobPool:
 
     def abort(self, job: Job) -> None:
         """End a job whose reader has left, without waiting for the native side."""
-        if job.task.done() or job.is_cancelled:
+        if job.task.done() or job.cancelled_at is not None:
             return
-        job.is_cancelled = True
+        job.cancelled_at = time.monotonic()
         if job.handle is None:
             job.task.cancel()
         else:
@@ -167,7 +197,9 @@ class JobPool:
         if jobs:
             await asyncio.wait([job.task for job in jobs], timeout=timeout_s)
         self._handles.clear()
-        return all(job.task.done() for job in jobs)
+        if unconfirmed := [job.request_id for job in jobs if not job.task.done()]:
+            _log.error("TurboMind has not ended %d request(s): %s", len(unconfirmed), unconfirmed)
+        return not unconfirmed
 
     async def _run(self, job: Job, work: Work) -> None:
         async with self._slots:
