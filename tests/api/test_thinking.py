@@ -187,6 +187,45 @@ def test_a_format_excludes_reasoning(played: Played) -> None:
     assert answer.parse().choices[0].message.content == '{"a": 1}'
 
 
+def test_a_format_ends_reasoning_that_was_begun(played: Played) -> None:
+    played.say('{"a": 1}')
+    begun = [*ASK["messages"], {"role": "assistant", "content": "<think>\nOne,"}]
+    made = played.client.chat.completions.create(
+        model="m",
+        messages=begun,
+        response_format={"type": "json_object"},
+        extra_body={"continue_final_message": True, "add_generation_prompt": False},
+    )
+    assert made.choices[0].message.content == '{"a": 1}'
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_is_refused_keeps_its_reasoning(
+    played: Played, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    async def compile_loosely(_: Any) -> tuple[str, ...]:
+        return ("uniqueItems",)
+
+    monkeypatch.setattr(played.server.engine, "compile", compile_loosely)
+    parameters = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    strict = {"name": "count", "strict": True, "parameters": parameters}
+    call = CALL.replace("{}", '{"a": "x"}')
+    played.say(f"<think>\nI count.\n</think>\n\n{call}")
+    tools: Any = [{"type": "function", "function": strict}]
+    made: Any = played.client.chat.completions.create(**ASK, tools=tools, stream=stream)
+    choices = [c.choices[0] for c in made] if stream else made.choices
+    said = [c.delta if stream else c.message for c in choices]
+    assert "".join(getattr(p, "reasoning_content", None) or "" for p in said) == "I count."
+    assert "not of type" in "".join(part.refusal or "" for part in said)
+    tools = [{"type": "function", **strict}]
+    response: Any = played.client.responses.create(
+        model="m", input="how many?", tools=tools, stream=stream
+    )
+    output = list(response)[-1].response.output if stream else response.output
+    assert (output[0].type, output[0].content[0].text) == ("reasoning", "I count.")
+    assert output[-1].content[0].type == "refusal"
+
+
 def test_a_prefilled_answer_goes_on_reasoning(played: Played) -> None:
     played.say(" two.\n</think>\n\nThere are 2.")
     begun = [*ASK["messages"], {"role": "assistant", "content": "<think>\nOne,"}]

@@ -139,13 +139,15 @@ class Generation:
         return [*whole[:-1], replace(whole[-1], usage=self.usage())]
 
     async def whole_deltas(self) -> list[TextDelta]:
-        """The deltas of a complete answer, in order; if it is refused, only the last.
+        """The deltas of a complete answer, in order; if it is refused, its reasoning and the last.
 
         Raises:
             EngineError: The engine failed.
         """
-        deltas = await self._all_deltas()
-        return deltas[-1:] if deltas[-1].refusal else deltas
+        *deltas, last = await self._all_deltas()
+        if last.refusal:
+            deltas = [TextDelta("", reasoning=d.reasoning) for d in deltas if d.reasoning]
+        return [*deltas, last]
 
     async def _all_deltas(self) -> list[TextDelta]:
         reader = _Gatherer()
@@ -184,6 +186,7 @@ class _Gatherer:
 def _joined(deltas: Sequence[TextDelta]) -> TextDelta:
     """All deltas of an answer as one. One that is refused has no text and no calls."""
     last = deltas[-1]
+    reasoning = "".join(delta.reasoning for delta in deltas)
     if last.refusal:
         deltas = deltas[-1:]
     logprobs: list[TextLogprobs] = []
@@ -198,7 +201,7 @@ def _joined(deltas: Sequence[TextDelta]) -> TextDelta:
         stop_string=last.stop_string,
         refusal=last.refusal,
         violation=last.violation,
-        reasoning="".join(delta.reasoning for delta in deltas),
+        reasoning=reasoning,
     )
 
 

@@ -109,6 +109,7 @@ class PromptBuilder:
 
     def skeleton(self, conversation: Conversation) -> PromptSkeleton:
         """Tokenise all of the prompt but its images. CPU-bound: call it off the event loop for long texts."""
+        thinking = conversation.thinking
         conversation, unthought = self._with_thinking(order_results(conversation))
         conversation, warnings = place_media(conversation)
         segments = self._template.render(conversation)
@@ -130,7 +131,7 @@ class PromptBuilder:
             tuple(pieces[:-1]),
             conversation.media_parts,
             unthought + warnings,
-            answer_start(segments) if self._thinking.can_think else "text",
+            answer_start(segments, thinking) if self._thinking.can_think else "text",
         )
 
     def _with_thinking(self, conversation: Conversation) -> tuple[Conversation, tuple[str, ...]]:

@@ -110,25 +110,28 @@ def without_reasoning(conversation: Conversation) -> Conversation:
 
 
 def _without_reasoning(message: Message) -> Message:
-    first = message.content[0] if message.content else None
-    if not isinstance(first, TextPart) or not first.text.lstrip().startswith(_BEGIN):
+    texts = list(takewhile(lambda part: isinstance(part, TextPart), message.content))
+    written = "".join([part.text for part in texts if isinstance(part, TextPart)])
+    _, tag, text = written.partition(_END)
+    if not tag or not written.lstrip().startswith(_BEGIN):
         return message
-    _, tag, text = first.text.partition(_END)
-    if not tag:
-        return message
-    return replace(message, content=(TextPart(text.lstrip("\r\n")), *message.content[1:]))
+    rest = message.content[len(texts) :]
+    return replace(message, content=(TextPart(text.lstrip("\r\n")), *rest))
 
 
 def _with_messages(conversation: Conversation, messages: Iterable[Message]) -> Conversation:
     return replace(conversation, messages=tuple(messages))
 
 
-def answer_start(segments: Sequence[Segment]) -> AnswerStart:
-    """What an answer may begin with, from what the prompt has after the beginning of its last turn."""
+def answer_start(segments: Sequence[Segment], thinking: Thinking) -> AnswerStart:
+    """What an answer may begin with, from what the prompt has after the beginning of its last turn.
+
+    Reasoning that the prompt has begun does not go on where a field says what all of the answer must be.
+    """
     last = list(takewhile(lambda segment: segment != _TURN, reversed(segments)))
     written = "".join([segment for segment in reversed(last) if isinstance(segment, str)])
     begun = written.removeprefix("assistant").lstrip()
     if not begun:
         return "anything"
     is_open = begun.startswith(_BEGIN) and _END not in begun and _TURN_END not in last
-    return "reasoning" if is_open else "text"
+    return "reasoning" if is_open and not thinking.excluded_by else "text"

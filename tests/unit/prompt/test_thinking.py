@@ -166,6 +166,13 @@ def test_earlier_reasoning_is_left_out(prompts: Prompts) -> None:
         assert f"<|im_start|>{role}\n{text}<|im_end|>" in made
 
 
+def test_earlier_reasoning_in_several_parts_is_left_out(prompts: Prompts) -> None:
+    parts = ("<think>\nhm", "\n</think>\n", "\nb", " c")
+    answer = Message("assistant", tuple(TextPart(text) for text in parts))
+    made = prompts.text(prompts.skeleton(said("user", "a"), answer, said("user", "d")))
+    assert "<|im_start|>assistant\nb c<|im_end|>" in made
+
+
 def test_a_model_that_cannot_think_refuses_by_name_and_changes_nothing(prompts: Prompts) -> None:
     off = ThinkingMode()
     with pytest.raises(
@@ -186,6 +193,9 @@ def test_a_format_excludes_it(prompts: Prompts) -> None:
     assert made.warnings == (
         "The answer has no reasoning: 'response_format' says what all of it must be.",
     )
+    begun = said("user", "hi"), said("assistant", "<think>\nLet me")
+    continued = prompts.skeleton(*begun, thinking=thinking, is_continued=True)
+    assert continued.answer_start == "text"
     declined = Thinking(False, "enable_thinking", "response_format")
     assert prompts.skeleton(said("user", "hi"), thinking=declined).warnings == ()
 
