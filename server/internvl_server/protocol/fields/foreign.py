@@ -174,7 +174,7 @@ ANSWER: Mapping[str, Foreign] = {**_SAMPLING, **_SHOWN, **_SERVING, **STRUCTURED
 _THINKING_SWITCH = Foreign("enable_thinking", is_switch=True)
 
 _THINKING: Mapping[str, Foreign] = {
-    "reasoning_format": _HINT,
+    "reasoning_format": Foreign(neutral=("auto", "deepseek", "parsed"), not_neutral=("none",)),
     "stream_reasoning": _HINT,
     "think": _THINKING_SWITCH,
     "thinking_budget": _HINT,

@@ -261,6 +261,11 @@ def test_hints_are_ignored_and_named() -> None:
     assert parse(**{"options.seed": 3}).ignored == ("options.seed",)
 
 
+def test_reasoning_in_the_text_is_not_what_happens_anyway() -> None:
+    assert parse(reasoning_format="none").ignored == ("reasoning_format",)
+    assert parse(reasoning_format="deepseek").ignored == ()
+
+
 def test_nothing_of_other_servers_but_names_is_known_where_unknown_fields_are_refused() -> None:
     assert known_fields({"min_new_tokens": 3}, CHAT_FIELDS) == ({"min_tokens": 3}, ())
     for fields in ({"session_id": -1}, {"stream_reasoning": True}, {"options": {"num_ctx": 1}}):
