@@ -168,10 +168,19 @@ def test_tools_are_called_after_reasoning(played: Played) -> None:
         assert choices[-1].finish_reason == "tool_calls"
 
 
-def test_a_call_in_reasoning_is_not_the_only_one_that_is_allowed(played: Played) -> None:
-    played.say(f"<think>\n{CALL}\n</think>\n\n{CALL}\n{CALL}")
+@pytest.mark.parametrize("size", [1, 7, 500])
+def test_a_call_in_reasoning_is_not_the_only_one_that_is_allowed(played: Played, size: int) -> None:
+    answer = f"<think>\n{CALL}\n</think>\n\n{CALL}"
+    played.say(f"{answer}\n{CALL}", size)
     tools = [{"type": "function", "function": TOOL}]
-    made = played.client.chat.completions.create(**ASK, tools=tools, parallel_tool_calls=False)
+    made = played.client.chat.completions.create(
+        **ASK, tools=tools, parallel_tool_calls=False, logprobs=True
+    )
+    assert made.usage is not None
+    assert made.usage.completion_tokens == len(played.words.encode_answer(answer))
+    logprobs = made.choices[0].logprobs
+    assert logprobs is not None
+    assert "".join(entry.token for entry in logprobs.content or ()) == answer
     assert made.choices[0].message.reasoning_content == CALL
     assert len(made.choices[0].message.tool_calls or ()) == 1
     assert made.choices[0].finish_reason == "tool_calls"

@@ -98,8 +98,8 @@ class AnswerText:
     def push(self, delta: TokenDelta) -> TextDelta:
         """The text that is certain now; the last delta has a `finish_reason`, and no `usage` yet.
 
-        Tokens after a stop string are neither visible nor counted, even if they came in the same delta. Stop
-        strings and tool calls are not looked for in reasoning.
+        Tokens after a stop string, or after the only call there may be, are neither visible nor counted, even
+        if they came in the same delta. Stop strings and tool calls are not looked for in reasoning.
         """
         if self._reasoning is None:
             return self._push_text(delta)
@@ -131,10 +131,28 @@ class AnswerText:
         return replace(made, reasoning=text, logprobs=made.logprobs or self._logprobs())
 
     def _push_text(self, delta: TokenDelta) -> TextDelta:
+        if self._calls is not None and self._calls.is_single and len(delta.token_ids) > 1:
+            return self._push_until_call(delta)
         text = self._plain_text(delta) if self._is_plain else self._text_token_by_token(delta)
         if delta.finish_reason is not None and not self._stop.is_stopped:
             text += self._rest()
         return self._parsed(text, "stop" if self._stop.is_stopped else delta.finish_reason)
+
+    def _push_until_call(self, delta: TokenDelta) -> TextDelta:
+        """As `_push_text`, one token at a time: those after the only call do not belong to the answer."""
+        made: list[TextDelta] = []
+        tokens = _tokens(delta)
+        for number, token in enumerate(tokens, 1):
+            reason = delta.finish_reason if number == len(tokens) else None
+            made.append(self._push_text(_delta_of([token], delta._replace(finish_reason=reason))))
+            if made[-1].finish_reason is not None:
+                break
+        return replace(
+            made[-1],
+            text="".join(d.text for d in made),
+            tool_calls=tuple([call for d in made for call in d.tool_calls]),
+            logprobs=tuple([entry for d in made for entry in d.logprobs]),
+        )
 
     def push_json(self, token_ids: Sequence[int]) -> bytes | None:
         """As `push`, for tokens that do not end the answer: their text as an encoded JSON string.

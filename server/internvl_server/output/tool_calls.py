@@ -43,8 +43,8 @@ class ToolCallParser:
     """Finds the calls in one answer.
 
     Whitespace around calls is dropped; between two texts it stays. A block that is not a call of a known
-    tool is text, as it was written. `has_cut_call` is true after `flush` if the beginning of the last call
-    was passed on and its arguments are incomplete.
+    tool is text, as it was written. With `is_single` the first call ends the answer. `has_cut_call` is true
+    after `flush` if the beginning of the last call was passed on and its arguments are incomplete.
 
     Args:
         choice: Which tools may be called, and whether more than once.
@@ -61,7 +61,7 @@ class ToolCallParser:
         *,
         is_guided: bool = True,
     ) -> None:
-        self._is_parallel = choice.is_parallel
+        self.is_single = not choice.is_parallel
         self._names = frozenset(tool_names) & frozenset(choice.names or tool_names)
         self._new_id = new_id
         self._is_guided = is_guided
@@ -85,7 +85,7 @@ class ToolCallParser:
     @property
     def is_complete(self) -> bool:
         """Whether there can be no further call, so that the answer is over."""
-        return not self._is_parallel and self._num_ended > 0
+        return self.is_single and self._num_ended > 0
 
     def push(self, text: str) -> ParsedText:
         """Take more of the answer's text. It is ignored once the answer is complete."""
