@@ -48,7 +48,7 @@ class Stream:
         self._num_cached_tokens = 0
         self._error: ServerError | None = None
         self._has_ended = False
-        self._news = asyncio.Event()
+        self._reader: asyncio.Future[None] | None = None  # while it waits
 
     async def __aenter__(self) -> Self:
         """Accept the request and queue it."""
@@ -77,7 +77,7 @@ class Stream:
     def attach(self, sink: Sink) -> None:
         """Push to a sink from now on, first of all what has gathered."""
         self._sink = sink
-        if self._token_ids or self._finish_reason is not None:
+        if self._has_gathered:
             sink.put(self._take())
         if self._error is not None and self._sink is sink:  # which may have detached itself
             sink.fail(self._error)
@@ -95,14 +95,14 @@ class Stream:
         self._logprobs += new.logprobs or ()
         self._finish_reason = new.finish_reason
         self._num_cached_tokens = new.num_cached_tokens
-        self._news.set()
+        self._wake()
 
     def fail(self, error: ServerError) -> None:
         """End the stream with an error, raised after the tokens it already has. The first error counts."""
         if self._error is not None:
             return
         self._error = error
-        self._news.set()
+        self._wake()
         if self._sink is not None:
             self._sink.fail(error)
 
@@ -112,18 +112,26 @@ class Stream:
     async def __anext__(self) -> TokenDelta:
         if self._has_ended:
             raise StopAsyncIteration
-        await self._news.wait()
-        if self._token_ids or self._finish_reason is not None:
+        while not (self._has_gathered or self._error):
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+        if self._has_gathered:
             return self._take()
         assert self._error is not None
         self._has_ended = True
         raise self._error
+
+    @property
+    def _has_gathered(self) -> bool:
+        return bool(self._token_ids) or self._finish_reason is not None
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
     def _take(self) -> TokenDelta:
         token_ids, self._token_ids = tuple(self._token_ids), []
         logprobs, self._logprobs = tuple(self._logprobs), []
         reason, self._finish_reason = self._finish_reason, None
         self._has_ended = reason is not None
-        if self._error is None:
-            self._news.clear()
         return TokenDelta(token_ids, reason, logprobs or None, self._num_cached_tokens)

@@ -49,10 +49,11 @@ async def test_a_pass_wakes_the_loop_once_and_a_failure_stops_no_other(monkeypat
         asyncio.create_task(feed.run(reader)) for feed, reader in zip(feeds, readers, strict=True)
     ]
     for _ in range(3):
+        await asyncio.sleep(0.01)
+        assert hub.num_running == 9
         signal_all(feeds)
-        await asyncio.sleep(0.005)
     await asyncio.gather(*tasks)
-    assert len(wakes) == 3
+    assert (len(wakes), hub.num_running) == (3, 0)
     assert [reader.num_read for reader in readers] == [3] * 9
     assert [delta.token_ids[0] for delta in got] == [1] * 8 + [2] * 8 + [3] * 8
     assert [type(error) for error in failures] == [ZeroDivisionError] * 3

@@ -78,7 +78,8 @@ class Feed:
     ) -> None:
         self.is_queued = False
         self._hub, self._take, self._on_failure = hub, take, on_failure
-        self._news = asyncio.Event()
+        self._has_news = False
+        self._waiter: asyncio.Future[None] | None = None
         self._reader: OutputReader
 
     def signal(self) -> None:
@@ -91,14 +92,12 @@ class Feed:
         Call it without an await since the callback was given to TurboMind.
         """
         self._reader = reader
+        self._hub.num_running += 1
         while not reader.has_ended:
-            with suppress(
-                asyncio.CancelledError
-            ):  # the request uses its handle and memory all the same
-                await self._news.wait()
-            self._news.clear()
+            await self._wait_for_news()
             if reader.is_slow:
                 await self._advance_slowly()
+        self._hub.num_running -= 1
 
     def advance(self) -> None:
         """Read and pass on what is new; never raises. Only the end, and a slow reader, wake a task."""
@@ -106,7 +105,7 @@ class Feed:
         if reader.has_ended:
             return
         if reader.is_slow:
-            self._news.set()
+            self._notify()
             return
         try:
             if (new := reader.read()) is not None:
@@ -114,7 +113,20 @@ class Feed:
         except Exception as error:  # noqa: BLE001  (concerns this request only)
             self._on_failure(error)
         if reader.has_ended:
-            self._news.set()
+            self._notify()
+
+    def _notify(self) -> None:
+        self._has_news = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _wait_for_news(self) -> None:
+        while not self._has_news:
+            self._waiter = asyncio.get_running_loop().create_future()
+            # Cancelled or not, the request uses its handle and memory until its end.
+            with suppress(asyncio.CancelledError):
+                await self._waiter
+        self._has_news = False
 
     async def _advance_slowly(self) -> None:
         try:
