@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, TypeVar
 
 from fastapi import Request
@@ -17,6 +17,7 @@ from internvl_server.protocol.chat.request import ChatCompletionRequest
 from internvl_server.protocol.messages.request import MessagesRequest
 from internvl_server.protocol.parsing import ParsedRequest
 from internvl_server.protocol.responses.request import ResponsesRequest
+from internvl_server.protocol.sampling import values_left_out
 
 __all__ = ["Answer", "respond", "start_conversation"]
 
@@ -88,6 +89,12 @@ async def start_conversation(
     """
     parsed = await read_request(request, services.settings, parser)
     services.check_model(parsed.body.model)
+    values = values_left_out(parsed.body, services.settings.model.default_sampling)
+    parsed = replace(
+        parsed,
+        body=parsed.body.model_copy(update=values),
+        sampling=replace(parsed.sampling, **values),
+    )
     work = services.pipeline.prepare(
         request_id, parsed.conversation, parsed.sampling, parsed.answer, owner
     )

@@ -1,7 +1,7 @@
 """The sampling fields that every dialect has: declared once, converted once."""
 
 from dataclasses import fields as dataclass_fields
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -19,8 +19,15 @@ from internvl_server.protocol.fields import Extension, Needs
 from internvl_server.protocol.response_format import StructuredOutputs, structured_constraint
 from internvl_server.protocol.thinking import ReasoningFields
 from internvl_server.protocol.wire import Wire
+from internvl_server.settings import SamplingDefaults
 
-__all__ = ["MAX_LOGPROBS", "SamplingFields", "to_answer_params", "to_sampling_params"]
+__all__ = [
+    "MAX_LOGPROBS",
+    "SamplingFields",
+    "to_answer_params",
+    "to_sampling_params",
+    "values_left_out",
+]
 
 MAX_LOGPROBS = 20
 
@@ -139,6 +146,11 @@ def to_sampling_params(
         num_logprobs=num_logprobs,
         constraint=combine(calls, answer_format),
     )
+
+
+def values_left_out(fields: SamplingFields, defaults: SamplingDefaults) -> dict[str, Any]:
+    """The server's values for the fields that a request leaves out, by the name of the parameter."""
+    return {name: value for name, value in defaults if getattr(fields, name) is None}
 
 
 def to_answer_params(

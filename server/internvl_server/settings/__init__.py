@@ -15,7 +15,7 @@ from internvl_server.settings.engine import (
 from internvl_server.settings.limits import LimitSettings
 from internvl_server.settings.log import LogSettings
 from internvl_server.settings.media import MediaSettings
-from internvl_server.settings.model import DEMO_MODEL, ModelSettings
+from internvl_server.settings.model import DEMO_MODEL, ModelSettings, SamplingDefaults
 from internvl_server.settings.server import ServerSettings
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "LogSettings",
     "MediaSettings",
     "ModelSettings",
+    "SamplingDefaults",
     "ServerSettings",
     "Settings",
     "TurbomindSettings",

@@ -7,9 +7,25 @@ from pydantic import Field
 
 from internvl_server.settings.section import Section
 
-__all__ = ["DEMO_MODEL", "ModelSettings"]
+__all__ = ["DEMO_MODEL", "ModelSettings", "SamplingDefaults"]
 
 DEMO_MODEL = Path(__file__).parents[1] / "demo_model"
+
+
+class SamplingDefaults(Section):
+    """Values of sampling fields that a request leaves out or sends as null."""
+
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    """Default of `temperature`; OpenAI's is 1."""
+    top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Default of `top_p`; OpenAI's is 1."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Default of `top_k`; 0 means no limit, as at OpenAI. LMDeploy's own is 50: TurboMind then sorts less at
+    every step. A request for log probabilities may then need more memory."""
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Default of `min_p`; 0 has no effect."""
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """Default of `repetition_penalty`; 1 has no effect."""
 
 
 class ModelSettings(Section):
@@ -36,3 +52,5 @@ class ModelSettings(Section):
     max_model_len: Annotated[int, Field(ge=0)] = 0
     """Maximum length of prompt and answer together, in tokens; 0 means the context length of the
     checkpoint."""
+    default_sampling: SamplingDefaults = SamplingDefaults()
+    """Sampling of requests that do not say."""

@@ -2,6 +2,7 @@
 
 import time
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from internvl_server.protocol.completions.request import (
     ParsedCompletion,
     parse_completion_request,
 )
+from internvl_server.protocol.sampling import values_left_out
 from internvl_server.protocol.wire import StreamOptions
 from internvl_server.telemetry.request_id import current_request_id
 
@@ -45,8 +47,10 @@ async def _accept(request: Request, services: Services, owner: AsyncExitStack) -
     parsed = await read_request(request, services.settings, parse_completion_request)
     body = parsed.body
     services.check_model(body.model)
+    values = values_left_out(body, services.settings.model.default_sampling)
+    sampling = replace(parsed.sampling, **values)
     work = services.pipeline.prepare_raw(
-        completion_id, parsed.prompts, parsed.sampling, parsed.answer, owner
+        completion_id, parsed.prompts, sampling, parsed.answer, owner
     )
     generation = await run_until_disconnect(request, work)
     options = body.stream_options or StreamOptions()
