@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
-__all__ = ["READY", "Check", "NotRunError", "Results", "Row", "State", "must"]
+__all__ = ["READY", "TIME_LIMIT", "Check", "NotRunError", "Results", "Row", "State", "must"]
 
 Check = Callable[[], Awaitable[str]]
 
 _CHECK_LIMIT_S = 240.0
 _LOAD_LIMIT_S = 1800.0
+TIME_LIMIT = "the time limit: run it again to go on"
 READY = "ready"  # the check that loads the model, in every trial
 
 
@@ -90,7 +91,7 @@ class Results:
         for name in self.missing(trial, checks):
             left = self.deadline - time.monotonic()
             if left <= 0:
-                self.explain(trial, "the time limit: run it again to go on")
+                self.explain(trial, TIME_LIMIT)
                 return
             limit_s = _LOAD_LIMIT_S if name == READY else _CHECK_LIMIT_S
             await self.make(trial, name, checks[name], min(left, limit_s))
@@ -113,13 +114,13 @@ class Results:
             state, figures = State.FAILED, f"{name_of}{error}"[:400]
         self.add(Row(trial, name, state, figures, time.monotonic() - start))
 
-    def fail_begun(self, trial: str, reason: str) -> bool:
-        """Whatever a process that has crashed had begun has failed. Returns whether there was something."""
+    def end_begun(self, trial: str, state: State, reason: str) -> bool:
+        """Give what a process had begun when it ended a result. Returns whether there was something."""
         begun = [
             row for row in self.rows().values() if (row.trial, row.state) == (trial, State.BEGUN)
         ]
         for row in begun:
-            self.add(Row(trial, row.check, State.FAILED, reason))
+            self.add(Row(trial, row.check, state, reason))
         return bool(begun)
 
     def explain(self, trial: str, reason: str) -> None:

@@ -19,7 +19,7 @@ from scripts.gpu_smoke import adapter
 from scripts.gpu_smoke.checkpoints import make, twin_of
 from scripts.gpu_smoke.deployment import DRAIN_S, Deployed, Machine, share_for
 from scripts.gpu_smoke.memory import watched
-from scripts.gpu_smoke.results import READY, Check, NotRunError, Results, must
+from scripts.gpu_smoke.results import READY, TIME_LIMIT, Check, NotRunError, Results, State, must
 from scripts.gpu_smoke.server.load import FITTING
 from scripts.gpu_smoke.server.running import Running
 from scripts.gpu_smoke.trials import PARITY, PEAK, Tolerance, Trial
@@ -62,7 +62,7 @@ class Lab:
         if not self.results.missing(trial.name, trial.expected):
             return
         if time.monotonic() > self.results.deadline:
-            self.results.explain(trial.name, "the time limit: run it again to go on")
+            self.results.explain(trial.name, TIME_LIMIT)
             return
         try:
             folder = self.folder or make(self.work, self.size, trial.kind)
@@ -115,16 +115,18 @@ class Lab:
             task.write(path)
             log = self.work / f"{_slug(trial)}.log"
             command = python("scripts.gpu_smoke.adapter", str(path), stand_in=self.stand_in)
-            code = await _run(command, log, min(left_s, _FOREVER_S))
-            reason = f"the process ended with {code}: {_last_line(log)}"
-            if not results.fail_begun(trial.name, reason):
-                if code:
-                    results.explain(trial.name, reason)
+            try:
+                code = await _run(command, log, min(left_s, _FOREVER_S))
+            except TimeoutError:
+                results.end_begun(trial.name, State.NOT_RUN, TIME_LIMIT)
+                results.explain(trial.name, TIME_LIMIT)
                 break
-        has_loaded = results.is_passed(trial.name, READY)
-        if not has_loaded:
-            results.explain(trial.name, "it did not load")
-        return has_loaded
+            reason = f"the process ended with {code}: {_last_line(log)}"
+            if not results.end_begun(trial.name, State.FAILED, reason):
+                if code or not results.is_passed(trial.name, READY):
+                    results.explain(trial.name, reason if code else "it did not load")
+                break
+        return results.is_passed(trial.name, READY)
 
     async def _parity(self, tolerance: Tolerance, folder: Path, dump: Path) -> str:
         if not dump.exists():
@@ -139,7 +141,8 @@ class Lab:
         must(code == 0, f"transformers ended with {code}: {_last_line(log)}")
         found = json.loads(_last_line(log))
         figures = (
-            f"cosine {found['cosine']:.5f}, likeliest token equal in {found['equal']:.0%}, "
+            f"cosine {found['cosine']:.5f}, likeliest token equal in {found['equal']:.0%} "
+            f"({found['strictly']:.0%} without ties), "
             f"log probabilities at most {found['distance']:.3f} apart"
         )
         must(found["cosine"] > tolerance.cosine and found["equal"] >= tolerance.equal, figures)
@@ -207,7 +210,11 @@ def _guarded(running: Running, check: Callable[[Running], Awaitable[str]]) -> Ch
 
 
 async def _run(command: list[str], log: Path, timeout_s: float) -> int:
-    """The exit code of a program whose output goes to a file; killed after a time."""
+    """The exit code of a program whose output goes to a file.
+
+    Raises:
+        TimeoutError: It took longer, and was killed.
+    """
     with log.open("ab") as file:
         process = await asyncio.create_subprocess_exec(
             *command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
@@ -215,9 +222,10 @@ async def _run(command: list[str], log: Path, timeout_s: float) -> int:
         try:
             async with asyncio.timeout(timeout_s):
                 return await process.wait()
-        except TimeoutError:
-            process.kill()
-            return await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
 
 
 def _last_line(log: Path) -> str:

@@ -26,7 +26,7 @@ from tests.live_server import LiveServer
 SERVER = next(trial for trial in TRIALS if trial.name == "server")
 FEATURES = (
     "every kind of request", "greedy twice", "logprobs", "json_schema", "tool call", "min_tokens",
-    "ignore_eos", "n = 2",
+    "ignore_eos", "n = 2", "prefix cache", "longest prompt",
 )  # fmt: skip
 
 
@@ -53,10 +53,10 @@ async def test_a_check_passes_where_it_should(server, name):
 
 
 async def test_a_check_fails_where_it_should(server):
-    """This engine keeps no prefix."""
     async with running(server) as trial:
-        with pytest.raises(AssertionError, match="no token of the same prompt was cached"):
-            await SERVER.checks["prefix cache"](trial)
+        trial.max_model_len -= 8
+        with pytest.raises(AssertionError, match="one token more: 200 instead of 400"):
+            await SERVER.checks["longest prompt"](trial)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -135,8 +135,8 @@ async def test_what_a_crash_interrupted_has_failed_and_the_rest_is_still_missing
     await first.run("t", {"a": passing})
     first.add(Row("t", "b", State.BEGUN))
     second = Results(tmp_path / "rows", math.inf)
-    assert second.fail_begun("t", "ended with -6")
-    assert not second.fail_begun("t", "ended with -6")
+    assert second.end_begun("t", State.FAILED, "ended with -6")
+    assert not second.end_begun("t", State.FAILED, "ended with -6")
     assert second.missing("t", ["a", "b", "c"]) == ["c"]
     assert second.rows()["t", "b"].figures == "ended with -6"
     second.forget(["t"])
