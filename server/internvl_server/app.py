@@ -126,6 +126,7 @@ def create_app(
         title="InternVL server",
         version=__version__,
         lifespan=_lifespan(services, media, on_fatal, on_ready),
+        openapi_url=None,  # `install_openapi` adds it
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # a redirect would be built from the client's Host header
