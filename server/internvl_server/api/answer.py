@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, TypeVar
 
 from fastapi import Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from internvl_server.api.body import BodyParser, read_request
 from internvl_server.api.disconnect import run_until_disconnect
+from internvl_server.api.json_text import json_text
 from internvl_server.api.services import Services
 from internvl_server.api.streaming.response import EventStream, StreamWriter
+from internvl_server.concurrency.offload import MAX_ANSWER_TOKENS, offload
 from internvl_server.pipeline import Generation
 from internvl_server.protocol.chat.request import ChatCompletionRequest
 from internvl_server.protocol.messages.request import MessagesRequest
@@ -28,12 +30,12 @@ Body = TypeVar("Body", ChatCompletionRequest, MessagesRequest, ResponsesRequest)
 class Answer:
     """A running request. Its body, which is large when it has images, is not kept.
 
-    `whole` waits for the whole answer and returns its JSON.
+    `whole` waits for the whole answer and returns what makes its JSON, which may take long.
     """
 
     generation: Generation
     writer: StreamWriter
-    whole: Callable[[], Coroutine[Any, Any, dict[str, Any]]]
+    whole: Callable[[], Coroutine[Any, Any, Callable[[], dict[str, Any]]]]
     headers: Mapping[str, str]
     is_stream: bool
 
@@ -55,8 +57,12 @@ async def respond(request: Request, services: Services, accept: Accept) -> Respo
         services.pipeline.check_ready()
         answer = await accept(request, services, owner)
         if not answer.is_stream:
-            content = await run_until_disconnect(request, answer.whole())
-            return JSONResponse(content, headers=answer.headers)
+            make = await run_until_disconnect(request, answer.whole())
+            num_tokens = answer.generation.usage().num_completion_tokens
+            text = await offload(
+                lambda: json_text(make()), size=num_tokens, limit=MAX_ANSWER_TOKENS
+            )
+            return Response(text, headers=dict(answer.headers), media_type="application/json")
         response = EventStream(
             answer.generation,
             answer.writer,

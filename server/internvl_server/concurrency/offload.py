@@ -17,6 +17,7 @@ from contextvars import copy_context
 from typing import TypeVar
 
 __all__ = [
+    "MAX_ANSWER_TOKENS",
     "MAX_COPIED_IDS",
     "MAX_JSON_BYTES",
     "MAX_MEDIA_BYTES",
@@ -31,6 +32,7 @@ T = TypeVar("T")
 MAX_JSON_BYTES = 16_384  # to parse and validate: up to 3 ms if every object has unknown members
 MAX_MEDIA_BYTES = 262_144  # to decode from base64 and to hash
 MAX_TEXT_CHARS = 1024  # to tokenize
+MAX_ANSWER_TOKENS = 128  # to write, with log probabilities
 MAX_TOKEN_IDS = 4096  # to turn into text
 MAX_COPIED_IDS = 65_536  # to copy from list to list
 

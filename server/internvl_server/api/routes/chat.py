@@ -1,6 +1,7 @@
 """POST /v1/chat/completions and /v1/chat/completions/input_tokens."""
 
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
@@ -66,8 +67,8 @@ async def _accept(request: Request, services: Services, owner: AsyncExitStack) -
     )
 
 
-async def _whole(head: AnswerHead, generation: Generation) -> dict[str, Any]:
-    return completion(head, await generation.complete())
+async def _whole(head: AnswerHead, generation: Generation) -> Callable[[], dict[str, Any]]:
+    return partial(completion, head, await generation.complete())
 
 
 @router.post("/v1/chat/completions/input_tokens", openapi_extra=json_body(ChatCompletionRequest))

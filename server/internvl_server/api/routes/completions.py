@@ -1,6 +1,7 @@
 """POST /v1/completions."""
 
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
@@ -80,8 +81,8 @@ async def _accept(request: Request, services: Services, owner: AsyncExitStack) -
 
 async def _whole(
     head: AnswerHead, generation: Generation, shown: list[str], num_top: int | None
-) -> dict[str, Any]:
-    return text_completion(head, await generation.complete(), shown, num_top)
+) -> Callable[[], dict[str, Any]]:
+    return partial(text_completion, head, await generation.complete(), shown, num_top)
 
 
 def _shown(parsed: ParsedCompletion, services: Services) -> list[str]:

@@ -1,5 +1,6 @@
 """POST /v1/messages and /v1/messages/count_tokens."""
 
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
@@ -54,8 +55,8 @@ async def _accept(request: Request, services: Services, owner: AsyncExitStack) -
     )
 
 
-async def _whole(writer: MessageWriter, generation: Generation) -> dict[str, Any]:
-    return writer.whole(await generation.whole_deltas())
+async def _whole(writer: MessageWriter, generation: Generation) -> Callable[[], dict[str, Any]]:
+    return partial(writer.whole, await generation.whole_deltas())
 
 
 @router.post("/v1/messages/count_tokens", openapi_extra=json_body(CountTokensRequest))

@@ -1,6 +1,7 @@
 """POST /v1/responses and /v1/responses/input_tokens."""
 
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
@@ -66,10 +67,15 @@ async def _accept(request: Request, services: Services, owner: AsyncExitStack) -
     )
 
 
-async def _whole(writer: ResponseWriter, generation: Generation) -> dict[str, Any]:
-    for delta in await generation.whole_deltas():
-        writer.add(delta)
-    return writer.response()
+async def _whole(writer: ResponseWriter, generation: Generation) -> Callable[[], dict[str, Any]]:
+    deltas = await generation.whole_deltas()
+
+    def write() -> dict[str, Any]:
+        for delta in deltas:
+            writer.add(delta)
+        return writer.response()
+
+    return write
 
 
 @router.post("/v1/responses/input_tokens", openapi_extra=json_body(InputTokensRequest))
