@@ -112,19 +112,21 @@ async def test_a_request_that_never_ends_after_its_cancellation_is_reported(monk
         job = pool.submit(stream, Work(REQUEST, None, None))
         return lambda: pool.abort(job)
 
-    async with Stream(enter):
-        await asyncio.sleep(0.05)
-        assert pool.num_unconfirmed == 0, "nobody has cancelled it"
-    await asyncio.sleep(0.3)
-    assert (pool.num_running, pool.num_unconfirmed) == (1, 1)
-    reports = [record.message for record in caplog.records if "request r" in record.message]
-    assert reports == [
-        "TurboMind has not ended request r, cancelled 0.02 s ago: its slot stays in use"
-    ]
-    assert ended.is_set(), "no slot is left"
-    assert not await pool.close(0.01)
-    assert "TurboMind has not ended 1 request(s): ['r']" in caplog.text
-    await supervisor.stop(1)
-    handle.end()
+    try:
+        async with Stream(enter):
+            await asyncio.sleep(0.05)
+            assert pool.num_unconfirmed == 0, "nobody has cancelled it"
+        await asyncio.sleep(0.3)
+        assert (pool.num_running, pool.num_unconfirmed) == (1, 1)
+        reports = [record.message for record in caplog.records if "request r" in record.message]
+        assert reports == [
+            "TurboMind has not ended request r, cancelled 0.02 s ago: its slot stays in use"
+        ]
+        assert ended.is_set(), "no slot is left"
+        assert not await pool.close(0.01)
+        assert "TurboMind has not ended 1 request(s): ['r']" in caplog.text
+        await supervisor.stop(1)
+    finally:
+        handle.end()  # otherwise a failed test would wait for it
     await asyncio.sleep(0.01)
     assert pool.num_running == 0
