@@ -89,13 +89,14 @@ class Lab:
     async def _in_process(self, trial: Trial, checkpoint: Checkpoint, deployed: Deployed) -> None:
         """In a program, again for the rest when it crashes; then the comparison with transformers."""
         dump = self.work / f"{_slug(trial)}.logits"
-        if missing := self.results.missing(trial.name, adapter.CHECKS):
+        if self.results.missing(trial.name, adapter.CHECKS):
             with watched() as peak:
                 has_loaded = await self._until_done(trial, deployed, dump)
             if not has_loaded:
                 return
-            if READY in missing:
-                await self.results.run(trial.name, {PEAK: partial(peak.beside, deployed.plan)})
+            # Also after the deadline, because a later run makes fewer requests.
+            if not self.results.is_done(trial.name, PEAK):
+                await self.results.make(trial.name, PEAK, partial(peak.beside, deployed.plan), 10)
         parity = partial(self._parity, trial.tolerance, checkpoint.path, dump)
         await self.results.run(trial.name, {PARITY: parity})
 
