@@ -95,3 +95,10 @@ def test_the_loading_tests_pass_in_the_unpacked_folder(pack: Path, machine: Path
     options = "-W", "default", "-p", "no:cacheprovider", "--confcutdir=tests/lmdeploy"
     output = run_here(pack, machine, "-m", "pytest", *options, "tests/lmdeploy/test_loading.py")
     assert "[100%]" in output
+
+
+def test_the_gpu_trial_answers_requests_with_images_there(pack: Path, machine: Path) -> None:
+    """Its decode workers inherit nothing but the import path, which names the folder's packages."""
+    few = "--stand-in", "--only=adapter", "--prompts=2", "--aborts=10"
+    output = run_here(pack, machine, "-m", "scripts.gpu_smoke", "--random", *few)
+    assert "| adapter | 13 tiles | PASSED |" in output

@@ -13,14 +13,13 @@ import traceback
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
+from internvl_server.concurrency.programs import import_environment
 from internvl_server.errors import EngineError, EngineOverloadedError, EngineUnavailableError
 
 __all__ = ["JobLimitError", "JobProcesses", "serve_jobs"]
 
-_IMPORT_ROOT = Path(__file__).resolve().parents[2]
 _START_S = 60.0
 _MAX_ANSWER_BYTES = 64 << 20
 # A job that waits instead of computing is ended after this many times its limit.
@@ -131,7 +130,7 @@ class JobProcesses:
             stdin=PIPE,
             stdout=PIPE,
             stderr=DEVNULL,
-            env={"PYTHONPATH": str(_IMPORT_ROOT), "OPENBLAS_NUM_THREADS": "1"},
+            env=import_environment(),
             start_new_session=True,
             limit=_MAX_ANSWER_BYTES,
         )

@@ -12,7 +12,7 @@ PROGRAM = "tests.unit.concurrency.job_program"
 @pytest.fixture
 def make(monkeypatch, pytestconfig):
     root = pytestconfig.rootpath
-    monkeypatch.setattr("internvl_server.concurrency.jobs._IMPORT_ROOT", f"{root}/server:{root}")
+    monkeypatch.setenv("PYTHONPATH", str(root))  # a process finds packages where the server does
     made = []
 
     def make(program=PROGRAM, **options):

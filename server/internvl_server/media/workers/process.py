@@ -13,11 +13,11 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from internvl_server.concurrency.programs import import_environment
 from internvl_server.core import PixelType, PixelValues
 from internvl_server.errors import InvalidRequestError
 from internvl_server.media.decoding.image import DecodeLimits
@@ -31,7 +31,6 @@ __all__ = ["Result", "WorkerProcess", "WorkerSpec", "count_grid", "read_pair"]
 
 START_TIMEOUT_S = 60.0
 MAX_ANSWER_BYTES = 4096
-IMPORT_ROOT = Path(__file__).resolve().parents[3]
 # Variables of Pillow and of the C library: memory of one image serves the next, because the first write to a
 # fresh page is expensive.
 KEEP_MEMORY = {
@@ -127,7 +126,7 @@ class WorkerProcess:
         }
         return subprocess.Popen(  # noqa: S603 - our own interpreter and our own module
             [sys.executable, "-P", "-m", spec.program, json.dumps(config)],
-            env={"PYTHONPATH": str(IMPORT_ROOT), "OPENBLAS_NUM_THREADS": "1", **KEEP_MEMORY},
+            env={**import_environment(), **KEEP_MEMORY},
             pass_fds=(pipe_fd, memory_fd),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
