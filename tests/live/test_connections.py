@@ -102,6 +102,8 @@ def test_large_heads_are_refused_in_small_pieces(echo_server: LiveServer, name: 
         b"GET /health HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
         b"GET /health HTTP/1.1\r\nHost: x\r\nX-A : b\r\n\r\n",
         b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET http://x HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET http://x HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
         HEAD + LENGTH + b"Transfer-Encoding: chunked\r\n\r\n" + BODY,
         HEAD + b"Transfer-Encoding: chunked\r\n" + LENGTH + b"\r\n0\r\n\r\n",
         HEAD + LENGTH + b"Content-Length: 0\r\n\r\n" + BODY,
@@ -157,6 +159,22 @@ def test_one_byte_writes_and_pipelined_requests_are_served_in_order(
         assert b"chat.completion" in read_answer(sock)
         sock.sendall(GET + HEAD + LENGTH + b"\r\n" + BODY + GET.replace(b"health", b"nothing"))
         assert [status_of(read_answer(sock)) for _ in range(3)] == [200, 200, 404]
+
+
+@pytest.mark.parametrize("following", [b"", GET, GET + b"garbage\r\n\r\n"])
+def test_a_client_that_leaves_ends_its_stream_whatever_it_sent_after_it(
+    start_server: Callable[..., LiveServer], following: bytes
+) -> None:
+    server = start_server(engine={"kind": "echo", "echo": {"token_delay_s": 0.1}})
+    request = {"stream": True, "messages": [{"role": "user", "content": "word " * 200}]}
+    body = json.dumps({"model": "tiny", **request}).encode()
+    with connected(server) as sock:
+        sock.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        assert status_of(sock.recv(1000)) == 200
+        sock.sendall(following)
+        time.sleep(0.1)
+    server.wait_idle()
+    assert server.engine.num_aborted == 1
 
 
 def test_head_requests_have_no_body(echo_server: LiveServer) -> None:

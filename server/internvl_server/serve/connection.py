@@ -9,6 +9,7 @@ reported yet.
 import asyncio
 import logging
 from asyncio import TimerHandle
+from collections import deque
 from functools import partial
 from typing import Any, cast
 from weakref import ref
@@ -68,6 +69,7 @@ class Connection(HttpToolsProtocol):
         self._deadline: TimerHandle | None = None
         self._refusal: ServerError | None = None
         self._is_refused = False
+        self._cycles: deque[RequestResponseCycle] = deque()  # of requests without a whole answer
         # Of the message that is being received:
         self._is_in_message = False
         self._is_in_body = False
@@ -82,8 +84,9 @@ class Connection(HttpToolsProtocol):
         self._start_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timer."""
+        """Stop the timer, and all requests: uvicorn tells only the last one."""
         self._stop_deadline()
+        self._disconnect()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -130,9 +133,10 @@ class Connection(HttpToolsProtocol):
             raise self._refused(InvalidRequestError("The request must have one Host header."))
         if len(self.pipeline) >= _MAX_PIPELINED:
             raise self._refused(InvalidRequestError("Too many requests wait on this connection."))
+        super().on_headers_complete()
+        self._cycles.append(self.cycle)
         self._is_in_body = True
         self._stop_deadline()
-        super().on_headers_complete()
         # Weak, because the scope is part of the cycle.
         cast(dict[str, Any], self.scope)[DIRECT] = partial(_direct, ref(self.cycle))
 
@@ -156,6 +160,7 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Called at the end of an answer, possibly before the end of its request."""
+        self._cycles.popleft()
         super().on_response_complete()
         if self._is_in_message and self._is_clients_turn:
             self._unset_keepalive_if_required()
@@ -218,13 +223,10 @@ class Connection(HttpToolsProtocol):
         """Answer with the error, unless another answer would be mixed with it, and close the connection."""
         _log.info("refused a connection: %s", error.message)
         self._is_refused = True
-        cycle = self.cycle
         can_answer = self._is_clients_turn
         if self._is_in_body:
-            can_answer = not (cycle.response_started or self.pipeline)
-        if cycle is not None:
-            cycle.disconnected = True
-            cycle.message_event.set()
+            can_answer = not (self.cycle.response_started or self.pipeline)
+        self._disconnect()
         if not can_answer:
             self.transport.close()
             return
@@ -233,6 +235,11 @@ class Connection(HttpToolsProtocol):
             self.transport.write_eof()
         self._stop_deadline()
         self._deadline = self.loop.call_later(_LINGER_S, self.transport.close)
+
+    def _disconnect(self) -> None:
+        for cycle in self._cycles:
+            cycle.disconnected = True
+            cycle.message_event.set()
 
     def _start_deadline(self) -> None:
         if self._deadline is None:
