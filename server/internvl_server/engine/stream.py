@@ -88,6 +88,8 @@ class Stream:
 
     def put(self, new: TokenDelta) -> None:
         """Add new tokens; the last call has a `finish_reason`."""
+        if new.finish_reason is not None:
+            self._abort = None  # its reader leaves now, and there is nothing left to abort
         if self._sink is not None:
             self._sink.put(new)
             return
@@ -101,7 +103,7 @@ class Stream:
         """End the stream with an error, raised after the tokens it already has. The first error counts."""
         if self._error is not None:
             return
-        self._error = error
+        self._error, self._abort = error, None
         self._wake()
         if self._sink is not None:
             self._sink.fail(error)

@@ -143,3 +143,31 @@ async def test_a_refused_request_has_nothing_to_abort(aborts):
         async with Stream(refuse):
             pass
     assert aborts.num == 0
+
+
+class Leaver:
+    """Aborts as it takes what ended the request, as an answer does."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def put(self, delta):
+        self._stream.abort()
+
+    def fail(self, error):
+        self._stream.abort()
+
+
+async def test_what_has_ended_is_not_aborted(aborts):
+    for end in (
+        lambda stream: stream.put(TokenDelta((1,), "stop")),
+        lambda stream: stream.fail(EngineError("broken")),
+    ):
+        async with Stream(aborts.enter) as stream:
+            stream.attach(Leaver(stream))
+            end(stream)
+    assert aborts.num == 0
+    async with Stream(aborts.enter) as stream:
+        stream.attach(Leaver(stream))
+        stream.put(TokenDelta((1,)))
+    assert aborts.num == 1
