@@ -177,6 +177,21 @@ def test_a_client_that_leaves_ends_its_stream_whatever_it_sent_after_it(
     assert server.engine.num_aborted == 1
 
 
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_answers_in_http_1_0_end_with_the_connection_and_have_no_chunks(
+    echo_server: LiveServer, is_stream: bool
+) -> None:
+    request = {"stream": is_stream, "messages": [{"role": "user", "content": "hi"}]}
+    body = json.dumps({"model": "tiny", **request}).encode()
+    with connected(echo_server) as sock:
+        head = HEAD.replace(b"1.1", b"1.0")
+        sock.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        head, _, answer = read_all(sock).partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head.lower()
+    assert answer.startswith(b'data: {"id"' if is_stream else b'{"id"')
+    assert answer.endswith(b"data: [DONE]\n\n" if is_stream else b"}")
+
+
 def test_head_requests_have_no_body(echo_server: LiveServer) -> None:
     with connected(echo_server) as sock:
         sock.sendall(

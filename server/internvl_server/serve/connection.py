@@ -10,9 +10,7 @@ import asyncio
 import logging
 from asyncio import TimerHandle
 from collections import deque
-from functools import partial
 from typing import Any, cast
-from weakref import ref
 
 import httptools
 from uvicorn.config import Config
@@ -31,6 +29,7 @@ from internvl_server.errors import (
     RequestTimeoutError,
     ServerError,
 )
+from internvl_server.serve.writing import direct, write_unframed
 from internvl_server.settings import LimitSettings
 
 __all__ = ["Connection"]
@@ -137,8 +136,9 @@ class Connection(HttpToolsProtocol):
         self._cycles.append(self.cycle)
         self._is_in_body = True
         self._stop_deadline()
-        # Weak, because the scope is part of the cycle.
-        cast(dict[str, Any], self.scope)[DIRECT] = partial(_direct, ref(self.cycle))
+        if self.parser.get_http_version() == "1.0":
+            write_unframed(self.cycle)
+        cast(dict[str, Any], self.scope)[DIRECT] = direct(self.cycle)
 
     def on_body(self, body: bytes) -> None:
         """Called by the parser for each piece of the body."""
@@ -261,32 +261,6 @@ class Connection(HttpToolsProtocol):
                 "(limits.head_timeout_s)."
             )
         )
-
-
-class _Direct:
-    """Writes to the connection as `RequestResponseCycle.send` does, without its coroutine."""
-
-    def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle = cycle
-
-    def write(self, body: bytes) -> bool:
-        """Write a chunk of an answer that has begun, unless the client is behind; see `Direct`."""
-        cycle = self._cycle
-        if cycle.flow.write_paused or not cycle.chunked_encoding:
-            return False
-        if not cycle.disconnected:
-            cycle.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
-        return True
-
-    def abort(self) -> None:
-        """Drop the connection."""
-        self._cycle.transport.abort()
-
-
-def _direct(cycle: ref[RequestResponseCycle]) -> _Direct:
-    found = cycle()
-    assert found is not None, "a request is answered while its cycle runs"
-    return _Direct(found)
 
 
 def _response(error: ServerError, url: bytes) -> bytes:
