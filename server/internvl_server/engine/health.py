@@ -32,4 +32,4 @@ def health_of(
         if silence_s > _STALL_S:
             reason = f"The engine has made no progress for {silence_s:.0f} s."
             is_alive = False
-    return EngineHealth(reason == "ok", reason, num_running, num_waiting, is_alive)
+    return EngineHealth(reason == "ok", reason, num_running, num_waiting, is_alive=is_alive)
