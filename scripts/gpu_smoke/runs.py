@@ -176,6 +176,7 @@ class Lab:
                     process, client, checkpoint.tile_px, deployed.plan.deployment.context,
                     deployed.plan.deployment.max_num_seqs, DRAIN_S,
                     num_aborts=self.num_aborts * 3 // 10, mixed_streams=self.num_streams,
+                    is_timed=self.stand_in is None,
                 )  # fmt: skip
                 assert trial.checks is not None
                 checks = {name: _guarded(running, check) for name, check in trial.checks.items()}

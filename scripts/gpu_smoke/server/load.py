@@ -27,7 +27,7 @@ async def streams(running: Running) -> str:
 async def streams_again(running: Running) -> str:
     """As fast as before others were left."""
     speed = await _load(running)
-    if running.speed:
+    if running.speed and running.is_timed:
         must(speed >= _MIN_SPEED_AFTER_ABORTS * running.speed, f"{speed:.0f} tokens/s now")
     return f"{speed:.0f} tokens/s, {running.speed:.0f} before"
 

@@ -39,6 +39,7 @@ class Running:
     model: str = "model"
     speed: float = 0.0  # tokens a second of 64 streams, before others were left
     mixed_streams: int = 64
+    is_timed: bool = True  # whether speed is judged; that of a stand-in is the machine's
 
     async def post(self, path: str, body: dict[str, Any]) -> httpx2.Response:
         return await self.client.post(path, json={"model": self.model} | body)
