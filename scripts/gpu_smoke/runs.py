@@ -1,4 +1,4 @@
-"""Runs a trial: in a program of its own with the engine, or against a server that is started for it."""
+"""Runs a trial, either in a child process that holds the engine or against a server started for it."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The table of trials: each loads a checkpoint once, with settings of its own, and makes checks."""
+"""The table of trials. Each loads a checkpoint once, with its settings, and runs its checks."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass

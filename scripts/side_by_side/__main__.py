@@ -95,7 +95,7 @@ def parse() -> argparse.Namespace:
     add("--streams", type=int, nargs="+", default=[8, 64, 128, 1000])
     add("--new-tokens", type=int, default=100, help="of every streamed answer")
     add("--pictures", type=int, default=24, help="requests with a picture in a round")
-    add("--many", type=int, default=2000, help="requests before memory is looked at again")
+    add("--many", type=int, default=2000, help="requests between the two measurements of memory")
     add("--step-ms", type=float, default=20.0, help="of the stand-in for the native loop")
     add("--tokenizer", type=Path, help="a tokenizer.json of Qwen2.5, instead of one learnt here")
     add("--work", type=Path, default=Path("build/bench"), help="folder of results and the model")

@@ -9,7 +9,7 @@ from internvl_server.protocol.responses.request import InputTokensRequest, Respo
 
 from tests.live_server import LiveServer
 
-# Those with parts that have names of their own in the document.
+# Those whose parts are named separately in the document.
 BODIES = (
     ChatCompletionRequest,
     CountTokensRequest,

@@ -18,7 +18,7 @@ from scripts.make_random_checkpoint import Shape, write_checkpoint
 from tests.live.test_process import serving
 
 MAX_GAP_S = 0.05
-# Other work on the machine makes gaps of its own, but not each time.
+# Other work on the machine makes gaps too, but not each time.
 NUM_TRIES = 6
 MB = 1_000_000
 # A context that texts of a megabyte are tokenised for.
@@ -156,7 +156,7 @@ def as_bytes(path: str, body: Any) -> bytes:
 
 
 class Watched:
-    """A server in a process of its own, with a stream and a caller of `/health` that note their gaps."""
+    """A server in a separate process, with a stream and a caller of `/health` that note their gaps."""
 
     def __init__(self, port: int) -> None:
         self._port = port

@@ -25,7 +25,7 @@ def make_checkpoint(folder: Path, layout: str, *, shape: Shape = SHAPES["tiny"])
     write_checkpoint(folder, shape, layout=layout, dtype="bfloat16", seed=0)
     change(folder / "tokenizer_config.json", chat_template=CHATML)
     if layout == "authors":
-        # As published: it names code of its own, which must not be needed.
+        # As published: it names its own code, which must not be needed.
         code = "configuration_internvl_chat.InternVLChatConfig"
         change(folder / "config.json", auto_map={"AutoConfig": code})
         return folder

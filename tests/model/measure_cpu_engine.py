@@ -1,4 +1,4 @@
-"""Measure the CPU engine on a checkpoint, or transformers beside it, in a process of its own; prints JSON.
+"""Measure the CPU engine on a checkpoint, or transformers beside it, in a separate process; prints JSON.
 
     python -m tests.model.measure_cpu_engine FOLDER --dtype float32 --quantization int8
     python -m tests.model.measure_cpu_engine FOLDER --dtype float32 --engine transformers

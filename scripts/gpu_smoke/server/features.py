@@ -134,7 +134,7 @@ async def two_choices(running: Running) -> str:
 async def cached_tokens(running: Running) -> str:
     """The same prompt again: only for an engine with a prefix cache."""
     for _ in range(2):
-        answer = await _ask(running, "A question of its own: " + "blocks " * 200)
+        answer = await _ask(running, "Describe the arrangement: " + "blocks " * 200)
     usage = answer["usage"]
     number = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
     must(number, "no token of the same prompt was cached")

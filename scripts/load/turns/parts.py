@@ -23,7 +23,7 @@ class System(Protocol):
 
 @dataclass(frozen=True)
 class SystemKind:
-    """How to start a system, with engine settings of its own if it has a name of its own."""
+    """How to start a system. It has a `name` if its kind is also measured with other engine settings."""
 
     kind: str
     name: str = ""

@@ -9,7 +9,7 @@ __all__ = ["with_max_tiles"]
 
 
 def with_max_tiles(messages: Sequence[Message], max_tiles: int | None) -> tuple[Message, ...]:
-    """The messages, whose images get the request's limit unless they have one or a `detail` of their own.
+    """The messages, whose images get the request's limit unless they have one or a `detail` themselves.
 
     Args:
         messages: Those of a conversation.

@@ -113,7 +113,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "no samples": lambda: patched(
         patched(video(), b"stsz", 8, b"\0\0\0\0"), b"stts", 4, b"\0\0\0\0"
     ),
-    "box of its own": lambda: b"\0\0\0\x08moov" * 50_000,
+    "unknown boxes": lambda: b"\0\0\0\x08moov" * 50_000,
     "box in box": lambda: b"".join(
         struct.pack(">I", 8 * (2000 - n)) + b"moov" for n in range(2000)
     ),
