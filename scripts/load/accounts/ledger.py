@@ -1,0 +1,97 @@
+"""An account of all requests of a run, which nothing may be missing from."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from http import HTTPStatus
+
+from scripts.load.accounts.exchange import STAY, Answer, Leave, exchange
+from scripts.load.accounts.outcomes import Outcome, error_code, judge
+from scripts.load.streams import Address
+
+__all__ = ["Ledger", "access_lines"]
+
+_MAX_NOTES = 20
+_ACCESS = re.compile(r" server\.access \[([^\]]+)\] \S+ \S+ (\d+) ")
+
+
+class Ledger:
+    """Counts how requests ended: each that was sent ends in exactly one way, and each way is explained.
+
+    `sent = completed + refused + failed with an error + cancelled by the client + not connected`
+
+    Requests that are not sent with `send` are opened with `open` and closed with `close`.
+    """
+
+    def __init__(self) -> None:
+        self.num_sent = 0
+        self.outcomes: Counter[Outcome] = Counter()
+        self.codes: Counter[str] = Counter()  # statuses and error codes of what was not completed
+        self.notes: list[str] = []  # of the first that are unexplained
+        self.num_server_errors = 0  # statuses of 5xx other than 503 and 504
+        self._ids: Counter[str] = Counter()  # of whole answers
+
+    async def send(
+        self, address: Address, request: bytes, *, leave: Leave = STAY, name: str = ""
+    ) -> Answer:
+        """Send a request and enter how it ended; see `exchange`.
+
+        Args:
+            address, request, leave: Those of `exchange`.
+            name: Says in notes which request it was.
+        """
+        self.open()
+        answer = await exchange(address, request, leave=leave)
+        self.close(answer, name)
+        return answer
+
+    def open(self) -> None:
+        """A request is being sent."""
+        self.num_sent += 1
+
+    def close(self, answer: Answer, name: str = "") -> Outcome:
+        """A request has ended."""
+        outcome, note = judge(answer)
+        self.outcomes[outcome] += 1
+        if outcome is Outcome.UNEXPLAINED:
+            self._note(f"{name or answer.path}: {note}")
+        if answer.status >= HTTPStatus.BAD_REQUEST:
+            self.codes[f"{answer.status} {error_code(answer)}"] += 1
+            self.num_server_errors += answer.status in (500, 501, 502) or answer.status > 504
+        if answer.is_whole and "x-request-id" in answer.headers:
+            self._ids[answer.headers["x-request-id"]] += 1
+        return outcome
+
+    @property
+    def num_unexplained(self) -> int:
+        """Requests that have not ended, or in a way that must not be."""
+        return self.num_sent - sum(
+            count for outcome, count in self.outcomes.items() if outcome is not Outcome.UNEXPLAINED
+        )
+
+    @property
+    def identity(self) -> str:
+        """The equation, with its numbers."""
+        explained = [outcome for outcome in Outcome if outcome is not Outcome.UNEXPLAINED]
+        sum_ = " + ".join(f"{self.outcomes[outcome]} {outcome}" for outcome in explained)
+        return f"{self.num_sent} sent = {sum_}; unexplained {self.num_unexplained}"
+
+    def compare_with_log(self, lines: Iterable[str]) -> list[str]:
+        """What is wrong between the whole answers and the access lines of the servers' logs, if anything.
+
+        Every request with an id has one line, whose status is the answer's; requests that were refused
+        before they were parsed have neither. Requests that were cancelled may have a line.
+        """
+        found = Counter(request_id for request_id, _ in access_lines(lines))
+        wrong = {key: count for key, count in self._ids.items() if found[key] != count}
+        return [f"{found[key]} log lines of request {key}" for key in list(wrong)[:_MAX_NOTES]]
+
+    def _note(self, note: str) -> None:
+        if len(self.notes) < _MAX_NOTES:
+            self.notes.append(note)
+
+
+def access_lines(lines: Iterable[str]) -> list[tuple[str, int]]:
+    """Ids and statuses of the requests in a log."""
+    matches = [match for line in lines if (match := _ACCESS.search(line))]
+    return [(match[1], int(match[2])) for match in matches]
