@@ -245,6 +245,8 @@ def _has_last_row(image: Image.Image) -> bool:
 def _load_jpeg(image: JpegImagePlugin.JpegImageFile, data: bytes) -> None:
     """Decode a JPEG, with or without its end marker, and refuse it if pixels are missing."""
     assert image.fp is not None
+    if jpeg.has_too_many_scans(data):
+        raise ImageDecodeError(f"The JPEG file has more than {jpeg.MAX_SCANS} scans.")
     may_have_end = data.find(jpeg.END, image.fp.tell()) >= 0
     ImageFile.LOAD_TRUNCATED_IMAGES = not may_have_end  # Pillow then adds the marker
     image.load()

@@ -9,12 +9,16 @@ its last scan. If that makes a difference, pixels are missing.
 import io
 import re
 from collections.abc import Iterator
+from itertools import takewhile
 
 from PIL import Image, ImageFile
 
-__all__ = ["END", "has_all_pixels", "looks_cut_off"]
+__all__ = ["END", "MAX_SCANS", "has_all_pixels", "has_too_many_scans", "looks_cut_off"]
 
 END = b"\xff\xd9"
+# Encoders write about ten. A scan may have few bytes and still visits every block of the image, so that a
+# small file could take minutes.
+MAX_SCANS = 100
 
 # Not within entropy-coded data, where 0xFF is followed by 0x00 or by a restart marker.
 _MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
@@ -27,6 +31,15 @@ _NOISE = b"\xfe\xdf\x7b\xa5" * 50
 
 _GREY = 127.5
 _TOLERANCE = 2.5  # colours of missing blocks are interpolated with those of their neighbours
+
+
+def has_too_many_scans(data: bytes) -> bool:
+    """Whether a file has more than `MAX_SCANS` scans."""
+    if data.count(bytes((0xFF, _START_OF_SCAN))) <= MAX_SCANS:
+        return False
+    markers = (marker for _, marker, _ in _segments(data))
+    image = takewhile(END[1].__ne__, markers)  # another image may follow
+    return sum(marker == _START_OF_SCAN for marker in image) > MAX_SCANS
 
 
 def looks_cut_off(image: Image.Image, data: bytes) -> bool:

@@ -117,6 +117,19 @@ def test_scans_of_a_progressive_file_are_counted() -> None:
             pixels(data[:cut])
 
 
+@pytest.mark.parametrize("num_more", [90, 91])
+def test_a_file_of_scans_without_number_is_refused_before_it_is_decoded(num_more: int) -> None:
+    data = FILES["smooth", "progressive"]
+    last = data[data.rindex(b"\xff\xda") : -2]
+    assert data.count(b"\xff\xda") == 10
+    many = data[:-2] + last * num_more + END
+    if num_more == 90:
+        pixels(many + last * 20)  # what follows the end is not part of the image
+    else:
+        with pytest.raises(ImageDecodeError, match="scans"):
+            pixels(many)
+
+
 def test_scans_of_colours_are_counted() -> None:
     """A baseline file may have one scan for each colour."""
     whole = one_scan_a_colour([band.resize((64, 48)) for band in make_image(*SIZE).split()])
