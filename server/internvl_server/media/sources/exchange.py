@@ -40,6 +40,11 @@ class Exchange:
         """Headers of the answer by their names in lower case; the values of equal names are joined."""
         return self.answer.headers
 
+    @property
+    def has_answer(self) -> bool:
+        """Whether a byte of the answer has arrived."""
+        return self.answer.num_bytes > 0
+
     async def send(self, target: FetchUrl, accept: str) -> None:
         """Send the request and read the head of the answer.
 
@@ -108,19 +113,19 @@ class _Answer:
         self.body = bytearray()
         self.has_head = self.is_complete = False
         self._num_headers = 0
-        self._num_bytes = 0
+        self.num_bytes = 0
         self._parser = httptools.HttpResponseParser(self)
         self._parser.set_dangerous_leniencies(lenient_optional_cr_before_lf=True)
 
     def feed(self, data: bytes) -> None:
-        self._num_bytes += len(data)
+        self.num_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as err:
             if not self.is_complete:  # what follows the answer is not read
                 raise ExchangeError("The answer is not HTTP.") from err
         # Chunks of one byte have six times as many bytes of framing.
-        if self._num_bytes > MAX_HEAD_BYTES + 2 * len(self.body):
+        if self.num_bytes > MAX_HEAD_BYTES + 2 * len(self.body):
             raise ExchangeError("The answer's head or framing is too large.")
 
     def feed_eof(self) -> None:

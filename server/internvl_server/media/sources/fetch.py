@@ -51,6 +51,11 @@ class _FetchSpec:
     max_bytes: int
     timeout_s: float
 
+    @property
+    def accept(self) -> str:
+        """The value of the `Accept` header."""
+        return f"{self.kind.label}/*"
+
     def fetch_error(self, reason: str) -> InvalidRequestError:
         """An error about what the host did."""
         return self.kind.fetch_error(f"The {self.kind.label}'s host {reason}.", param=self.param)
@@ -97,23 +102,34 @@ class MediaFetcher:
                 f"This server does not fetch {kind.label}s; send them as data: URLs.", param=param
             )
         target = parse_url(url, spec.rules, param=param)
-        is_started = False
-        try:
-            async with asyncio.timeout(spec.timeout_s), self._slots:
-                is_started = True
-                return await self._follow(target, spec)
-        except TimeoutError:
-            if not is_started:
-                raise EngineOverloadedError(
-                    f"Too many {kind.label}s are being fetched; try again shortly.", param=param
+        async with self._slot(spec):
+            try:
+                async with asyncio.timeout(spec.timeout_s):
+                    return await self._follow(target, spec)
+            except TimeoutError:
+                raise kind.fetch_timeout_error(
+                    f"The {kind.label}'s host did not deliver it in time.", param=param
                 ) from None
-            raise kind.fetch_timeout_error(
-                f"The {kind.label}'s host did not deliver it in time.", param=param
+            except (OSError, ExchangeError):
+                raise kind.fetch_error(
+                    f"The connection to the {kind.label}'s host failed.", param=param
+                ) from None
+
+    @asynccontextmanager
+    async def _slot(self, spec: _FetchSpec) -> AsyncIterator[None]:
+        """One of the places for fetching. Waiting for it takes nothing from the host's time."""
+        try:
+            async with asyncio.timeout(spec.timeout_s):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise EngineOverloadedError(
+                f"Too many {spec.kind.label}s are being fetched; try again shortly.",
+                param=spec.param,
             ) from None
-        except (OSError, ExchangeError):
-            raise kind.fetch_error(
-                f"The connection to the {kind.label}'s host failed.", param=param
-            ) from None
+        try:
+            yield
+        finally:
+            self._slots.release()
 
     def _spec(self, kind: MediaType, param: str) -> _FetchSpec:
         settings = self._settings
@@ -162,9 +178,18 @@ class MediaFetcher:
 
     @asynccontextmanager
     async def _get(self, target: FetchUrl, spec: _FetchSpec) -> AsyncIterator[Exchange]:
-        exchange = await self._dial(target, await self._resolve(target, spec))
+        addresses = await self._resolve(target, spec)
+        exchange = await self._dial(target, addresses)
         try:
-            await exchange.send(target, f"{spec.kind.label}/*")
+            try:
+                await exchange.send(target, spec.accept)
+            except (OSError, ExchangeError):
+                if exchange.has_answer:
+                    raise
+                # The host hung up, as one that restarts does. Its next address gets the second try.
+                exchange.close()
+                exchange = await self._dial(target, (*addresses[1:], addresses[0]))
+                await exchange.send(target, spec.accept)
             yield exchange
         finally:
             exchange.close()

@@ -121,8 +121,42 @@ class TestDelivery:
         host.answer = host.send(answer)
         assert await fetcher.fetch(host.url(), param=PARAM) == body
 
+    @pytest.mark.parametrize("num_hang_ups", [1, 2])
+    async def test_a_host_that_hangs_up_is_asked_once_more(
+        self, host: StubHost, fetcher: MediaFetcher, num_hang_ups: int
+    ) -> None:
+        async def answer(_head: bytes, writer: asyncio.StreamWriter) -> None:
+            if host.num_connections > num_hang_ups:
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc")
+
+        host.answer = answer
+        if num_hang_ups == 1:
+            assert await fetcher.fetch(host.url(), param=PARAM) == b"abc"
+        else:
+            with pytest.raises(ImageFetchError):
+                await fetcher.fetch(host.url(), param=PARAM)
+        assert host.num_connections == 2
+
+    @pytest.mark.parametrize(
+        "answer", [b"HTTP/1.1", b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\na"]
+    )
+    async def test_an_answer_that_has_begun_is_not_asked_for_again(
+        self, host: StubHost, fetcher: MediaFetcher, answer: bytes
+    ) -> None:
+        host.answer = host.send(answer)
+        with pytest.raises(ImageFetchError):
+            await fetcher.fetch(host.url(), param=PARAM)
+        assert host.num_connections == 1
+
 
 class TestMisbehavingHost:
+    async def test_thousands_of_headers_are_refused(
+        self, host: StubHost, fetcher: MediaFetcher
+    ) -> None:
+        host.answer = host.send(b"HTTP/1.1 200 OK\r\n" + b"x:\r\n" * 10_000 + b"\r\nabc")
+        with pytest.raises(ImageFetchError):
+            await fetcher.fetch(host.url(), param=PARAM)
+
     @pytest.mark.parametrize(
         "flood",
         [
@@ -312,6 +346,20 @@ class TestDeadline:
         host.reply(BODY)
         fetcher._settings = settings
         assert await fetcher.fetch(host.url(), param="third") == BODY
+        await fetcher.aclose()
+
+    async def test_waiting_for_a_slot_takes_nothing_from_the_hosts_time(
+        self, host: StubHost, settings: MediaSettings
+    ) -> None:
+        async def answer(_head: bytes, writer: asyncio.StreamWriter) -> None:
+            await asyncio.sleep(0.3)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab")
+
+        host.answer = answer
+        limits = {"max_fetches": 1, "fetch_timeout_s": 0.5}
+        fetcher = MediaFetcher(settings.model_copy(update=limits))
+        fetches = [fetcher.fetch(host.url(), param=PARAM) for _ in range(2)]
+        assert await asyncio.gather(*fetches) == [b"ab", b"ab"]
         await fetcher.aclose()
 
     async def test_cancelled_fetch_frees_its_slot(
