@@ -14,6 +14,7 @@ from internvl_server.api.admission import AdmissionGate, GateState
 from internvl_server.api.errors import install_error_handlers
 from internvl_server.api.headers import IGNORED_HEADER, WARNINGS_HEADER
 from internvl_server.api.middleware.auth import AuthMiddleware
+from internvl_server.api.middleware.keys import KeyRing
 from internvl_server.api.middleware.request_context import RequestContextMiddleware
 from internvl_server.api.openapi import install_openapi
 from internvl_server.api.routes import (
@@ -68,6 +69,7 @@ def create_app(
         StartupError: The checkpoint cannot be served.
     """
     check_served(settings.model.path)
+    keys, settings = _taken_keys(settings)
     gpus: tuple[GpuMemory, ...] = ()
     if engine is None:
         settings = _with_engine(settings)
@@ -110,6 +112,7 @@ def create_app(
     )
     services = Services(
         settings=settings,
+        keys=keys,
         checkpoint=checkpoint,
         engine=engine,
         media=media,
@@ -132,8 +135,15 @@ def create_app(
         redirect_slashes=False,  # a redirect would be built from the client's Host header
     )
     app.state.services = services
-    _install(app, settings)
+    _install(app, settings, keys)
     return app
+
+
+def _taken_keys(settings: Settings) -> tuple[KeyRing, Settings]:
+    """The accepted keys, as digests, and the settings without their texts."""
+    keys = KeyRing(settings.server)
+    server = settings.server.model_copy(update={"api_keys": (), "named_keys": ()})
+    return keys, settings.model_copy(update={"server": server})
 
 
 def _with_engine(settings: Settings) -> Settings:
@@ -153,13 +163,12 @@ def _with_room_for_texts(settings: Settings, max_model_len: int) -> Settings:
     return settings.model_copy(update={"limits": limits})
 
 
-def _install(app: FastAPI, settings: Settings) -> None:
+def _install(app: FastAPI, settings: Settings, keys: KeyRing) -> None:
     install_error_handlers(app)
     install_openapi(app)
     for module in (chat, completions, messages, responses, tokens, models, version, health, index):
         app.include_router(module.router)
-    keys = [key.get_secret_value() for key in settings.server.api_keys]
-    app.add_middleware(AuthMiddleware, api_keys=keys)
+    app.add_middleware(AuthMiddleware, keys=keys)
     app.add_middleware(RequestContextMiddleware)
     if settings.server.allowed_origins:
         # The outermost: preflight requests carry no key, and errors need its headers too.

@@ -1,4 +1,4 @@
-"""The command line: `serve`, `batch` and `plan`. The only module that loads settings.
+"""The command line: `serve`, `batch`, `plan` and `keys`. The only module that loads settings.
 
 The server is imported when a command needs it, so that `--help` and wrong options are answered at once.
 
@@ -7,6 +7,7 @@ stopped, 128 plus the number of the signal.
 """
 
 import argparse
+import secrets
 import sys
 from collections.abc import Sequence
 
@@ -19,7 +20,8 @@ from internvl_server.engine.turbomind.machine import check_machine
 from internvl_server.errors import StartupError
 from internvl_server.planner.command import add_plan_options, plan_text
 from internvl_server.settings import Settings
-from internvl_server.settings.loading import find_config, load_settings
+from internvl_server.settings.keys import digest_of, parse_key
+from internvl_server.settings.loading import find_config, hide_keys, load_settings
 from internvl_server.settings.options import OptionsFormatter, SettingsOptions
 
 __all__ = ["main"]
@@ -87,7 +89,18 @@ def _plan(options: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"serve": _serve, "batch": _batch, "plan": _plan}
+def _keys(options: argparse.Namespace) -> int:
+    key = f"sk-{secrets.token_urlsafe(32)}"
+    line = f"{options.NAME}:sha256:{digest_of(key).hex()}"
+    try:
+        parse_key(line)
+    except ValueError as err:
+        raise UsageError(str(err)) from err
+    print(f"key for the client:     {key}\nline for the keys file: {line}")
+    return 0
+
+
+_COMMANDS = {"serve": _serve, "batch": _batch, "plan": _plan, "keys": _keys}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -119,6 +132,8 @@ def _parser() -> argparse.ArgumentParser:
     add_batch_options(batch)
     batch.set_defaults(settings_options=SettingsOptions(batch, without=_SOCKET_SETTINGS))
     add_plan_options(commands.add_parser("plan", help="print which GPUs a model fits, and how"))
+    keys = commands.add_parser("keys", help="make an API key, and its line for server.keys_file")
+    keys.add_argument("NAME", help="name of the client, which is shown in the log")
     return parser
 
 
@@ -132,7 +147,7 @@ def _load(options: argparse.Namespace) -> Settings:
     try:
         overrides = settings_options.overrides(options)
         config = None if options.config is None else find_config(options.config)
-        return load_settings(config, overrides)
+        settings = load_settings(config, overrides)
     except ValidationError as err:
         problems = [
             f"  {settings_options.describe(problem['loc'], options.arguments)}: {_reason(problem)}"
@@ -141,6 +156,9 @@ def _load(options: argparse.Namespace) -> Settings:
         raise UsageError("\n".join(["The settings cannot be used:", *problems])) from err
     except (OSError, ValueError) as err:
         raise UsageError(str(err)) from err
+    if settings.server.api_keys or settings.server.named_keys:
+        hide_keys(f"internvl-server {options.command}")
+    return settings
 
 
 def _reason(problem: ErrorDetails) -> str:

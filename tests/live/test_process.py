@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from internvl_server.settings.keys import parse_key
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "internvl_server", "serve", "--engine", "echo"]
@@ -40,10 +41,12 @@ def run(*options: str, env: dict[str, str] | None = None) -> subprocess.Complete
 
 
 @contextmanager
-def serving(checkpoint: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving(
+    checkpoint: Path, *options: str, env: dict[str, str] | None = None
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     process = subprocess.Popen(
         [*COMMAND, "--port", "0", "--model", str(checkpoint), *options], cwd=ROOT,
-        stderr=subprocess.PIPE, text=True,
+        env=os.environ | (env or {}), stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stderr is not None
     try:
@@ -101,6 +104,63 @@ def test_wrong_settings_do_not_start_and_say_which(options: list[str], says: str
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def descendants(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    children = [child for task in tasks for child in task.read_text().split()]
+    return [pid for child in children for pid in (int(child), *descendants(int(child)))]
+
+
+@pytest.mark.parametrize(
+    ("options", "env"),
+    [
+        (["--api-key", "s3cret-key"], {}),
+        ([], {"internvl_server__named_keys": '["alice:s3cret-key"]'}),
+    ],
+)
+def test_no_process_shows_a_key(
+    tiny_checkpoint: Path, options: list[str], env: dict[str, str]
+) -> None:
+    with serving(tiny_checkpoint, *options, env=env) as (process, url):
+        assert httpx2.get(f"{url}/v1/models").status_code == 401
+        given = {"authorization": "Bearer s3cret-key"}
+        assert httpx2.get(f"{url}/v1/models", headers=given).status_code == 200
+        workers = descendants(process.pid)
+        assert workers
+        for pid in (process.pid, *workers):
+            for file in ("cmdline", "environ", "comm"):
+                assert b"s3cret" not in Path(f"/proc/{pid}/{file}").read_bytes()
+
+
+def test_sighup_reads_the_keys_file_again(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("alice:one\n")
+
+    def statuses() -> list[int]:
+        keys = [{"x-api-key": key} for key in ("one", "two")]
+        return [httpx2.get(f"{url}/v1/models", headers=key).status_code for key in keys]
+
+    with serving(tiny_checkpoint, "--keys-file", str(file)) as (process, url):
+        assert process.stderr is not None
+        assert statuses() == [200, 401]
+        for content, says, expected in [
+            ("alice:two\n", "keys accepted: 1", [401, 200]),
+            ("nonsense\n", "ERROR internvl_server.api.middleware.keys", [401, 200]),
+        ]:
+            file.write_text(content)
+            process.send_signal(signal.SIGHUP)
+            assert any(says in line for line in iter(process.stderr.readline, ""))
+            assert statuses() == expected
+
+
+def test_a_key_is_made_with_its_line(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    command = [*COMMAND[:-3], "keys", "alice"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    key, line = [shown.partition(": ")[2].strip() for shown in done.stdout.splitlines()]
+    assert parse_key(line) == parse_key(f"alice:{key}")
+    wrong = subprocess.run([*command[:-1], "a b"], cwd=ROOT, capture_output=True, text=True)
+    assert wrong.returncode == 2
 
 
 LMDEPLOY_LINE = [

@@ -19,7 +19,7 @@ def gate() -> AdmissionGate:
 @pytest.fixture
 def server(gate: AdmissionGate) -> DrainingServer:
     services: Any = SimpleNamespace(
-        gate=gate, settings=Settings(server=ServerSettings(pre_drain_s=60))
+        gate=gate, keys=None, settings=Settings(server=ServerSettings(pre_drain_s=60))
     )
     return DrainingServer(uvicorn.Config(cast(Any, None)), services)
 

@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from internvl_server.api.admission import AdmissionGate
+from internvl_server.api.middleware.keys import KeyRing
 from internvl_server.checkpoint.files import Checkpoint
 from internvl_server.engine.base import Engine
 from internvl_server.errors import ModelNotFoundError
@@ -22,6 +23,7 @@ class Services:
     """The collaborators of the routes. `created` is the start of the process in Unix seconds."""
 
     settings: Settings
+    keys: KeyRing
     checkpoint: Checkpoint
     engine: Engine
     media: MediaPreparer

@@ -91,7 +91,7 @@ async def _send(
 async def _app_client(settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
     """A client of an app in this process, without a socket, once the app is ready."""
     failures: list[StartupError] = []
-    app = create_app(settings, on_fatal=failures.append)
+    app = create_app(_without_keys(settings), on_fatal=failures.append)
     async with (
         app.router.lifespan_context(app),
         _client(settings, "http://batch", httpx2.ASGITransport(app)) as client,
@@ -101,6 +101,13 @@ async def _app_client(settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
                 raise failures[0]
             await asyncio.sleep(_POLL_S)
         yield client
+
+
+def _without_keys(settings: Settings) -> Settings:
+    server = settings.server.model_copy(
+        update={"api_keys": (), "named_keys": (), "keys_file": None}
+    )
+    return settings.model_copy(update={"server": server})
 
 
 def _client(

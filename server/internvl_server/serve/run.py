@@ -1,5 +1,6 @@
 """Serves an app on a socket with uvicorn: start line, signals, draining."""
 
+import asyncio
 import gc
 import ipaddress
 import logging
@@ -72,12 +73,15 @@ class DrainingServer(uvicorn.Server):
 
     On SIGTERM `/ready` answers 503 at once, the socket closes after `pre_drain_s`, and running requests may
     take another `drain_s`. SIGINT skips the first wait; a second SIGINT stops the server at once. The exit
-    code is 0, whereas uvicorn's own handler would raise the signal again at the end.
+    code is 0, whereas uvicorn's own handler would raise the signal again at the end. SIGHUP reads the keys
+    file again.
     """
 
     def __init__(self, config: uvicorn.Config, services: Services) -> None:
         super().__init__(config)
         self._gate = services.gate
+        self._keys = services.keys
+        self._has_keys_file = services.settings.server.keys_file is not None
         self._pre_drain_s = services.settings.server.pre_drain_s
         self._leave_at = math.inf
 
@@ -93,6 +97,13 @@ class DrainingServer(uvicorn.Server):
         self._leave_at = min(self._leave_at, time.monotonic() + wait_s)
         if not wait_s:
             self._drain()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called by uvicorn before the main loop."""
+        await super().startup(sockets)
+        if self._has_keys_file:  # otherwise SIGHUP ends the process, as usual
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGHUP, loop.run_in_executor, None, self._keys.reload)
 
     async def on_tick(self, counter: int) -> bool:
         """Called by uvicorn ten times a second. Returns whether to stop."""
@@ -124,11 +135,13 @@ def _bind(config: uvicorn.Config) -> socket.socket:
 
 
 def _check_exposure(settings: ServerSettings) -> None:
-    if settings.api_keys or settings.allow_anonymous or _is_loopback(settings.host):
+    has_keys = settings.api_keys or settings.named_keys or settings.keys_file
+    if has_keys or settings.allow_anonymous or _is_loopback(settings.host):
         return
     raise StartupError(
         f"server.host (--host) is {settings.host}, which other machines can reach, but no API keys are set. "
-        "Set server.api_keys (--api-key, or INTERNVL_SERVER__API_KEYS='[\"…\"]' in the environment), or "
+        "Set server.keys_file (--keys-file) or server.api_keys (--api-key, or "
+        "INTERNVL_SERVER__API_KEYS='[\"…\"]' in the environment), or "
         "server.allow_anonymous = true behind a proxy that authenticates."
     )
 

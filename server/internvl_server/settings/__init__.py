@@ -45,6 +45,7 @@ class Settings(BaseSettings):
         env_nested_delimiter="__",
         extra="forbid",
         frozen=True,
+        hide_input_in_errors=True,  # it may be a key
         use_attribute_docstrings=True,
     )
 

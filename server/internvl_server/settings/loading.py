@@ -10,10 +10,11 @@ from pydantic_settings import (
     SettingsError,
     TomlConfigSettingsSource,
 )
+from setproctitle import setproctitle
 
 from internvl_server.settings import ENV_PREFIX, Settings
 
-__all__ = ["find_config", "load_settings"]
+__all__ = ["find_config", "hide_keys", "load_settings"]
 
 # Read by the scripts, not by the server.
 _OTHER_VARIABLES = frozenset({"INTERNVL_TORCH_INDEX", "INTERNVL_LMDEPLOY_ENV"})
@@ -73,6 +74,19 @@ def load_settings(config: Path | None, overrides: dict[str, Any]) -> Settings:
         raise ValueError(
             f"environment: {err}. Write lists as JSON, e.g. INTERNVL_SERVER__API_KEYS='[\"key\"]'."
         ) from err
+
+
+def hide_keys(title: str) -> None:
+    """Remove keys from the environment, and from what the system shows of it and of the command line.
+
+    Args:
+        title: What the system shows as the command line from now on.
+    """
+    # Overwrites the memory of both, as far as the variables that are still there reach.
+    setproctitle(title)
+    names = tuple(f"{ENV_PREFIX}SERVER__{key}".upper() for key in ("API_KEYS", "NAMED_KEYS"))
+    for variable in [name for name in os.environ if name.upper().startswith(names)]:
+        del os.environ[variable]
 
 
 def _check_environment() -> None:

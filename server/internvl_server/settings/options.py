@@ -25,6 +25,7 @@ _SHORT_NAMES: Mapping[str, tuple[str, ...]] = {
     "server.host": ("--host", "--server-name"),
     "server.port": ("--port", "--server-port"),
     "server.api_keys": ("--api-key",),
+    "server.keys_file": ("--keys-file",),
     "server.allowed_origins": ("--allowed-origin",),
     "engine.kind": ("--engine", "--backend"),
     "engine.dtype": ("--dtype",),

@@ -13,4 +13,6 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 class Section(BaseModel):
     """A frozen table of settings that refuses unknown keys. Docstrings of fields are help texts."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True
+    )

@@ -1,9 +1,11 @@
 """The `server` section: the socket, and who may use it."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr
 
+from internvl_server.settings.keys import parse_key
 from internvl_server.settings.section import PositiveFloat, PositiveInt, Section
 
 __all__ = ["ServerSettings"]
@@ -23,16 +25,26 @@ def _check_key(key: SecretStr) -> SecretStr:
     return key
 
 
+def _check_named_key(line: SecretStr) -> SecretStr:
+    parse_key(line.get_secret_value())
+    return line
+
+
 class ServerSettings(Section):
     """The socket, and who may use it."""
 
     host: str = "127.0.0.1"
-    """Address to listen on. Any address but a loopback one needs `api_keys` or `allow_anonymous`."""
+    """Address to listen on. Any address but a loopback one needs keys or `allow_anonymous`."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """TCP port; 0 picks a free one, which the log names."""
     api_keys: tuple[Annotated[SecretStr, AfterValidator(_check_key)], ...] = ()
-    """Accepted keys, in the header `Authorization: Bearer …` or `x-api-key`; empty means that no key is
-    required."""
+    """Accepted keys, in the header `Authorization: Bearer …` or `x-api-key`. Without any keys, also in
+    `named_keys` and `keys_file`, no key is required."""
+    named_keys: tuple[Annotated[SecretStr, AfterValidator(_check_named_key)], ...] = ()
+    """Accepted keys with names, each written as a line of `keys_file`."""
+    keys_file: Path | None = None
+    """File with accepted keys, one a line: `NAME:KEY` or `NAME:sha256:DIGEST`, perhaps followed by
+    `max_in_flight=N` or `share=X`, the limits of this key. It is read again on SIGHUP."""
     allow_anonymous: bool = False
     """Listen on a non-loopback address without keys, e.g. behind a proxy that authenticates."""
     allowed_origins: tuple[str, ...] = ()

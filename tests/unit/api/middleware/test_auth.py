@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 from internvl_server.api.middleware.auth import ANONYMOUS, AuthMiddleware
+from internvl_server.api.middleware.keys import KeyRing
+from internvl_server.settings import ServerSettings
 
 
 async def client_of(
@@ -27,7 +29,7 @@ async def client_of(
         "path": path,
         "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
     }
-    await AuthMiddleware(app, keys)(scope, receive, send)
+    await AuthMiddleware(app, KeyRing(ServerSettings(api_keys=keys)))(scope, receive, send)
     return seen[0] if seen else None
 
 
