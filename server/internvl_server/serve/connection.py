@@ -11,25 +11,25 @@ import logging
 from asyncio import TimerHandle
 from collections import deque
 from typing import Any, cast
+from weakref import ref
 
 import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
-    RequestResponseCycle,
 )
 from uvicorn.server import ServerState
 
+from internvl_server.api.disconnect import DIRECT
 from internvl_server.api.errors import dialect_of_path, error_response
-from internvl_server.api.streaming.channel import DIRECT
 from internvl_server.errors import (
     InvalidRequestError,
     RequestHeadTooLargeError,
     RequestTimeoutError,
     ServerError,
 )
-from internvl_server.serve.writing import direct, write_unframed
+from internvl_server.serve.writing import CycleDirect, write_unframed
 from internvl_server.settings import LimitSettings
 
 __all__ = ["Connection"]
@@ -68,7 +68,7 @@ class Connection(HttpToolsProtocol):
         self._deadline: TimerHandle | None = None
         self._refusal: ServerError | None = None
         self._is_refused = False
-        self._cycles: deque[RequestResponseCycle] = deque()  # of requests without a whole answer
+        self._unanswered: deque[CycleDirect] = deque()  # the requests without a whole answer
         # Of the message that is being received:
         self._is_in_message = False
         self._is_in_body = False
@@ -133,12 +133,15 @@ class Connection(HttpToolsProtocol):
         if len(self.pipeline) >= _MAX_PIPELINED:
             raise self._refused(InvalidRequestError("Too many requests wait on this connection."))
         super().on_headers_complete()
-        self._cycles.append(self.cycle)
         self._is_in_body = True
         self._stop_deadline()
         if self.parser.get_http_version() == "1.0":
             write_unframed(self.cycle)
-        cast(dict[str, Any], self.scope)[DIRECT] = direct(self.cycle)
+        direct = CycleDirect(self.cycle)
+        self._unanswered.append(direct)
+        cast(dict[str, Any], self.scope)[DIRECT] = ref(
+            direct
+        )  # weak: the scope is part of the cycle
 
     def on_body(self, body: bytes) -> None:
         """Called by the parser for each piece of the body."""
@@ -160,7 +163,7 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Called at the end of an answer, possibly before the end of its request."""
-        self._cycles.popleft()
+        self._unanswered.popleft()
         super().on_response_complete()
         if self._is_in_message and self._is_clients_turn:
             self._unset_keepalive_if_required()
@@ -237,9 +240,8 @@ class Connection(HttpToolsProtocol):
         self._deadline = self.loop.call_later(_LINGER_S, self.transport.close)
 
     def _disconnect(self) -> None:
-        for cycle in self._cycles:
-            cycle.disconnected = True
-            cycle.message_event.set()
+        for direct in tuple(self._unanswered):
+            direct.leave()
 
     def _start_deadline(self) -> None:
         if self._deadline is None:

@@ -1,20 +1,12 @@
 """How the answer to one request is written, where uvicorn's own way is slow or wrong."""
 
+import asyncio
 from collections.abc import Callable
-from functools import partial
 from typing import Self
-from weakref import ref
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from internvl_server.api.streaming.channel import Direct
-
-__all__ = ["direct", "write_unframed"]
-
-
-def direct(cycle: RequestResponseCycle) -> Callable[[], Direct]:
-    """A function for the scope of a request; see `internvl_server.api.streaming.channel.DIRECT`."""
-    return partial(_direct, ref(cycle))  # weak, because the scope is part of the cycle
+__all__ = ["CycleDirect", "write_unframed"]
 
 
 def write_unframed(cycle: RequestResponseCycle) -> None:
@@ -37,14 +29,18 @@ class _AnyLength(int):
         return self
 
 
-class _Direct:
-    """Writes to the connection as `RequestResponseCycle.send` does, without its coroutine."""
+class CycleDirect:
+    """The connection of a request; see `internvl_server.api.disconnect.Direct`.
+
+    It writes as `RequestResponseCycle.send` does, without its coroutine.
+    """
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self._cycle = cycle
+        self._on_gone: Callable[[], None] | None = None
 
     def write(self, body: bytes) -> bool:
-        """Write a chunk of an answer that has begun, unless the client is behind; see `Direct`."""
+        """Write a chunk of an answer that has begun, unless the client is behind."""
         cycle = self._cycle
         if cycle.flow.write_paused or not cycle.chunked_encoding:
             return False
@@ -56,8 +52,21 @@ class _Direct:
         """Drop the connection."""
         self._cycle.transport.abort()
 
+    def watch(self, on_gone: Callable[[], None]) -> Callable[[], None]:
+        """Have a function called once the client leaves."""
+        self._on_gone = on_gone
+        self._cycle.flow.resume_reading()  # a large body may have paused it; the end must be read
+        if self._cycle.disconnected:
+            asyncio.get_running_loop().call_soon(self.leave)
+        return self._stop
 
-def _direct(cycle: ref[RequestResponseCycle]) -> _Direct:
-    found = cycle()
-    assert found is not None, "a request is answered while its cycle runs"
-    return _Direct(found)
+    def leave(self) -> None:
+        """The client has left: end the request. Called by the connection; idempotent."""
+        self._cycle.disconnected = True
+        self._cycle.message_event.set()
+        on_gone, self._on_gone = self._on_gone, None
+        if on_gone is not None:
+            on_gone()
+
+    def _stop(self) -> None:
+        self._on_gone = None

@@ -3,26 +3,15 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from starlette.types import Scope, Send
 
-__all__ = ["DIRECT", "Channel", "ClientStalledError", "Direct"]
+from internvl_server.api.disconnect import direct_of
 
-DIRECT = "internvl_server.direct"
-"""Key of the scope: a function that returns the request's `Direct`."""
+__all__ = ["Channel", "ClientStalledError"]
 
 _Steps: TypeAlias = Generator[Any, None, None]
-
-
-class Direct(Protocol):
-    """The connection of one request, used without ASGI."""
-
-    def write(self, body: bytes) -> bool:
-        """Write a piece of the body at once. Returns whether that was possible; if not, nothing was done."""
-
-    def abort(self) -> None:
-        """Drop the connection, and what waits to be sent on it."""
 
 
 class ClientStalledError(Exception):
@@ -53,7 +42,7 @@ class Channel:
         on_ready: Callable[[], None],
         on_end: Callable[[Exception | None], None],
     ) -> None:
-        self._direct: Direct | None = scope[DIRECT]() if DIRECT in scope else None
+        self._direct = direct_of(scope)
         self._send = send
         self._timeout_s = timeout_s
         self._on_ready, self._on_end = on_ready, on_end

@@ -5,11 +5,13 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from contextvars import copy_context
+from functools import partial
 from typing import Protocol
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.types import Receive, Scope, Send
 
+from internvl_server.api.disconnect import until_gone, watch
 from internvl_server.api.errors import client_facing_error, error_body
 from internvl_server.api.streaming.channel import Channel, ClientStalledError
 from internvl_server.core import TextDelta
@@ -105,7 +107,7 @@ class EventStream(EventSourceResponse):
         except ClientStalledError:
             _log.warning("the client stopped reading its stream")
             if self._channel.abort():
-                await _until_gone(receive)
+                await until_gone(receive)
         finally:
             await self._owner.aclose()
 
@@ -121,7 +123,7 @@ class EventStream(EventSourceResponse):
             on_end=self._end,
         )
         self._written_at = loop.time()
-        watcher = loop.create_task(self._watch(receive))
+        stop_watching = watch(scope, receive, partial(self._end, None))
         self._timer = loop.call_later(self.ping_interval, self._keep_alive)
         try:
             self._generation.start(self)
@@ -132,12 +134,8 @@ class EventStream(EventSourceResponse):
                 raise
         finally:
             self._timer.cancel()
-            watcher.cancel()
+            stop_watching()
             self._channel.close()
-
-    async def _watch(self, receive: Receive) -> None:
-        await _until_gone(receive)
-        self._end(None)
 
     def _end(self, error: Exception | None) -> None:
         if not self._over.done():
@@ -181,11 +179,6 @@ class EventStream(EventSourceResponse):
         self._written_at = self._loop.time()
         if not self._channel.write(events, is_last=is_last):
             self._generation.pause()
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _nothing() -> AsyncIterator[bytes]:
