@@ -6,6 +6,7 @@ python -m scripts.stand_in [--scripted] [--step-ms 10] MODULE [ARGUMENT …]
 import argparse
 import runpy
 import sys
+from collections import deque
 from unittest import mock
 
 from scripts.stand_in.answers import Computed, scripted
@@ -23,7 +24,8 @@ def main() -> None:
 
     from tests.lmdeploy import native
 
-    loop = native.Loop(step_s=options.step_ms / 1000)
+    # Calls hold the pixels of their images, so none is kept.
+    loop = native.Loop(step_s=options.step_ms / 1000, calls=deque(maxlen=0))
     computed = Computed(loop)
     compile_grammar = Runtime.compile_grammar
 

@@ -8,7 +8,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableSequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -212,7 +212,7 @@ class Loop:
 
     plan: Callable[[Call], Plan] = lambda call: Plan([65, 66, 67])
     step_s: float = 0.0005
-    calls: list[Call] = field(default_factory=list)
+    calls: MutableSequence[Call] = field(default_factory=list)
     num_cancelled: int = 0
     max_active: int = 0
     is_frozen: bool = False
