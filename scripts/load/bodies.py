@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer
 
-__all__ = ["chat_body", "fresh_picture", "text_of_length", "tile_sizes"]
+__all__ = ["chat_body", "fresh_picture", "picture_file", "text_of_length", "tile_sizes"]
 
 # Width and height, in tiles, of pictures that are cut into so many tiles, thumbnail included.
 _GRIDS = {1: (1, 1), 3: (2, 1), 5: (2, 2), 7: (3, 2), 9: (4, 2), 13: (4, 3)}
@@ -38,9 +38,17 @@ def _jpeg(width: int, height: int) -> bytes:
     return buffer.getvalue()
 
 
-def fresh_picture(width: int, height: int, number: int) -> str:
-    """The `data:` URL of a JPEG that differs from those of other numbers, by bytes that decoders skip."""
-    data = _jpeg(width, height) + b"picture %d" % number
+def picture_file(width: int, height: int, number: int, num_bytes: int = 0) -> bytes:
+    """A JPEG that differs from those of other numbers, by bytes that decoders skip.
+
+    Its size is `num_bytes`, if it is not larger anyway.
+    """
+    return (_jpeg(width, height) + b"picture %d" % number).ljust(num_bytes, b"\0")
+
+
+def fresh_picture(width: int, height: int, number: int, num_bytes: int = 0) -> str:
+    """The `data:` URL of a `picture_file`."""
+    data = picture_file(width, height, number, num_bytes)
     return "data:image/jpeg;base64," + base64.b64encode(data).decode()
 
 

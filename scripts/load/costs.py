@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Cost", "cost_of", "memory_bytes"]
+__all__ = ["Cost", "cost_of", "descendants", "memory_bytes"]
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
@@ -23,13 +23,13 @@ class Cost:
 def cost_of(pid: int) -> Cost:
     """What a process and its living children have used since they started."""
     loop_ns = int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0])
-    return Cost(loop_ns / 1e9, sum(map(_cpu_s, [pid, *_descendants(pid)])))
+    return Cost(loop_ns / 1e9, sum(map(_cpu_s, [pid, *descendants(pid)])))
 
 
 def memory_bytes(pid: int) -> int:
     """Resident memory of a process and its children, shared pages counted once a process."""
     pages = 0
-    for process in [pid, *_descendants(pid)]:
+    for process in [pid, *descendants(pid)]:
         try:
             pages += int(Path(f"/proc/{process}/statm").read_text().split()[1])
         except FileNotFoundError:
@@ -45,7 +45,8 @@ def _cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) * _TICK_S
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
+    """Its living children, and theirs."""
     found, parents = [], [pid]
     while parents:
         for task in Path(f"/proc/{parents.pop()}/task").glob("*/children"):

@@ -1,7 +1,6 @@
 """One raw request and its answer, with all that tells whether the answer is whole."""
 
 import asyncio
-import contextlib
 import time
 from dataclasses import dataclass, field
 
@@ -137,8 +136,9 @@ class _Client(asyncio.Protocol):
         self._end("")
 
     def _go(self) -> None:
-        self._answer.has_left = not self.ended.done()
-        self._end("")
+        if not self.ended.done():
+            self._answer.has_left = True
+            self._end("")
 
     def _end(self, problem: str) -> None:
         if self.ended.done():
@@ -146,8 +146,7 @@ class _Client(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._answer.problem = problem
-        with contextlib.suppress(asyncio.InvalidStateError):
-            self.ended.set_result(None)
+        self.ended.set_result(None)
 
 
 def request_bytes(

@@ -69,6 +69,7 @@ class TileCache:
             if not flight.num_waiting and not flight.task.done():
                 del self._flights[key]
                 flight.task.cancel()
+            del flight  # a failure refers to this frame, and the flight to its failure
 
     def _land(self, key: Key, flight: _Flight, task: asyncio.Task[Tiles]) -> None:
         if self._flights.get(key) is flight:

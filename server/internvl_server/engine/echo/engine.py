@@ -154,17 +154,15 @@ class EchoEngine:
     async def _run(
         self, token_ids: Iterator[int], request: GenerateRequest, stream: Stream
     ) -> None:
-        task = asyncio.current_task()
-        assert task is not None
         async with self._slots:
-            self._running.add(task)
+            self._running.add(_this_task())
             try:
                 await self._compute(token_ids, request, stream)
             except EngineError as err:
                 self.num_failed += 1
                 stream.fail(err)
             finally:
-                self._forget(task)
+                self._forget(_this_task())
 
     async def _compute(
         self, token_ids: Iterator[int], request: GenerateRequest, stream: Stream
@@ -199,10 +197,19 @@ class EchoEngine:
         if seconds == 0:
             await asyncio.sleep(0)
         else:
+            # Not `wait_for`, which leaves a cycle with the request, and its pixels, when it is cancelled.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closed.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await self._closed.wait()
         if self._closed.is_set():
             raise EngineError("The engine was shut down.")
+
+
+def _this_task() -> "asyncio.Task[None]":
+    """Not kept in a variable of the task, which would make a cycle with the request when it is cancelled."""
+    task = asyncio.current_task()
+    assert task is not None
+    return task
 
 
 def _binding_constraint(sampling: SamplingParams) -> Constraint | None:

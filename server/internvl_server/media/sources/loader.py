@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from internvl_server.concurrency.offload import MAX_MEDIA_BYTES, offload
-from internvl_server.errors import ImageTooLargeError, ServerError
+from internvl_server.errors import ImageTooLargeError
 from internvl_server.media.encoded import EncodedMedia
 from internvl_server.media.sources.data_url import (
     check_scheme,
@@ -82,14 +82,16 @@ async def attach_param(result: Awaitable[T], param: str) -> T:
 
 
 async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> tuple[T, ...]:
-    """Await all results in order; the first failure cancels the others and is raised."""
-    failure: BaseException | None = None
-    tasks: list[asyncio.Task[T]] = []
+    """Await all results in order; the first failure cancels the others and is raised.
+
+    A failure refers to this frame and to its callers' by its traceback. A `TaskGroup` refers to the failure
+    in turn, so that the results, which may be large, would live until the next garbage collection.
+    """
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
-        async with asyncio.TaskGroup() as group:
-            tasks.extend(group.create_task(coroutine) for coroutine in coroutines)
-    except* ServerError as failures:
-        failure = failures.exceptions[0]
-    if failure is not None:
-        raise failure
-    return tuple(task.result() for task in tasks)
+        return tuple(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        tasks.clear()

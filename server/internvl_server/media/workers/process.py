@@ -188,7 +188,10 @@ class WorkerProcess:
         if "error" in answer:
             error = _error(self._spec.kind, answer)
             self.is_busy = False
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # it refers to this frame, which has the file
         num_tiles = count(answer)
         pixels = self._copy_tiles(num_tiles, job["pixel_type"]) if num_tiles else None
         self.is_busy = False

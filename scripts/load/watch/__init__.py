@@ -1,0 +1,1 @@
+"""Looks into a running server: what it holds that no answer shows."""
