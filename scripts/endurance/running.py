@@ -1,0 +1,109 @@
+"""A server under mixed requests, whose memory is measured meanwhile."""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from scripts.endurance.mix import Mix, Shot
+from scripts.load.accounts.ledger import Ledger
+from scripts.load.costs import memory_bytes
+from scripts.load.servers import ServerProcess
+from scripts.load.watch.state import State, state_of
+
+__all__ = ["Soak", "growth"]
+
+_MIB = 1 << 20
+_MAX_OPEN = 32  # a server on a busy machine must not be overloaded
+_CLIENTS = 8
+
+
+@dataclass
+class Soak:
+    """One run against a watched server that is ready.
+
+    Args:
+        server: The server.
+        files: Its folder for temporary files.
+        mix: The requests.
+    """
+
+    server: ServerProcess
+    files: Path
+    mix: Mix
+    ledger: Ledger = field(default_factory=Ledger)
+    good: Ledger = field(default_factory=Ledger)  # of the requests that must be completed
+    samples: list[tuple[int, float]] = field(default_factory=list)  # requests so far, MiB
+
+    def __post_init__(self) -> None:
+        self._shots = iter(self.mix)
+        self._random = random.Random(self.mix.seed)
+        self._open: set[asyncio.Task[None]] = set()
+
+    @property
+    def memory_mib(self) -> float:
+        """Of the server and its children."""
+        return memory_bytes(self.server.pid) / _MIB
+
+    async def idle_state(self) -> State:
+        """After the same requests each time, so that what is started on demand has been."""
+        shots, address = self.mix.every_kind(4), self.server.address
+        await asyncio.gather(*(self.ledger.send(address, shot.request) for shot in shots))
+        return await state_of(self.server, self.files)
+
+    async def capacity(self, seconds: float) -> float:
+        """Requests a second of a few clients that send without a pause."""
+        start, before = time.monotonic(), self.ledger.num_sent
+
+        async def client() -> None:
+            while time.monotonic() < start + seconds:
+                await self._send(next(self._shots))
+
+        await asyncio.gather(*(client() for _ in range(_CLIENTS)))
+        return (self.ledger.num_sent - before) / (time.monotonic() - start)
+
+    async def load(self, seconds: float, rate: float) -> None:
+        """Requests at random times, until all are answered."""
+        end = time.monotonic() + seconds
+        while (now := time.monotonic()) < end:
+            self.server.check()
+            if len(self._open) < _MAX_OPEN:
+                task = asyncio.create_task(self._send(next(self._shots)))
+                self._open.add(task)
+                task.add_done_callback(self._open.discard)
+            await asyncio.sleep(min(self._random.expovariate(rate), end - now))
+        await asyncio.gather(*self._open)
+
+    @contextlib.asynccontextmanager
+    async def sampling(self, every_s: float) -> AsyncIterator[None]:
+        """Keep samples of the memory meanwhile."""
+
+        async def sample() -> None:
+            while True:
+                self.samples.append((self.ledger.num_sent, self.memory_mib))
+                await asyncio.sleep(every_s)
+
+        task = asyncio.create_task(sample())
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    async def _send(self, shot: Shot) -> None:
+        address, request = self.server.address, shot.request
+        answer = await self.ledger.send(address, request, leave=shot.leave, name=shot.name)
+        if shot.is_good:
+            self.good.open()
+            self.good.close(answer, shot.name)
+
+
+def growth(samples: list[tuple[int, float]]) -> tuple[float, float]:
+    """MiB for each 1,000 requests, and from the first sample to the last, by a line of least squares."""
+    requests, memory = np.array(samples, dtype=float).T
+    slope = float(np.polyfit(requests, memory, 1)[0])
+    return slope * 1000, slope * float(requests[-1] - requests[0])

@@ -1,0 +1,134 @@
+"""Load a server with mixed requests for a long time, and see whether anything grows or is lost.
+
+    scripts/soak --minutes 30                       # the CPU engine with the demo model
+    scripts/soak --minutes 30 --engine echo
+    scripts/soak --minutes 30 --engine turbomind    # on the stand-ins for a GPU
+    scripts/soak --minutes 5 --leak                 # must fail
+
+Eight tenths of the requests are good, of all dialects, with pictures, videos and schemas that differ from all
+before; a tenth is hostile, from the corpus of the tests; of a tenth the client leaves at some stage. They
+come at random times, at half the rate that the server was found to bear. The first third of the time fills
+caches. After it, memory may grow by little; from one idle moment to another, nothing else may. Every request
+is accounted for. Prints a table, and exits with 1 when a criterion fails.
+"""
+
+import argparse
+import asyncio
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from scripts.endurance.criteria import Criterion, at_most, report
+from scripts.endurance.mix import Mix, hostile_requests
+from scripts.endurance.running import Soak, growth
+from scripts.endurance.starting import Folder, folder, served_name, watched_server
+from scripts.load.accounts.outcomes import Outcome
+from scripts.load.media_host import MediaHost
+from scripts.load.watch.state import State
+
+_MIB = 1 << 20
+_ALLOWED = State(fds=2, children=0, files=0, tasks=0, threads=0, objects=0)
+
+
+def settings(engine: str, host: MediaHost) -> dict[str, Any]:
+    """Caches are small, so that they are full before growth is measured."""
+    cpu = {"feature_cache_bytes": 16 * _MIB, "kv_cache_bytes": 256 * _MIB}
+    return {
+        "engine": {"kind": engine, "cpu": cpu},
+        "media": host.settings() | {"cache_bytes": 64 * _MIB},
+        "server": {"drain_s": 5},
+    }
+
+
+async def run(options: argparse.Namespace, place: Folder) -> int:
+    """Start a server, load it and judge it. Returns the exit code."""
+    seconds, hostile = options.minutes * 60, hostile_requests()
+    flags = ["--leak"] if options.leak else []
+    async with MediaHost() as host:
+        with watched_server(settings(options.engine, host), place, *flags) as server:
+            ready_s = await server.wait_ready()
+            mix = Mix(await served_name(server), host, hostile, seed=options.seed)
+            soak = Soak(server, place.temporary, mix)
+            await soak.idle_state()  # starts what is started on demand
+            rate = options.rate or await soak.capacity(min(10.0, seconds / 10)) / 2
+            before = soak.memory_mib
+            await soak.load(seconds / 3, rate)
+            start = await soak.idle_state()
+            async with soak.sampling(min(1.0, seconds / 100)):
+                await soak.load(seconds * 2 / 3, rate)
+            end = await soak.idle_state()
+    facts = {
+        "engine": f"{options.engine}, ready after {ready_s:.1f} s",
+        "load": f"{rate:.1f} requests/s for {options.minutes:g} minutes, {len(hostile)} hostile ones",
+        "memory": f"{before:.0f} MiB before it, {soak.samples[0][1]:.0f} MiB after a third, "
+        f"{soak.samples[-1][1]:.0f} MiB at the end",
+        "requests": soak.ledger.identity,
+    }
+    log = place.log.read_text(errors="replace").splitlines()
+    rows = [*criteria_of_memory(soak, options), *criteria_of_state(start, end)]
+    rows += criteria_of_accounts(soak, log)
+    codes = [f"{count} × {code}" for code, count in soak.ledger.codes.most_common(12)]
+    return report(rows, facts, [*soak.ledger.notes, *codes], options.json)
+
+
+def criteria_of_memory(soak: Soak, options: argparse.Namespace) -> list[Criterion]:
+    """After the first third."""
+    slope, total = growth(soak.samples)
+    return [
+        at_most("memory, MiB in 1,000 requests", slope, options.max_slope),
+        at_most("memory, MiB in all", total, options.max_growth),
+    ]
+
+
+def criteria_of_state(start: State, end: State) -> list[Criterion]:
+    """What an idle server has after a third of the time, and at the end."""
+    excess = end.excess(start, _ALLOWED)
+    return [
+        Criterion(f"{name} at idle", f"{getattr(start, name)}, then {count}", "no more", not excess[name])
+        for name, count in asdict(end).items()
+    ]  # fmt: skip
+
+
+def criteria_of_accounts(soak: Soak, log: list[str]) -> list[Criterion]:
+    """Nothing is lost."""
+    ledger, good = soak.ledger, soak.good
+    failed = good.num_sent - good.outcomes[Outcome.COMPLETED]
+    return [
+        at_most("requests that are unexplained", ledger.num_unexplained, 0),
+        at_most("statuses of 5xx but 503 and 504", ledger.num_server_errors, 0),
+        at_most("good requests that were not completed", failed, 0),
+        at_most("answers without one line in the log", len(ledger.compare_with_log(log)), 0),
+    ]
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--minutes", type=float, default=30.0, help="of load, a third of it to fill caches")
+    add("--engine", choices=["cpu", "echo", "turbomind"], default="cpu")
+    add(
+        "--rate",
+        type=float,
+        default=0.0,
+        help="requests a second, instead of half of what it bears",
+    )
+    add("--leak", action="store_true", help="plant a leak of 1 MiB in 100 requests, to be found")
+    add("--max-slope", type=float, default=0.5, help="MiB that 1,000 requests may add")
+    add("--max-growth", type=float, default=32.0, help="MiB that all may add after a third")
+    add("--seed", type=int, default=0)
+    add("--work", type=Path, help="a new folder, to keep the server's log in")
+    add("--json", type=Path, help="write figures to this file")
+    return parser.parse_args()
+
+
+def main() -> int:
+    options = parse()
+    with folder(options.work) as place:
+        return asyncio.run(run(options, place))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
