@@ -24,8 +24,11 @@ class LiveServer:
     def __init__(self, settings: Settings, engine: Engine | None = None) -> None:
         self.app = create_app(settings, engine)
         config = uvicorn.Config(
-            self.app, port=0, http=partial(Connection, limits=settings.limits), loop="asyncio",
+            self.app, port=0, http=partial(
+                Connection, limits=settings.limits, allowed_hosts=settings.server.allowed_hosts
+            ), loop="asyncio",
             log_config=None, timeout_keep_alive=5, timeout_graceful_shutdown=2, ws="none",
+            server_header=False, access_log=False,
         )  # fmt: skip
         self._server = uvicorn.Server(config)
         self._clients: list[openai.OpenAI | anthropic.Anthropic] = []

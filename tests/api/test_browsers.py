@@ -62,4 +62,6 @@ def test_a_page_can_read_answers_and_errors(
     assert answer.headers["access-control-allow-origin"] == ORIGIN
     exposed = set(answer.headers["access-control-expose-headers"].split(", "))
     assert {"x-request-id", "x-ignored-fields", "x-warnings"} <= exposed
-    assert {name for name in answer.headers if name.startswith("x-")} <= exposed | PROXY_HEADERS
+    assert {name for name in answer.headers if name.startswith("x-")} <= exposed | PROXY_HEADERS | {
+        "x-content-type-options"
+    }

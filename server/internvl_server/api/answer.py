@@ -56,6 +56,7 @@ async def respond(request: Request, services: Services, accept: Accept) -> Respo
         owner.enter_context(services.gate.admit())
         services.pipeline.check_ready()
         answer = await accept(request, services, owner)
+        request.state.generation = answer.generation  # for the access log
         if not answer.is_stream:
             make = await run_until_disconnect(request, answer.whole())
             num_tokens = answer.generation.usage().num_completion_tokens

@@ -1,15 +1,21 @@
-"""Response headers that say what a request's answer leaves out or changes."""
+"""Response headers: what a request's answer leaves out or changes, and what browsers may do with it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
-__all__ = ["IGNORED_HEADER", "WARNINGS_HEADER", "notice_headers"]
+__all__ = ["IGNORED_HEADER", "SECURITY_HEADERS", "WARNINGS_HEADER", "notice_headers"]
 
 IGNORED_HEADER = "x-ignored-fields"
 """The JSON paths of fields that were accepted without effect, percent-encoded, separated by commas."""
 WARNINGS_HEADER = "x-warnings"
 """What was done otherwise than the request may expect: sentences, percent-encoded but for spaces and
 punctuation, separated by ` | `."""
+SECURITY_HEADERS: Mapping[str, str] = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+}
+"""Of every answer that does not set them itself: it is data, which nobody keeps, and no page."""
 
 # Clients and proxies refuse responses with larger headers.
 _MAX_ITEMS = 64

@@ -18,3 +18,5 @@ class LogSettings(Section):
 
     level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
     """Least severe level that is written."""
+    format: Literal["text", "json"] = "text"
+    """`json` writes each event as one JSON object on a line, with the members of the access log."""

@@ -3,7 +3,7 @@ import sys
 from typing import Any
 
 import pytest
-from internvl_server.telemetry.logging import MAX_EVENT_CHARS, EventFormatter, configure_logs
+from internvl_server.telemetry.logging import MAX_EVENT_BYTES, EventFormatter, configure_logs
 from internvl_server.telemetry.request_id import current_request_id
 
 
@@ -47,7 +47,7 @@ def test_nothing_is_forged_beside_a_traceback(forged: str) -> None:
 
 def test_a_long_event_keeps_its_message_and_its_exception() -> None:
     text = format_event("the message", raised("x" * 20_000 + "the end"))
-    assert len(text) <= MAX_EVENT_CHARS
+    assert len(text) <= MAX_EVENT_BYTES
     assert "the message" in text.splitlines()[0]
     assert "Traceback" in text
     assert text.endswith("xthe end")
@@ -59,7 +59,7 @@ def test_a_long_message_loses_its_middle(character: str) -> None:
     text = format_event("begin" + character * 20_000 + "end")
     shown = repr(character)[1:-1]
     assert len(text.splitlines()) == 1
-    assert len(text) <= MAX_EVENT_CHARS
+    assert len(text) <= MAX_EVENT_BYTES
     assert f" begin{shown}{shown}" in text
     assert text.endswith(f"{shown}end")
 

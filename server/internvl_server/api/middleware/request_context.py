@@ -1,12 +1,13 @@
 """ASGI middleware that gives each request an id, returns it, and writes one access log line."""
 
-import logging
 import time
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from internvl_server.api.errors import dialect_of, unexpected_response
+from internvl_server.api.headers import SECURITY_HEADERS
+from internvl_server.api.middleware.access import log_access
 from internvl_server.telemetry.request_id import (
     current_request_id,
     is_valid_request_id,
@@ -15,11 +16,9 @@ from internvl_server.telemetry.request_id import (
 
 __all__ = ["RequestContextMiddleware"]
 
-_log = logging.getLogger("server.access")
-
 
 class RequestContextMiddleware:
-    """Assigns the id in `x-request-id` (the caller's, if it is valid) and logs status and duration."""
+    """Assigns the id in `x-request-id` (the caller's, if it is valid), adds headers, and logs the request."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -32,28 +31,39 @@ class RequestContextMiddleware:
         supplied = Headers(scope=scope).get("x-request-id", "")
         request_id = supplied if is_valid_request_id(supplied) else new_request_id()
         token = current_request_id.set(request_id)
+        scope.setdefault("state", {})
         started = time.monotonic()
-        status = 0
-        id_headers = dict.fromkeys(dialect_of(scope).id_headers, request_id)
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                MutableHeaders(scope=message).update(id_headers)
-            await send(message)
-
+        answer = _Answer(send, dict.fromkeys(dialect_of(scope).id_headers, request_id))
         try:
-            await self._app(scope, receive, send_with_id)
-        except Exception as error:
-            if (
-                status
-            ):  # the response has begun: only closing the connection shows that it is incomplete
+            await self._app(scope, receive, answer.send)
+        except BaseException as error:
+            scope["state"]["has_failed"] = True
+            # Of an answer that has begun only the end of the connection shows that it is incomplete.
+            if answer.status or not isinstance(error, Exception):
                 raise
             response = unexpected_response(error, dialect_of(scope))
-            await response(scope, receive, send_with_id)
+            await response(scope, receive, answer.send)
         finally:
-            took_ms = (time.monotonic() - started) * 1000
-            level = logging.DEBUG if scope["path"] in ("/health", "/ready") else logging.INFO
-            _log.log(level, "%s %s %d %.0fms", scope["method"], scope["path"], status, took_ms)
+            log_access(scope, answer.status, started=started, is_whole=answer.is_whole)
             current_request_id.reset(token)
+
+
+class _Answer:
+    """Adds headers to an answer, and keeps what the log says of it."""
+
+    def __init__(self, send: Send, headers: dict[str, str]) -> None:
+        self._send = send
+        self._headers = headers
+        self.status = 0
+        self.is_whole = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers.update(self._headers)
+            for name, value in SECURITY_HEADERS.items():
+                headers.setdefault(name, value)
+        elif message["type"] == "http.response.body":
+            self.is_whole = not message.get("more_body", False)
+        await self._send(message)

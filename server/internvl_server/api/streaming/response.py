@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from contextvars import copy_context
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.types import Receive, Scope, Send
@@ -88,6 +89,7 @@ class EventStream(EventSourceResponse):
         self._context = copy_context()
         self._loop: asyncio.AbstractEventLoop
         self._channel: Channel
+        self._state: dict[str, Any]  # the request's, for the access log
         self._over: asyncio.Future[None]
         self._written_at = 0.0
 
@@ -100,6 +102,7 @@ class EventStream(EventSourceResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream."""
+        self._state = scope.setdefault("state", {})
         try:
             head = {"status": self.status_code, "headers": self.raw_headers}
             await send({"type": "http.response.start", **head})
@@ -167,6 +170,7 @@ class EventStream(EventSourceResponse):
 
     def fail(self, error: Exception) -> None:
         """Send the event of a failure, after which nothing follows."""
+        self._state["has_failed"] = True
         try:
             shown = self._context.run(client_facing_error, error)  # logs it, with the request's id
             self._write(self._writer.failed(error_body(shown, self._writer.dialect)), is_last=True)
@@ -176,6 +180,7 @@ class EventStream(EventSourceResponse):
     def _write(self, events: bytes, *, is_last: bool = False) -> None:
         if self._begin:
             events, self._begin = self._begin + events, b""
+            self._state["first_event_at"] = time.monotonic()
         self._written_at = self._loop.time()
         if not self._channel.write(events, is_last=is_last):
             self._generation.pause()
