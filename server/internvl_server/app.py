@@ -165,7 +165,7 @@ def _with_room_for_texts(settings: Settings, max_model_len: int) -> Settings:
 
 def _install(app: FastAPI, settings: Settings, keys: KeyRing) -> None:
     install_error_handlers(app)
-    install_openapi(app)
+    install_openapi(app, is_served=settings.server.openapi)
     for module in (chat, completions, messages, responses, tokens, models, version, health, index):
         app.include_router(module.router)
     app.add_middleware(AuthMiddleware, keys=keys)

@@ -6,6 +6,7 @@ ServerError
 │   ├── ContextLengthExceededError   the prompt does not fit the model
 │   ├── RequestTooLargeError         the body is larger than the limit
 │   ├── RequestHeadTooLargeError     URL and headers are larger than the limit
+│   ├── UrlTooLongError              the URL alone is longer than the limit
 │   ├── UnsupportedMediaTypeError    the body is not plain JSON
 │   ├── ImageError                   one image cannot be used
 │   │   ├── ImageUrlError            the URL is malformed or its scheme unsupported
@@ -66,6 +67,7 @@ __all__ = [
     "StartupError",
     "UnsupportedMediaTypeError",
     "UnsupportedParameterError",
+    "UrlTooLongError",
     "VideoBlockedError",
     "VideoDecodeError",
     "VideoError",
@@ -155,6 +157,10 @@ class RequestTooLargeError(InvalidRequestError):
 
 class RequestHeadTooLargeError(InvalidRequestError):
     """URL and headers, or the framing of the body's chunks, are larger than the limit."""
+
+
+class UrlTooLongError(InvalidRequestError):
+    """The URL is longer than the limit."""
 
 
 class UnsupportedMediaTypeError(InvalidRequestError):

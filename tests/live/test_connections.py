@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
+from internvl_server.serve import connection
 
 from tests.live_server import LiveServer
 
@@ -62,7 +63,6 @@ def send_all(sock: socket.socket, data: bytes) -> bytes:
 
 
 ENDLESS = {
-    "url": b"GET /" + b"x" * 40_000,
     "name": b"GET / HTTP/1.1\r\nHost: x\r\n" + b"x" * 40_000,
     "value": b"GET / HTTP/1.1\r\nHost: x\r\nx: " + b"x" * 40_000,
     "large headers": b"GET / HTTP/1.1\r\nHost: x\r\n" + (b"x: %s\r\n" % (b"x" * 999)) * 40,
@@ -84,7 +84,7 @@ def test_large_heads_and_framing_are_refused(echo_server: LiveServer, name: str)
     assert error_of(answer)["code"] == "request_head_too_large"
 
 
-@pytest.mark.parametrize("name", ["url", "value", "chunk extension", "one-byte chunks"])
+@pytest.mark.parametrize("name", ["name", "value", "chunk extension", "one-byte chunks"])
 def test_large_heads_are_refused_in_small_pieces(echo_server: LiveServer, name: str) -> None:
     data = ENDLESS[name]
     with connected(echo_server) as sock:
@@ -98,6 +98,19 @@ def test_large_heads_are_refused_in_small_pieces(echo_server: LiveServer, name: 
     "request_bytes",
     [
         b"garbage\r\n\r\n",
+        b"GET /health HTTP/1.1\nHost: x\n\n",
+        b"GET /health HTTP/1.1\r\nHost: x\r\nX-A: b\r\n c\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: x\r\nX-A: b\x00c\r\n\r\n",
+        b"GET /health HTTP/2.0\r\nHost: x\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: x/v1?\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: a@x\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: a b\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: x:port\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: x#\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: [::1\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: \xe4\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost:\r\n\r\n",
         b"GET /health HTTP/1.1\r\n\r\n",
         b"GET /health HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
         b"GET /health HTTP/1.1\r\nHost: x\r\nX-A : b\r\n\r\n",
@@ -109,6 +122,12 @@ def test_large_heads_are_refused_in_small_pieces(echo_server: LiveServer, name: 
         HEAD + LENGTH + b"Content-Length: 0\r\n\r\n" + BODY,
         HEAD + b"Content-Length: +%d\r\n\r\n" % len(BODY) + BODY,
         HEAD + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: gzip\r\n\r\n",
+        HEAD.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
         CHUNKED + b"-1\r\n",
         CHUNKED + b"1\r\nab\r\n",
         GET * 200,
@@ -131,6 +150,87 @@ def test_errors_are_in_the_words_of_the_paths_api(echo_server: LiveServer) -> No
     with connected(echo_server) as sock:
         answer = send_all(sock, b"POST /v1/messages HTTP/1.1\r\nHost: x\r\n" + b"x:y\r\n" * 200)
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["type"] == "error"
+
+
+@pytest.mark.parametrize("piece", [100, 20_000])
+@pytest.mark.parametrize("url", [b"/" + b"x" * 8192, b"/health?" + b"x" * 8185])
+def test_a_long_url_is_refused(echo_server: LiveServer, url: bytes, piece: int) -> None:
+    data = b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % url
+    with connected(echo_server) as sock:
+        for start in range(0, len(data), piece):
+            sock.sendall(data[start : start + piece])
+        answer = read_all(sock)
+    assert status_of(answer) == 414
+    assert error_of(answer)["code"] == "url_too_long"
+
+
+def test_a_url_of_the_most_bytes_is_served(echo_server: LiveServer) -> None:
+    with connected(echo_server) as sock:
+        sock.sendall(b"GET /health?%b HTTP/1.1\r\nHost: x\r\n\r\n" % (b"x" * 8184))
+        assert status_of(read_answer(sock)) == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [b"x", b"x:80", b"a-b.c_d:8000", b"127.0.0.1", b"[::1]", b"[::ffff:1.2.3.4]:80", b"xn--p1ai"],
+)
+def test_names_and_addresses_are_hosts(echo_server: LiveServer, host: bytes) -> None:
+    with connected(echo_server) as sock:
+        sock.sendall(b"GET /health HTTP/1.1\r\nHost: %b\r\n\r\n" % host)
+        assert status_of(read_answer(sock)) == 200
+
+
+def test_only_allowed_hosts_are_served(start_server: Callable[..., LiveServer]) -> None:
+    server = start_server(server={"allowed_hosts": ["API.example.com", "127.0.0.1"]})
+
+    def status(path: str, host: str, version: str = "1.1") -> int:
+        head = f"GET {path} HTTP/{version}\r\n" + (f"Host: {host}\r\n" if host else "") + "\r\n"
+        with connected(server) as sock:
+            sock.sendall(head.encode())
+            return status_of(sock.recv(65536))
+
+    assert status("/v1/models", "api.EXAMPLE.com:8000") == 200
+    assert status("/v1/models", "127.0.0.1") == 200
+    assert status("/v1/models", "evil.example") == 400
+    assert status("http://api.example.com/v1/models", "evil.example") == 400
+    assert status("/v1/models", "", "1.0") == 400
+    assert status("/health", "evil.example") == status("/ready", "", "1.0") == 200
+    assert status("/health/../v1/models", "evil.example") == 400
+
+
+def test_more_connections_than_the_limit_are_refused(
+    start_server: Callable[..., LiveServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "MAX_REFUSED_CONNECTIONS", 1)
+    server = start_server(limits={"max_connections": 2})
+    with connected(server) as silent, connected(server) as busy:
+        silent.sendall(b"GET")
+        busy.sendall(b"GET")
+        with connected(server) as refused, connected(server) as dropped:
+            answer = read_all(refused)
+            with contextlib.suppress(ConnectionError):
+                assert not dropped.recv(1)
+        assert status_of(answer) == 429
+        assert error_of(answer)["code"] == "engine_overloaded"
+        assert b"retry-after: " in answer.lower()
+        busy.sendall(GET[3:])
+        assert status_of(read_answer(busy)) == 200
+
+
+def test_a_connection_between_requests_makes_room_for_another(
+    start_server: Callable[..., LiveServer],
+) -> None:
+    server = start_server(limits={"max_connections": 2})
+    with connected(server) as idle, connected(server) as busy:
+        busy.sendall(b"GET")
+        idle.sendall(GET)
+        assert status_of(read_answer(idle)) == 200
+        with connected(server) as newer:
+            newer.sendall(GET)
+            assert status_of(read_answer(newer)) == 200
+            assert not idle.recv(1)
+            busy.sendall(GET[3:])
+            assert status_of(read_answer(busy)) == 200
 
 
 def test_heads_within_the_limits_are_served(echo_server: LiveServer) -> None:
@@ -200,6 +300,49 @@ def test_head_requests_have_no_body(echo_server: LiveServer) -> None:
         head, _, body = read_all(sock).partition(b"\r\n\r\n")
     assert status_of(head) in (200, 405)
     assert not body
+
+
+@pytest.mark.parametrize("method", ["TRACE", "OPTIONS", "PUT", "PATCH", "DELETE", "PROPFIND"])
+@pytest.mark.parametrize("path", ["/", "/v1/chat/completions", "/nope"])
+def test_other_methods_are_refused_and_nothing_is_echoed(
+    echo_server: LiveServer, method: str, path: str
+) -> None:
+    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nCookie: secret\r\nConnection: close\r\n\r\n"
+    with connected(echo_server) as sock:
+        sock.sendall(head.encode())
+        answer = read_all(sock)
+    assert status_of(answer) == (404 if path == "/nope" else 405)
+    assert b"secret" not in answer
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"Content-Type: multipart/form-data; boundary=x\r\n",
+        b"Content-Type: application/x-www-form-urlencoded\r\n",
+        b"Content-Type: text/plain\r\n",
+        b"Content-Type: application/jsonx\r\n",
+        b"Content-Type: \r\n",
+        b"",
+        b"Content-Type: application/json\r\nContent-Encoding: gzip\r\n",
+        b"Content-Type: application/json\r\nContent-Encoding: identity, br\r\n",
+    ],
+)
+@pytest.mark.parametrize(
+    "path", ["chat/completions", "completions", "responses", "messages", "messages/count_tokens"]
+)
+def test_only_plain_json_is_read(echo_server: LiveServer, headers: bytes, path: str) -> None:
+    head = b"POST /v1/%b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" % path.encode()
+    with connected(echo_server) as sock:
+        sock.sendall(head + headers + LENGTH + b"\r\n" + BODY)
+        assert status_of(read_all(sock)) == 415
+
+
+@pytest.mark.parametrize("expect", [b"200-ok", b"100-continue, x", b"\x80"])
+def test_other_expectations_do_no_harm(echo_server: LiveServer, expect: bytes) -> None:
+    with connected(echo_server) as sock:
+        sock.sendall(HEAD + LENGTH + b"Expect: %b\r\n\r\n" % expect + BODY)
+        assert status_of(sock.recv(65536)) in (100, 200, 400, 417)
 
 
 def test_expect_continue_is_answered_before_the_body(echo_server: LiveServer) -> None:

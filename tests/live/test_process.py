@@ -125,7 +125,9 @@ def test_no_process_shows_a_key(
     with serving(tiny_checkpoint, *options, env=env) as (process, url):
         assert httpx2.get(f"{url}/v1/models").status_code == 401
         given = {"authorization": "Bearer s3cret-key"}
-        assert httpx2.get(f"{url}/v1/models", headers=given).status_code == 200
+        answer = httpx2.get(f"{url}/v1/models", headers=given)
+        assert answer.status_code == 200
+        assert "server" not in answer.headers
         workers = descendants(process.pid)
         assert workers
         for pid in (process.pid, *workers):

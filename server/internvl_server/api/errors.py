@@ -100,6 +100,7 @@ ERROR_TABLE: Mapping[type[ServerError], Row] = {
     errors.ContextLengthExceededError: Row(400, _INVALID, "context_length_exceeded"),
     errors.RequestTooLargeError: Row(413, _INVALID, "request_too_large"),
     errors.RequestHeadTooLargeError: Row(431, _INVALID, "request_head_too_large"),
+    errors.UrlTooLongError: Row(414, _INVALID, "url_too_long"),
     errors.UnsupportedMediaTypeError: Row(415, _INVALID, "unsupported_media_type"),
     errors.ImageError: Row(400, _INVALID, "invalid_image"),
     errors.ImageUrlError: Row(400, _INVALID, "invalid_image_url"),

@@ -73,8 +73,13 @@ def json_body(model: type[BaseModel], *, streams: bool = False) -> dict[str, Any
     return extra
 
 
-def install_openapi(app: FastAPI) -> None:
-    """Serve the app's document at `/openapi.json`, with references resolved and errors described."""
+def install_openapi(app: FastAPI, *, is_served: bool = True) -> None:
+    """Make the app's document, with references resolved and errors described.
+
+    Args:
+        app: Has all other routes.
+        is_served: Whether `/openapi.json` shows it.
+    """
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -86,7 +91,8 @@ def install_openapi(app: FastAPI) -> None:
         return JSONResponse(await offload(app.openapi))  # 0.1 s the first time
 
     app.openapi = openapi  # type: ignore[method-assign]
-    app.add_api_route("/openapi.json", document, include_in_schema=False)
+    if is_served:
+        app.add_api_route("/openapi.json", document, include_in_schema=False)
 
 
 def _completed(document: dict[str, Any]) -> dict[str, Any]:

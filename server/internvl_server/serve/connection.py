@@ -10,29 +10,31 @@ import asyncio
 import logging
 from asyncio import TimerHandle
 from collections import deque
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any, cast
 from weakref import ref
 
 import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
     HttpToolsProtocol,
 )
 from uvicorn.server import ServerState
 
 from internvl_server.api.disconnect import DIRECT
-from internvl_server.api.errors import dialect_of_path, error_response
 from internvl_server.errors import (
+    EngineOverloadedError,
     InvalidRequestError,
     RequestHeadTooLargeError,
     RequestTimeoutError,
     ServerError,
 )
-from internvl_server.serve.writing import CycleDirect, write_unframed
+from internvl_server.serve.head import check_head, check_url
+from internvl_server.serve.writing import CycleDirect, refusal, write_unframed
 from internvl_server.settings import LimitSettings
 
-__all__ = ["Connection"]
+__all__ = ["MAX_REFUSED_CONNECTIONS", "Connection"]
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +43,8 @@ _SLICE_BYTES = 16_384
 # A chunk of 48 bytes has 6 bytes of framing. Bodies of smaller chunks may have `max_head_bytes` of them.
 _MIN_BODY_BYTES_PER_FRAMING_BYTE = 8
 _MAX_PIPELINED = 64
+MAX_REFUSED_CONNECTIONS = 256
+"""Connections over the limit that get an answer; further ones are closed at once."""
 # A socket that is closed with unread data makes the client's system drop the answer to what it sent.
 _LINGER_S = 2.0
 
@@ -48,10 +52,13 @@ _LINGER_S = 2.0
 class Connection(HttpToolsProtocol):
     """Answers 400, 408 or 431 to what is not HTTP, slow, or too large, and then closes the connection.
 
+    More connections than `limits.max_connections` are answered 429, unless an idle one can be closed instead.
+
     Args:
         config, server_state, app_state, _loop: uvicorn's.
         limits: Of the heads of requests: their size, and the time they may take. A connection on which the
             client has something to send, and does not, is closed after that time too.
+        allowed_hosts: The setting of this name.
     """
 
     def __init__(
@@ -62,9 +69,11 @@ class Connection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         limits: LimitSettings,
+        allowed_hosts: Collection[str] = (),
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._limits = limits
+        self._allowed_hosts = allowed_hosts
         self._deadline: TimerHandle | None = None
         self._refusal: ServerError | None = None
         self._is_refused = False
@@ -72,7 +81,6 @@ class Connection(HttpToolsProtocol):
         # Of the message that is being received:
         self._is_in_message = False
         self._is_in_body = False
-        self._num_hosts = 0
         self._num_head_bytes = 0
         self._num_body_bytes = 0
         self._num_other_bytes = 0
@@ -80,7 +88,13 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first request."""
         super().connection_made(transport)
-        self._start_deadline()
+        num_excess = len(self.connections) - self._limits.max_connections
+        if num_excess <= 0 or self._close_idle():
+            self._start_deadline()
+        elif num_excess <= MAX_REFUSED_CONNECTIONS:
+            self._refuse(EngineOverloadedError("Too many connections are open. Retry shortly."))
+        else:
+            transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timer, and all requests: uvicorn tells only the last one."""
@@ -102,13 +116,14 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Called by the parser."""
         self._is_in_message = True
-        self._num_hosts = self._num_head_bytes = self._num_body_bytes = self._num_other_bytes = 0
+        self._num_head_bytes = self._num_body_bytes = self._num_other_bytes = 0
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
         """Called by the parser for each piece of the URL."""
         self._count_head(len(url))
         super().on_url(url)
+        self._check(partial(check_url, self.url, self._limits))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Called by the parser for each header, and for each trailer, which is not used."""
@@ -116,7 +131,6 @@ class Connection(HttpToolsProtocol):
         if self._is_in_body:
             return
         super().on_header(name, value)
-        self._num_hosts += self.headers[-1][0] == b"host"
         if len(self.headers) > self._limits.max_headers:
             raise self._refused(
                 RequestHeadTooLargeError(
@@ -128,14 +142,14 @@ class Connection(HttpToolsProtocol):
         """Called by the parser. Starts the request."""
         if self.parser.should_upgrade():  # `_feed` parses the head again
             return
-        if self._num_hosts > 1 or (not self._num_hosts and self.parser.get_http_version() == "1.1"):
-            raise self._refused(InvalidRequestError("The request must have one Host header."))
+        version = self.parser.get_http_version()
+        self._check(partial(check_head, self.headers, version, self.url, self._allowed_hosts))
         if len(self.pipeline) >= _MAX_PIPELINED:
             raise self._refused(InvalidRequestError("Too many requests wait on this connection."))
         super().on_headers_complete()
         self._is_in_body = True
         self._stop_deadline()
-        if self.parser.get_http_version() == "1.0":
+        if version == "1.0":
             write_unframed(self.cycle)
         direct = CycleDirect(self.cycle)
         self._unanswered.append(direct)
@@ -217,6 +231,12 @@ class Connection(HttpToolsProtocol):
             "(limits.max_head_bytes)."
         )
 
+    def _check(self, check: Callable[[], None]) -> None:
+        try:
+            check()
+        except ServerError as err:
+            raise self._refused(err) from None
+
     def _refused(self, error: ServerError) -> ServerError:
         """Keep the error for `_feed`, which gets another one from the parser."""
         self._refusal = error
@@ -233,11 +253,19 @@ class Connection(HttpToolsProtocol):
         if not can_answer:
             self.transport.close()
             return
-        self.transport.write(_response(error, self.url if self._is_in_message else b""))
+        self.transport.write(refusal(error, self.url if self._is_in_message else b""))
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._stop_deadline()
         self._deadline = self.loop.call_later(_LINGER_S, self.transport.close)
+
+    def _close_idle(self) -> bool:
+        """Close a connection that is between requests. Returns whether there was one."""
+        for other in cast(set[Connection], self.connections):
+            if other.timeout_keep_alive_task is not None and not other.transport.is_closing():
+                other.transport.close()
+                return True
+        return False
 
     def _disconnect(self) -> None:
         for direct in tuple(self._unanswered):
@@ -263,12 +291,3 @@ class Connection(HttpToolsProtocol):
                 "(limits.head_timeout_s)."
             )
         )
-
-
-def _response(error: ServerError, url: bytes) -> bytes:
-    """An error as an answer that ends the connection."""
-    path = url.partition(b"?")[0].decode("latin-1")
-    response = error_response(error, dialect_of_path(path))
-    response.headers["connection"] = "close"
-    headers = b"".join(b"%b: %b\r\n" % header for header in response.raw_headers)
-    return STATUS_LINE[response.status_code] + headers + b"\r\n" + bytes(response.body)

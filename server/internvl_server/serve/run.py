@@ -5,10 +5,12 @@ import gc
 import ipaddress
 import logging
 import math
+import resource
 import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from types import FrameType
 from typing import cast
@@ -19,13 +21,16 @@ from internvl_server.api.admission import GateState
 from internvl_server.api.services import Services
 from internvl_server.app import create_app
 from internvl_server.errors import StartupError
-from internvl_server.serve.connection import Connection
+from internvl_server.serve.connection import MAX_REFUSED_CONNECTIONS, Connection
 from internvl_server.settings import ServerSettings, Settings
 from internvl_server.telemetry.logging import configure_logs
 
 __all__ = ["DrainingServer", "serve"]
 
 _log = logging.getLogger(__name__)
+
+# Connections to hosts of images, pipes of workers, libraries.
+_OTHER_FILES = 1024
 
 
 def serve(settings: Settings) -> int:
@@ -34,7 +39,8 @@ def serve(settings: Settings) -> int:
     Raises:
         StartupError: The server cannot start; says why and what to change.
     """
-    configure_logs(settings.log.level)
+    configure_logs(settings.log.level, settings.log.format)
+    _allow_files(settings.limits.max_connections)
     _check_exposure(settings.server)
     failures: list[StartupError] = []
 
@@ -48,9 +54,10 @@ def serve(settings: Settings) -> int:
     config = uvicorn.Config(
         app,
         host=settings.server.host,
+        backlog=settings.server.backlog,
         port=settings.server.port,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
-        http=cast(type[Connection], partial(Connection, limits=settings.limits)),
+        http=cast(type[Connection], _connections_of(settings)),
         ws="none",
         proxy_headers=False,
         server_header=False,
@@ -122,6 +129,25 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+
+
+def _connections_of(settings: Settings) -> Callable[..., Connection]:
+    return partial(Connection, limits=settings.limits, allowed_hosts=settings.server.allowed_hosts)
+
+
+def _allow_files(max_connections: int) -> None:
+    """Raise the limit of open files so far that it is not reached before that of connections."""
+    needed = max_connections + MAX_REFUSED_CONNECTIONS + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < needed:
+        _log.warning(
+            "the system allows %d open files (ulimit -n), fewer than limits.max_connections may need",
+            allowed,
+        )
 
 
 def _bind(config: uvicorn.Config) -> socket.socket:

@@ -4,9 +4,22 @@ import asyncio
 from collections.abc import Callable
 from typing import Self
 
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-__all__ = ["CycleDirect", "write_unframed"]
+from internvl_server.api.errors import dialect_of_path, error_response
+from internvl_server.api.headers import SECURITY_HEADERS
+from internvl_server.errors import ServerError
+
+__all__ = ["CycleDirect", "refusal", "write_unframed"]
+
+
+def refusal(error: ServerError, url: bytes) -> bytes:
+    """An error as an answer that ends the connection."""
+    path = url.partition(b"?")[0].decode("latin-1")
+    response = error_response(error, dialect_of_path(path))
+    response.headers.update({**SECURITY_HEADERS, "connection": "close"})
+    headers = b"".join(b"%b: %b\r\n" % header for header in response.raw_headers)
+    return STATUS_LINE[response.status_code] + headers + b"\r\n" + bytes(response.body)
 
 
 def write_unframed(cycle: RequestResponseCycle) -> None:

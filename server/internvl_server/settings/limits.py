@@ -1,10 +1,10 @@
 """The `limits` section: limits of one request and of all requests together."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from internvl_server.settings.section import PositiveFloat, PositiveInt, Section
+from internvl_server.settings.section import PositiveInt, Section
 
 __all__ = ["LimitSettings"]
 
@@ -12,16 +12,21 @@ __all__ = ["LimitSettings"]
 class LimitSettings(Section):
     """Limits of one request, and of all requests together."""
 
+    max_connections: Annotated[int, Field(ge=1, le=100_000)] = 2048
+    """Maximum number of open connections. A further one takes the place of one that is idle between requests;
+    if there is none it gets 429."""
+    max_url_bytes: Annotated[int, Field(ge=256, le=65_536)] = 8192
+    """Maximum size of the URL of a request in bytes."""
     max_head_bytes: Annotated[int, Field(ge=1024, le=1 << 20)] = 16_384
     """Maximum size in bytes of URL and headers of a request, and of the framing of a body in chunks."""
     max_headers: Annotated[int, Field(ge=8, le=10_000)] = 100
     """Maximum number of headers of a request."""
-    head_timeout_s: PositiveFloat = 10.0
+    head_timeout_s: Annotated[float, Field(gt=0, le=600)] = 10.0
     """Seconds within which a client must have sent the headers of a request, from their first byte or, on a
     new connection, from its start."""
-    max_body_bytes: PositiveInt = 32 << 20
+    max_body_bytes: Annotated[int, Field(gt=0, le=1 << 30)] = 32 << 20
     """Maximum size of a request body in bytes."""
-    body_timeout_s: PositiveFloat = 30.0
+    body_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
     """Seconds within which a client must have sent its body."""
     max_json_values: Annotated[int, Field(ge=10_000, le=10_000_000)] = 200_000
     """Maximum number of values and member names in a request body, counted by its punctuation. Four times the
@@ -43,6 +48,14 @@ class LimitSettings(Section):
     """Maximum number of choices of one request (`n`)."""
     max_prompts: PositiveInt = 64
     """Maximum number of prompts of one request of `/v1/completions`; several prompts count `n` times."""
-    default_max_tokens: Annotated[int, Field(ge=0)] = 0
+    default_max_tokens: Annotated[int, Field(ge=0, le=1 << 30)] = 0
     """Maximum number of generated tokens of a request that sets no limit. 0 means the rest of the context,
     or on the CPU engine `engine.cpu.default_max_tokens`."""
+
+    @model_validator(mode="after")
+    def _url_fits_head(self) -> Self:
+        if self.max_url_bytes > self.max_head_bytes:
+            raise ValueError(
+                "max_url_bytes must not exceed max_head_bytes, which counts the URL too"
+            )
+        return self

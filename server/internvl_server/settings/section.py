@@ -6,8 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = ["PositiveFloat", "PositiveInt", "Section"]
 
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
+# Larger numbers are mistakes: a terabyte, and a day in seconds.
+PositiveInt = Annotated[int, Field(gt=0, le=1 << 40)]
+PositiveFloat = Annotated[float, Field(gt=0, le=86_400)]
 
 
 class Section(BaseModel):

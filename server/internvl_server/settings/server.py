@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 
 from internvl_server.settings.keys import parse_key
-from internvl_server.settings.section import PositiveFloat, PositiveInt, Section
+from internvl_server.settings.section import PositiveFloat, Section
 
 __all__ = ["ServerSettings"]
 
@@ -37,6 +37,8 @@ class ServerSettings(Section):
     """Address to listen on. Any address but a loopback one needs keys or `allow_anonymous`."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """TCP port; 0 picks a free one, which the log names."""
+    backlog: Annotated[int, Field(ge=1, le=65535)] = 2048
+    """Number of new connections that the system keeps until the server takes them."""
     api_keys: tuple[Annotated[SecretStr, AfterValidator(_check_key)], ...] = ()
     """Accepted keys, in the header `Authorization: Bearer …` or `x-api-key`. Without any keys, also in
     `named_keys` and `keys_file`, no key is required."""
@@ -47,10 +49,19 @@ class ServerSettings(Section):
     `max_in_flight=N` or `share=X`, the limits of this key. It is read again on SIGHUP."""
     allow_anonymous: bool = False
     """Listen on a non-loopback address without keys, e.g. behind a proxy that authenticates."""
+    allowed_hosts: tuple[
+        Annotated[str, StringConstraints(to_lower=True, pattern=r"^([\w.-]+|\[[0-9A-Fa-f:.]+\])$")],
+        ...,
+    ] = ()
+    """Names and addresses, without ports, that requests may have in their Host header; `/health` and `/ready`
+    answer to all. Empty means all. Set it where web pages must not reach the server under names of their
+    own (DNS rebinding)."""
+    openapi: bool = True
+    """Describe the API at `/openapi.json`, which needs a key, as the rest does; there are no pages for it."""
     allowed_origins: tuple[str, ...] = ()
     """Origins of web pages that may call the server from a browser (CORS), e.g. `https://app.example.com`;
     `*` allows all. Empty means none."""
-    keep_alive_s: PositiveInt = 75
+    keep_alive_s: Annotated[int, Field(gt=0, le=3600)] = 75
     """Seconds an idle connection stays open; should exceed the idle timeout of the load balancer."""
     unknown_fields: Literal["ignore", "refuse"] = "ignore"
     """`ignore` accepts fields that neither OpenAI nor this server defines, and names them in the header
@@ -59,8 +70,8 @@ class ServerSettings(Section):
     """Seconds between keep-alive comments on a stream that has nothing else to send."""
     send_timeout_s: PositiveFloat = 30.0
     """Seconds a client may leave a stream unread, with full buffers, before its connection is closed."""
-    pre_drain_s: Annotated[float, Field(ge=0)] = 0.0
+    pre_drain_s: Annotated[float, Field(ge=0, le=3600)] = 0.0
     """Seconds after SIGTERM in which `/ready` answers 503 and requests are still served. Set it to the time
     the load balancer needs to notice, e.g. 10 for three checks at intervals of two seconds."""
-    drain_s: PositiveInt = 90
+    drain_s: Annotated[int, Field(gt=0, le=86_400)] = 90
     """Seconds running requests may take to finish after SIGTERM before they are aborted."""
