@@ -106,7 +106,10 @@ BOMBS = {
     "numbers": b"[" + b"1," * 10_000_000 + b"1]",
     "long numbers": b"[" + (b"1" * 4000 + b",") * 5000 + b"1]",
     "escapes": b'"' + b"\\u00e9" * 3_000_000 + b'"',
-    "as many as allowed": b"[" + b"[]," * 60_000 + b"1]",
+    "spread escapes": b'"' + b"\\u00e9aaaaaaaaaa" * 1_900_000 + b'"',
+    "other alphabets": b'"' + "漢".encode() * 10_000_000 + b'"',
+    "other alphabets as allowed": b'"' + "é".encode() * 6_000_000 + b'"',
+    "as many as allowed": b"[" + b"[]," * 48_000 + b"1]",
     "members as allowed": b"{" + b",".join(b'"%d":1' % i for i in range(60_000)) + b"}",
 }
 

@@ -29,8 +29,9 @@ class LimitSettings(Section):
     body_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
     """Seconds within which a client must have sent its body."""
     max_json_values: Annotated[int, Field(ge=10_000, le=10_000_000)] = 200_000
-    """Maximum number of values and member names in a request body, counted by its punctuation. Four times the
-    context length is always allowed, because the punctuation of texts counts too."""
+    """Maximum number of values and member names in a request body, counted by its punctuation; 64 bytes of
+    text that is not ASCII count as one. Four times the context length is always allowed, because the
+    punctuation of texts counts too."""
     max_in_flight: PositiveInt = 128
     """Maximum number of accepted requests, including those that wait. Further requests get 429 at once."""
     max_tiles_in_flight: PositiveInt = 1024

@@ -21,6 +21,8 @@ BOMBS = {
     "empty texts": b"[" + b'"",' * 250_000 + b'""]',
     "long numbers": b"[" + (b"1" * 4000 + b",") * 4000 + b"1]",
     "escapes": b'"' + b"\\n" * 3_000_000 + b'"',
+    "spread escapes": b'"' + b"\\u00e9aaaaaaaaaa" * 1_500_000 + b'"',
+    "other alphabets": b'"' + "漢".encode() * 5_000_000 + b'"',
 }
 
 
@@ -39,6 +41,7 @@ def served_bodies() -> dict[str, bytes]:
         "code": json.dumps("f(x[0], {a: b}), " * 20_000).encode(),
         "digits": json.dumps("1234567890" * 100_000).encode(),
         "escaped Chinese": json.dumps("图" * 100_000).encode(),
+        "Chinese": json.dumps("图" * 1_000_000, ensure_ascii=False).encode(),
         "token ids": json.dumps(list(range(100_000, 260_000))).encode(),
     }
 
