@@ -71,7 +71,7 @@ def main() -> int:
     folder = make_model(options.work / "model", options.tokenizer)
     sizes = Sizes(
         folder, tuple(options.streams), options.new_tokens, options.pictures,
-        many_requests=options.many,
+        many_requests=options.many, step_ms=options.step_ms,
     )  # fmt: skip
     chosen = [
         part
