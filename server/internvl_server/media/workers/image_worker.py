@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from internvl_server.concurrency.priority import give_way
 from internvl_server.core import PixelType
 from internvl_server.errors import ImageDecodeError, ImageError
 from internvl_server.media.decoding.image import DecodeLimits, decode_image, read_size
@@ -119,7 +120,7 @@ def limit_resources(max_memory_bytes: int) -> None:
     # The parent ends its workers, also when a supervisor signals the whole process group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.nice(NICENESS)
+    give_way(NICENESS)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (max_memory_bytes, max_memory_bytes))
 
