@@ -64,11 +64,11 @@ def _parsing_cost(data: _Bytes) -> int:
     """
     num_values = _count(data, b",") + 2 * (_count(data, b":") + _count(data, b"{"))
     num_values += 3 * _count(data, b"[")
-    num_digits = np.count_nonzero(data - ord(b"0") < 10)  # noqa: PLR2004  (the others wrap around)
+    num_digits = int(np.count_nonzero(data - ord(b"0") < 10))  # noqa: PLR2004  (the others wrap around)
     if num_digits < len(data) // 2:
         num_digits = 0
-    num_not_ascii = np.count_nonzero(data > _LAST_ASCII)
-    return int(num_values + _count(data, b"\\") // 5 + num_digits // 40 + num_not_ascii // 64)
+    num_not_ascii = int(np.count_nonzero(data > _LAST_ASCII))
+    return num_values + _count(data, b"\\") // 5 + num_digits // 40 + num_not_ascii // 64
 
 
 def _count(data: _Bytes, sign: bytes) -> int:
