@@ -39,6 +39,7 @@ from internvl_server.media.tiling import TILE_PX
 from internvl_server.media.video_preparer import VideoPreparer
 from internvl_server.media.workers.pool import DecodePool
 from internvl_server.media.workers.process import WorkerSpec
+from internvl_server.media.workers.supply import PoolHealth
 from internvl_server.settings import MediaSettings
 
 __all__ = ["MediaPreparer"]
@@ -96,6 +97,10 @@ class MediaPreparer:
     def resize(self) -> Literal["exact", "fast"]:
         """How images are resized; see `media.resize`."""
         return "fast" if self._pixel_format().is_fast else "exact"
+
+    def pools(self) -> dict[str, PoolHealth]:
+        """How the processes are that decode images, and those that decode videos."""
+        return {"image": self._pool.health(), "video": self._videos.health()}
 
     async def start(self) -> None:
         """Start the decode workers.

@@ -14,6 +14,7 @@ from internvl_server.media.sources.loader import RequestLoader, attach_param, ga
 from internvl_server.media.types import VIDEO
 from internvl_server.media.workers.pool import DecodePool
 from internvl_server.media.workers.process import WorkerSpec
+from internvl_server.media.workers.supply import PoolHealth
 from internvl_server.settings import MediaSettings
 
 __all__ = ["VideoPreparer"]
@@ -49,6 +50,10 @@ class VideoPreparer:
             starts_on_demand=True,
         )
         self._cached = CachedPool(self._pool, cache)
+
+    def health(self) -> PoolHealth:
+        """How the processes are."""
+        return self._pool.health()
 
     async def start(self) -> None:
         """Accept videos; processes start with the first one."""

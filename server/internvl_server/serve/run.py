@@ -20,6 +20,7 @@ import uvicorn
 from internvl_server.api.admission import GateState
 from internvl_server.api.services import Services
 from internvl_server.app import create_app
+from internvl_server.concurrency.confinement.process import forbid_looking
 from internvl_server.errors import StartupError
 from internvl_server.serve.connection import MAX_REFUSED_CONNECTIONS, Connection
 from internvl_server.settings import ServerSettings, Settings
@@ -40,6 +41,7 @@ def serve(settings: Settings) -> int:
         StartupError: The server cannot start; says why and what to change.
     """
     configure_logs(settings.log.level, settings.log.format)
+    forbid_looking()
     _allow_files(settings.limits.max_connections)
     _check_exposure(settings.server)
     failures: list[StartupError] = []

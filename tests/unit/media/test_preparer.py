@@ -250,7 +250,7 @@ class TestFailure:
         others = [encode(make_image(3000, 2000, seed=seed), "JPEG") for seed in (1, 2)]
         references = [reference(host.url()), *(reference(data_url(other)) for other in others)]
         await preparer.prepare(references[1:2])
-        before = [worker._process.pid for worker in preparer._pool._workers]
+        before = [worker._process.pid for worker in preparer._pool._supply.workers]
         for _ in range(3):
             task = asyncio.create_task(preparer.prepare(references))
             await asyncio.sleep(delay_s)
@@ -258,7 +258,7 @@ class TestFailure:
             with pytest.raises(asyncio.CancelledError):
                 await task
         assert len(await preparer.prepare(references[:2])) == 2
-        assert [worker._process.pid for worker in preparer._pool._workers] == before
+        assert [worker._process.pid for worker in preparer._pool._supply.workers] == before
         gc.collect()
 
     async def test_errors_hold_no_internals(self, preparer: MediaPreparer) -> None:

@@ -61,7 +61,7 @@ async def preparer(settings: MediaSettings) -> AsyncIterator[MediaPreparer]:
 
 
 def video_pids(preparer: MediaPreparer) -> list[int]:
-    return [worker._process.pid for worker in preparer._videos._pool._workers]
+    return [worker._process.pid for worker in preparer._videos._pool._supply.workers]
 
 
 class TestTiles:
@@ -241,7 +241,7 @@ class TestWorkers:
         bomb = asyncio.create_task(
             preparer.prepare([asked(video_url(slow_gif(), "image/gif"), num_frames=8)])
         )
-        while not any(w.is_busy for w in preparer._videos._pool._workers):
+        while not any(w.is_busy for w in preparer._videos._pool._supply.workers):
             await asyncio.sleep(0.01)
         assert len(await preparer.prepare([reference(WIDE)])) == 1
         with pytest.raises(VideoDecodeError, match="video took too long"):
@@ -254,7 +254,7 @@ class TestWorkers:
         bomb = asyncio.create_task(
             preparer.prepare([asked(video_url(slow_gif(), "image/gif"), num_frames=8)])
         )
-        while not any(w.is_busy for w in preparer._videos._pool._workers):
+        while not any(w.is_busy for w in preparer._videos._pool._supply.workers):
             await asyncio.sleep(0.01)
         os.kill(video_pids(preparer)[0], signal.SIGSEGV)
         with pytest.raises(VideoDecodeError, match="could not be decoded") as error:
@@ -266,7 +266,7 @@ class TestWorkers:
         """A worker gets no more address space than its limits need, whatever a file requests."""
         preparer = await started(settings, max_image_pixels=10_000)
         await preparer.prepare([asked()])
-        [worker] = preparer._videos._pool._workers
+        [worker] = preparer._videos._pool._supply.workers
         limits = Path(f"/proc/{worker._process.pid}/limits").read_text()
         assert str(worker._spec.max_memory_bytes) in limits
         with pytest.raises(VideoTooLargeError, match="max_image_pixels"):
@@ -291,7 +291,7 @@ class TestWorkers:
         padding = 20 << 20
         padded = GOOD + struct.pack(">I", padding) + b"free" + bytes(padding - 8)
         await preparer.prepare([asked(video_url(padded))])
-        [worker] = preparer._videos._pool._workers
+        [worker] = preparer._videos._pool._supply.workers
         status = Path(f"/proc/{worker._process.pid}/status").read_text()
         [shared] = [int(line.split()[1]) for line in status.splitlines() if "RssShmem" in line]
         assert shared < 16 << 10

@@ -36,7 +36,15 @@ from internvl_server.media.decoding.png import SIGNATURE, PngFile
 if TYPE_CHECKING:
     from internvl_server.media.decoding.heic import HeicImage
 
-__all__ = ["FORMATS", "DecodeLimits", "VideoLimits", "decode_image", "read_size", "size_problem"]
+__all__ = [
+    "FORMATS",
+    "DecodeLimits",
+    "VideoLimits",
+    "decode_image",
+    "is_heic",
+    "read_size",
+    "size_problem",
+]
 
 PLUGINS = (  # imported to register
     AvifImagePlugin,
@@ -101,7 +109,7 @@ def decode_image(data: bytes, limits: DecodeLimits) -> Image.Image:
             than the limits allow.
         ImageDecodeError: The format is not supported, or the file is truncated or corrupt.
     """
-    if _is_heic(data):
+    if is_heic(data):
         with _as_image_errors(data, limits):
             return _open_heic(data, limits).decode(limits.max_pixels)
     if data.startswith(SIGNATURE):
@@ -114,7 +122,7 @@ def decode_image(data: bytes, limits: DecodeLimits) -> Image.Image:
 
 def read_size(data: bytes, limits: DecodeLimits) -> tuple[int, int]:
     """Width and height of the upright image, from its header. Raises the errors of `decode_image`."""
-    if _is_heic(data):
+    if is_heic(data):
         with _as_image_errors(data, limits):
             return _open_heic(data, limits).size
     if data.startswith(SIGNATURE):
@@ -124,7 +132,8 @@ def read_size(data: bytes, limits: DecodeLimits) -> tuple[int, int]:
         return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
 
 
-def _is_heic(data: bytes) -> bool:
+def is_heic(data: bytes) -> bool:
+    """Whether the file says that it is a HEIC image, whose decoder is FFmpeg."""
     brands = data[8 : min(int.from_bytes(data[:4]), 512)]
     return data[4:8] == b"ftyp" and any(brand in brands for brand in HEIC_BRANDS)
 

@@ -1,8 +1,8 @@
 """The program of an image worker: reads jobs from its pipe, decodes and tiles, until the pipe closes.
 
 `process.py` runs it with `python -m`; it imports only decoding and tiling. The parent does not trust it,
-because a crafted image may have taken it over: it inherits no environment and no sockets, and the parent
-validates its answers. It is not a sandbox: the process runs as the same user and may use the network.
+because a crafted image may have taken it over: it inherits no environment and no sockets, it is confined
+before it gets an image (`concurrency/confinement/process.py`), and the parent validates its answers.
 """
 
 import ctypes
@@ -11,31 +11,38 @@ import math
 import mmap
 import os
 import resource
-import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cache, partial
+from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
+from internvl_server.concurrency.confinement.process import confine, limit_time, protect
 from internvl_server.concurrency.priority import give_way
 from internvl_server.core import PixelType
 from internvl_server.errors import ImageDecodeError, ImageError
-from internvl_server.media.decoding.image import DecodeLimits, decode_image, read_size
+from internvl_server.media.decoding.image import DecodeLimits, decode_image, is_heic, read_size
 from internvl_server.media.pixels.tiler import PixelFormat, Tiler
 from internvl_server.media.sources.data_url import decode_base64
 from internvl_server.media.tiling import count_tiles, select_grid
 from internvl_server.media.types import IMAGE, MediaType
 
-__all__ = ["Worker", "WorkerMemory", "main", "serve"]
+__all__ = ["Worker", "WorkerMemory", "import_all", "main", "serve"]
 
 NICENESS = 5
 # Memory of larger images is returned to the system after the job; that of smaller ones serves the next.
 KEPT_PIXELS = 8_000_000
+# What libraries import only when an image needs it, which a confined worker cannot do any more.
+IMPORTED_LATE = (
+    *(f"PIL.{name}" for name in ("ImageCms", "ImageColor", "ImageOps", "ImagePalette")),
+    *("PIL.MpoImagePlugin", "cykooz_resizer"),
+)
+HEIC_DECODER = "internvl_server.media.decoding.heic"
 
 
 class Worker(Protocol):
@@ -86,6 +93,9 @@ class ImageWorker:
         self._memory = memory
         self._tile_px = config["tile_px"]
         self._limits = DecodeLimits(**config["limits"])
+        self._has_ffmpeg = config["has_ffmpeg"]
+        Image.preinit()
+        import_all((*IMPORTED_LATE, HEIC_DECODER) if self._has_ffmpeg else IMPORTED_LATE)
 
     def answer(self, job: dict[str, Any]) -> dict[str, Any]:
         """Run one job; an error about the image is an answer, too."""
@@ -101,6 +111,8 @@ class ImageWorker:
 
     def _prepare(self, job: dict[str, Any]) -> dict[str, Any]:
         data = self._memory.read(job, IMAGE)
+        if is_heic(data) and not self._has_ffmpeg:
+            return {"needs_ffmpeg": True}
         if job["max_tiles"] is None:
             return {"size": read_size(data, self._limits)}
         image = decode_image(data, self._limits)
@@ -109,20 +121,17 @@ class ImageWorker:
         return {"size": image.size, "grid": grid}
 
 
+def import_all(modules: Iterable[str]) -> None:
+    """Import what will be needed. What is optional may be missing."""
+    for module in modules:
+        with suppress(ImportError):
+            import_module(module)
+
+
 def _free_unused() -> None:
     """Return the memory of freed images to the system, if the C library is glibc."""
     with suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def limit_resources(max_memory_bytes: int) -> None:
-    """Ignore signals, lower the priority and limit the memory of this process."""
-    # The parent ends its workers, also when a supervisor signals the whole process group.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    give_way(NICENESS)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (max_memory_bytes, max_memory_bytes))
 
 
 def serve(
@@ -132,20 +141,25 @@ def serve(
 
     Args:
         config: Written by `WorkerProcess`; has the two file descriptors.
-        new_worker: Makes the object that answers the jobs.
+        new_worker: Makes the object that answers the jobs, and imports all that it will need.
     """
-    limit_resources(config["max_memory_bytes"])
+    protect()
+    give_way(NICENESS)
+    resource.setrlimit(resource.RLIMIT_AS, (config["max_memory_bytes"],) * 2)
     memory = mmap.mmap(config["memory_fd"], config["memory_bytes"])
     os.close(config["memory_fd"])
     worker = new_worker(WorkerMemory(memory, config), config)
     with Connection(config["pipe_fd"]) as pipe:
-        pipe.send_bytes(b"{}")
+        pipe.send_bytes(json.dumps({"unfiltered": confine(pipe.recv_bytes())}).encode())
         while True:
             try:
                 job = json.loads(pipe.recv_bytes())
             except EOFError:
                 return
-            pipe.send_bytes(json.dumps(worker.answer(job)).encode())
+            limit_time(job["cpu_s"])
+            answer = worker.answer(job)
+            limit_time(0)
+            pipe.send_bytes(json.dumps(answer).encode())
 
 
 def main(config: dict[str, Any]) -> None:

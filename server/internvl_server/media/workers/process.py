@@ -8,6 +8,7 @@ import json
 import mmap
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,20 +18,29 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from internvl_server.concurrency.confinement.rules import rules_for
 from internvl_server.concurrency.programs import import_environment
 from internvl_server.core import PixelType, PixelValues
-from internvl_server.errors import InvalidRequestError
 from internvl_server.media.decoding.image import DecodeLimits
 from internvl_server.media.encoded import EncodedMedia
 from internvl_server.media.sources.data_url import max_text_chars
-from internvl_server.media.tiling import count_tiles
 from internvl_server.media.types import IMAGE, MediaType
+from internvl_server.media.workers.answers import (
+    JobLimitError,
+    NoFFmpegError,
+    WorkerLostError,
+    as_lost,
+    error_of,
+)
 from internvl_server.media.workers.buffers import Buffers
 
-__all__ = ["Result", "WorkerProcess", "WorkerSpec", "count_grid", "read_pair"]
+__all__ = ["Result", "WorkerProcess", "WorkerSpec"]
 
 START_TIMEOUT_S = 60.0
 MAX_ANSWER_BYTES = 4096
+# The share of a job's time that may be processor time. What takes longer is the fault of the image; what does
+# not end in time without it, that of the machine.
+CPU_SHARE = 0.5
 # Variables of Pillow and of the C library: memory of one image serves the next, because the first write to a
 # fresh page is expensive.
 KEEP_MEMORY = {
@@ -38,6 +48,8 @@ KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
 }
+# How long the pipe of a process is closed before the process has ended, at most.
+_DEATH_S = 0.2
 # After a job with a larger input, its memory is returned to the system.
 KEPT_INPUT_BYTES = 16 << 20
 
@@ -96,11 +108,14 @@ class WorkerProcess:
     Args:
         spec: How it is started.
         buffers: Memory for its results.
+        has_ffmpeg: Whether it can decode HEIC, or is a worker for videos.
     """
 
-    def __init__(self, spec: WorkerSpec, buffers: Buffers) -> None:
+    def __init__(self, spec: WorkerSpec, buffers: Buffers, *, has_ffmpeg: bool) -> None:
         self._spec = spec
         self._buffers = buffers
+        self._has_ffmpeg = has_ffmpeg
+        self.unfiltered = ""
         self.is_busy = True
         self._pipe, child_pipe = multiprocessing.Pipe()
         memory_fd = os.memfd_create("tiles")
@@ -122,6 +137,7 @@ class WorkerProcess:
             "max_memory_bytes": spec.max_memory_bytes,
             "max_input_bytes": spec.max_input_bytes,
             "tile_px": spec.tile_px,
+            "has_ffmpeg": self._has_ffmpeg,
             "limits": asdict(spec.limits),
         }
         return subprocess.Popen(  # noqa: S603 - our own interpreter and our own module
@@ -135,8 +151,16 @@ class WorkerProcess:
         )
 
     def wait_ready(self) -> None:
-        """Wait until the process has imported what it needs."""
-        self._receive(START_TIMEOUT_S)
+        """Wait until the process has imported what it needs, and is confined.
+
+        Afterwards, `unfiltered` says why its system calls are not filtered, if they are not.
+
+        Raises:
+            TimeoutError, WorkerLostError: It does not start.
+        """
+        with as_lost():
+            self._pipe.send_bytes(rules_for(has_threads=self._has_ffmpeg))  # FFmpeg's own threads
+            self.unfiltered = str(self._receive(START_TIMEOUT_S)["unfiltered"])
         self.is_busy = False
 
     def is_alive(self) -> bool:
@@ -174,10 +198,31 @@ class WorkerProcess:
 
         Raises:
             ImageError, VideoError: The worker reports that the image or video cannot be used.
-            TimeoutError: The worker did not answer in time.
-            OSError, EOFError, ValueError, LookupError, TypeError: The worker died or its answer is invalid.
+            JobLimitError: It took too long.
+            NoFFmpegError: It is a HEIC image, and the worker was started without FFmpeg.
+            TimeoutError: The worker did not answer in time, although it had not computed for long.
+            WorkerLostError: The worker died, or its answer is invalid.
         """
         self.is_busy = True
+        try:
+            with as_lost():
+                answer, pixels = self._run(
+                    media, job | {"cpu_s": CPU_SHARE * timeout_s}, count, timeout_s
+                )
+        except WorkerLostError:
+            if self._ended_by() == -signal.SIGPROF:
+                raise JobLimitError from None
+            raise
+        self.is_busy = False
+        return answer, pixels
+
+    def _run(
+        self,
+        media: EncodedMedia,
+        job: dict[str, Any],
+        count: Callable[[dict[str, Any]], int],
+        timeout_s: float,
+    ) -> Result:
         data = media.data
         self._memory[: len(data)] = data
         job |= {"num_bytes": len(data), "is_base64": media.is_base64}
@@ -185,17 +230,23 @@ class WorkerProcess:
         answer = self._receive(timeout_s)
         if len(data) > KEPT_INPUT_BYTES:
             self._memory.madvise(mmap.MADV_REMOVE, 0, self._spec.output_offset)
+        if "needs_ffmpeg" in answer and not self._has_ffmpeg:
+            raise NoFFmpegError
         if "error" in answer:
-            error = _error(self._spec.kind, answer)
+            error = error_of(self._spec.kind, answer)
             self.is_busy = False
             try:
                 raise error
             finally:
                 del error  # it refers to this frame, which has the file
         num_tiles = count(answer)
-        pixels = self._copy_tiles(num_tiles, job["pixel_type"]) if num_tiles else None
-        self.is_busy = False
-        return answer, pixels
+        return answer, self._copy_tiles(num_tiles, job["pixel_type"]) if num_tiles else None
+
+    def _ended_by(self) -> int | None:
+        """The exit status of the process, which is dying; None if it does not end."""
+        with suppress(subprocess.TimeoutExpired):
+            return self._process.wait(_DEATH_S)
+        return None
 
     def _receive(self, timeout_s: float) -> dict[str, Any]:
         if not self._pipe.poll(timeout_s):
@@ -214,35 +265,3 @@ class WorkerProcess:
         return self._buffers.copy(
             np.ndarray(shape, pixel_type.storage, self._memory, spec.output_offset)
         )
-
-
-def _error(kind: MediaType, answer: dict[str, Any]) -> InvalidRequestError:
-    """Rebuild the error a worker reported; only three classes are accepted."""
-    errors = {
-        cls.__name__: cls for cls in (kind.decode_error, kind.too_large_error, kind.url_error)
-    }
-    return errors[answer["error"]](str(answer["message"]))
-
-
-def count_grid(answer: dict[str, Any], max_tiles: int) -> int:
-    """The number of tiles of the grid in an answer, thumbnail included.
-
-    Raises:
-        LookupError, TypeError, ValueError: The grid is missing, invalid or larger than `max_tiles`.
-    """
-    grid = read_pair(answer["grid"])
-    if not 1 <= grid[0] * grid[1] <= max_tiles:
-        raise ValueError
-    return count_tiles(grid)
-
-
-def read_pair(value: Any) -> tuple[int, int]:  # noqa: ANN401 - JSON of a process that is not trusted
-    """Validate a pair of positive integers.
-
-    Raises:
-        TypeError, ValueError: The value is something else.
-    """
-    first, second = value
-    if not (type(first) is type(second) is int and first > 0 and second > 0):
-        raise ValueError
-    return first, second

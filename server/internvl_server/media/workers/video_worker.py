@@ -12,9 +12,12 @@ from internvl_server.errors import VideoDecodeError, VideoError
 from internvl_server.media.decoding.image import VideoLimits
 from internvl_server.media.decoding.video import decode_frames
 from internvl_server.media.types import VIDEO
-from internvl_server.media.workers.image_worker import WorkerMemory, serve
+from internvl_server.media.workers.image_worker import WorkerMemory, import_all, serve
 
 __all__ = ["main"]
+
+# What PyAV imports only when a video needs it, which a confined worker cannot do any more.
+IMPORTED_LATE = ("av.subtitles.codeccontext", "av.subtitles.stream")
 
 
 class VideoWorker:
@@ -23,6 +26,7 @@ class VideoWorker:
     def __init__(self, memory: WorkerMemory, config: dict[str, Any]) -> None:
         self._memory = memory
         self._limits = VideoLimits(**config["limits"])
+        import_all(IMPORTED_LATE)
 
     def answer(self, job: dict[str, Any]) -> dict[str, Any]:
         """Run one job; an error about the video is an answer, too."""
