@@ -5,26 +5,33 @@ A thread that computes natively, or matches a regular expression, cannot be stop
 
 import asyncio
 import json
+import logging
 import os
 import resource
-import signal
 import sys
 import traceback
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
+from internvl_server.concurrency.confinement.process import confine, limit_time, protect
+from internvl_server.concurrency.confinement.rules import rules_for
 from internvl_server.concurrency.programs import import_environment
 from internvl_server.errors import EngineError, EngineOverloadedError, EngineUnavailableError
 
 __all__ = ["JobLimitError", "JobProcesses", "serve_jobs"]
+
+_log = logging.getLogger(__name__)
 
 _START_S = 60.0
 _MAX_ANSWER_BYTES = 64 << 20
 # A job that waits instead of computing is ended after this many times its limit.
 _WALL_FACTOR = 4
 _FAULT = "fault"
+# What the standard library imports only in special cases, which a confined process cannot do any more.
+_IMPORTED_LATE = ("_strptime", "unicodedata")
 
 
 class JobLimitError(ValueError):
@@ -34,8 +41,8 @@ class JobLimitError(ValueError):
 class JobProcesses:
     """Runs jobs in a few processes, each started by the first job that finds the others busy.
 
-    A process inherits neither the environment nor open files. It ends itself when a job exceeds the limits,
-    and the next job starts another.
+    A process inherits neither the environment nor open files, and is confined before its first job. It ends
+    itself when a job exceeds the limits, and the next job starts another.
 
     Args:
         program: Name of the module that is run; it calls `serve_jobs`.
@@ -58,6 +65,7 @@ class JobProcesses:
         self._limit_s = limit_s
         self._wait_s = wait_s
         self._max_bytes = max_bytes
+        self._rules = rules_for(has_threads=True)  # native compilers have some
         self._slots = asyncio.Semaphore(num_processes)
         self._idle: list[Process] = []
         self._all: set[Process] = set()
@@ -135,9 +143,11 @@ class JobProcesses:
             limit=_MAX_ANSWER_BYTES,
         )
         self._all.add(process)
+        assert process.stdin is not None
         assert process.stdout is not None
         try:
             async with asyncio.timeout(_START_S):
+                process.stdin.write(self._rules + b"\n")
                 ready = await process.stdout.readline()
         except BaseException:
             await self._end(process)
@@ -146,6 +156,8 @@ class JobProcesses:
             await self._end(process)
             self._check_open()
             raise EngineError(f"The program {self._program} does not start.")
+        if unfiltered := json.loads(ready)["unfiltered"]:
+            _log.warning("the system calls of %s are not filtered: %s", self._program, unfiltered)
         return process
 
     async def _end(self, process: Process) -> None:
@@ -166,30 +178,32 @@ async def _ask(process: Process, job: object) -> dict[str, Any]:
     return answer
 
 
-def serve_jobs(answer: Callable[[Any], Mapping[str, Any]]) -> None:
+def serve_jobs(answer: Callable[[Any], Mapping[str, Any]], *samples: object) -> None:
     """Answer jobs until the parent closes the pipe: the main function of the child process.
 
     Args:
         answer: Answers one job with an object of JSON data.
+        samples: Jobs that are done first, so that everything is imported before the process is confined.
     """
     limit_s, max_bytes = float(sys.argv[1]), int(sys.argv[2])
-    # The parent ends its processes, also when a supervisor signals the whole process group.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    protect()
     resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))
+    for module in _IMPORTED_LATE:
+        import_module(module)
+    for sample in samples:
+        answer(sample)
     with os.fdopen(os.dup(0), "rb") as jobs, os.fdopen(os.dup(1), "wb") as answers:
         nothing = os.open(os.devnull, os.O_RDWR)  # libraries may print
         os.dup2(nothing, 0)
         os.dup2(nothing, 1)
-        answers.write(b"{}\n")
+        os.close(nothing)
+        answers.write(json.dumps({"unfiltered": confine(jobs.readline())}).encode() + b"\n")
         answers.flush()
         for line in jobs:
             job = json.loads(line)
-            # The default action of SIGPROF ends the process, native code included.
-            signal.setitimer(signal.ITIMER_PROF, limit_s)
+            limit_time(limit_s)
             written = json.dumps(_answered(answer, job)).encode()
-            signal.setitimer(signal.ITIMER_PROF, 0)
+            limit_time(0)
             answers.write(written + b"\n")
             answers.flush()
 

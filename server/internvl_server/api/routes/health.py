@@ -26,10 +26,14 @@ async def health(services: ServicesDep) -> JSONResponse:
 @router.get("/ready")
 @router.head("/ready", include_in_schema=False)
 async def ready(services: ServicesDep) -> JSONResponse:
-    """Report whether requests can be served: 503 while loading, draining, or when the engine stalls."""
+    """Report whether requests can be served: 503 while loading, draining, when the engine stalls, or when no
+    process can be started that decodes images.
+    """
     if services.gate.state is not GateState.OPEN:
         return error_response(EngineUnavailableError("The server is shutting down."))
     engine = services.engine.health()
     if not engine.is_ready:
         return error_response(EngineUnavailableError(engine.reason))
+    if problem := next(filter(None, (pool.problem for pool in services.media.pools().values())), ""):
+        return error_response(EngineUnavailableError(problem))
     return JSONResponse({"status": "ready"})

@@ -78,4 +78,4 @@ def _answer(job: Sequence[Any]) -> Mapping[str, Any]:
 
 if __name__ == "__main__":
     sys.set_int_max_str_digits(0)  # the process bounds the time that reading them takes
-    serve_jobs(_answer)
+    serve_jobs(_answer, ["{}", {"type": "object", "properties": {"a": {"format": "date-time"}}}])

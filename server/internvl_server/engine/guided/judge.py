@@ -18,7 +18,7 @@ from internvl_server.engine.guided.compiler import Judgement
 from internvl_server.engine.guided.grammars import grammar_of
 from internvl_server.engine.guided.matcher import GrammarVocabulary
 from internvl_server.engine.guided.schemas import tidied
-from internvl_server.engine.guided.serialization import constraint_from_json
+from internvl_server.engine.guided.serialization import constraint_from_json, constraint_to_json
 
 __all__ = ["judge"]
 
@@ -95,4 +95,4 @@ def _answer(job: Sequence[Any]) -> Mapping[str, Any]:
 
 
 if __name__ == "__main__":
-    serve_jobs(_answer)
+    serve_jobs(_answer, [constraint_to_json(JsonSchema({"type": "object"}))])

@@ -15,9 +15,9 @@ from typing import Any
 import xgrammar
 
 from internvl_server.concurrency.jobs import serve_jobs
-from internvl_server.core import Constraint
+from internvl_server.core import Constraint, JsonSchema
 from internvl_server.engine.guided.compiler import Judgement, UnsupportedConstraintError
-from internvl_server.engine.guided.serialization import constraint_from_json
+from internvl_server.engine.guided.serialization import constraint_from_json, constraint_to_json
 from internvl_server.engine.turbomind.guided.ebnf import reason_of
 from internvl_server.engine.turbomind.guided.tags import TagWriter
 
@@ -77,4 +77,4 @@ def _answer(job: Sequence[Any]) -> Mapping[str, Any]:
 
 
 if __name__ == "__main__":
-    serve_jobs(_answer)
+    serve_jobs(_answer, [constraint_to_json(JsonSchema({"type": "object"})), "check"])
