@@ -236,8 +236,11 @@ class TestWorkers:
         await preparer.prepare([asked()])
         assert len(video_pids(preparer)) == 1
 
-    async def test_bomb_times_out_and_affects_no_image(self, settings: MediaSettings) -> None:
-        preparer = await started(settings, video_timeout_s=2.0)
+    async def test_bomb_times_out_and_affects_no_image(
+        self, settings: MediaSettings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(worker_process, "CPU_SHARE", 0.05)
+        preparer = await started(settings, video_timeout_s=20.0)
         bomb = asyncio.create_task(
             preparer.prepare([asked(video_url(slow_gif(), "image/gif"), num_frames=8)])
         )
@@ -249,18 +252,18 @@ class TestWorkers:
         assert len(await preparer.prepare([asked()])) == 4
         await preparer.close()
 
-    async def test_death_fails_one_video(self, preparer: MediaPreparer) -> None:
+    async def test_a_video_whose_worker_dies_is_decoded_by_another(
+        self, preparer: MediaPreparer
+    ) -> None:
         await preparer.prepare([asked()])
-        bomb = asyncio.create_task(
-            preparer.prepare([asked(video_url(slow_gif(), "image/gif"), num_frames=8)])
-        )
+        [pid] = video_pids(preparer)
+        os.kill(pid, signal.SIGSTOP)
+        other = asyncio.create_task(preparer.prepare([asked(num_frames=6)]))
         while not any(w.is_busy for w in preparer._videos._pool._supply.workers):
             await asyncio.sleep(0.01)
-        os.kill(video_pids(preparer)[0], signal.SIGSEGV)
-        with pytest.raises(VideoDecodeError, match="could not be decoded") as error:
-            await bomb
-        assert error.value.param == PARAM
-        assert len(await preparer.prepare([asked()])) == 4
+        os.kill(pid, signal.SIGKILL)
+        assert len(await other) == 6
+        assert video_pids(preparer) != [pid]
 
     async def test_memory_is_bounded(self, settings: MediaSettings) -> None:
         """A worker gets no more address space than its limits need, whatever a file requests."""
@@ -276,7 +279,7 @@ class TestWorkers:
     async def test_out_of_memory_is_an_answer(
         self, settings: MediaSettings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        small = property(lambda spec: 330 << 20)
+        small = property(lambda spec: 430 << 20)
         big = asked(video_url(video(size=(4096, 4096), num_frames=2)))
         preparer = await started(settings)
         assert len(await preparer.prepare([big])) == 4
@@ -302,7 +305,7 @@ class TestWorkers:
     ) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "executable", "/bin/false")
-            with pytest.raises(VideoDecodeError):
+            with pytest.raises(EngineUnavailableError, match="do not start"):
                 await preparer.prepare([asked()])
         assert len(await preparer.prepare([asked()])) == 4
 

@@ -26,14 +26,17 @@ async def health(services: ServicesDep) -> JSONResponse:
 @router.get("/ready")
 @router.head("/ready", include_in_schema=False)
 async def ready(services: ServicesDep) -> JSONResponse:
-    """Report whether requests can be served: 503 while loading, draining, when the engine stalls, or when no
-    process can be started that decodes images.
+    """Report whether requests can be served.
+
+    503 while loading, draining, when the engine stalls, or when processes that decode images do not start.
     """
     if services.gate.state is not GateState.OPEN:
         return error_response(EngineUnavailableError("The server is shutting down."))
     engine = services.engine.health()
     if not engine.is_ready:
         return error_response(EngineUnavailableError(engine.reason))
-    if problem := next(filter(None, (pool.problem for pool in services.media.pools().values())), ""):
+    if problem := next(
+        filter(None, (pool.problem for pool in services.media.pools().values())), ""
+    ):
         return error_response(EngineUnavailableError(problem))
     return JSONResponse({"status": "ready"})
