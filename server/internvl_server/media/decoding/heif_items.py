@@ -7,10 +7,18 @@ need is read. All numbers come from an unknown sender; malformed data raises an 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-__all__ = ["Grid", "HeifItem", "HeifItems"]
+__all__ = ["Grid", "HeifItem", "HeifItems", "is_heic"]
+
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis")
 
 _MAX_BOXES = 20_000
 _IN_IDAT = 1
+
+
+def is_heic(data: bytes) -> bool:
+    """Whether a file says that it is a HEIC image."""
+    brands = data[8 : min(int.from_bytes(data[:4]), 512)]
+    return data[4:8] == b"ftyp" and any(brand in brands for brand in _HEIC_BRANDS)
 
 
 @dataclass(slots=True)

@@ -31,20 +31,13 @@ from PIL import (
 from internvl_server.core import begins_like_video
 from internvl_server.errors import ImageDecodeError, ImageError, ImageTooLargeError
 from internvl_server.media.decoding import jpeg
+from internvl_server.media.decoding.heif_items import is_heic
 from internvl_server.media.decoding.png import SIGNATURE, PngFile
 
 if TYPE_CHECKING:
     from internvl_server.media.decoding.heic import HeicImage
 
-__all__ = [
-    "FORMATS",
-    "DecodeLimits",
-    "VideoLimits",
-    "decode_image",
-    "is_heic",
-    "read_size",
-    "size_problem",
-]
+__all__ = ["FORMATS", "DecodeLimits", "VideoLimits", "decode_image", "read_size", "size_problem"]
 
 PLUGINS = (  # imported to register
     AvifImagePlugin,
@@ -70,7 +63,6 @@ TIFF_COMPRESSIONS = frozenset(
         "jpeg",
     }
 )
-HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis")
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # a worker has one core
 
 _TRANSPOSE = {
@@ -130,12 +122,6 @@ def read_size(data: bytes, limits: DecodeLimits) -> tuple[int, int]:
     with _opened(data, limits) as image:
         width, height = image.size
         return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
-
-
-def is_heic(data: bytes) -> bool:
-    """Whether the file says that it is a HEIC image, whose decoder is FFmpeg."""
-    brands = data[8 : min(int.from_bytes(data[:4]), 512)]
-    return data[4:8] == b"ftyp" and any(brand in brands for brand in HEIC_BRANDS)
 
 
 def _open_heic(data: bytes, limits: DecodeLimits) -> "HeicImage":

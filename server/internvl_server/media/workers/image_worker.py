@@ -26,7 +26,8 @@ from internvl_server.concurrency.confinement.process import confine, limit_time,
 from internvl_server.concurrency.priority import give_way
 from internvl_server.core import PixelType
 from internvl_server.errors import ImageDecodeError, ImageError
-from internvl_server.media.decoding.image import DecodeLimits, decode_image, is_heic, read_size
+from internvl_server.media.decoding.heif_items import is_heic
+from internvl_server.media.decoding.image import DecodeLimits, decode_image, read_size
 from internvl_server.media.pixels.tiler import PixelFormat, Tiler
 from internvl_server.media.sources.data_url import decode_base64
 from internvl_server.media.tiling import count_tiles, select_grid
