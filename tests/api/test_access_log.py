@@ -113,6 +113,15 @@ def test_refusals_are_logged(server: LiveServer, lines: Lines) -> None:
     assert len(paths[3]) < 1000
 
 
+def test_a_line_of_text_begins_with_the_request_and_its_status(
+    server: LiveServer, lines: Lines, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.get("/v1/models", headers=HEADERS)
+    lines(1)
+    text = next(r.message for r in caplog.records if r.name == "server.access")
+    assert re.fullmatch(r"GET /v1/models 200 ok client=alice ms=\d+", text)
+
+
 def test_probes_are_not_logged(server: LiveServer, lines: Lines) -> None:
     server.get("/health")
     server.get("/v1/models", headers=HEADERS)

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -47,8 +48,15 @@ def log_access(scope: Scope, status: int, *, started: float, is_whole: bool) -> 
         fields["first_ms"] = _ms(state["first_event_at"] - started)
     fields["ms"] = _ms(time.monotonic() - started)
     level = logging.DEBUG if scope["path"] in _QUIET_PATHS else logging.INFO
-    text = " ".join(f"{name}={value}" for name, value in fields.items())
-    _log.log(level, "%s", text, extra={"members": fields})
+    _log.log(level, "%s", _text(fields), extra={"members": fields})
+
+
+def _text(fields: Mapping[str, Any]) -> str:
+    """`POST /v1/chat/completions 200 ok client=… ms=…`."""
+    plain = ("method", "path", "status", "outcome")
+    return " ".join(
+        f"{value}" if name in plain else f"{name}={value}" for name, value in fields.items()
+    )
 
 
 def _outcome(status: int, *, has_failed: bool) -> str:
