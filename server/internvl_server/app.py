@@ -49,6 +49,9 @@ __all__ = ["create_app"]
 
 _log = logging.getLogger(__name__)
 
+# How often the engine is asked whether it has stalled.
+_WATCH_S = 0.5
+
 
 def create_app(
     settings: Settings,
@@ -202,10 +205,18 @@ def _lifespan(
             # In the background, so that the socket opens at once and /health answers while weights load.
             starting = asyncio.create_task(_start(services.engine, media, on_fatal, on_ready))
             running.callback(starting.cancel)
+            watching = asyncio.create_task(_end_stalled(services))
+            running.callback(watching.cancel)
             yield
             services.gate.state = GateState.DRAINING
 
     return lifespan
+
+
+async def _end_stalled(services: Services) -> None:
+    while True:
+        await asyncio.sleep(_WATCH_S)
+        services.pipeline.end_stalled(services.settings.engine.stall_timeout_s)
 
 
 async def _start(

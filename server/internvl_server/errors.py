@@ -28,7 +28,8 @@ ServerError
 ├── MethodNotAllowedError
 ├── RequestTimeoutError              the client did not send its request in time
 ├── EngineOverloadedError            no capacity now; not executed, safe to retry
-├── EngineUnavailableError           starting, draining or down; not executed
+├── EngineUnavailableError           starting or down; not executed
+│   └── ShuttingDownError            the process ends; not executed, or not to its end
 ├── EngineError                      the engine failed while working
 └── StartupError                     settings or checkpoint cannot be served
 
@@ -64,6 +65,7 @@ __all__ = [
     "RequestTooLargeError",
     "RouteNotFoundError",
     "ServerError",
+    "ShuttingDownError",
     "StartupError",
     "UnsupportedMediaTypeError",
     "UnsupportedParameterError",
@@ -248,7 +250,14 @@ class EngineOverloadedError(ServerError):
 
 
 class EngineUnavailableError(ServerError):
-    """The engine is starting, draining or down. The request was not executed."""
+    """The engine is starting or down. The request was not executed."""
+
+
+class ShuttingDownError(EngineUnavailableError):
+    """The server is being stopped: it takes no new requests, or ends one that has taken too long."""
+
+    def __init__(self) -> None:
+        super().__init__("The server is shutting down. Try another replica.")
 
 
 class EngineError(ServerError):

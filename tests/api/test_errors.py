@@ -146,8 +146,8 @@ def test_more_than_the_limit_is_refused_at_once(start_server: Callable[..., Live
 def test_a_draining_server_says_so(start_server: Callable[..., LiveServer]) -> None:
     server = start_server()
     server.gate.state = GateState.DRAINING
-    assert_envelope(server.get("/ready"), 503, "engine_unavailable")
-    assert_envelope(server.post(HELLO), 503, "engine_unavailable")
+    assert_envelope(server.get("/ready"), 503, "server_shutting_down")
+    assert_envelope(server.post(HELLO), 503, "server_shutting_down")
     assert server.get("/health").status_code == 200
 
 
@@ -158,9 +158,14 @@ def test_request_ids_are_echoed_only_when_harmless(echo_server: LiveServer) -> N
         assert get("/health", headers={"x-request-id": bad}).headers["x-request-id"] != bad
 
 
-def test_an_engine_failure_is_a_500(start_server: Callable[..., LiveServer]) -> None:
+def test_an_engine_failure_is_a_503_that_advises_no_retry(
+    start_server: Callable[..., LiveServer],
+) -> None:
     server = start_server(engine={"echo": {"fail_after_tokens": 2}})
-    assert_envelope(server.post(HELLO), 500, "engine_error")
+    response = server.post(HELLO)
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_error")
+    assert response.headers["x-should-retry"] == "false"
+    assert "retry-after" not in response.headers
     assert server.gate.num_in_flight == 0
 
 

@@ -1,4 +1,4 @@
-"""The server as a process: the command line, signals, draining, refusing to start."""
+"""The server as a process: the command line, and refusing to start."""
 
 import ctypes
 import json
@@ -61,29 +61,6 @@ def serving(
     finally:
         process.kill()
         process.communicate()
-
-
-@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_server_finishes_what_runs(tiny_checkpoint: Path, sign: signal.Signals) -> None:
-    with serving(tiny_checkpoint, "--set", "engine.echo.token_delay_s=0.05") as (process, url):
-        body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "stream": True}
-        with httpx2.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as answer:
-            lines = answer.iter_lines()
-            next(lines)
-            process.send_signal(sign)
-            rest = list(lines)
-        assert "data: [DONE]" in rest
-        assert process.wait(timeout=30) == 0
-
-
-def test_a_leaving_server_serves_on_until_balancers_have_noticed(tiny_checkpoint: Path) -> None:
-    with serving(tiny_checkpoint, "--set", "server.pre_drain_s=1") as (process, url):
-        process.send_signal(signal.SIGTERM)
-        body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
-        answers = [httpx2.post(f"{url}/v1/chat/completions", json=body) for _ in range(3)]
-        assert httpx2.get(f"{url}/ready").status_code == 503
-        assert [answer.status_code for answer in answers] == [200] * 3
-        assert process.wait(timeout=30) == 0
 
 
 @pytest.mark.parametrize(

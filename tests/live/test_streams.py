@@ -188,3 +188,13 @@ def test_many_streams_at_once_are_all_whole(start_server: Callable[..., LiveServ
     asyncio.run(everyone())
     assert server.engine.num_finished == 24
     wait_until(lambda: is_idle(server))
+
+
+def test_an_engine_that_stalls_ends_its_requests(start_server: Callable[..., LiveServer]) -> None:
+    server = start_server(engine={"stall_timeout_s": 0.3, "echo": {"hang_after_tokens": 2}})
+    *_, last = events(server)
+    assert json.loads(last[6:])["error"]["code"] == "engine_stalled"
+    whole = server.post(HELLO)
+    assert (whole.status_code, whole.json()["error"]["code"]) == (503, "engine_stalled")
+    wait_until(lambda: is_idle(server))
+    assert server.engine.num_aborted == 2

@@ -7,41 +7,61 @@ from typing import Any, cast
 import pytest
 import uvicorn
 from internvl_server.api.admission import AdmissionGate, GateState
-from internvl_server.serve.run import DrainingServer
+from internvl_server.engine.health import health_of
+from internvl_server.serve.draining import DrainingServer
 from internvl_server.settings import ServerSettings, Settings
 
 
-@pytest.fixture
-def gate() -> AdmissionGate:
-    return AdmissionGate(1)
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    raise NotImplementedError
 
 
 @pytest.fixture
-def server(gate: AdmissionGate) -> DrainingServer:
+def server() -> DrainingServer:
     services: Any = SimpleNamespace(
-        gate=gate, keys=None, settings=Settings(server=ServerSettings(pre_drain_s=60))
+        gate=AdmissionGate(1),
+        engine=SimpleNamespace(health=lambda: health_of("running")),
+        keys=None,
+        settings=Settings(server=ServerSettings(pre_drain_s=60)),
     )
-    return DrainingServer(uvicorn.Config(cast(Any, None)), services)
+    config = uvicorn.Config(cast(Any, app))
+    config.load()
+    return DrainingServer(config, services)
 
 
-def test_sigterm_serves_requests_until_the_drain(
-    server: DrainingServer, gate: AdmissionGate
-) -> None:
+async def test_sigterm_serves_requests_until_the_drain(server: DrainingServer) -> None:
     server.handle_exit(signal.SIGTERM, None)
-    assert gate.state is GateState.UNREADY
-    assert not server.should_exit
+    assert server._services.gate.state is GateState.UNREADY
+    assert not await server.on_tick(1)
 
 
-def test_sigint_ends_the_wait_before_the_drain(server: DrainingServer, gate: AdmissionGate) -> None:
-    server.handle_exit(signal.SIGTERM, None)
+async def test_sigint_does_not_wait(server: DrainingServer) -> None:
     server.handle_exit(signal.SIGINT, None)
-    assert gate.state is GateState.DRAINING
-    assert server.should_exit
+    assert await server.on_tick(1)
 
 
-def test_a_signal_during_the_drain_admits_no_request_again(
-    server: DrainingServer, gate: AdmissionGate
+async def test_an_engine_that_was_never_ready_needs_no_wait(
+    server: DrainingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.handle_exit(signal.SIGINT, None)
+    monkeypatch.setattr(server._services.engine, "health", lambda: health_of("loading"))
     server.handle_exit(signal.SIGTERM, None)
-    assert gate.state is GateState.DRAINING
+    assert await server.on_tick(1)
+
+
+async def test_a_signal_that_comes_twice_at_once_is_one(server: DrainingServer) -> None:
+    """A supervisor may signal the group of the process too."""
+    server.handle_exit(signal.SIGTERM, None)
+    server.handle_exit(signal.SIGTERM, None)
+    assert not await server.on_tick(1)
+
+
+async def test_a_later_signal_ends_the_wait_and_what_runs(
+    server: DrainingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timers: list[Any] = []
+    monkeypatch.setattr(signal, "setitimer", lambda *timer: timers.append(timer))
+    monkeypatch.setattr("internvl_server.serve.draining._SAME_SIGNAL_S", -1)
+    server.handle_exit(signal.SIGTERM, None)
+    server.handle_exit(signal.SIGTERM, None)
+    assert await server.on_tick(1)
+    assert timers == [(signal.ITIMER_REAL, 4.5)]

@@ -3,7 +3,7 @@
 from enum import Enum, auto
 
 from internvl_server.concurrency.budget import Budget, Permit
-from internvl_server.errors import EngineOverloadedError, EngineUnavailableError
+from internvl_server.errors import EngineOverloadedError, ShuttingDownError
 
 __all__ = ["AdmissionGate", "GateState"]
 
@@ -15,7 +15,7 @@ class GateState(Enum):
     UNREADY = auto()
     """`/ready` says no, so that load balancers look elsewhere; requests that still arrive are served."""
     DRAINING = auto()
-    """New requests are refused; those in flight are finished."""
+    """New requests are refused, and those in flight are being ended."""
 
 
 class AdmissionGate:
@@ -39,10 +39,10 @@ class AdmissionGate:
 
         Raises:
             EngineOverloadedError: Too many requests are in flight.
-            EngineUnavailableError: The server is shutting down.
+            ShuttingDownError: The server takes no more requests.
         """
         if self.state is GateState.DRAINING:
-            raise EngineUnavailableError("The server is shutting down. Try another replica.")
+            raise ShuttingDownError
         return self._budget.reserve()
 
 

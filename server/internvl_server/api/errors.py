@@ -3,6 +3,7 @@
 A row of the table applies to a class and to its subclasses without a row.
 """
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Mapping
@@ -123,7 +124,9 @@ ERROR_TABLE: Mapping[type[ServerError], Row] = {
     errors.RequestTimeoutError: Row(408, _INVALID, "request_timeout"),
     errors.EngineOverloadedError: Row(429, "rate_limit_error", "engine_overloaded", 1),
     errors.EngineUnavailableError: Row(503, "server_error", "engine_unavailable", 5),
-    errors.EngineError: Row(500, "server_error", "engine_error"),
+    errors.ShuttingDownError: Row(503, "server_error", "server_shutting_down", 5),
+    # Without a time to retry after: it was executed, and may fail again.
+    errors.EngineError: Row(503, "server_error", "engine_error"),
     errors.StartupError: Row(503, "server_error", "engine_unavailable"),
 }
 
@@ -134,6 +137,7 @@ INTERNAL_ROW = Row(500, "server_error", "internal_error")
 
 # Codes that are narrower than their class: the class, and what they mean.
 SPECIAL_CODES: Mapping[str, tuple[type[ServerError], str]] = {
+    "engine_stalled": (errors.EngineError, "The engine has made no progress for too long."),
     "invalid_json": (errors.InvalidRequestError, "The body is not JSON, or not an object."),
     "invalid_value": (errors.InvalidRequestError, "A field has the wrong type or is out of range."),
     "missing_required_parameter": (errors.InvalidRequestError, "A required field is missing."),
@@ -269,7 +273,9 @@ async def _on_client_gone(_: Request, error: Exception) -> Response:
     return Response(status_code=499)
 
 
-def unexpected_response(error: Exception, dialect: Dialect) -> JSONResponse:
-    """Log a defect of the server with its traceback and return the answer to it."""
+def unexpected_response(error: BaseException, dialect: Dialect) -> JSONResponse:
+    """The answer to a defect of the server, which is logged, or to a request that the server's end ends."""
+    if isinstance(error, asyncio.CancelledError):
+        return error_response(errors.ShuttingDownError(), dialect)
     _log.error("request failed unexpectedly", exc_info=error)
     return error_response(_INTERNAL, dialect)

@@ -32,11 +32,10 @@ class Capability(StrEnum):
 class EngineInfo:
     """Facts that do not change while an engine lives.
 
-    `max_model_len` is the largest number of tokens of one request, prompt and completion together;
-    `max_num_seqs` the largest number of requests computed at the same time. What needs one of the
-    `ignored` capabilities is left out with a warning, instead of being refused. `default_max_tokens` limits
-    an answer whose request has no limit; 0 is the rest of the context. `pixel_type` is that of its
-    `pixel_values`; an engine may know it only once it has started.
+    `max_model_len` is the largest number of tokens of one request, prompt and completion together, and
+    `max_num_seqs` of requests computed at the same time. What needs one of the `ignored` capabilities is
+    left out with a warning, not refused. `default_max_tokens` limits an answer whose request has no limit;
+    0 is the rest of the context. `pixel_type` of its `pixel_values` may be known only once it has started.
     """
 
     backend: str
@@ -50,9 +49,10 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True)
 class EngineHealth:
-    """Current status. A ready engine can produce tokens; one that is not alive has hung.
+    """Current status. A ready engine can produce tokens; one that is not alive has hung or ended.
 
-    Of the running requests `num_unconfirmed` were cancelled, but the engine does not end them.
+    Of the running requests `num_unconfirmed` were cancelled, but the engine does not end them. It has had
+    work without making progress for `silence_s`.
     """
 
     is_ready: bool
@@ -61,6 +61,7 @@ class EngineHealth:
     num_waiting: int = 0
     num_unconfirmed: int = 0
     is_alive: bool = True
+    silence_s: float = 0.0
 
 
 class Engine(Protocol):
@@ -95,6 +96,5 @@ class Engine(Protocol):
 
         Entering raises `EngineUnavailableError` when the engine is not running and
         `InvalidRequestError` when the request can never fit or its constraint cannot be compiled. Iterating
-        raises `EngineError` when the engine fails. The last delta has a `finish_reason`; a stop token
-        that ended the request is its last id.
+        raises `EngineError` when the engine fails. A stop token that ended the request is its last id.
         """

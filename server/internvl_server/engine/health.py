@@ -8,14 +8,16 @@ __all__ = ["STALLED_EXIT_CODE", "health_of"]
 
 # Of a process that ends because its engine has hung; anything but 0 makes a supervisor start it again.
 STALLED_EXIT_CODE = 3
-# A step of an engine takes well under a second; one that takes longer than this has hung.
+# A step of an engine takes well under a second. After a longer one others serve better,
 _STALL_S = 30.0
+# and after one of this length only a new process may.
+_DEAD_S = 90.0
 
 
 def health_of(
     state: str, *, num_running: int = 0, num_waiting: int = 0, last_progress: float | None = None
 ) -> EngineHealth:
-    """Ready while the state is "running" and the engine, if it has work, has made progress lately.
+    """Ready while the state is "running" and the engine, if it has work, has made progress in 30 s.
 
     Args:
         state: Completes the sentence "The engine is …".
@@ -24,12 +26,18 @@ def health_of(
         last_progress: When the last step ended, or when work arrived after a pause, by
             `time.monotonic`. None for an engine that cannot hang.
     """
-    reason, is_alive = "ok", True
+    reason, silence_s = "ok", 0.0
+    if last_progress is not None and (num_running or num_waiting):
+        silence_s = time.monotonic() - last_progress
     if state != "running":
         reason = f"The engine is {state}."
-    elif last_progress is not None and (num_running or num_waiting):
-        silence_s = time.monotonic() - last_progress
-        if silence_s > _STALL_S:
-            reason = f"The engine has made no progress for {silence_s:.0f} s."
-            is_alive = False
-    return EngineHealth(reason == "ok", reason, num_running, num_waiting, is_alive=is_alive)
+    elif silence_s > _STALL_S:
+        reason = f"The engine has made no progress for {silence_s:.0f} s."
+    return EngineHealth(
+        reason == "ok",
+        reason,
+        num_running,
+        num_waiting,
+        is_alive=silence_s <= _DEAD_S,
+        silence_s=silence_s,
+    )

@@ -18,7 +18,13 @@ from internvl_server.core import (
 )
 from internvl_server.core.vocabulary import Vocabulary
 from internvl_server.engine.base import Engine
-from internvl_server.errors import EngineUnavailableError, Field, InvalidRequestError
+from internvl_server.engine.stream import Stream
+from internvl_server.errors import (
+    EngineError,
+    EngineUnavailableError,
+    Field,
+    InvalidRequestError,
+)
 from internvl_server.media.preparer import MediaPreparer
 from internvl_server.output.text import AnswerText
 from internvl_server.pipeline.answers import Answer
@@ -64,10 +70,24 @@ class Pipeline:
         self._checker = SchemaChecker()
         self._lengths = lengths
         self._max_choices = limits.max_choices
+        self._running: set[Stream] = set()
 
     async def close(self) -> None:
         """Check no more answers. Idempotent."""
         await self._checker.close()
+
+    def end_stalled(self, timeout_s: float) -> None:
+        """End all requests with an error if the engine has made no progress for so many seconds."""
+        silence_s = self._engine.health().silence_s
+        if silence_s <= timeout_s:
+            return
+        for stream in tuple(self._running):
+            stream.abort()
+            stream.fail(
+                EngineError(
+                    f"The engine has made no progress for {silence_s:.0f} s.", code="engine_stalled"
+                )
+            )
 
     def check_ready(self) -> None:
         """Refuse a request before its body is read.
@@ -224,6 +244,8 @@ class Pipeline:
                 request, request_id=f"{request.request_id}-{index}", sampling=sampling
             )
         stream = await owner.enter_async_context(self._engine.generate(request))
+        self._running.add(stream)
+        owner.callback(self._running.discard, stream)
         constraint = request.sampling.constraint
         checked = (
             CheckedAnswer(constraint, self._checker) if constraint and params.is_checked else None

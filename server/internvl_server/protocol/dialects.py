@@ -54,6 +54,7 @@ def _openai_envelope(error: ErrorBody) -> dict[str, Any]:
 
 _MESSAGES_TYPES = {
     "engine_unavailable": "overloaded_error",
+    "server_shutting_down": "overloaded_error",
     "request_timeout": "timeout_error",
     "request_too_large": "request_too_large",
 }

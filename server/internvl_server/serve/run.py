@@ -1,32 +1,29 @@
-"""Serves an app on a socket with uvicorn: start line, signals, draining."""
+"""Serves an app on a socket with uvicorn: what must be right before it starts, and the start line."""
 
-import asyncio
 import gc
 import ipaddress
 import logging
-import math
+import os
 import resource
-import signal
 import socket
 import sys
-import time
+import threading
 from collections.abc import Callable
 from functools import partial
-from types import FrameType
 from typing import cast
 
 import uvicorn
 
-from internvl_server.api.admission import GateState
 from internvl_server.api.services import Services
 from internvl_server.app import create_app
 from internvl_server.concurrency.confinement.process import forbid_looking
 from internvl_server.errors import StartupError
 from internvl_server.serve.connection import MAX_REFUSED_CONNECTIONS, Connection
+from internvl_server.serve.draining import DrainingServer
 from internvl_server.settings import ServerSettings, Settings
 from internvl_server.telemetry.logging import configure_logs
 
-__all__ = ["DrainingServer", "serve"]
+__all__ = ["serve"]
 
 _log = logging.getLogger(__name__)
 
@@ -66,64 +63,25 @@ def serve(settings: Settings) -> int:
         access_log=False,
         log_config=None,
         timeout_keep_alive=settings.server.keep_alive_s,
-        timeout_graceful_shutdown=settings.server.drain_s,
     )
     server = DrainingServer(config, app.state.services)
     listener = _bind(config)
     _announce(app.state.services, *listener.getsockname()[:2])
     server.run(sockets=[listener])
+    _leave_threads(exit_code=1 if failures else 0)
     for failure in failures:
         raise failure
     return 0
 
 
-class DrainingServer(uvicorn.Server):
-    """Finishes running requests before it stops.
+def _leave_threads(exit_code: int) -> None:
+    """End the process here if a thread is left, such as one that loads weights and cannot be stopped.
 
-    On SIGTERM `/ready` answers 503 at once, the socket closes after `pre_drain_s`, and running requests may
-    take another `drain_s`. SIGINT skips the first wait; a second SIGINT stops the server at once. The exit
-    code is 0, whereas uvicorn's own handler would raise the signal again at the end. SIGHUP reads the keys
-    file again.
+    The interpreter would take its modules away while native code runs, which then often aborts.
     """
-
-    def __init__(self, config: uvicorn.Config, services: Services) -> None:
-        super().__init__(config)
-        self._gate = services.gate
-        self._keys = services.keys
-        self._has_keys_file = services.settings.server.keys_file is not None
-        self._pre_drain_s = services.settings.server.pre_drain_s
-        self._leave_at = math.inf
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Called by uvicorn on SIGTERM and SIGINT."""
-        del frame
-        if self.should_exit and sig == signal.SIGINT:
-            self.force_exit = True
-            return
-        if self._gate.state is GateState.OPEN:  # a later signal must not admit requests again
-            self._gate.state = GateState.UNREADY
-        wait_s = 0.0 if sig == signal.SIGINT else self._pre_drain_s
-        self._leave_at = min(self._leave_at, time.monotonic() + wait_s)
-        if not wait_s:
-            self._drain()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Called by uvicorn before the main loop."""
-        await super().startup(sockets)
-        if self._has_keys_file:  # otherwise SIGHUP ends the process, as usual
-            loop = asyncio.get_running_loop()
-            loop.add_signal_handler(signal.SIGHUP, loop.run_in_executor, None, self._keys.reload)
-
-    async def on_tick(self, counter: int) -> bool:
-        """Called by uvicorn ten times a second. Returns whether to stop."""
-        if time.monotonic() >= self._leave_at and not self.should_exit:
-            self._drain()
-        return await super().on_tick(counter)
-
-    def _drain(self) -> None:
-        self._gate.state = GateState.DRAINING
-        self.should_exit = True
-        _log.info("stopping: %d requests in flight", self._gate.num_in_flight)
+    if any(thread.daemon for thread in threading.enumerate()):
+        logging.shutdown()
+        os._exit(exit_code)
 
 
 def _spare_the_collector() -> None:

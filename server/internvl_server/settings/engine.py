@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from internvl_server.settings.section import PositiveInt, Section
+from internvl_server.settings.section import PositiveFloat, PositiveInt, Section
 
 __all__ = ["CpuSettings", "EchoSettings", "EngineSettings", "TurbomindSettings"]
 
@@ -100,7 +100,7 @@ class TurbomindSettings(Section):
     """How GPUs exchange data."""
     exit_after_stall_s: Annotated[float, Field(ge=0)] = 120.0
     """Seconds without progress on any request after which the process ends with exit code 3, to be started
-    again; 0 means never. `/ready` and `/health` answer 503 after 30 s already."""
+    again; 0 means never. `/ready` answers 503 after 30 s already, and `/health` after 90 s."""
     nnodes: PositiveInt = 1
     """Number of machines that share the model: only 1, because LMDeploy 0.18 does not carry images and
     constraints to other machines."""
@@ -144,6 +144,9 @@ class EngineSettings(Section):
     `bfloat16` on GPUs. `auto` means the `dtype` in the section of the engine."""
     max_num_seqs: PositiveInt = 16
     """Maximum number of requests computed at the same time; more wait in arrival order."""
+    stall_timeout_s: PositiveFloat = 30.0
+    """Seconds without any progress of the engine after which all requests are ended with an error. One step
+    of a large model on few cores may take longer than 30."""
     cpu: CpuSettings = CpuSettings()
     """Settings of the CPU engine."""
     turbomind: TurbomindSettings = TurbomindSettings()

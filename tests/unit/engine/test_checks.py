@@ -60,11 +60,15 @@ def test_an_engine_without_pixels_checks_none():
 
 def test_health():
     long_ago = time.monotonic() - 100
+    lately = time.monotonic() - 40
     assert health_of("running", num_running=1, last_progress=time.monotonic()).is_ready
     assert health_of("running", last_progress=long_ago).is_ready, "it has nothing to do"
     for work in ({"num_running": 1}, {"num_waiting": 1}):
         health = health_of("running", last_progress=long_ago, **work)
         assert (health.is_ready, health.is_alive) == (False, False)
         assert "no progress for 100 s" in health.reason
+        assert round(health.silence_s) == 100
+        health = health_of("running", last_progress=lately, **work)
+        assert (health.is_ready, health.is_alive) == (False, True), "it may recover"
     loading = health_of("loading")
     assert (loading.reason, loading.is_alive) == ("The engine is loading.", True)

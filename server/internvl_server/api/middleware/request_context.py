@@ -1,5 +1,6 @@
 """ASGI middleware that gives each request an id, returns it, and writes one access log line."""
 
+import asyncio
 import time
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -39,7 +40,7 @@ class RequestContextMiddleware:
         except BaseException as error:
             scope["state"]["has_failed"] = True
             # Of an answer that has begun only the end of the connection shows that it is incomplete.
-            if answer.status or not isinstance(error, Exception):
+            if answer.status or not isinstance(error, Exception | asyncio.CancelledError):
                 raise
             response = unexpected_response(error, dialect_of(scope))
             await response(scope, receive, answer.send)

@@ -6,7 +6,7 @@ from fastapi.responses import JSONResponse
 from internvl_server.api.admission import GateState
 from internvl_server.api.errors import error_response
 from internvl_server.api.services import ServicesDep
-from internvl_server.errors import EngineUnavailableError
+from internvl_server.errors import EngineUnavailableError, ShuttingDownError
 
 __all__ = ["router"]
 
@@ -31,7 +31,7 @@ async def ready(services: ServicesDep) -> JSONResponse:
     503 while loading, draining, when the engine stalls, or when processes that decode images do not start.
     """
     if services.gate.state is not GateState.OPEN:
-        return error_response(EngineUnavailableError("The server is shutting down."))
+        return error_response(ShuttingDownError())
     engine = services.engine.health()
     if not engine.is_ready:
         return error_response(EngineUnavailableError(engine.reason))

@@ -57,17 +57,23 @@ class Channel:
         return self._rest is not None
 
     def write(self, body: bytes, *, is_last: bool = False) -> bool:
-        """Send a piece of the body. Never raises. Returns whether more can be sent now."""
-        if self.is_over:
+        """Send a piece of the body, unless the last has been sent. Never raises.
+
+        Returns:
+            Whether more can be sent now.
+        """
+        if self.is_over or self._has_last:
             return True
-        self._has_last |= is_last
+        self._has_last = is_last
         if self._rest is not None:
             self._kept.append(body)
             return False
-        if not is_last and self._direct is not None and self._direct.write(body):
-            return True
-        self._begin_sending(body, is_last=is_last)
+        self._write(body)
         return self._rest is None
+
+    def _write(self, body: bytes) -> None:
+        if self._has_last or self._direct is None or not self._direct.write(body):
+            self._begin_sending(body, is_last=self._has_last)
 
     def _begin_sending(self, body: bytes, *, is_last: bool) -> None:
         steps = _steps(
@@ -109,7 +115,7 @@ class Channel:
         if self._kept:
             body = b"".join(self._kept)
             self._kept.clear()
-            self.write(body, is_last=self._has_last)
+            self._write(body)
         elif self._has_last:
             self._end(None)
         if self._rest is None and not self.is_over:

@@ -16,7 +16,7 @@ from internvl_server.api.disconnect import until_gone, watch
 from internvl_server.api.errors import client_facing_error, error_body
 from internvl_server.api.streaming.channel import Channel, ClientStalledError
 from internvl_server.core import TextDelta
-from internvl_server.errors import EngineUnavailableError
+from internvl_server.errors import ShuttingDownError
 from internvl_server.pipeline import Generation
 from internvl_server.protocol.dialects import Dialect, ErrorBody
 from internvl_server.settings import ServerSettings
@@ -24,6 +24,9 @@ from internvl_server.settings import ServerSettings
 __all__ = ["EventStream", "StreamWriter"]
 
 _log = logging.getLogger(__name__)
+
+# A client that is behind when the server stops has so long to take the last event.
+_LAST_EVENT_S = 2.0
 
 
 class StreamWriter(Protocol):
@@ -132,13 +135,23 @@ class EventStream(EventSourceResponse):
             self._generation.start(self)
             await self._over
         except asyncio.CancelledError:
-            self.fail(EngineUnavailableError("The server is shutting down. Try another replica."))
-            if not self._channel.is_over:
-                raise
+            await self._end_now()
         finally:
             self._timer.cancel()
             stop_watching()
             self._channel.close()
+
+    async def _end_now(self) -> None:
+        """Tell the client that the server stops; a client that is behind has little time for it."""
+        if self._channel.is_over:
+            return
+        self._over = self._loop.create_future()  # the other was cancelled with its task
+        self.fail(ShuttingDownError())
+        try:
+            async with asyncio.timeout(_LAST_EVENT_S):
+                await self._over
+        except TimeoutError:
+            raise ClientStalledError from None
 
     def _end(self, error: Exception | None) -> None:
         if not self._over.done():

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -36,8 +38,11 @@ from internvl_server.settings import CpuSettings
 
 __all__ = ["CpuEngine"]
 
+_log = logging.getLogger(__name__)
+
 # Below this size one thread is faster than several: a step takes less time than waking other threads.
 _MAX_SINGLE_THREAD_PARAMETERS = 50_000_000
+_CLOSE_S = 10.0
 
 
 class CpuEngine:
@@ -87,6 +92,7 @@ class CpuEngine:
         self._streams: dict[Sequence, Stream] = {}
         self._worker: Worker | None = None
         self._state = "not started"
+        self._has_crashed = False
         self._scheduler: Scheduler
         self._loop: asyncio.AbstractEventLoop
         self._limits: RequestLimits
@@ -125,14 +131,18 @@ class CpuEngine:
         self._state = "running"
 
     async def close(self) -> None:
-        """End the thread after its current step, fail the remaining requests and free the model."""
+        """End the thread after its current step, fail the remaining requests and free the model.
+
+        Waits 10 s for the step.
+        """
         worker, self._worker = self._worker, None
         self._state = "closed"
         if worker is None:
             return
         if self._compiler is not None:
             await self._compiler.close()
-        await asyncio.to_thread(worker.stop)
+        if not await asyncio.to_thread(worker.stop, _CLOSE_S):
+            _log.critical("the engine's thread does not end: a step of it has hung")
         self._fail_all()
 
     def health(self) -> EngineHealth:
@@ -140,12 +150,13 @@ class CpuEngine:
         worker = self._worker
         if worker is None:
             return health_of(self._state)
-        return health_of(
+        health = health_of(
             self._state,
             num_running=worker.num_running,
             num_waiting=worker.num_waiting,
             last_progress=worker.last_progress,
         )
+        return replace(health, is_alive=health.is_alive and not self._has_crashed)
 
     async def compile(self, constraint: Constraint) -> tuple[str, ...]:
         """Compile a constraint; see `Engine.compile`."""
@@ -241,7 +252,7 @@ class CpuEngine:
                 self._streams.pop(event.sequence, None)  # its sink may have left
 
     def _crash(self) -> None:
-        self._state = "down after an unexpected error"
+        self._state, self._has_crashed = "down after an unexpected error", True
         self._fail_all()
 
     def _fail_all(self) -> None:

@@ -94,14 +94,19 @@ class Worker:
         """Free a request before the next step; called on the event loop."""
         self._commands.put(lambda: self._end(sequence))
 
-    def stop(self) -> None:
+    def stop(self, timeout_s: float) -> bool:
         """End the thread after the current step and wait for it, which frees the model.
 
         Does not wait while the model is loading, because a load cannot be interrupted.
+
+        Returns:
+            Whether it has ended, or is loading.
         """
         self._commands.put(self._begin_stop)
-        if self._thread.is_alive() and self.loaded.done():
-            self._thread.join()
+        if not self.loaded.done():
+            return True
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _main(self) -> None:
         self.loaded.set_running_or_notify_cancel()

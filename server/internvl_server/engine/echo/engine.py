@@ -8,6 +8,7 @@ are no constraint; a call that the prompt spells out is echoed as any other text
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
@@ -58,6 +59,7 @@ class EchoEngine:
         self.num_started = self.num_finished = self.num_failed = self.num_aborted = 0
         self._tasks: set[asyncio.Task[None]] = set()  # of requests that have not ended
         self._running: set[asyncio.Task[None]] = set()  # those that hold a slot
+        self._hung_since: float | None = None
         self._settings = settings
         self._skip_token_ids = skip_token_ids
         self._slots = asyncio.Semaphore(max_num_seqs)
@@ -91,8 +93,13 @@ class EchoEngine:
             await self._constrained.close()
 
     def health(self) -> EngineHealth:
-        """Ready between `start` and `close`."""
-        return health_of(self._state, num_running=self.num_running, num_waiting=self.num_waiting)
+        """Ready between `start` and `close`, unless a request hangs for too long."""
+        return health_of(
+            self._state,
+            num_running=self.num_running,
+            num_waiting=self.num_waiting,
+            last_progress=self._hung_since,
+        )
 
     def generate(self, request: GenerateRequest) -> Stream:
         """Queue a request; see `Engine.generate`."""
@@ -116,6 +123,8 @@ class EchoEngine:
     def _forget(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         self._running.discard(task)
+        if not self._tasks:
+            self._hung_since = None
 
     def _check_running(self) -> None:
         if self._state != "running":
@@ -186,6 +195,7 @@ class EchoEngine:
         if num_tokens == self._settings.fail_after_tokens:
             raise EngineError("The echo engine failed, as its settings ask for.")
         if num_tokens == self._settings.hang_after_tokens:
+            self._hung_since = self._hung_since or time.monotonic()
             await self._pause(None)
 
     async def _pause(self, seconds: float | None) -> None:
