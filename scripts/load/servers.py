@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 import httpx2
 
@@ -45,9 +46,18 @@ class ServerProcess:
         command: Starts it; `{port}` in a word is replaced.
         log: File that gets what it prints.
         ready_path: Answers 200 once it can serve.
+        stderr: Gets its log instead.
     """
 
-    def __init__(self, command: Sequence[str], log: Path, *, ready_path: str = "/ready") -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        log: Path,
+        *,
+        ready_path: str = "/ready",
+        stderr: IO[bytes] | None = None,
+    ) -> None:
+        self._stderr = stderr
         self.port = free_port()
         self._command = [word.replace("{port}", str(self.port)) for word in command]
         self._log = log
@@ -58,7 +68,7 @@ class ServerProcess:
         self.started = time.monotonic()
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                self._command, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                self._command, stdout=log, stderr=self._stderr or log, stdin=subprocess.DEVNULL
             )
 
     @property

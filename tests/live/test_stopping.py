@@ -56,7 +56,7 @@ def test_a_stopped_server_finishes_what_runs(tiny_checkpoint: Path, sign: signal
 
 
 def test_a_leaving_server_serves_on_until_balancers_have_noticed(tiny_checkpoint: Path) -> None:
-    with serving(tiny_checkpoint, "--set", "server.pre_drain_s=1") as (process, url):
+    with serving(tiny_checkpoint, "--set", "server.pre_drain_s=5") as (process, url):
         process.send_signal(signal.SIGTERM)
         answers = [httpx2.post(f"{url}/v1/chat/completions", json=HELLO) for _ in range(3)]
         assert httpx2.get(f"{url}/ready").status_code == 503

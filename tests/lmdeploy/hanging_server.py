@@ -1,4 +1,4 @@
-"""The server on the stand-in loop, which hangs at the first real request. Arguments: FOLDER EXIT_AFTER_S"""
+"""The server on the stand-in loop, which hangs at the first real request. Arguments: FOLDER EXIT_AFTER_S [PORT]"""
 
 import sys
 from unittest import mock
@@ -10,7 +10,7 @@ from internvl_server.settings.loading import load_settings
 from tests.lmdeploy.native import Call, Loop, Plan, stand_ins
 
 
-def main(folder: str, exit_after_s: str) -> int:
+def main(folder: str, exit_after_s: str, port: str = "0") -> int:
     loop = Loop()
 
     def hang(call: Call) -> Plan:
@@ -23,8 +23,8 @@ def main(folder: str, exit_after_s: str) -> int:
     settings = load_settings(
         None,
         {
-            "model": {"path": folder},
-            "server": {"port": 0, "drain_s": 1},
+            "model": {"path": folder, "accept_any_name": True},
+            "server": {"port": int(port), "drain_s": 1},
             "engine": {
                 "kind": "turbomind",
                 "turbomind": {"exit_after_stall_s": float(exit_after_s)},

@@ -1,0 +1,1 @@
+"""Faults, injected into real servers, and what must hold beside and after them."""

@@ -1,0 +1,97 @@
+"""Inject faults into real servers, and compare what happens with the criteria.
+
+Each injection starts its own servers. At its end the account of its requests must add up.
+"""
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from scripts.injections import balancers, clients, engines, media, resources, stopping
+from scripts.injections.stage import Finding, Injection, Stage
+from scripts.load.figures import markdown_table
+from scripts.load.machine import describe, described
+
+_MODULES = (clients, media, engines, balancers, stopping, resources)
+_ALL: dict[str, Injection] = {
+    injection.number: injection
+    for injection in sorted(
+        (injection for module in _MODULES for injection in module.INJECTIONS),
+        key=lambda injection: int(injection.number[1:]),
+    )
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="scripts/faults", description=__doc__)
+    parser.add_argument(
+        "numbers", nargs="*", metavar="C1", help="injections to run; all by default"
+    )
+    parser.add_argument("--list", action="store_true", help="list the injections, and run none")
+    parser.add_argument(
+        "--short", action="store_true", help="few faults and short waits, as in tests"
+    )
+    parser.add_argument("--output", type=Path, help="write the table to this file, too")
+    options = parser.parse_args(arguments)
+    if options.list:
+        print("\n".join(f"{one.number}: {one.fault}" for one in _ALL.values()))
+        return 0
+    if unknown := set(options.numbers) - set(_ALL):
+        parser.error(f"there is no {', '.join(sorted(unknown))}; --list names all")
+    chosen = [_ALL[number] for number in options.numbers or _ALL]
+    rows = [(one, finding) for one in chosen for finding in _run(one, is_short=options.short)]
+    report = _report(rows)
+    print(f"\n{report}")
+    if options.output is not None:
+        options.output.write_text(report + "\n")
+    return 0 if all(finding.holds for _, finding in rows) else 1
+
+
+def _run(injection: Injection, *, is_short: bool) -> list[Finding]:
+    """The findings of one injection, of which the last is its account."""
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        stage = Stage(Path(folder), is_short)
+        try:
+            asyncio.run(injection.run(stage))
+        except Exception as error:  # noqa: BLE001  (the others must run)
+            traceback.print_exc()
+            stage.finding("the injection runs to its end", repr(error), holds=False)
+    if stage.ledger.num_sent:
+        unexplained = stage.ledger.num_unexplained - stage.num_expected_cuts
+        lost = f", {stage.num_expected_cuts} with their process" if stage.num_expected_cuts else ""
+        stage.finding(
+            "every request is accounted for",
+            f"{stage.ledger.identity}{lost} {stage.ledger.notes[:1] if unexplained > 0 else ''} "
+            f"{dict(stage.ledger.codes) or ''}".strip(),
+            unexplained <= 0 and not stage.ledger.num_server_errors,
+        )
+    for finding in stage.findings:
+        print(
+            f"{injection.number} {_verdict(finding)} {finding.criterion}: {finding.figure}",
+            flush=True,
+        )
+    print(f"-- {injection.number}: {time.monotonic() - start:.0f} s", flush=True)
+    return stage.findings
+
+
+def _verdict(finding: Finding) -> str:
+    return "holds" if finding.holds else "FAILS"
+
+
+def _report(rows: Sequence[tuple[Injection, Finding]]) -> str:
+    cells = [
+        (one.number, one.fault, finding.criterion, finding.figure, _verdict(finding))
+        for one, finding in rows
+    ]
+    table = markdown_table(["#", "fault", "criterion", "measured", ""], cells)
+    return f"{described(describe())}\n\n{table}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
