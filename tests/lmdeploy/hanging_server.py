@@ -1,4 +1,4 @@
-"""The server on the stand-in loop, which hangs at the first real request. Arguments: FOLDER EXIT_AFTER_S [PORT]"""
+"""The server on the stand-in loop, which hangs at the first real request: FOLDER EXIT_AFTER_S [PORT]"""
 
 import sys
 from unittest import mock
