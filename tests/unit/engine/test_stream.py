@@ -113,6 +113,51 @@ async def test_a_sink_gets_the_error_at_once(aborts):
     assert sink.got == ["it failed"]
 
 
+def with_logprobs(first, number, reason=None):
+    ids = tuple(range(first, first + number))
+    return TokenDelta(ids, reason, tuple(TokenLogprobs(-float(i)) for i in ids))
+
+
+@pytest.mark.parametrize("is_attached", [True, False])
+async def test_many_log_probabilities_let_others_run(aborts, is_attached):
+    """A millisecond of work for each few tokens: all at once would hold up every other stream."""
+    sink = Gathering()
+    async with Stream(aborts.enter) as stream:
+        if is_attached:
+            stream.attach(sink)
+        stream.put(with_logprobs(0, 200))
+        stream.put(with_logprobs(200, 100, "stop"))
+        stream.fail(EngineError("it failed"))
+        if not is_attached:
+            stream.attach(sink)
+        num_turns = 0
+        while len(sink.got) < 11:
+            await asyncio.sleep(0)
+            num_turns += 1
+        await asyncio.sleep(0)
+    *deltas, error = sink.got
+    assert error == "it failed"
+    assert num_turns >= 9
+    assert [i for delta in deltas for i in delta.token_ids] == list(range(300))
+    assert all(len(delta.token_ids) == len(delta.logprobs) <= 32 for delta in deltas)
+    assert [delta.finish_reason for delta in deltas] == [None] * 9 + ["stop"]
+
+
+async def test_a_sink_may_leave_between_log_probabilities(aborts):
+    first, second = Gathering(), Gathering()
+    async with Stream(aborts.enter) as stream:
+        stream.attach(first)
+        stream.put(with_logprobs(0, 100))
+        stream.detach()
+        await asyncio.sleep(0)
+        stream.put(with_logprobs(100, 1, "length"))
+        stream.attach(second)
+        for _ in range(5):
+            await asyncio.sleep(0)
+    got = [[i for delta in sink.got for i in delta.token_ids] for sink in (first, second)]
+    assert got == [list(range(32)), list(range(32, 101))]
+
+
 async def test_leaving_aborts_once_for_any_reason(aborts):
     async with Stream(aborts.enter) as stream:
         stream.abort()
