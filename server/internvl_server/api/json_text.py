@@ -1,6 +1,7 @@
 """Writes JSON in pieces: a writer in C holds the interpreter lock until it has written all it was given."""
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from pydantic_core import to_json
@@ -12,7 +13,11 @@ _SLICE = 64
 
 
 def json_text(value: Any) -> bytes:  # noqa: ANN401  (any JSON value)
-    """A value as compact JSON. CPU-bound for large values; long lists are written in slices."""
+    """A value as compact JSON. CPU-bound for large values; long lists are written in slices.
+
+    An iterator is written as a list, and what it makes is freed at once: freeing hundreds of thousands of
+    objects together would hold the lock as well.
+    """
     return b"".join(_pieces(value))
 
 
@@ -24,9 +29,13 @@ def _pieces(value: Any) -> Iterator[bytes]:  # noqa: ANN401  (any JSON value)
             yield from _pieces(member)
             opening = b","
         yield b"}" if value else b"{}"
-    elif isinstance(value, list | tuple) and len(value) > _SLICE:
-        slices = (value[i : i + _SLICE] for i in range(0, len(value), _SLICE))
-        yield b"[" + b",".join(to_json(part, inf_nan_mode="null")[1:-1] for part in slices) + b"]"
+    elif isinstance(value, Iterator) or (isinstance(value, list | tuple) and len(value) > _SLICE):
+        elements = iter(value)
+        opening = b"["
+        while part := list(islice(elements, _SLICE)):
+            yield opening + to_json(part, inf_nan_mode="null")[1:-1]
+            opening = b","
+        yield b"[]" if opening == b"[" else b"]"
     elif isinstance(value, list | tuple):
         opening = b"["
         for element in value:

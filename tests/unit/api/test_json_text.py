@@ -1,8 +1,10 @@
 """JSON that is written in pieces is the JSON of the whole value."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from internvl_server.api.json_text import json_text
@@ -26,3 +28,23 @@ def test_long_lists() -> None:
     }
     text = json_text(value).decode()
     assert text == json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+@pytest.mark.parametrize("size", [0, 1, 64, 500])
+def test_iterators_are_lists_whose_elements_are_freed_when_written(size: int) -> None:
+    alive: list[None] = []
+    most = 0
+
+    class Element(dict[str, int]):
+        def __del__(self) -> None:
+            alive.pop()
+
+    def elements() -> Iterator[Element]:
+        nonlocal most
+        for i in range(size):
+            alive.append(None)
+            most = max(most, len(alive))
+            yield Element(i=i)
+
+    assert json.loads(json_text({"a": elements()})) == {"a": [{"i": i} for i in range(size)]}
+    assert most <= 128

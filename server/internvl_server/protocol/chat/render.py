@@ -142,7 +142,7 @@ class ChunkWriter:
 
 
 def completion(head: AnswerHead, answers: Sequence[TextDelta]) -> dict[str, Any]:
-    """The JSON of a whole answer.
+    """The JSON of a whole answer, in which an iterator stands for the list of log probabilities.
 
     Args:
         head: The members it begins with.
@@ -173,10 +173,11 @@ def usage_json(usage: Usage) -> dict[str, Any]:
 
 def logprobs_json(logprobs: Sequence[TextLogprobs]) -> list[dict[str, Any]]:
     """The entries of `logprobs.content`."""
-    return [
-        _token_json(entry.token) | {"top_logprobs": [_token_json(token) for token in entry.top]}
-        for entry in logprobs
-    ]
+    return [_entry_json(entry) for entry in logprobs]
+
+
+def _entry_json(entry: TextLogprobs) -> dict[str, Any]:
+    return _token_json(entry.token) | {"top_logprobs": [_token_json(top) for top in entry.top]}
 
 
 def _whole_choice(answer: TextDelta, head: AnswerHead) -> dict[str, Any]:
@@ -194,7 +195,8 @@ def _whole_choice(answer: TextDelta, head: AnswerHead) -> dict[str, Any]:
             {"id": call.id, "type": "function", "function": _function_json(call)}
             for call in answer.tool_calls
         ]
-    logprobs = {"content": logprobs_json(answer.logprobs), "refusal": None}
+    # Made when they are written: they may be a hundred thousand objects.
+    logprobs = {"content": map(_entry_json, answer.logprobs), "refusal": None}
     choice = {
         "index": answer.index,
         "message": message,

@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 
+from internvl_server.api.json_text import json_text
 from internvl_server.core import LogprobToken, TextDelta, TextLogprobs, ToolCallDelta, Usage
 from internvl_server.protocol.chat.render import AnswerHead, ChunkWriter, completion
 from internvl_server.protocol.dialects import ErrorBody
@@ -53,7 +54,7 @@ def test_usage_is_absent_unless_asked_for() -> None:
 def test_a_whole_answer_validates_strictly() -> None:
     answer = TextDelta("hi", "length", USAGE)
     body = completion(HEAD, [answer])
-    whole = ChatCompletion.model_validate_json(json.dumps(body), strict=True)
+    whole = ChatCompletion.model_validate_json(json_text(body), strict=True)
     assert whole.choices[0].finish_reason == "length"
     assert whole.usage is not None
     assert whole.usage.completion_tokens == 3
@@ -88,7 +89,7 @@ def test_tool_calls_and_logprobs_validate_strictly() -> None:
     assert (more.id, more.function.name, more.function.arguments) == (None, None, ": 1}")
 
     whole = TextDelta("", "tool_calls", USAGE, logprobs, (ToolCallDelta(0, "call_1", "f", "{}"),))
-    answer = ChatCompletion.model_validate_json(json.dumps(completion(HEAD, [whole])), strict=True)
+    answer = ChatCompletion.model_validate_json(json_text(completion(HEAD, [whole])), strict=True)
     assert answer.choices[0].message.content is None
     [call] = answer.choices[0].message.tool_calls or []
     assert (call.type, call.id, call.function.name) == ("function", "call_1", "f")
@@ -103,7 +104,7 @@ def test_obfuscated_chunks_tell_little_of_the_texts_length() -> None:
 
 def test_log_probabilities_of_no_token_are_an_empty_list() -> None:
     asked = replace(HEAD, has_logprobs=True)
-    body = completion(asked, [TextDelta("", "stop", USAGE)])
+    body = json.loads(json_text(completion(asked, [TextDelta("", "stop", USAGE)])))
     assert body["choices"][0]["logprobs"] == {"content": [], "refusal": None}
     assert completion(HEAD, [TextDelta("", "stop", USAGE)])["choices"][0]["logprobs"] is None
 
