@@ -156,9 +156,9 @@ class Stream:
         """What has gathered; of more log probabilities than the limit, if there is one, the first."""
         if 0 < most_logprobs < len(self._logprobs):
             first, last = slice(most_logprobs), slice(most_logprobs, None)
-            ids, logprobs = self._token_ids[first], self._logprobs[first]
+            ids, some = self._token_ids[first], tuple(self._logprobs[first])
             self._token_ids, self._logprobs = self._token_ids[last], self._logprobs[last]
-            return TokenDelta(tuple(ids), None, tuple(logprobs), self._num_cached_tokens)
+            return TokenDelta(tuple(ids), None, some, self._num_cached_tokens)
         token_ids, self._token_ids = tuple(self._token_ids), []
         logprobs, self._logprobs = tuple(self._logprobs), []
         reason, self._finish_reason = self._finish_reason, None
