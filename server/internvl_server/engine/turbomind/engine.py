@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from PIL import Image, ImageFile
 
 from internvl_server.checkpoint.files import Checkpoint
+from internvl_server.concurrency.budget import Permit
 from internvl_server.core import Constraint, GenerateRequest
 from internvl_server.engine.base import EngineHealth, EngineInfo
 from internvl_server.engine.checks import RequestLimits, check_request
@@ -181,16 +182,17 @@ class TurbomindEngine:
         images = runtime.multimodal(request)
         _, jobs = self._parts()  # the engine may have been closed meanwhile
         work = Work(replace(request, pixel_values=()), images, grammar)
-        with ExitStack() as owner:
-            if request.sampling.num_logprobs is not None:
-                work.reserve = self._reserve_logits(work.request, owner)
-            job = jobs.submit(stream, work)
-            job.task.add_done_callback(partial(_close, owner.pop_all()))
+        if request.sampling.num_logprobs is None:
+            return partial(jobs.abort, jobs.submit(stream, work))
+        permit = self._logits_budget.reserve(0)
+        work.reserve = self._reserve_logits(request, permit)
+        job = jobs.submit(stream, work)
+        job.task.add_done_callback(lambda _: permit.release())
         return partial(jobs.abort, job)
 
-    def _reserve_logits(self, request: GenerateRequest, owner: ExitStack) -> Callable[[int], None]:
+    def _reserve_logits(self, request: GenerateRequest, permit: Permit) -> Callable[[int], None]:
         """Reserve memory for the first log probabilities; the function does so for further tokens."""
-        permit = owner.enter_context(self._logits_budget.reserve(0))
+        request = replace(request, prompt_token_ids=(), pixel_values=())
 
         def reserve(num_tokens: int) -> None:
             permit.resize(logits_bytes(request, self._limits.vocab_size, num_tokens))
@@ -244,10 +246,6 @@ def _limits_of(checkpoint: Checkpoint, max_model_len: int) -> RequestLimits:
         tile_px=checkpoint.tile_px,
         num_tokens_per_tile=checkpoint.num_tokens_per_tile,
     )
-
-
-def _close(owner: ExitStack, _: "asyncio.Task[None]") -> None:
-    owner.close()
 
 
 async def _ends_in_time(function: Callable[[], None], timeout_s: float) -> bool:

@@ -25,6 +25,7 @@ from internvl_server.errors import (
 
 if TYPE_CHECKING:
     from internvl_server.engine.turbomind.requests.handle import Handle, Multimodal
+    from internvl_server.engine.turbomind.requests.outputs import OutputReader
 
 __all__ = ["Job", "JobPool", "Work"]
 
@@ -38,14 +39,23 @@ _CONFIRM_S = 10.0
 class Work:
     """Input of the native side: the request without pixels, its images, its compiled grammar.
 
+    They are None once the native side has them: an answer may take minutes.
+
     `reserve` is called with the number of tokens so far, and raises when there is no memory for more; None
     for a request that takes none.
     """
 
-    request: GenerateRequest
+    request: GenerateRequest | None
     images: "Multimodal | None"
     grammar: object | None
     reserve: Callable[[int], None] | None = None
+
+    def start(self, handle: "Handle", signal: Callable[[], None]) -> "OutputReader":
+        """Begin the request; see `Handle.start`."""
+        assert self.request is not None, "it is started once"
+        reader = handle.start(self.request, self.images, self.grammar, signal)
+        self.request = self.images = self.grammar = None
+        return reader
 
 
 class Job:
@@ -166,6 +176,7 @@ class JobPool:
         """Queue a request."""
         if not self._jobs:
             self.last_progress = time.monotonic()  # idle time is not a stall
+        assert work.request is not None, "it has not been started"
         job = Job(work.request.request_id, stream)
         job.task = asyncio.create_task(self._run(job, work))
         self._jobs.add(job)
@@ -207,7 +218,7 @@ class JobPool:
                 job.handle = self._take_handle()
                 await self._drive(job, job.handle, work)
             except Exception as error:  # noqa: BLE001  (any error of LMDeploy concerns this request only)
-                self._fail(job, work, error)
+                self._fail(job, error)
             finally:
                 job.handle = None
                 job.end()
@@ -227,11 +238,9 @@ class JobPool:
 
     async def _drive(self, job: Job, handle: "Handle", work: Work) -> None:
         take = job.put if work.reserve is None else partial(self._take, job, work.reserve)
-        feed = Feed(self._hub, take, partial(self._break, job, work))
+        feed = Feed(self._hub, take, partial(self._break, job))
         try:
-            reader = handle.start(work.request, work.images, work.grammar, feed.signal)
-            work.images = None  # the native side has its own copy
-            await feed.run(reader)
+            await feed.run(work.start(handle, feed.signal))
         finally:
             if handle.is_reusable:
                 self._handles.append(handle)
@@ -246,13 +255,13 @@ class JobPool:
             job.fail(err)
             self.abort(job)
 
-    def _break(self, job: Job, work: Work, error: Exception) -> None:
+    def _break(self, job: Job, error: Exception) -> None:
         """Reading a running request has failed."""
-        self._fail(job, work, error)
+        self._fail(job, error)
         self.abort(job)
 
-    def _fail(self, job: Job, work: Work, error: Exception) -> None:
-        _log.error("request %s failed in the engine", work.request.request_id, exc_info=error)
+    def _fail(self, job: Job, error: Exception) -> None:
+        _log.error("request %s failed in the engine", job.request_id, exc_info=error)
         job.fail(EngineError("The engine failed."))
 
     def _note_progress(self) -> None:
