@@ -5,8 +5,8 @@ incremental UTF-8 decoder: exact, and one table look-up a token. Others go throu
 decode stream.
 """
 
-import codecs
 from collections.abc import Sequence
+from encodings.utf_8 import IncrementalDecoder
 from functools import partial
 from json.encoder import encode_basestring
 from typing import Protocol
@@ -62,7 +62,7 @@ class BytesDetokenizer:
         self._token_bytes = token_bytes
         self._skipped_ids = skipped_ids
         self._json_strings = {} if json_strings is None else json_strings
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder = IncrementalDecoder("replace")
 
     def push(self, token_ids: Sequence[int]) -> str:
         """Text that these ids complete. An id beyond the vocabulary (padding rows) has no text."""
@@ -72,7 +72,7 @@ class BytesDetokenizer:
 
     def push_json(self, token_ids: Sequence[int]) -> bytes:
         """As `push`. For a single token that is whole characters, nearly all of them, it is a look-up."""
-        if len(token_ids) == 1 and not self._decoder.getstate()[0]:
+        if len(token_ids) == 1 and not self._decoder.buffer:
             token_id = token_ids[0]
             if token_id in self._skipped_ids:
                 return b""

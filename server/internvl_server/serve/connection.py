@@ -9,7 +9,6 @@ reported yet.
 import asyncio
 import logging
 from asyncio import TimerHandle
-from collections import deque
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, cast
@@ -77,7 +76,7 @@ class Connection(HttpToolsProtocol):
         self._deadline: TimerHandle | None = None
         self._refusal: ServerError | None = None
         self._is_refused = False
-        self._unanswered: deque[CycleDirect] = deque()  # the requests without a whole answer
+        self._unanswered: list[CycleDirect] = []  # the requests without a whole answer
         # Of the message that is being received:
         self._is_in_message = False
         self._is_in_body = False
@@ -177,7 +176,7 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Called at the end of an answer, possibly before the end of its request."""
-        self._unanswered.popleft()
+        self._unanswered.pop(0)
         super().on_response_complete()
         if self._is_in_message and self._is_clients_turn:
             self._unset_keepalive_if_required()
