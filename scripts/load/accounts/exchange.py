@@ -27,6 +27,7 @@ class Leave:
 
 
 STAY = Leave()
+_PIECE_BYTES = 1 << 18
 
 
 @dataclass
@@ -82,7 +83,9 @@ class _Client(asyncio.Protocol):
     """Ends at the end of the answer, of the connection, or when the client is to leave."""
 
     def __init__(self, answer: Answer, request: bytes, leave: Leave, *, has_body: bool) -> None:
-        self._answer, self._request, self._leave, self._has_body = answer, request, leave, has_body
+        self._answer, self._leave, self._has_body = answer, leave, has_body
+        self._rest = memoryview(request)[: leave.after_sent]
+        self._is_paused = False
         self._parser = httptools.HttpResponseParser(self)
         self._is_framed = True
         self._timer: asyncio.TimerHandle | None = None
@@ -92,11 +95,22 @@ class _Client(asyncio.Protocol):
         assert isinstance(transport, asyncio.WriteTransport)
         self._start = time.perf_counter()
         self._answer.is_connected = True
-        transport.write(self._request[: self._leave.after_sent])
+        self._transport = transport
+        self.resume_writing()
         if self._leave.after_sent is not None and self._leave.after_s is None:
             self._go()
         elif self._leave.after_s is not None:
             self._timer = asyncio.get_running_loop().call_later(self._leave.after_s, self._go)
+
+    def pause_writing(self) -> None:
+        self._is_paused = True
+
+    def resume_writing(self) -> None:
+        """Write on in pieces: a transport would copy what it cannot send at once."""
+        self._is_paused = False
+        while self._rest and not self._is_paused:
+            piece, self._rest = self._rest[:_PIECE_BYTES], self._rest[_PIECE_BYTES:]
+            self._transport.write(piece)
 
     def data_received(self, data: bytes) -> None:
         if self._answer.first_byte_s is None:

@@ -15,6 +15,7 @@ import uvicorn
 from internvl_server.api.admission import GateState
 from internvl_server.api.services import Services
 from internvl_server.serve.connection import Connection
+from internvl_server.serve.memory import IdleTrim
 
 __all__ = ["DrainingServer"]
 
@@ -46,6 +47,7 @@ class DrainingServer(uvicorn.Server):
         self._services = services
         self._settings = services.settings.server
         self._signalled_at = self._close_at = self._end_at = math.inf
+        self._memory = IdleTrim()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called by uvicorn on SIGTERM and SIGINT."""
@@ -71,6 +73,8 @@ class DrainingServer(uvicorn.Server):
         """Called by uvicorn ten times a second. Returns whether to stop."""
         if time.monotonic() >= self._close_at:
             self.should_exit = True
+        num_requests = self.server_state.total_requests
+        self._memory.tick(num_requests, self._services.gate.num_in_flight)
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

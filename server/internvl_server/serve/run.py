@@ -20,6 +20,7 @@ from internvl_server.concurrency.confinement.process import forbid_looking
 from internvl_server.errors import StartupError
 from internvl_server.serve.connection import MAX_REFUSED_CONNECTIONS, Connection
 from internvl_server.serve.draining import DrainingServer
+from internvl_server.serve.memory import return_large_blocks
 from internvl_server.settings import ServerSettings, Settings
 from internvl_server.telemetry.logging import configure_logs
 
@@ -50,6 +51,8 @@ def serve(settings: Settings) -> int:
     # Threads with Python code give way to the event loop after this time, 5 ms by default.
     sys.setswitchinterval(0.001)
     app = create_app(settings, on_fatal=on_fatal, on_ready=_spare_the_collector)
+    if app.state.services.engine.info.backend != "cpu":
+        return_large_blocks()
     config = uvicorn.Config(
         app,
         host=settings.server.host,
