@@ -3,6 +3,7 @@
     scripts/bench                                    # all parts, ten minutes or more
     scripts/bench --only 'streams*' --rounds 5
     scripts/bench --again --markdown bench.md --json bench.json
+    scripts/bench --cpu-engine .venv/bin/python      # instead: the CPU engine beside transformers
 
 Both servers run on the same stand-in for the weights and TurboMind's native loop, which makes a token of
 every request each `--step-ms`; all else is real. So the figures are those of HTTP, tokenizing, pictures and
@@ -28,6 +29,7 @@ from scripts.load.turns.bench import Bench
 from scripts.load.turns.parts import Part, SystemKind
 from scripts.load.turns.records import Records, tables
 from scripts.side_by_side.cases import Sizes, columns_of, parts
+from scripts.side_by_side.cpu_engine import compare
 from scripts.side_by_side.model import make_model
 
 CONTEXT = 40_960
@@ -65,6 +67,10 @@ class Starter:
 def main() -> int:
     options = parse()
     options.work.mkdir(parents=True, exist_ok=True)
+    if options.cpu_engine:
+        table = compare(options.cpu_engine, options.cpu_shape, options.work, options.rounds)
+        write(f"{described(describe())}\n\n{table}", options.markdown)
+        return 0
     path = options.work / "bench.jsonl"
     if options.again:
         path.unlink(missing_ok=True)
@@ -98,11 +104,19 @@ def parse() -> argparse.Namespace:
     add("--many", type=int, default=2000, help="requests between the two measurements of memory")
     add("--step-ms", type=float, default=20.0, help="of the stand-in for the native loop")
     add("--tokenizer", type=Path, help="a tokenizer.json of Qwen2.5, instead of one learnt here")
+    add("--cpu-engine", metavar="PYTHON", help="an interpreter with the extras cpu and test")
+    add("--cpu-shape", default="1b", help="of the random weights for --cpu-engine")
     add("--work", type=Path, default=Path("build/bench"), help="folder of results and the model")
     add("--again", action="store_true", help="forget all measurements first")
     add("--json", type=Path, help="write figures to this file")
     add("--markdown", type=Path, help="write the tables to this file as well")
     return parser.parse_args()
+
+
+def write(text: str, path: Path | None) -> None:
+    print(text)
+    if path:
+        path.write_text(text + "\n")
 
 
 def report(records: Records, chosen: list[Part], options: argparse.Namespace) -> None:
@@ -111,10 +125,7 @@ def report(records: Records, chosen: list[Part], options: argparse.Namespace) ->
         "stand-in": f"a token of every request each {options.step_ms:g} ms",
     }
     found = [table for part in chosen for table in tables(records, [part], columns_of(part))]
-    text = "\n\n".join([described(facts), *found])
-    print(text)
-    if options.markdown:
-        options.markdown.write_text(text + "\n")
+    write("\n\n".join([described(facts), *found]), options.markdown)
     if options.json:
         options.json.write_text(json.dumps({"facts": facts, "records": records.as_list()}))
 
