@@ -1,10 +1,16 @@
 """Jobs in processes: limits of time and memory, death, and the end of the server."""
 
 import asyncio
+import os
+from dataclasses import asdict
 
 import pytest
+from internvl_server.concurrency.confinement import rules
 from internvl_server.concurrency.jobs import JobLimitError, JobProcesses
 from internvl_server.errors import EngineError, EngineOverloadedError, EngineUnavailableError
+from seccompy.syscalls import AARCH64_SYSCALLS, X86_64_SYSCALLS
+
+from tests.live.taken_over.attempts import ATTEMPTS, REFUSED, Target
 
 PROGRAM = "tests.unit.concurrency.job_program"
 
@@ -12,7 +18,9 @@ PROGRAM = "tests.unit.concurrency.job_program"
 @pytest.fixture
 def make(monkeypatch, pytestconfig):
     root = pytestconfig.rootpath
-    monkeypatch.setenv("PYTHONPATH", str(root))  # a process finds packages where the server does
+    monkeypatch.setenv(
+        "PYTHONPATH", f"{root}:{root / 'server'}"
+    )  # a process finds packages where the server does
     made = []
 
     def make(program=PROGRAM, **options):
@@ -54,6 +62,27 @@ async def test_a_job_beyond_the_limits_fails_alone(processes, job):
     with pytest.raises(JobLimitError):
         await processes.run({job: True})
     assert (await processes.run({"say": 1}))["said"] == 1
+
+
+@pytest.mark.parametrize("name", [name for name in ATTEMPTS if name != "thread"])
+async def test_a_process_that_was_taken_over_is_refused(processes, name, tmp_path):
+    (tmp_path / "keys").write_text("sk-key")
+    target = Target(os.getpid(), [os.getpid()], "sk-key", str(tmp_path / "keys"), str(tmp_path))
+    outcome = (await processes.run({"attempt": name, "target": asdict(target)}))["outcome"]
+    assert outcome in {f"refused {number}" for number in REFUSED}
+
+
+async def test_no_other_system_call_is_allowed(processes):
+    conditional = {"mmap", "mprotect", "prctl", "prlimit64", "clone", "clone3", "time"}
+    others = AARCH64_SYSCALLS.keys() & X86_64_SYSCALLS.keys() - {*rules._ALLOWED, *conditional}
+    outcomes = (await processes.run({"calls": sorted(others)}))["outcomes"]
+    assert len(others) > 250
+    assert set(outcomes.values()) == {"EPERM"}
+    # Those that depend on their arguments, with arguments that are not allowed.
+    outcomes = (await processes.run({"calls": sorted(conditional - {"time"})}))["outcomes"]
+    assert outcomes.pop("clone3") == "ENOSYS"
+    assert outcomes.pop("clone") != "done"
+    assert set(outcomes.values()) == {"EPERM"}
 
 
 async def test_a_job_that_only_waits_is_ended(processes):

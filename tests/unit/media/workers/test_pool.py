@@ -335,6 +335,20 @@ class TestIsolation:
         listener.close()
         await listener.wait_closed()
 
+    async def test_without_a_filter_there_are_limits_and_a_warning(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """As on a kernel without seccomp, or a processor that seccompy does not know."""
+        monkeypatch.setattr("platform.machine", lambda: "riscv64")
+        pool = DecodePool(SPEC, num_workers=1, timeout_s=30)
+        await pool.start()
+        assert (await pool.tile(GOOD, max_tiles=1)).num_tiles == 1
+        assert "not filtered: the system calls of this processor are not known" in caplog.text
+        limits = Path(f"/proc/{pids(pool)[0]}/limits").read_text()
+        [files] = [line.split() for line in limits.splitlines() if "open files" in line]
+        assert files[3:5] == ["0", "0"]
+        await pool.close()
+
     def test_worker_imports_little(self) -> None:
         script = (
             "import sys, internvl_server.media.workers.image_worker\n"
