@@ -26,6 +26,9 @@ _ALL: dict[str, Injection] = {
     )
 }
 
+_SERIOUS = (" WARNING ", " ERROR ", " CRITICAL ", "Error", "error")
+_MAX_LINES = 8
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="scripts/faults", description=__doc__)
@@ -62,6 +65,8 @@ def _run(injection: Injection, *, is_short: bool) -> list[Finding]:
         except Exception as error:  # noqa: BLE001  (the others must run)
             traceback.print_exc()
             stage.finding("the injection runs to its end", repr(error), holds=False)
+        if not all(finding.holds for finding in stage.findings):
+            _print_logs(stage.folder)
     if stage.ledger.num_sent:
         unexplained = stage.ledger.num_unexplained - stage.num_expected_cuts
         lost = f", {stage.num_expected_cuts} with their process" if stage.num_expected_cuts else ""
@@ -78,6 +83,15 @@ def _run(injection: Injection, *, is_short: bool) -> list[Finding]:
         )
     print(f"-- {injection.number}: {time.monotonic() - start:.0f} s", flush=True)
     return stage.findings
+
+
+def _print_logs(folder: Path) -> None:
+    """What the servers warned of."""
+    for log in sorted(folder.glob("*.log")):
+        lines = log.read_text(errors="replace").splitlines()
+        serious = [line for line in lines if any(level in line for level in _SERIOUS)]
+        for line in serious[-_MAX_LINES:]:
+            print(f"   {log.name}: {line}", file=sys.stderr)
 
 
 def _verdict(finding: Finding) -> str:

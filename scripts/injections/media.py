@@ -63,13 +63,13 @@ async def misbehave(stage: Stage) -> None:
                 beside = await _text_load(server, stage.few(100, 20))
                 answers = await asked
                 slowest = max(answer.total_s for answer in answers)
-                p99s = before.total_p50_ms or 0, beside.total_p50_ms or 0
+                medians = before.total_p50_ms or 0, beside.total_p50_ms or 0
                 stage.finding(
-                    f"{manner}: refused with 400 in ≤ {_FETCH_S + 1} s; median of text requests ≤ 1.2 ×",
-                    f"{dict(_codes(answers))} in {slowest:.1f} s; {p99s[0]:.0f} → {p99s[1]:.0f} ms",
+                    f"{manner}: refused with 400 in ≤ {_FETCH_S + 1} s; median of text requests ≤ 1.2 × (+ 50 ms)",
+                    f"{dict(_codes(answers))} in {slowest:.1f} s; {medians[0]:.0f} → {medians[1]:.0f} ms",
                     {answer.status for answer in answers} == {400}
                     and slowest <= _FETCH_S + 1
-                    and p99s[1] <= 1.2 * p99s[0],
+                    and medians[1] <= 1.2 * medians[0] + 50,
                 )
             stage.finding(
                 f"never more than {_MOST_FETCHES} fetches",
@@ -186,10 +186,12 @@ async def break_names(stage: Stage) -> None:
             await server.wait_ready()
             for name in ("failing", "slow", "many"):
                 answer = await stage.send(server, chat("a", f"http://{name}.fault:{host.port}/x"))
+                # A thousand answers are read, and each that is used is judged as if it were the only one.
+                statuses = {200, 400} if name == "many" else {400}
                 stage.finding(
-                    f"{name}: 400 in ≤ 3 s",
-                    f"{_codes([answer])} in {answer.total_s:.1f} s",
-                    answer.status == 400 and answer.total_s <= 3,
+                    f"{name}: {' or '.join(map(str, sorted(statuses)))} in ≤ 3 s",
+                    f"{dict(_codes([answer]))} in {answer.total_s:.1f} s",
+                    answer.status in statuses and answer.total_s <= 3,
                 )
             good = await stage.send(server, chat("a", f"http://good.fault:{host.port}/x"))
             stage.finding("a good name is answered", good.status, good.status == 200)
