@@ -12,7 +12,7 @@ from scripts.injections.stage import Stage
 from scripts.load.servers import ServerProcess, free_port
 from scripts.load.streams import Address
 
-__all__ = ["Balanced", "balanced", "find", "local_config"]
+__all__ = ["Balanced", "balanced", "command", "find", "local_config"]
 
 _CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -203,7 +203,7 @@ def _lifespan(
             running.push_async_callback(media.close)
             running.push_async_callback(services.pipeline.close)
             # In the background, so that the socket opens at once and /health answers while weights load.
-            starting = asyncio.create_task(_start(services.engine, media, on_fatal, on_ready))
+            starting = asyncio.create_task(_start(services, on_fatal, on_ready))
             running.callback(starting.cancel)
             watching = asyncio.create_task(_end_stalled(services))
             running.callback(watching.cancel)
@@ -220,21 +220,22 @@ async def _end_stalled(services: Services) -> None:
 
 
 async def _start(
-    engine: Engine,
-    media: MediaPreparer,
+    services: Services,
     on_fatal: Callable[[StartupError], None] | None,
     on_ready: Callable[[], None] | None = None,
 ) -> None:
     started = time.monotonic()
     try:
         async with asyncio.TaskGroup() as group:  # a failure of one stops the other
-            group.create_task(engine.start())
-            group.create_task(media.start())
+            group.create_task(services.engine.start())
+            group.create_task(services.media.start())
     except* Exception as group_error:  # noqa: BLE001 - the process must not wait for ever
         error = _startup_error(group_error.exceptions[0])
         if on_fatal is not None:
             on_fatal(error)
     else:
+        if services.gate.state is GateState.STARTING:  # no signal has come meanwhile
+            services.gate.state = GateState.OPEN
         if on_ready is not None:
             on_ready()
         _log.info("ready after %.1f s", time.monotonic() - started)

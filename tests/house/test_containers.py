@@ -15,6 +15,7 @@ from internvl_server.settings.loading import load_settings
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 HAPROXY = (ROOT / "configs/haproxy.cfg").read_text(encoding="utf-8")
+NGINX = (ROOT / "configs/nginx.conf").read_text(encoding="utf-8")
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES: dict[str, Any] = COMPOSE["services"]
 
@@ -206,6 +207,32 @@ def test_the_balancer_knows_the_replicas() -> None:
     named = re.findall(r"^    server (\S+) (\S+):8000$", HAPROXY, re.MULTILINE)
     replicas = [name for name in SERVICES if name.startswith("replica-")]
     assert named == [(name, name) for name in replicas]
+
+
+def nginx(name: str) -> list[str]:
+    """The values of a directive."""
+    return re.findall(rf"^ +{name} (.*);$", NGINX, re.MULTILINE)
+
+
+def test_nginx_repeats_no_request_and_hides_no_cut() -> None:
+    assert nginx("proxy_next_upstream") == ["error timeout"]
+    assert nginx("proxy_http_version") == ["1.1"]
+    assert nginx("proxy_set_header Connection") == ["close"]
+    assert nginx("proxy_buffering") == ["off"]
+
+
+def test_nginx_waits_longer_and_takes_more_than_the_server() -> None:
+    [wait_s] = nginx("proxy_read_timeout")
+    assert int(wait_s[:-1]) > max(60, 2 * ServerSettings().sse_keep_alive_s)
+    [body_s] = nginx("client_body_timeout")
+    assert int(body_s[:-1]) > LimitSettings().body_timeout_s
+    [size] = nginx("client_max_body_size")
+    assert int(size[:-1]) << 20 > LimitSettings().max_body_bytes
+
+
+def test_nginx_knows_the_replicas() -> None:
+    named = re.findall(r"^ +server (\S+):8000 ", NGINX, re.MULTILINE)
+    assert named == [name for name in SERVICES if name.startswith("replica-")]
 
 
 def test_the_check_script_parses() -> None:

@@ -1,6 +1,7 @@
 """Signals: what runs is finished, or told that the server stops; and nothing stays behind."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -145,6 +146,7 @@ def test_no_child_outlives_the_server(tiny_checkpoint: Path, sign: signal.Signal
     with serving(tiny_checkpoint) as (process, _):
         children = descendants(process.pid)
         assert children
+        os.kill(children[0], signal.SIGSTOP)  # as one that computes without an end
         process.send_signal(sign)
         process.wait(timeout=30)
         deadline = time.monotonic() + 10

@@ -11,6 +11,8 @@ __all__ = ["AdmissionGate", "GateState"]
 class GateState(Enum):
     """What the server does with new requests."""
 
+    STARTING = auto()
+    """`/ready` says no, and the engine refuses requests until it has started."""
     OPEN = auto()
     UNREADY = auto()
     """`/ready` says no, so that load balancers look elsewhere; requests that still arrive are served."""
@@ -27,7 +29,7 @@ class AdmissionGate:
 
     def __init__(self, max_in_flight: int) -> None:
         self._budget = Budget(max_in_flight, _overloaded)
-        self.state = GateState.OPEN
+        self.state = GateState.STARTING
 
     @property
     def num_in_flight(self) -> int:

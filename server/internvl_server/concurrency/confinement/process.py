@@ -13,6 +13,7 @@ from typing import Any
 
 __all__ = ["confine", "forbid_looking", "limit_time", "protect"]
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
 _SECCOMP_SET_MODE_FILTER = 1
@@ -30,11 +31,16 @@ class _Program(ctypes.Structure):
 
 
 def protect() -> None:
-    """At the start of a process: its memory cannot be read by others, signals do not end it, no core dump."""
+    """At the start of a process: others cannot read its memory, signals do not end it, and it dumps no core.
+
+    It is killed when the thread that started it ends, as all do when the server is killed: a job that
+    computes without an end does not notice that its pipe is closed.
+    """
     # The parent ends its processes, also when a supervisor signals the whole process group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     forbid_looking()
 
 

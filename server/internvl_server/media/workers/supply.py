@@ -1,6 +1,7 @@
 """Starts the processes of a pool, replaces those that are lost, and keeps an account of them."""
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ class PoolHealth:
         num_died: Processes that ended by themselves, or were ended because of what they answered.
         num_killed: Processes that were ended because a job took too long.
         problem: Why no process can be started, as a sentence; empty if the last start succeeded.
+        problem_since: When it began, by `time.monotonic`; 0 without one.
     """
 
     num_alive: int = 0
@@ -38,6 +40,7 @@ class PoolHealth:
     num_died: int = 0
     num_killed: int = 0
     problem: str = ""
+    problem_since: float = 0.0
 
 
 class WorkerSupply:
@@ -181,11 +184,13 @@ class WorkerSupply:
     ) -> None:
         with self._lock:
             now = self._health
+            problem = now.problem if problem is None else problem
             self._health = PoolHealth(
                 num_started=now.num_started + num_started,
                 num_died=now.num_died + num_died,
                 num_killed=now.num_killed + num_killed,
-                problem=now.problem if problem is None else problem,
+                problem=problem,
+                problem_since=(now.problem_since or time.monotonic()) if problem else 0.0,
             )
 
     def _return(self, worker: WorkerProcess | None) -> None:

@@ -1,13 +1,9 @@
-"""Two servers behind a real HAProxy with `configs/haproxy.cfg`; stopping one under load loses nothing.
+"""Two servers behind a real HAProxy or nginx with the shipped configurations; stopping one loses nothing.
 
-Streams that run on it are finished. What arrives between SIGTERM and the closing of its socket (0.1 s) is
-refused as not executed, and repeated by the OpenAI SDK.
+Streams that run on it are finished, and so is what arrives until its socket closes. Clients repeat nothing.
 """
 
-import re
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -15,25 +11,28 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import openai
 import pytest
 
+from scripts.injections.replicas import command, find, local_config
+from scripts.load.servers import free_port
+
 ROOT = Path(__file__).parents[2]
-HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
 LOAD_S = 5.0
 NUM_CLIENTS = 12
 
-pytestmark = pytest.mark.skipif(
-    HAPROXY is None,
-    reason="HAPROXY IS NOT INSTALLED: the balancer's configuration is not tried out",
-)
 
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+def needs(name: str) -> Any:
+    return pytest.param(
+        name,
+        marks=pytest.mark.skipif(
+            find(name) is None,
+            reason=f"{name} IS NOT INSTALLED: its configuration is not tried out",
+        ),
+    )
 
 
 @contextmanager
@@ -45,7 +44,7 @@ def running(*command: str) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         if process.poll() is None:
-            process.kill()
+            process.terminate()
         process.wait(10)
 
 
@@ -55,21 +54,6 @@ def replica(checkpoint: Path, port: int) -> tuple[str, ...]:
         "--port", str(port), "--set", "model.served_name=m",
         "--set", "engine.echo.token_delay_s=0.02",
     )  # fmt: skip
-
-
-def local_config(port: int, replicas: list[int]) -> str:
-    """The shipped file with addresses of this machine, and answers that name their server."""
-    text = (ROOT / "configs/haproxy.cfg").read_text(encoding="utf-8")
-    named = f"bind 127.0.0.1:{port}\n    http-response set-header x-replica %s"
-    text, binds = re.subn(r"bind :8080", named, text)
-    text = text.replace(" resolvers system init-addr libc,none", "")
-    text, servers = re.subn(
-        r"server replica-(\d) replica-\d:8000",
-        lambda match: f"server replica-{match[1]} 127.0.0.1:{replicas[int(match[1]) - 1]}",
-        text,
-    )
-    assert (binds, servers) == (1, 2)
-    return text
 
 
 def wait_for(url: str, *, timeout_s: float = 60) -> None:
@@ -85,11 +69,7 @@ def wait_for(url: str, *, timeout_s: float = 60) -> None:
 
 
 def one_stream(client: openai.OpenAI) -> str:
-    """What went wrong with one request; empty when it ended as it should.
-
-    The SDK repeats what the server says was not executed (`x-should-retry`), or what had no answer; once a
-    stream has begun it repeats nothing.
-    """
+    """What went wrong with one request; empty when it ended as it should."""
     try:
         chunks = list(
             client.chat.completions.create(
@@ -127,7 +107,9 @@ class Load:
             thread.start()
 
     def _run(self) -> None:
-        with openai.OpenAI(base_url=f"{self._url}/v1", api_key="none", timeout=30) as client:
+        with openai.OpenAI(
+            base_url=f"{self._url}/v1", api_key="none", timeout=30, max_retries=0
+        ) as client:
             while (started := time.monotonic()) < self._until:
                 self.outcomes.append((started, one_stream(client)))
 
@@ -138,24 +120,29 @@ class Load:
 
 
 @contextmanager
-def balanced(checkpoint: Path, folder: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+def balanced(
+    name: str, checkpoint: Path, folder: Path
+) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
     """Two servers behind the balancer, and its address."""
     port, ports = free_port(), [free_port(), free_port()]
-    config = folder / "haproxy.cfg"
-    config.write_text(local_config(port, ports), encoding="utf-8")
+    config = folder / f"{name}.conf"
+    config.write_text(local_config(name, port, ports, folder), encoding="utf-8")
     url = f"http://127.0.0.1:{port}"
     with ExitStack() as stack:
         servers = [stack.enter_context(running(*replica(checkpoint, p))) for p in ports]
         for server_port in ports:
             wait_for(f"http://127.0.0.1:{server_port}/ready")
-        stack.enter_context(running(str(HAPROXY), "-db", "-f", str(config)))
+        stack.enter_context(running(*command(name, config)))
         wait_for(f"{url}/ready")
         yield url, servers
 
 
 @pytest.mark.timeout(180)
-def test_a_stopped_server_loses_no_request(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    with balanced(tiny_checkpoint, tmp_path) as (url, servers):
+@pytest.mark.parametrize("name", [needs("haproxy"), needs("nginx")])
+def test_a_stopped_server_loses_no_request(
+    name: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    with balanced(name, tiny_checkpoint, tmp_path) as (url, servers):
         load = Load(url)
         time.sleep(1.5)
         stopped_at = time.monotonic()
@@ -170,8 +157,11 @@ def test_a_stopped_server_loses_no_request(tiny_checkpoint: Path, tmp_path: Path
 
 
 @pytest.mark.timeout(180)
-def test_a_conversation_stays_on_its_server(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    with balanced(tiny_checkpoint, tmp_path) as (url, servers):
+@pytest.mark.parametrize("name", [needs("haproxy")])
+def test_a_conversation_stays_on_its_server(
+    name: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    with balanced(name, tiny_checkpoint, tmp_path) as (url, servers):
         assert len(servers_of(url, {})) == 2
         (first,) = servers_of(url, {"x-conversation-id": "a"})
         servers[int(first[-1]) - 1].kill()
