@@ -12,8 +12,8 @@ right `codes` of the error and the `param` that it names, and one of
 `host` is what the host of `{host}` does with a connection (see `hosts.py`). `each` makes a line a family: a
 case for every combination of its names' values, `«name»` being replaced in the whole line. `like` changes the
 names: the answer must have the same control tokens as that request's. `dials`, `needs` and `slow` are the
-last three attributes of `Case`. Generators are those of `values.py`. `{host}`, `{auth}`, `{key}` and the places
-of hosts (`{media}`, `{sentinel}`, …) are replaced when the ports are known.
+last three attributes of `Case`. Generators are in `values.py`. `{host}`, `{auth}`, `{key}` and the places of
+hosts (`{media}`, `{sentinel}`, …) are replaced when the ports are known.
 """
 
 import itertools
