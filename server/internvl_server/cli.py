@@ -7,6 +7,7 @@ stopped, 128 plus the number of the signal.
 """
 
 import argparse
+import gc
 import secrets
 import sys
 from collections.abc import Sequence
@@ -63,6 +64,10 @@ def _serve(options: argparse.Namespace) -> int:
         check_machine(
             settings.engine.turbomind
         )  # before the imports of the server, which take seconds
+
+    # Imports make no garbage, and the collector would visit what they make again and again. `serve` enables
+    # it.
+    gc.disable()
 
     from internvl_server.serve import serve
 

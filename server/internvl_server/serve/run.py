@@ -51,6 +51,7 @@ def serve(settings: Settings) -> int:
     # Threads with Python code give way to the event loop after this time, 5 ms by default.
     sys.setswitchinterval(0.001)
     app = create_app(settings, on_fatal=on_fatal, on_ready=_spare_the_collector)
+    gc.enable()  # the command line disables it while modules are imported
     if app.state.services.engine.info.backend != "cpu":
         return_large_blocks()
     config = uvicorn.Config(
