@@ -1,9 +1,11 @@
 """The collaborators of the routes: wired once in `app.py` and kept on the app's state."""
 
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
+from fastapi.routing import APIRoute
 
 from internvl_server.api.admission import AdmissionGate
 from internvl_server.api.middleware.keys import KeyRing
@@ -15,7 +17,7 @@ from internvl_server.pipeline import Pipeline, PromptCounter
 from internvl_server.settings import Settings
 from internvl_server.startup_check import StartupCheck
 
-__all__ = ["Services", "ServicesDep"]
+__all__ = ["Services", "ServicesDep", "ServicesRoute"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,22 @@ class Services:
 async def _services(request: Request) -> Services:  # FastAPI runs plain functions on a thread
     services: Services = request.app.state.services
     return services
+
+
+class ServicesRoute(APIRoute):
+    """A route whose function takes the request and the services, and returns the response.
+
+    It is called without FastAPI's search for what else it may depend on, which takes longer than the call.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """What answers a request."""
+
+        async def handle(request: Request) -> Response:
+            response: Response = await self.endpoint(request, request.app.state.services)
+            return response
+
+        return handle
 
 
 ServicesDep = Annotated[Services, Depends(_services)]

@@ -45,7 +45,8 @@ def resolve_sampling(
         for name, default in _OPTIONAL.items()
         if name in info.ignored and getattr(sampling, name) != default
     }
-    sampling = replace(sampling, **left_out)
+    if left_out:
+        sampling = replace(sampling, **left_out)
     _check_capabilities(info, sampling, answer, conversation)
     return sampling, tuple(
         f"'{name}' has no effect: the {info.backend} engine does not support it."

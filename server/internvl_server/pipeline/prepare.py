@@ -145,7 +145,8 @@ class Pipeline:
         sampling, warnings = self.resolve_sampling(sampling, answer, conversation)
         answer, loose = await self._compile(sampling.constraint, answer)
         prompt = await self._prompts.prepare(conversation, sampling, answer.num_choices, owner)
-        prompt = replace(prompt, warnings=(*warnings, *loose, *prompt.warnings))
+        if warnings or loose:
+            prompt = replace(prompt, warnings=(*warnings, *loose, *prompt.warnings))
         return await self._start(request_id, prompt, sampling, answer, owner)
 
     async def prepare_raw(

@@ -152,7 +152,7 @@ class PromptBuilder:
             tiles: One entry for each image and frame of the skeleton's `media_parts`, in order.
         """
         prompt = self.fill(skeleton, [(image.num_tiles, image.fingerprint) for image in tiles])
-        return replace(prompt, tiles=tuple(tiles))
+        return replace(prompt, tiles=tuple(tiles)) if tiles else prompt
 
     def fill(self, skeleton: PromptSkeleton, images: Sequence[tuple[int, bytes]]) -> Prompt:
         """Like `build`, from numbers of tiles; the prompt has no tiles.

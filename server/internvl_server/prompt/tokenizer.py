@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,10 @@ CONTENT_MARKERS = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>")
 """Marks of a phrase, of its box and of its quadrilateral in prompts and answers about places."""
 _THINK_TAGS = ("<think>", "</think>")
 _TEXT_MARKERS = frozenset((*CONTENT_MARKERS, *_THINK_TAGS))
+
+# Texts that templates write between control tokens, and short system prompts, are encoded once.
+_MAX_KEPT_CHARS = 64
+_MAX_KEPT_TEXTS = 256
 
 # The pre-tokenisation of the Qwen2 family, for checkpoints that have only vocab.json and merges.txt.
 _QWEN2_PATTERN = (
@@ -44,6 +48,7 @@ class PromptTokenizer:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._full = tokenizer
+        self._encode_short = lru_cache(_MAX_KEPT_TEXTS)(self._encode)
         text = tokenizer.to_str()
         self.digest = hashlib.sha256(text.encode()).hexdigest()
         definition = json.loads(text)
@@ -122,6 +127,10 @@ class PromptTokenizer:
             is_first: Whether a prompt begins with it; some tokenizers of the SentencePiece kind write a space
                 before the first text.
         """
+        encode = self._encode_short if len(text) <= _MAX_KEPT_CHARS else self._encode
+        return list(encode(text, is_first))
+
+    def _encode(self, text: str, is_first: bool) -> list[int]:  # noqa: FBT001  (a key of the cache)
         tokenizer = self._first_text if is_first else self._text_only
         [encoding] = tokenizer.encode_batch_fast([text], add_special_tokens=False)
         ids: list[int] = encoding.ids

@@ -13,7 +13,7 @@ from internvl_server.api.answer import Answer, respond, start_conversation
 from internvl_server.api.counting import count_prompt
 from internvl_server.api.headers import notice_headers
 from internvl_server.api.openapi import json_body
-from internvl_server.api.services import Services, ServicesDep
+from internvl_server.api.services import Services, ServicesDep, ServicesRoute
 from internvl_server.pipeline import Generation, Measurement
 from internvl_server.protocol.chat.render import AnswerHead, ChunkWriter, completion
 from internvl_server.protocol.chat.request import ChatCompletionRequest, parse_chat_request
@@ -24,7 +24,7 @@ from internvl_server.telemetry.request_id import current_request_id
 
 __all__ = ["router"]
 
-router = APIRouter()
+router = APIRouter(route_class=ServicesRoute)
 
 
 @router.post(

@@ -15,7 +15,7 @@ from internvl_server.api.body import read_request
 from internvl_server.api.disconnect import run_until_disconnect
 from internvl_server.api.headers import notice_headers
 from internvl_server.api.openapi import json_body
-from internvl_server.api.services import Services, ServicesDep
+from internvl_server.api.services import Services, ServicesDep, ServicesRoute
 from internvl_server.pipeline import Generation
 from internvl_server.protocol.chat.render import AnswerHead
 from internvl_server.protocol.completions.render import CompletionWriter, text_completion
@@ -30,7 +30,7 @@ from internvl_server.telemetry.request_id import current_request_id
 
 __all__ = ["router"]
 
-router = APIRouter()
+router = APIRouter(route_class=ServicesRoute)
 
 
 @router.post(

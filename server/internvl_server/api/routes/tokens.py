@@ -10,7 +10,7 @@ from internvl_server.api.body import read_request
 from internvl_server.api.disconnect import run_until_disconnect
 from internvl_server.api.headers import notice_headers
 from internvl_server.api.openapi import json_body
-from internvl_server.api.services import Services, ServicesDep
+from internvl_server.api.services import Services, ServicesDep, ServicesRoute
 from internvl_server.concurrency.offload import MAX_TOKEN_IDS, offload
 from internvl_server.protocol.dialects import CHAT, COMPLETIONS
 from internvl_server.protocol.tokenize import (
@@ -24,7 +24,7 @@ from internvl_server.protocol.tokenize import (
 
 __all__ = ["router"]
 
-router = APIRouter()
+router = APIRouter(route_class=ServicesRoute)
 
 
 @router.post("/tokenize", openapi_extra=json_body(TokenizeRequest))

@@ -181,7 +181,9 @@ class TurbomindEngine:
             grammar = (await self._compiler.compile(constraint)).grammar
         images = runtime.multimodal(request)
         _, jobs = self._parts()  # the engine may have been closed meanwhile
-        work = Work(replace(request, pixel_values=()), images, grammar)
+        if request.pixel_values:
+            request = replace(request, pixel_values=())
+        work = Work(request, images, grammar)
         if request.sampling.num_logprobs is None:
             return partial(jobs.abort, jobs.submit(stream, work))
         permit = self._logits_budget.reserve(0)
@@ -192,7 +194,7 @@ class TurbomindEngine:
 
     def _reserve_logits(self, request: GenerateRequest, permit: Permit) -> Callable[[int], None]:
         """Reserve memory for the first log probabilities; the function does so for further tokens."""
-        request = replace(request, prompt_token_ids=(), pixel_values=())
+        request = replace(request, prompt_token_ids=())
 
         def reserve(num_tokens: int) -> None:
             permit.resize(logits_bytes(request, self._limits.vocab_size, num_tokens))
