@@ -170,7 +170,8 @@ def _install(app: FastAPI, settings: Settings, keys: KeyRing) -> None:
     install_error_handlers(app)
     install_openapi(app, is_served=settings.server.openapi)
     for module in (chat, completions, messages, responses, tokens, models, version, health, index):
-        app.include_router(module.router)
+        # Their own routes: an included router would be searched twice for each request.
+        app.router.routes += module.router.routes
     app.add_middleware(AuthMiddleware, keys=keys)
     app.add_middleware(RequestContextMiddleware)
     if settings.server.allowed_origins:
