@@ -90,7 +90,7 @@ def test_a_failure_is_logged_as_one(
     server.post({**CHAT, "stream": is_stream})
     [line] = lines(1)
     assert line["outcome"] == "failed"
-    assert line["status"] == (200 if is_stream else 500)
+    assert line["status"] == (200 if is_stream else 503)
     assert line["client"] == "anonymous"
 
 

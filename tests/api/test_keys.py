@@ -100,6 +100,15 @@ def status(server: LiveServer, method: str, target: str, host: str) -> int:
         return int(sock.recv(65536).split(b" ", 2)[1])
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/nope", "/ready"])
+def test_no_answer_repeats_a_key(locked_server: LiveServer, path: str) -> None:
+    for given in (KEY, f"{KEY}x"):
+        headers = {"authorization": f"Bearer {given}", "x-api-key": given}
+        answer = httpx2.post(locked_server.url + path, json={"model": "x"}, headers=headers)
+        assert answer.status_code >= 400
+        assert KEY not in answer.text + str(answer.headers.raw)
+
+
 def test_no_header_of_a_proxy_replaces_a_key(locked_server: LiveServer) -> None:
     headers = {
         "x-forwarded-for": "127.0.0.1",

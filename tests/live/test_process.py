@@ -112,6 +112,25 @@ def test_no_process_shows_a_key(
                 assert b"s3cret" not in Path(f"/proc/{pid}/{file}").read_bytes()
 
 
+def test_one_port_is_open(tiny_checkpoint: Path) -> None:
+    with serving(tiny_checkpoint) as (process, url):
+        assert httpx2.get(f"{url}/health").status_code == 200
+        inodes = {
+            os.readlink(file)
+            for pid in (process.pid, *descendants(process.pid))
+            for file in Path(f"/proc/{pid}/fd").iterdir()
+        }
+        lines = [
+            line.split()
+            for table in ("tcp", "tcp6", "udp", "udp6")
+            for line in Path(f"/proc/{process.pid}/net/{table}").read_text().splitlines()[1:]
+        ]
+        listening = [
+            line[1] for line in lines if f"socket:[{line[9]}]" in inodes and line[3] != "01"
+        ]
+        assert listening == [f"0100007F:{int(url.rpartition(':')[2]):04X}"]
+
+
 def test_sighup_reads_the_keys_file_again(tiny_checkpoint: Path, tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("alice:one\n")
