@@ -22,23 +22,30 @@ _SIZES = (160, 120), (320, 240), (448, 448), (640, 360), (896, 448), (1280, 720)
 
 @dataclass(frozen=True)
 class Shot:
-    """A request; `is_good` if it must be completed."""
+    """A request; `is_good` if it must be completed, `may_close` if it need not be answered."""
 
     name: str
     request: bytes
     leave: Leave = STAY
     is_good: bool = True
+    may_close: bool = False
 
 
-def hostile_requests() -> list[Shot]:
-    """Those of the corpus of the tests, which have answers of few kinds; none is too slow to be repeated."""
-    shots = []
-    for path in sorted((_ROOT / "tests/corpus").glob("**/*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            case = json.loads(line)
-            request = case["request"].encode("latin-1")
-            shots.append(Shot(f"hostile {case['id']}", request, is_good=False))
-    return shots
+def hostile_requests(path: Path) -> list[Shot]:
+    """Those of a file, each line an object with an `id`, a `request` in latin-1, and its right `status`.
+
+    The statuses are a list; null is a closed connection.
+    """
+    cases = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return [
+        Shot(
+            f"hostile {case['id']}",
+            case["request"].encode("latin-1"),
+            is_good=False,
+            may_close=None in case["status"],
+        )
+        for case in cases
+    ]
 
 
 @dataclass

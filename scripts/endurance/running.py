@@ -12,7 +12,7 @@ import numpy as np
 
 from scripts.endurance.mix import Mix, Shot
 from scripts.load.accounts.ledger import Ledger
-from scripts.load.costs import memory_bytes
+from scripts.load.costs import held_bytes
 from scripts.load.servers import ServerProcess
 from scripts.load.watch.state import State, state_of
 
@@ -47,8 +47,8 @@ class Soak:
 
     @property
     def memory_mib(self) -> float:
-        """Of the server and its children."""
-        return memory_bytes(self.server.pid) / _MIB
+        """Of the server and its children, without pages of files, which the system takes when it likes."""
+        return held_bytes(self.server.pid) / _MIB
 
     async def idle_state(self) -> State:
         """After the same requests each time, so that what is started on demand has been."""
@@ -96,7 +96,9 @@ class Soak:
 
     async def _send(self, shot: Shot) -> None:
         address, request = self.server.address, shot.request
-        answer = await self.ledger.send(address, request, leave=shot.leave, name=shot.name)
+        answer = await self.ledger.send(
+            address, request, leave=shot.leave, name=shot.name, may_close=shot.may_close
+        )
         if shot.is_good:
             self.good.open()
             self.good.close(answer, shot.name)

@@ -43,7 +43,7 @@ def settings(engine: str, host: MediaHost) -> dict[str, Any]:
 
 async def run(options: argparse.Namespace, place: Folder) -> int:
     """Start a server, load it and judge it. Returns the exit code."""
-    seconds, hostile = options.minutes * 60, hostile_requests()
+    seconds, hostile = options.minutes * 60, hostile_requests(options.requests)
     flags = ["--leak"] if options.leak else []
     async with MediaHost() as host:
         with watched_server(settings(options.engine, host), place, *flags) as server:
@@ -118,6 +118,7 @@ def parse() -> argparse.Namespace:
     add("--leak", action="store_true", help="plant a leak of 1 MiB in 100 requests, to be found")
     add("--max-slope", type=float, default=0.5, help="MiB that 1,000 requests may add")
     add("--max-growth", type=float, default=32.0, help="MiB that all may add after a third")
+    add("--requests", type=Path, default=Path("tests/corpus/requests.jsonl"), help="hostile ones")
     add("--seed", type=int, default=0)
     add("--work", type=Path, help="a new folder, to keep the server's log in")
     add("--json", type=Path, help="write figures to this file")

@@ -1,10 +1,11 @@
 """What a process has used so far, by /proc: CPU of its main thread and of all, with its children; memory."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Cost", "cost_of", "descendants", "memory_bytes"]
+__all__ = ["Cost", "cost_of", "descendants", "held_bytes", "memory_bytes"]
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
@@ -35,6 +36,18 @@ def memory_bytes(pid: int) -> int:
         except FileNotFoundError:
             continue
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def held_bytes(pid: int) -> int:
+    """Memory of a process and its children that the system cannot take back: without pages of files."""
+    kib = 0
+    for process in [pid, *descendants(pid)]:
+        try:
+            status = Path(f"/proc/{process}/status").read_text()
+        except FileNotFoundError:
+            continue
+        kib += sum(map(int, re.findall(r"Rss(?:Anon|Shmem):\s+(\d+) kB", status)))
+    return kib << 10
 
 
 def _cpu_s(pid: int) -> float:

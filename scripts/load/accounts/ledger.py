@@ -12,6 +12,7 @@ from scripts.load.streams import Address
 __all__ = ["Ledger", "access_lines"]
 
 _MAX_NOTES = 20
+_QUIET_PATHS = {"/health", "/ready"}  # which have a line at the level `debug` only
 _ACCESS = re.compile(r" server\.access \[([^\]]+)\] \S+ \S+ (\d+) ")
 
 
@@ -32,33 +33,43 @@ class Ledger:
         self._ids: Counter[str] = Counter()  # of whole answers
 
     async def send(
-        self, address: Address, request: bytes, *, leave: Leave = STAY, name: str = ""
+        self,
+        address: Address,
+        request: bytes,
+        *,
+        leave: Leave = STAY,
+        name: str = "",
+        may_close: bool = False,
     ) -> Answer:
         """Send a request and enter how it ended; see `exchange`.
 
         Args:
             address, request, leave: Those of `exchange`.
             name: Says in notes which request it was.
+            may_close: Whether a closed connection, without an answer, is a refusal too.
         """
         self.open()
         answer = await exchange(address, request, leave=leave)
-        self.close(answer, name)
+        self.close(answer, name, may_close=may_close)
         return answer
 
     def open(self) -> None:
         """A request is being sent."""
         self.num_sent += 1
 
-    def close(self, answer: Answer, name: str = "") -> Outcome:
-        """A request has ended."""
+    def close(self, answer: Answer, name: str = "", *, may_close: bool = False) -> Outcome:
+        """A request has ended; see `send`."""
         outcome, note = judge(answer)
+        if may_close and answer.is_connected and not answer.status:
+            outcome = Outcome.REFUSED
         self.outcomes[outcome] += 1
         if outcome is Outcome.UNEXPLAINED:
             self._note(f"{name or answer.path}: {note}")
         if answer.status >= HTTPStatus.BAD_REQUEST:
             self.codes[f"{answer.status} {error_code(answer)}"] += 1
             self.num_server_errors += answer.status in (500, 501, 502) or answer.status > 504
-        if answer.is_whole and "x-request-id" in answer.headers:
+        is_logged = answer.path.partition("?")[0] not in _QUIET_PATHS
+        if is_logged and answer.is_whole and "x-request-id" in answer.headers:
             self._ids[answer.headers["x-request-id"]] += 1
         return outcome
 
