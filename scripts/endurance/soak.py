@@ -31,12 +31,12 @@ _MIB = 1 << 20
 _ALLOWED = State(fds=2, children=0, files=0, tasks=0, threads=0, objects=0)
 
 
-def settings(engine: str, host: MediaHost) -> dict[str, Any]:
+def settings(options: argparse.Namespace, host: MediaHost) -> dict[str, Any]:
     """Caches are small, so that they are full before growth is measured."""
     cpu = {"feature_cache_bytes": 16 * _MIB, "kv_cache_bytes": 256 * _MIB}
     return {
-        "engine": {"kind": engine, "cpu": cpu},
-        "media": host.settings() | {"cache_bytes": 64 * _MIB},
+        "engine": {"kind": options.engine, "cpu": cpu},
+        "media": host.settings() | {"cache_bytes": options.cache_mib * _MIB},
         "server": {"drain_s": 5},
     }
 
@@ -44,9 +44,9 @@ def settings(engine: str, host: MediaHost) -> dict[str, Any]:
 async def run(options: argparse.Namespace, place: Folder) -> int:
     """Start a server, load it and judge it. Returns the exit code."""
     seconds, hostile = options.minutes * 60, hostile_requests(options.requests)
-    flags = ["--leak"] if options.leak else []
+    flags = ["--leak", str(options.leak)] if options.leak else []
     async with MediaHost() as host:
-        with watched_server(settings(options.engine, host), place, *flags) as server:
+        with watched_server(settings(options, host), place, *flags) as server:
             ready_s = await server.wait_ready()
             mix = Mix(await served_name(server), host, hostile, seed=options.seed)
             soak = Soak(server, place.temporary, mix)
@@ -115,9 +115,13 @@ def parse() -> argparse.Namespace:
         default=0.0,
         help="requests a second, instead of half of what it bears",
     )
-    add("--leak", action="store_true", help="plant a leak of 1 MiB in 100 requests, to be found")
+    add(
+        "--leak", type=int, nargs="?", const=1, default=0, metavar="MIB",
+        help="plant a leak of so much in 100 requests, to be found; 1 by default",
+    )  # fmt: skip
     add("--max-slope", type=float, default=0.5, help="MiB that 1,000 requests may add")
     add("--max-growth", type=float, default=32.0, help="MiB that all may add after a third")
+    add("--cache-mib", type=int, default=64, help="of prepared pictures")
     add("--requests", type=Path, default=Path("tests/corpus/requests.jsonl"), help="hostile ones")
     add("--seed", type=int, default=0)
     add("--work", type=Path, help="a new folder, to keep the server's log in")

@@ -1,9 +1,9 @@
 """Our server, watched: run as a program.
 
-    python -m scripts.load.watch.program [--leak] serve …
+    python -m scripts.load.watch.program [--leak MIB] serve …
 
 The app is wrapped from outside, in a middleware that answers `GET /watch` with what the process holds. With
-`--leak` the middleware keeps a megabyte of every hundred requests, which whoever watches must find.
+`--leak` the middleware keeps so much of every hundred requests, which whoever watches must find.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 __all__ = ["PATH", "Watch"]
 
 PATH = "/watch"
-_LEAK_BYTES, _LEAK_REQUESTS = 1 << 20, 100
+_LEAK_REQUESTS = 100
 # Of these, a server without requests has none but those of the request that asks.
 _CLASSES = frozenset({"EventStream", "GenerateRequest", "Generation", "RequestResponseCycle"})
 
@@ -33,9 +33,9 @@ _CLASSES = frozenset({"EventStream", "GenerateRequest", "Generation", "RequestRe
 class Watch:
     """ASGI middleware; see this module's docstring."""
 
-    def __init__(self, app: ASGIApp, *, is_leaking: bool = False) -> None:
+    def __init__(self, app: ASGIApp, *, leak_bytes: int = 0) -> None:
         self._app = app
-        self._is_leaking = is_leaking
+        self._leak_bytes = leak_bytes
         self._num_requests = 0
         self._leaked: list[bytes] = []
 
@@ -44,8 +44,8 @@ class Watch:
             await JSONResponse(_state())(scope, receive, send)
             return
         self._num_requests += scope["type"] == "http"
-        if self._is_leaking and self._num_requests % _LEAK_REQUESTS == 0:
-            self._leaked.append(os.urandom(_LEAK_BYTES))  # zeros would take no memory
+        if self._leak_bytes and self._num_requests % _LEAK_REQUESTS == 0:
+            self._leaked.append(os.urandom(self._leak_bytes))  # zeros would take no memory
         await self._app(scope, receive, send)
 
 
@@ -68,17 +68,19 @@ def _is_pooled(thread: threading.Thread) -> bool:
 
 
 def main() -> int:
-    arguments = sys.argv[1:]
-    is_leaking = arguments[:1] == ["--leak"]
+    arguments, leak_bytes = sys.argv[1:], 0
+    if arguments[:1] == ["--leak"]:
+        leak_bytes = int(arguments[1]) << 20
+        arguments = arguments[2:]
     create = app.create_app
 
     def watched(*args: Any, **options: Any) -> FastAPI:
         made = create(*args, **options)
-        made.add_middleware(Watch, is_leaking=is_leaking)
+        made.add_middleware(Watch, leak_bytes=leak_bytes)
         return made
 
     with mock.patch.object(run, "create_app", watched):
-        return cli.main(arguments[1:] if is_leaking else arguments)
+        return cli.main(arguments)
 
 
 if __name__ == "__main__":
