@@ -34,7 +34,7 @@ from internvl_server.engine.base import Engine
 from internvl_server.engine.loader import check_backend, choose_engine, load_engine, unused_settings
 from internvl_server.errors import StartupError
 from internvl_server.media.preparer import MediaPreparer
-from internvl_server.pipeline import Lengths, Pipeline, PromptCounter
+from internvl_server.pipeline import Budgets, Lengths, Pipeline, PromptCounter
 from internvl_server.planner.check import check_settings
 from internvl_server.planner.gpus import GpuMemory
 from internvl_server.planner.support import check_served
@@ -105,13 +105,14 @@ def create_app(
         ),
     )
     lengths = Lengths(engine.info, settings.limits)
+    budgets = Budgets(settings.limits, num_slots=engine.info.max_num_seqs)
     pipeline = Pipeline(
         media=media,
         builder=builder,
         engine=engine,
         vocabulary=tokenizer.vocabulary,
         lengths=lengths,
-        limits=settings.limits,
+        budgets=budgets,
     )
     services = Services(
         settings=settings,
@@ -121,9 +122,10 @@ def create_app(
         media=media,
         pipeline=pipeline,
         prompt_counter=PromptCounter(
-            media=media, builder=builder, tokenizer=tokenizer, lengths=lengths
+            media=media, builder=builder, tokenizer=tokenizer, lengths=lengths, budgets=budgets
         ),
-        gate=AdmissionGate(settings.limits.max_in_flight),
+        gate=AdmissionGate(budgets),
+        budgets=budgets,
         startup_check=check,
         fingerprint=fingerprint_of(check, __version__, checkpoint.config_hash),
         created=int(time.time()),

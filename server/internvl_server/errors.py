@@ -27,6 +27,7 @@ ServerError
 ├── RouteNotFoundError
 ├── MethodNotAllowedError
 ├── RequestTimeoutError              the client did not send its request in time
+├── DeadlineError                    the answer was not finished in time
 ├── EngineOverloadedError            no capacity now; not executed, safe to retry
 ├── EngineUnavailableError           starting or down; not executed
 │   └── ShuttingDownError            the process ends; not executed, or not to its end
@@ -46,6 +47,7 @@ from typing import TypeAlias
 __all__ = [
     "AuthenticationError",
     "ContextLengthExceededError",
+    "DeadlineError",
     "EngineError",
     "EngineOverloadedError",
     "EngineUnavailableError",
@@ -245,8 +247,26 @@ class RequestTimeoutError(ServerError):
     """The client did not send its request in time."""
 
 
+class DeadlineError(ServerError):
+    """The answer was not finished in time, and was aborted."""
+
+
 class EngineOverloadedError(ServerError):
-    """There is no capacity now. The request was not executed and may be sent again."""
+    """There is no capacity now. The request was not executed and may be sent again.
+
+    Args:
+        message, param: As for `ServerError`.
+        retry_after_s: Seconds after which that may help.
+    """
+
+    def __init__(
+        self,
+        *message: Text,
+        param: Text | tuple[Text, ...] | None = None,
+        retry_after_s: int = 1,
+    ) -> None:
+        super().__init__(*message, param=param)
+        self.retry_after_s = retry_after_s
 
 
 class EngineUnavailableError(ServerError):

@@ -8,8 +8,10 @@ import pytest
 import uvicorn
 from internvl_server.api.admission import AdmissionGate, GateState
 from internvl_server.engine.health import health_of
+from internvl_server.pipeline import Budgets
 from internvl_server.serve.draining import DrainingServer
 from internvl_server.settings import ServerSettings, Settings
+from internvl_server.settings.limits import LimitSettings
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -19,7 +21,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 @pytest.fixture
 def server() -> DrainingServer:
     services: Any = SimpleNamespace(
-        gate=AdmissionGate(1),
+        gate=AdmissionGate(Budgets(LimitSettings(), num_slots=1)),
         engine=SimpleNamespace(health=lambda: health_of("running")),
         keys=None,
         settings=Settings(server=ServerSettings(pre_drain_s=60)),

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 from fastapi import Request
 from fastapi.responses import Response
 
+from internvl_server.api.admission import within_deadline
 from internvl_server.api.body import BodyParser, read_request
 from internvl_server.api.disconnect import run_until_disconnect
 from internvl_server.api.json_text import json_text
@@ -49,13 +50,15 @@ async def respond(request: Request, services: Services, accept: Accept) -> Respo
     Args:
         request: The HTTP request.
         services: The server's collaborators.
-        accept: Does everything that can refuse the request. The stack it gets owns the permit and the
-            engine's request.
+        accept: Does everything that can refuse the request. The stack it gets owns the admission and
+            the engine's request.
     """
     async with AsyncExitStack() as owner:
-        owner.enter_context(services.gate.admit())
+        admission = owner.enter_context(services.gate.admit(request, to_engine=True))
         services.pipeline.check_ready()
-        answer = await accept(request, services, owner)
+        async with within_deadline():
+            answer = await accept(request, services, owner)
+        admission.shrink_body(0)  # the answer does not keep it
         request.state.generation = answer.generation  # for the access log
         if not answer.is_stream:
             make = await run_until_disconnect(request, answer.whole())

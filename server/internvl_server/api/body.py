@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 
 from fastapi import Request
 
+from internvl_server.api.admission import Admission
 from internvl_server.concurrency.offload import MAX_JSON_BYTES, offload
 from internvl_server.errors import (
     RequestTimeoutError,
@@ -18,7 +19,7 @@ from internvl_server.errors import (
 from internvl_server.protocol.limits import check_structure
 from internvl_server.settings import LimitSettings, Settings
 
-__all__ = ["BodyParser", "read_json_body", "read_request"]
+__all__ = ["BodyParser", "check_head", "read_json_body", "read_request"]
 
 _logger = logging.getLogger(__name__)
 
@@ -50,8 +51,15 @@ class BodyParser(Protocol[T_co]):
 
 
 async def read_request(request: Request, settings: Settings, parser: BodyParser[T_co]) -> T_co:
-    """Read and parse a body. Raises as `read_json_body` and the parser do."""
+    """Read and parse the body of an admitted request.
+
+    Raises as `read_json_body`, `Admission.reserve_body` and the parser do.
+    """
+    num_bytes = check_head(request, settings.limits)
+    admission: Admission = request.state.admission
+    await admission.reserve_body(num_bytes)
     data = await read_json_body(request, settings.limits)
+    admission.shrink_body(len(data))
     ignore_unknown = settings.server.unknown_fields == "ignore"
     parse = partial(parser, data, settings.limits, ignore_unknown=ignore_unknown)
     if len(data) > MAX_JSON_BYTES:
@@ -70,19 +78,30 @@ def _log_once(ignored: Sequence[str]) -> None:
         _logger.info("the request field '%s' is not known here and is ignored", name)
 
 
+def check_head(request: Request, limits: LimitSettings) -> int:
+    """The most bytes that a body can have by its headers.
+
+    Raises:
+        UnsupportedMediaTypeError: It is not `application/json`, or compressed.
+        RequestTooLargeError: It declares more than `limits.max_body_bytes`.
+    """
+    _check_type(request)
+    if "transfer-encoding" in request.headers:  # it comes in chunks
+        return limits.max_body_bytes
+    declared = request.headers.get("content-length", "0")
+    if int(declared) > limits.max_body_bytes:
+        raise _too_large(limits)
+    return int(declared)
+
+
 async def read_json_body(request: Request, limits: LimitSettings) -> bytes:
     """Read the whole body.
 
     Raises:
-        UnsupportedMediaTypeError: It is not `application/json`, or compressed.
-        RequestTooLargeError: It has, or declares, more than `limits.max_body_bytes`.
+        RequestTooLargeError: It has more than `limits.max_body_bytes`.
         RequestTimeoutError: It did not arrive within `limits.body_timeout_s`.
         ClientDisconnect: The client left (Starlette's).
     """
-    _check_type(request)
-    declared = request.headers.get("content-length", "0")
-    if declared.isdigit() and int(declared) > limits.max_body_bytes:
-        raise _too_large(limits)
     try:
         async with asyncio.timeout(limits.body_timeout_s):
             return await _read(request, limits)

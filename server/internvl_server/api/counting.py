@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from fastapi.responses import JSONResponse
 
+from internvl_server.api.admission import within_deadline
 from internvl_server.api.body import BodyParser, read_request
 from internvl_server.api.disconnect import run_until_disconnect
 from internvl_server.api.headers import notice_headers
@@ -35,7 +36,7 @@ async def count_prompt(
         parser: Parses the body.
         to_json: Makes the answer's JSON.
     """
-    with services.gate.admit():
+    with services.gate.admit(request):
         parsed = await read_request(request, services.settings, parser)
         if parsed.body.model is not None:
             services.check_model(parsed.body.model)
@@ -43,6 +44,7 @@ async def count_prompt(
             parsed.sampling, parsed.answer, parsed.conversation
         )
         work = services.prompt_counter.measure(parsed.conversation, parsed.sampling)
-        measured = await run_until_disconnect(request, work)
+        async with within_deadline():
+            measured = await run_until_disconnect(request, work)
         headers = notice_headers(parsed.ignored, (*warnings, *measured.warnings))
         return JSONResponse(to_json(parsed, measured), headers=headers)

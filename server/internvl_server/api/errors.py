@@ -122,6 +122,7 @@ ERROR_TABLE: Mapping[type[ServerError], Row] = {
     errors.RouteNotFoundError: Row(404, "not_found_error", "route_not_found"),
     errors.MethodNotAllowedError: Row(405, _INVALID, "method_not_allowed"),
     errors.RequestTimeoutError: Row(408, _INVALID, "request_timeout"),
+    errors.DeadlineError: Row(504, "server_error", "deadline_exceeded"),
     errors.EngineOverloadedError: Row(429, "rate_limit_error", "engine_overloaded", 1),
     errors.EngineUnavailableError: Row(503, "server_error", "engine_unavailable", 5),
     errors.ShuttingDownError: Row(503, "server_error", "server_shutting_down", 5),
@@ -190,7 +191,7 @@ def error_response(error: ServerError, dialect: Dialect = CHAT) -> JSONResponse:
     row = _row(error)
     headers = {"x-should-retry": "true" if row.retry_after_s else "false"}
     if row.retry_after_s:
-        headers["Retry-After"] = str(row.retry_after_s)
+        headers["Retry-After"] = str(getattr(error, "retry_after_s", row.retry_after_s))
     if isinstance(error, errors.AuthenticationError):
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(envelope(error, dialect), status_code=row.status, headers=headers)
@@ -221,7 +222,9 @@ def install_error_handlers(app: FastAPI) -> None:
 async def _on_server_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServerError), error
     response = error_response(error, dialect_of(request.scope))
-    if response.status_code >= 500:  # noqa: PLR2004
+    if isinstance(error, errors.DeadlineError):
+        _log.warning("request failed: %s", error.message)
+    elif response.status_code >= 500:  # noqa: PLR2004
         _log.error("request failed: %s", error.message, exc_info=error)
     return response
 

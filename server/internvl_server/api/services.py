@@ -13,7 +13,7 @@ from internvl_server.checkpoint.files import Checkpoint
 from internvl_server.engine.base import Engine
 from internvl_server.errors import ModelNotFoundError
 from internvl_server.media.preparer import MediaPreparer
-from internvl_server.pipeline import Pipeline, PromptCounter
+from internvl_server.pipeline import Budgets, Pipeline, PromptCounter
 from internvl_server.settings import Settings
 from internvl_server.startup_check import StartupCheck
 
@@ -32,6 +32,7 @@ class Services:
     pipeline: Pipeline
     prompt_counter: PromptCounter
     gate: AdmissionGate
+    budgets: Budgets
     startup_check: StartupCheck
     fingerprint: str
     created: int

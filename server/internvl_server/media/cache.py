@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
+from internvl_server.concurrency.sharing import SharedBudget
 from internvl_server.core import ImageTiles
 from internvl_server.errors import ServerError
 from internvl_server.media.encoded import EncodedMedia
@@ -87,22 +88,27 @@ class TileCache:
 
 
 class CachedPool:
-    """A `DecodePool` that does no job twice while its result is kept.
+    """A `DecodePool` that does no job twice while its result is kept, and in which clients take turns.
 
     Args:
         pool: Decodes and tiles; others start and close it.
         tiles: The cache, which several pools may share.
+        num_workers: How many jobs the pool does at the same time.
     """
 
-    def __init__(self, pool: DecodePool, tiles: TileCache) -> None:
+    def __init__(self, pool: DecodePool, tiles: TileCache, num_workers: int) -> None:
         self._pool = pool
+        self._turns = SharedBudget(num_workers, refusal="The decoders are busy. Retry later.")
         self._tiles = tiles
         self._sizes: OrderedDict[Key, tuple[int, int]] = OrderedDict()
 
     async def read_size(self, image: EncodedMedia) -> tuple[int, int]:
         """See `DecodePool.read_size`."""
         key = (image.digest, image.is_base64)
-        size = self._sizes.get(key) or await self._pool.read_size(image)
+        size = self._sizes.get(key)
+        if size is None:
+            with await self._turns.reserve(1):
+                size = await self._pool.read_size(image)
         self._remember(key, size)
         return size
 
@@ -110,7 +116,8 @@ class CachedPool:
         """See `DecodePool.tile`."""
 
         async def prepare() -> Tiles:
-            return (await self._pool.tile(image, max_tiles=max_tiles),)
+            with await self._turns.reserve(1, cost=max_tiles):
+                return (await self._pool.tile(image, max_tiles=max_tiles),)
 
         [tiles] = await self._tiles.get((image.digest, image.is_base64, max_tiles), prepare)
         self._remember((image.digest, image.is_base64), tiles.size)
@@ -118,7 +125,11 @@ class CachedPool:
 
     async def frames(self, video: EncodedMedia, *, num_frames: int) -> Tiles:
         """See `DecodePool.frames`."""
-        prepare = partial(self._pool.frames, video, num_frames=num_frames)
+
+        async def prepare() -> Tiles:
+            with await self._turns.reserve(1, cost=num_frames):
+                return await self._pool.frames(video, num_frames=num_frames)
+
         return await self._tiles.get((video.digest, video.is_base64, "frames", num_frames), prepare)
 
     def _remember(self, key: Key, size: tuple[int, int]) -> None:

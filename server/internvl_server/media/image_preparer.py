@@ -1,23 +1,19 @@
 """Images to tiles, several per image."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 from internvl_server.core import Detail, ImageMeasure, ImageReference, ImageTiles
-from internvl_server.errors import EngineOverloadedError
 from internvl_server.media.cache import CachedPool
-from internvl_server.media.encoded import EncodedMedia
+from internvl_server.media.encoded import EncodedMedia, Reservation
 from internvl_server.media.sources.loader import RequestLoader, attach_param, gather
 from internvl_server.media.tile_budget import allocate_tiles
 from internvl_server.media.tiling import count_tiles, select_grid
 
-__all__ = ["HIGH_DETAIL_TILES", "ImagePreparer", "ImageShare", "ReserveTiles"]
+__all__ = ["HIGH_DETAIL_TILES", "ImagePreparer", "ImageShare"]
 
 MEDIUM_DETAIL_TILES = 6
 HIGH_DETAIL_TILES = 12
-
-ReserveTiles: TypeAlias = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +63,7 @@ class ImagePreparer:
         *,
         loader: RequestLoader,
         share: ImageShare,
-        reserve_tiles: ReserveTiles,
+        reservation: Reservation,
     ) -> tuple[ImageTiles, ...]:
         """Tile the images of a request, in order.
 
@@ -75,26 +71,35 @@ class ImagePreparer:
             references: The images.
             loader: Loads them.
             share: The tiles that they may have.
-            reserve_tiles: Called with the number of tiles before an image is decoded; may raise.
+            reservation: Their memory, which has the exact number of tiles in the end.
 
         Raises:
             ImageError: One cannot be used; `param` is its JSON path.
-            EngineOverloadedError: The server is fetching too many.
+            EngineOverloadedError: There is no memory for as many tiles, or too much is being fetched.
         """
         images = await _load_all(references, loader)
         caps = [self._requested_cap(reference) for reference in references]
-        if _fits_any_size(caps, share.num_tiles, reserve_tiles):
+        most = _most_tiles(caps)
+        if most <= share.num_tiles and reservation.has_tiles(most):
             prepared = await self._tile_all(references, images, caps)
             prepared = tuple(replace(t, num_requested_tiles=t.num_tiles) for t in prepared)
-            reserve_tiles(sum(tiles.num_tiles for tiles in prepared))
+            reservation.limit_tiles(sum(tiles.num_tiles for tiles in prepared))
             return prepared
         plans = await self._plan_tiles(references, images, share)
-        reserve_tiles(sum(plan.num_tiles for plan in plans))
+        await reservation.resize_tiles(sum(plan.num_tiles for plan in plans))
         prepared = await self._tile_all(references, images, [plan.cap for plan in plans])
         return tuple(
             replace(tiles, num_requested_tiles=plan.num_requested_tiles)
             for tiles, plan in zip(prepared, plans, strict=True)
         )
+
+    def most_tiles(self, references: Sequence[ImageReference], share: ImageShare) -> int:
+        """The most tiles that `prepare` returns, whatever the sizes of the images are.
+
+        If they have room, no header needs to be read before an image is decoded.
+        """
+        caps = [self._requested_cap(reference) for reference in references]
+        return min(_most_tiles(caps), share.num_tiles)
 
     async def measure(
         self, references: Sequence[ImageReference], *, loader: RequestLoader, share: ImageShare
@@ -148,19 +153,9 @@ class ImagePreparer:
         return self._detail_tiles[reference.detail]
 
 
-def _fits_any_size(caps: Sequence[int], num_tiles: int, reserve_tiles: ReserveTiles) -> bool:
-    """Whether all images can have the tiles they request, whatever their sizes.
-
-    If so, the tiles are reserved, and no header needs to be read before an image is decoded.
-    """
-    most = sum(cap + 1 if cap > 1 else 1 for cap in caps)  # with the thumbnail
-    if most > num_tiles:
-        return False
-    try:
-        reserve_tiles(most)
-    except EngineOverloadedError:
-        return False
-    return True
+def _most_tiles(caps: Sequence[int]) -> int:
+    """The tiles of images of any sizes, with their thumbnails."""
+    return sum(cap + 1 if cap > 1 else 1 for cap in caps)
 
 
 async def _load_all(

@@ -2,38 +2,42 @@
 
 import logging
 import os
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Literal
 
 from internvl_server.core import (
-    FrameList,
     ImageMeasure,
     ImageReference,
     ImageTiles,
     MediaPart,
     PixelType,
-    VideoReference,
 )
 from internvl_server.errors import (
     ContextLengthExceededError,
     Field,
-    InvalidRequestError,
     StartupError,
 )
 from internvl_server.media.cache import CachedPool, TileCache
 from internvl_server.media.decoding.image import DecodeLimits
+from internvl_server.media.encoded import MediaDemand, Reservation
 from internvl_server.media.image_preparer import (
     HIGH_DETAIL_TILES,
     ImagePreparer,
     ImageShare,
-    ReserveTiles,
+)
+from internvl_server.media.parts import (
+    check_numbers,
+    in_order,
+    min_tiles,
+    num_fetched,
+    num_images,
 )
 from internvl_server.media.pixels.resizing import find_problem
 from internvl_server.media.pixels.tiler import PixelFormat
 from internvl_server.media.sources.fetch import MediaFetcher
-from internvl_server.media.sources.loader import RequestLoader, gather
+from internvl_server.media.sources.loader import RequestLoader
 from internvl_server.media.tile_budget import ImageBudget
 from internvl_server.media.tiling import TILE_PX
 from internvl_server.media.video_preparer import VideoPreparer
@@ -47,9 +51,6 @@ __all__ = ["MediaPreparer"]
 _log = logging.getLogger(__name__)
 
 MAX_AUTO_WORKERS = 4
-
-T = TypeVar("T")
-Video: TypeAlias = VideoReference | FrameList
 
 
 class MediaPreparer:
@@ -82,14 +83,15 @@ class MediaPreparer:
         self._pixel_type = pixel_type
         self._can_resize_fast = _can_resize_fast(settings)
         self._fetcher = MediaFetcher(settings)
+        num_workers = settings.num_workers or min(len(os.sched_getaffinity(0)), MAX_AUTO_WORKERS)
         self._pool = DecodePool(
             _worker_spec(settings, tile_px),
-            num_workers=settings.num_workers or min(len(os.sched_getaffinity(0)), MAX_AUTO_WORKERS),
+            num_workers=num_workers,
             timeout_s=settings.decode_timeout_s,
             pixel_format=self._pixel_format,
         )
         cache = TileCache(settings.cache_bytes)
-        pool = CachedPool(self._pool, cache)
+        pool = CachedPool(self._pool, cache, num_workers)
         self._images = ImagePreparer(pool, tile_px=tile_px, auto_max_tiles=auto_max_tiles)
         self._videos = VideoPreparer(settings, tile_px, pool, self._pixel_format, cache)
 
@@ -122,7 +124,7 @@ class MediaPreparer:
         media_parts: Sequence[MediaPart],
         *,
         budget: ImageBudget | None = None,
-        reserve_tiles: ReserveTiles | None = None,
+        reservation: Reservation | None = None,
     ) -> tuple[ImageTiles, ...]:
         """Tile all images and videos: several tiles per image, one per frame, in the order of `media_parts`.
 
@@ -132,33 +134,54 @@ class MediaPreparer:
         Args:
             media_parts: The images and videos; none is fetched if there are too many.
             budget: The prompt tokens of all images and frames; None for no limit.
-            reserve_tiles: Called with one tile per image and frame before anything is fetched, then with
-                the number of tiles before an image is decoded. May raise to refuse them.
+            reservation: Memory for what `demand` returns; None for any amount. What is not needed is given
+                back as soon as that is known: bytes when a host says how many a file has, all of them when
+                the images are tiled.
 
         Raises:
             InvalidRequestError: There are too many images or videos, even at one tile each.
             ImageError, VideoError: One cannot be used; `param` is its JSON path.
             EngineOverloadedError: The server is fetching too many.
         """
-        self._check_numbers(media_parts)
+        check_numbers(media_parts, self._settings)
         share = self._image_share(media_parts, budget)
-        reserve_tiles = reserve_tiles or _grant
-        reserve_tiles(_min_tiles(media_parts))
-        num_frames = _min_tiles(media_parts) - _num_images(media_parts)
-        loader = RequestLoader(self._fetcher, self._settings)
-        return await _in_order(
+        reservation = reservation or Reservation.unlimited()
+        loader = self._loader(media_parts, reservation)
+        tiles = await in_order(
             media_parts,
-            partial(
-                self._images.prepare,
-                loader=loader,
-                share=share,
-                reserve_tiles=lambda num_tiles: reserve_tiles(num_frames + num_tiles),
-            ),
+            partial(self._images.prepare, loader=loader, share=share, reservation=reservation),
             partial(self._videos.prepare, loader=loader),
+        )
+        reservation.limit_bytes(0)
+        return tiles
+
+    def demand(
+        self, media_parts: Sequence[MediaPart], *, budget: ImageBudget | None = None
+    ) -> MediaDemand:
+        """What `prepare` may need, from the numbers of images, videos and frames.
+
+        Raises:
+            InvalidRequestError: As `prepare`.
+        """
+        check_numbers(media_parts, self._settings)
+        share = self._image_share(media_parts, budget)
+        images = [part for part in media_parts if isinstance(part, ImageReference)]
+        least = min_tiles(media_parts)
+        num_frames = least - len(images)
+        max_bytes = num_fetched(media_parts) * self._settings.max_image_bytes
+        return MediaDemand(
+            num_bytes=min(max_bytes, self._settings.max_fetched_bytes),
+            num_frames=num_frames,
+            min_tiles=least,
+            max_tiles=self._images.most_tiles(images, share) + num_frames,
         )
 
     async def measure(
-        self, media_parts: Sequence[MediaPart], *, budget: ImageBudget
+        self,
+        media_parts: Sequence[MediaPart],
+        *,
+        budget: ImageBudget,
+        reservation: Reservation | None = None,
     ) -> tuple[ImageMeasure, ...]:
         """Count the tiles that `prepare` would return, from headers alone: no image is decoded.
 
@@ -168,22 +191,27 @@ class MediaPreparer:
         Args:
             media_parts: The images and videos; none is fetched if there are too many.
             budget: The prompt tokens of all images and frames.
+            reservation: Memory for the bytes that `demand` returns; None for any number.
 
         Raises:
             InvalidRequestError: There are more images or videos than are allowed.
             ImageError, VideoError: One cannot be used; `param` is its JSON path.
             EngineOverloadedError: The server is fetching too many.
         """
-        self._check_numbers(media_parts)
-        min_tokens = _min_tiles(media_parts) * self._num_tokens_per_tile
+        check_numbers(media_parts, self._settings)
+        min_tokens = min_tiles(media_parts) * self._num_tokens_per_tile
         budget = replace(budget, max_tokens=max(budget.max_tokens, min_tokens))
         share = self._image_share(media_parts, budget)
-        loader = RequestLoader(self._fetcher, self._settings)
-        return await _in_order(
+        reservation = reservation or Reservation.unlimited()
+        loader = self._loader(media_parts, reservation)
+        return await in_order(
             media_parts,
             partial(self._images.measure, loader=loader, share=share),
             partial(self._videos.measure, loader=loader),
         )
+
+    def _loader(self, media_parts: Sequence[MediaPart], reservation: Reservation) -> RequestLoader:
+        return RequestLoader(self._fetcher, self._settings, num_fetched(media_parts), reservation)
 
     def _pixel_format(self) -> PixelFormat:
         pixel_type = self._pixel_type()
@@ -191,34 +219,18 @@ class MediaPreparer:
         is_wanted = self._settings.resize == "fast" or is_rounded
         return PixelFormat(pixel_type, is_fast=self._can_resize_fast and is_wanted)
 
-    def _check_numbers(self, media_parts: Sequence[MediaPart]) -> None:
-        """Refuse too many images, videos or frames, whatever the model's context is."""
-        num_images = _num_images(media_parts)
-        for count, label, limit in (
-            (num_images, "images", "max_images"),
-            (len(media_parts) - num_images, "videos", "max_videos"),
-            (_min_tiles(media_parts), "images and frames", "max_tiles_per_request"),
-        ):
-            max_count = getattr(self._settings, limit)
-            if count > max_count:
-                raise InvalidRequestError(
-                    f"The request has {count} {label}; at most {max_count} are allowed "
-                    f"(media.{limit}).",
-                    param=Field.PROMPT,
-                )
-
     def _image_share(
         self, media_parts: Sequence[MediaPart], budget: ImageBudget | None
     ) -> ImageShare:
         """The tiles that frames leave for images, at least one for each image."""
-        min_tiles = _min_tiles(media_parts)
-        num_frames = min_tiles - _num_images(media_parts)
-        num_earlier = 0 if budget is None else _num_images(media_parts[: budget.num_earlier])
-        num_tiles = self._shared_tiles(min_tiles, num_earlier)
+        least = min_tiles(media_parts)
+        num_frames = least - num_images(media_parts)
+        num_earlier = 0 if budget is None else num_images(media_parts[: budget.num_earlier])
+        num_tiles = self._shared_tiles(least, num_earlier)
         if budget is not None:
-            self._check_context(min_tiles, budget.max_tokens)
+            self._check_context(least, budget.max_tokens)
             num_tiles = min(num_tiles, budget.shared_tokens // self._num_tokens_per_tile)
-        return ImageShare(max(num_tiles, min_tiles) - num_frames, num_earlier)
+        return ImageShare(max(num_tiles, least) - num_frames, num_earlier)
 
     def _shared_tiles(self, min_tiles: int, num_earlier: int) -> int:
         """The tiles of a request: in a long conversation, enough for one more image in high detail."""
@@ -235,38 +247,6 @@ class MediaPreparer:
                 f"{max(max_tokens, 0)} are left of the model's context. Send fewer images or less text.",
                 param=Field.PROMPT,
             )
-
-
-def _grant(_: int) -> None:
-    """Accept any number of tiles."""
-
-
-def _num_images(media_parts: Sequence[MediaPart]) -> int:
-    return sum(isinstance(part, ImageReference) for part in media_parts)
-
-
-def _min_tiles(media_parts: Sequence[MediaPart]) -> int:
-    """One tile per image and per frame."""
-    return sum(1 if isinstance(p, ImageReference) else p.num_frames for p in media_parts)
-
-
-async def _in_order(
-    media_parts: Sequence[MediaPart],
-    process_images: Callable[[Sequence[ImageReference]], Coroutine[Any, Any, tuple[T, ...]]],
-    process_video: Callable[[Video], Coroutine[Any, Any, tuple[T, ...]]],
-) -> tuple[T, ...]:
-    """Process all images together and each video by itself; results are in the order of `media_parts`."""
-    images = [part for part in media_parts if isinstance(part, ImageReference)]
-    videos = [part for part in media_parts if not isinstance(part, ImageReference)]
-    results = await gather([process_images(images), *map(process_video, videos)])
-    image_results, video_results = iter(results[0]), iter(results[1:])
-    in_order: list[T] = []
-    for part in media_parts:
-        if isinstance(part, ImageReference):
-            in_order.append(next(image_results))
-        else:
-            in_order += next(video_results)
-    return tuple(in_order)
 
 
 def _can_resize_fast(settings: MediaSettings) -> bool:

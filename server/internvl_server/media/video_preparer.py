@@ -1,11 +1,10 @@
 """Videos, and lists of images that are frames, to one tile per frame."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from internvl_server.concurrency.sharing import SharedBudget
 from internvl_server.core import FrameList, ImageMeasure, ImageReference, ImageTiles, VideoReference
-from internvl_server.errors import EngineOverloadedError
 from internvl_server.media.cache import CachedPool, TileCache
 from internvl_server.media.decoding.image import VideoLimits
 from internvl_server.media.encoded import EncodedMedia
@@ -41,7 +40,11 @@ class VideoPreparer:
     ) -> None:
         self._settings = settings
         self._images = images
-        self._in_flight = asyncio.Semaphore(settings.max_videos_in_flight)
+        self._in_flight = SharedBudget(
+            settings.max_videos_in_flight,
+            refusal="The server is busy with other videos. Retry later.",
+            wait_s=settings.video_fetch_timeout_s,
+        )
         self._pool = DecodePool(
             _worker_spec(settings, tile_px),
             num_workers=settings.num_video_workers,
@@ -49,7 +52,7 @@ class VideoPreparer:
             pixel_format=pixel_format,
             starts_on_demand=True,
         )
-        self._cached = CachedPool(self._pool, cache)
+        self._cached = CachedPool(self._pool, cache, settings.num_video_workers)
 
     def health(self) -> PoolHealth:
         """How the processes are."""
@@ -101,17 +104,8 @@ class VideoPreparer:
     async def _loaded(
         self, video: VideoReference, loader: RequestLoader
     ) -> AsyncIterator[EncodedMedia]:
-        try:
-            async with asyncio.timeout(self._settings.video_fetch_timeout_s):
-                await self._in_flight.acquire()
-        except TimeoutError:
-            raise EngineOverloadedError(
-                "The server is busy with other videos; try again shortly.", param=video.param
-            ) from None
-        try:
+        with await self._in_flight.reserve(1, cost=video.num_frames):
             yield await loader.load(video.url, param=video.param, kind=VIDEO)
-        finally:
-            self._in_flight.release()
 
 
 def _worker_spec(settings: MediaSettings, tile_px: int) -> WorkerSpec:

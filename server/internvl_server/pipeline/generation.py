@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
+from internvl_server.concurrency.sharing import Share
 from internvl_server.core import TextDelta, TextLogprobs, ToolCallDelta, Usage
 from internvl_server.pipeline.answers import Answer, Reader
+from internvl_server.pipeline.watch import Patience, Watch
 
 __all__ = ["Generation"]
 
@@ -34,6 +36,9 @@ class Generation:
         self._answers = answers
         self._num_open = len(answers)
         self._is_paused = self._has_failed = False
+        self._slots: Share | None = None
+        self._patience: Patience | None = None
+        self._watch: Watch | None = None
         self._reader: Reader
 
     @classmethod
@@ -76,12 +81,18 @@ class Generation:
             num_reasoning_tokens=sum(answer.num_reasoning_tokens for answer in self._answers),
         )
 
+    def hold(self, slots: Share, patience: Patience) -> None:
+        """Own places in the engine, which are free as answers end, and limit its time."""
+        self._slots, self._patience = slots, patience
+
     def start(self, reader: Reader) -> None:
         """Pass the text of all answers to a reader as it becomes certain. If one answer fails, all do.
 
         The last delta of each answer has its `finish_reason`; the last of all has the `usage`.
         """
         self._reader = reader
+        if self._patience is not None:
+            self._watch = Watch(self._patience, self._num_taken_tokens, self.fail)
         self.resume()
 
     def pause(self) -> None:
@@ -109,6 +120,7 @@ class Generation:
             return
         if delta.finish_reason is not None:
             self._num_open -= 1
+            self._leave_engine()
             if not self._num_open:
                 delta = replace(delta, usage=self.usage())
         self._reader.put(delta)
@@ -124,6 +136,8 @@ class Generation:
         self._has_failed = True
         for answer in self._answers:
             answer.end()
+        self._num_open = 0
+        self._leave_engine()
         self._reader.fail(error)
 
     async def complete(self) -> list[TextDelta]:
@@ -157,8 +171,21 @@ class Generation:
 
     async def aclose(self) -> None:
         """End all answers. Idempotent."""
+        self._num_open = 0
+        self._leave_engine()
         for answer in self._answers:
             await answer.aclose()
+
+    def _num_taken_tokens(self) -> int | None:
+        """The tokens of all answers so far; None while they are not taken."""
+        return None if self._is_paused else sum(answer.num_tokens for answer in self._answers)
+
+    def _leave_engine(self) -> None:
+        """Give back the places of answers that have ended, for others at once."""
+        if self._slots is not None:
+            self._slots.resize(min(self._num_open, self._slots.amounts[0]))
+        if not self._num_open and self._watch is not None:
+            self._watch.stop()
 
 
 class _Gatherer:

@@ -7,7 +7,9 @@ from functools import partial
 from internvl_server.concurrency.offload import MAX_COPIED_IDS, offload
 from internvl_server.core import Conversation, ImageMeasure, ImageUsage, SamplingParams, Usage
 from internvl_server.errors import InvalidRequestError
+from internvl_server.media.encoded import Reservation
 from internvl_server.media.preparer import MediaPreparer
+from internvl_server.pipeline.budgets import Budgets
 from internvl_server.pipeline.lengths import Lengths, fewer_tiles_warnings
 from internvl_server.pipeline.prompts import tokenize_conversation, tokenize_raw
 from internvl_server.prompt.builder import PromptBuilder, PromptSkeleton
@@ -40,6 +42,7 @@ class PromptCounter:
         builder: Writes prompts.
         tokenizer: The builder's.
         lengths: Says how many tokens images and answers may have.
+        budgets: Memory for the images.
     """
 
     def __init__(
@@ -49,8 +52,10 @@ class PromptCounter:
         builder: PromptBuilder,
         tokenizer: PromptTokenizer,
         lengths: Lengths,
+        budgets: Budgets,
     ) -> None:
         self._media = media
+        self._budgets = budgets
         self._builder = builder
         self._tokenizer = tokenizer
         self._lengths = lengths
@@ -139,5 +144,12 @@ class PromptCounter:
         self, conversation: Conversation, sampling: SamplingParams
     ) -> tuple[PromptSkeleton, tuple[ImageMeasure, ...]]:
         skeleton = await tokenize_conversation(self._builder, conversation)
+        parts = skeleton.media_parts
+        if not parts:
+            return skeleton, ()
         budget = self._lengths.image_budget(conversation, skeleton, sampling)
-        return skeleton, await self._media.measure(skeleton.media_parts, budget=budget)
+        self._budgets.check_memory_for_media()
+        most = self._media.demand(parts)
+        with await self._budgets.media.reserve(most.num_bytes, 0, cost=len(parts)) as share:
+            images = await self._media.measure(parts, budget=budget, reservation=Reservation(share))
+        return skeleton, images

@@ -1,20 +1,17 @@
 """Turns a validated request into a running generation, or refuses it."""
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 
 from internvl_server.core import (
     AnswerParams,
-    AnswerStart,
     Constraint,
     Conversation,
     GenerateRequest,
-    ImageUsage,
     Prompt,
     SamplingParams,
-    Usage,
 )
 from internvl_server.core.vocabulary import Vocabulary
 from internvl_server.engine.base import Engine
@@ -28,13 +25,19 @@ from internvl_server.errors import (
 from internvl_server.media.preparer import MediaPreparer
 from internvl_server.output.text import AnswerText
 from internvl_server.pipeline.answers import Answer
+from internvl_server.pipeline.budgets import Budgets
 from internvl_server.pipeline.checks import resolve_sampling
 from internvl_server.pipeline.conformity import CheckedAnswer, SchemaChecker
 from internvl_server.pipeline.generation import Generation
 from internvl_server.pipeline.lengths import Lengths
-from internvl_server.pipeline.prompts import PromptPreparer, tokenize_raw
+from internvl_server.pipeline.prompts import (
+    Accepted,
+    PromptPreparer,
+    prompt_usage,
+    tokenize_raw,
+)
+from internvl_server.pipeline.watch import Patience
 from internvl_server.prompt.builder import PromptBuilder
-from internvl_server.settings import LimitSettings
 
 __all__ = ["Pipeline"]
 
@@ -50,7 +53,7 @@ class Pipeline:
         engine: Generates tokens.
         vocabulary: The model's tokens.
         lengths: Says how many tokens images and answers may have.
-        limits: How many choices a request and how many tiles all requests may have.
+        budgets: What all requests together may hold, and the limits of each.
     """
 
     def __init__(
@@ -61,16 +64,20 @@ class Pipeline:
         engine: Engine,
         vocabulary: Vocabulary,
         lengths: Lengths,
-        limits: LimitSettings,
+        budgets: Budgets,
     ) -> None:
-        self._prompts = PromptPreparer(media, builder, lengths, limits.max_tiles_in_flight)
+        self._prompts = PromptPreparer(media, builder, lengths, budgets)
+        self._slots = budgets.slots
+        self._max_slots = budgets.num_slots
         self._builder = builder
         self._engine = engine
         self._vocabulary = vocabulary
         self._checker = SchemaChecker()
         self._lengths = lengths
+        limits = budgets.limits
         self._max_choices = limits.max_choices
         self._running: set[Stream] = set()
+        self._patience = Patience(limits.first_token_timeout_s, limits.next_token_timeout_s)
 
     async def close(self) -> None:
         """Check no more answers. Idempotent."""
@@ -139,7 +146,8 @@ class Pipeline:
 
         Raises:
             InvalidRequestError: The request cannot be served; says which part and why.
-            EngineOverloadedError: Too many image tiles are in flight.
+            EngineOverloadedError: Memory for the images, or a place in the engine, did not become free in
+                time.
             EngineUnavailableError: The engine is not running.
         """
         sampling, warnings = self.resolve_sampling(sampling, answer, conversation)
@@ -147,7 +155,9 @@ class Pipeline:
         prompt = await self._prompts.prepare(conversation, sampling, answer.num_choices, owner)
         if warnings or loose:
             prompt = replace(prompt, warnings=(*warnings, *loose, *prompt.warnings))
-        return await self._start(request_id, prompt, sampling, answer, owner)
+        accepted = [self._accept(request_id, prompt, sampling, answer)]
+        del prompt  # its tiles are large and an answer may take minutes
+        return await self._start(accepted, answer, owner)
 
     async def prepare_raw(
         self,
@@ -168,23 +178,15 @@ class Pipeline:
         """
         sampling, warnings = self.resolve_sampling(sampling, answer, None)
         answer, loose = await self._compile(sampling.constraint, answer)
-        generations: list[Generation] = []
+        accepted: list[Accepted] = []
         for index, raw in enumerate(prompts):
             if index:  # many short prompts take as long as a long one
                 await asyncio.sleep(0)
-            try:
+            with _naming_prompt(index, len(prompts)):
                 prompt = await tokenize_raw(self._builder, raw)
                 prompt = replace(prompt, warnings=(*warnings, *loose))
-                generations.append(
-                    await self._start(f"{request_id}.{index}", prompt, sampling, answer, owner)
-                )
-            except InvalidRequestError as error:
-                if error.param is Field.PROMPT and len(prompts) > 1:
-                    error.param = (Field.PROMPT, f"[{index}]")
-                raise
-        joined = Generation.joined(generations)
-        owner.push_async_callback(joined.aclose)
-        return joined
+                accepted.append(self._accept(f"{request_id}.{index}", prompt, sampling, answer))
+        return await self._start(accepted, answer, owner)
 
     async def _compile(
         self, constraint: Constraint | None, answer: AnswerParams
@@ -199,14 +201,10 @@ class Pipeline:
         )
         return replace(answer, is_checked=True), (sentence,)
 
-    async def _start(
-        self,
-        request_id: str,
-        prompt: Prompt,
-        sampling: SamplingParams,
-        answer: AnswerParams,
-        owner: AsyncExitStack,
-    ) -> Generation:
+    def _accept(
+        self, request_id: str, prompt: Prompt, sampling: SamplingParams, answer: AnswerParams
+    ) -> Accepted:
+        """What the engine gets for a prompt. Raises an error if it is too long."""
         model_ends = frozenset() if answer.ignore_eos else self._builder.stop_token_ids
         request = GenerateRequest(
             request_id=request_id,
@@ -219,26 +217,43 @@ class Pipeline:
             images=prompt.images,
             pixel_values=tuple(tiles.pixels for tiles in prompt.tiles),
         )
-        # From here on only counts: the tiles are large and an answer may take minutes.
-        usage, warnings, start = _prompt_usage(prompt), prompt.warnings, prompt.answer_start
-        del prompt
-        answers = [
-            await self._generate(request, index, answer, start, owner)
-            for index in range(answer.num_choices)
-        ]
-        generation = Generation(usage, answers, warnings=warnings)
+        return Accepted(request, prompt_usage(prompt), prompt.warnings, prompt.answer_start)
+
+    async def _start(
+        self, accepted: list[Accepted], params: AnswerParams, owner: AsyncExitStack
+    ) -> Generation:
+        """Wait for places in the engine, and start all answers to all prompts.
+
+        More answers than the engine computes at the same time wait in it.
+        """
+        num_answers = len(accepted) * params.num_choices
+        slots = await self._slots.reserve(
+            min(num_answers, self._max_slots),
+            cost=sum(a.usage.num_prompt_tokens for a in accepted) + num_answers,
+        )
+        owner.enter_context(slots)
+        generations = []
+        for index, one in enumerate(accepted):
+            with _naming_prompt(index, len(accepted)):
+                answers = [
+                    await self._generate(one, choice, params, owner)
+                    for choice in range(params.num_choices)
+                ]
+            generations.append(Generation(one.usage, answers, warnings=one.warnings))
+        generation = Generation.joined(generations)
+        generation.hold(slots, self._patience)
         owner.push_async_callback(generation.aclose)
         return generation
 
     async def _generate(
         self,
-        request: GenerateRequest,
+        accepted: Accepted,
         index: int,
         params: AnswerParams,
-        start: AnswerStart,
         owner: AsyncExitStack,
     ) -> Answer:
         """Start one answer: all have the same prompt and pixels, and different seeds."""
+        request = accepted.request
         if index:
             sampling = replace(request.sampling, seed=_next_seed(request.sampling.seed, index))
             request = replace(
@@ -251,8 +266,19 @@ class Pipeline:
         checked = (
             CheckedAnswer(constraint, self._checker) if constraint and params.is_checked else None
         )
-        text = AnswerText.of(request, params, self._vocabulary, start)
+        text = AnswerText.of(request, params, self._vocabulary, accepted.start)
         return Answer(index, stream, text, checked)
+
+
+@contextmanager
+def _naming_prompt(index: int, num_prompts: int) -> Iterator[None]:
+    """Name one of several prompts in the errors about it."""
+    try:
+        yield
+    except InvalidRequestError as error:
+        if error.param is Field.PROMPT and num_prompts > 1:
+            error.param = (Field.PROMPT, f"[{index}]")
+        raise
 
 
 def _next_seed(seed: int | None, index: int) -> int | None:
@@ -261,12 +287,3 @@ def _next_seed(seed: int | None, index: int) -> int | None:
         return None
     wrapped = (seed + index) % _INT64
     return wrapped - _INT64 if wrapped >= _INT64 // 2 else wrapped
-
-
-def _prompt_usage(prompt: Prompt) -> Usage:
-    return Usage(
-        num_prompt_tokens=prompt.num_tokens,
-        num_completion_tokens=0,
-        num_image_tokens=sum(span.num_image_tokens for span in prompt.images),
-        images=tuple(ImageUsage(span.num_tiles, span.num_image_tokens) for span in prompt.images),
-    )

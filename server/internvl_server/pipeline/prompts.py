@@ -2,23 +2,37 @@
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
-from internvl_server.concurrency.budget import Budget
 from internvl_server.concurrency.offload import (
     MAX_COPIED_IDS,
     MAX_TEXT_CHARS,
     MAX_TOKEN_IDS,
     offload,
 )
-from internvl_server.core import Conversation, ImageTiles, Prompt, SamplingParams
-from internvl_server.errors import EngineOverloadedError
+from internvl_server.core import (
+    AnswerStart,
+    Conversation,
+    GenerateRequest,
+    ImageTiles,
+    ImageUsage,
+    MediaPart,
+    Prompt,
+    SamplingParams,
+    Usage,
+)
+from internvl_server.media.encoded import Reservation
 from internvl_server.media.preparer import MediaPreparer
+from internvl_server.media.tile_budget import ImageBudget
+from internvl_server.pipeline.budgets import Budgets
 from internvl_server.pipeline.lengths import Lengths, fewer_tiles_warnings
 from internvl_server.prompt.builder import PromptBuilder, PromptSkeleton
 
-__all__ = ["PromptPreparer", "tokenize_conversation", "tokenize_raw"]
+__all__ = ["Accepted", "PromptPreparer", "prompt_usage", "tokenize_conversation", "tokenize_raw"]
+
+# Before the sizes of its images are known, a request gets at most this part of all tiles.
+_MAX_PART = 8
 
 
 async def tokenize_conversation(
@@ -41,13 +55,13 @@ async def tokenize_raw(builder: PromptBuilder, raw: str | Sequence[int]) -> Prom
 
 
 class PromptPreparer:
-    """Builds prompts within a budget of tiles.
+    """Builds prompts, and reserves memory for their images before these are fetched.
 
     Args:
         media: Fetches, decodes and tiles images and videos.
         builder: Writes prompts.
         lengths: Says how many tokens images may have.
-        max_tiles_in_flight: Most tiles of all requests.
+        budgets: Memory for the images of all requests.
     """
 
     def __init__(
@@ -55,12 +69,12 @@ class PromptPreparer:
         media: MediaPreparer,
         builder: PromptBuilder,
         lengths: Lengths,
-        max_tiles_in_flight: int,
+        budgets: Budgets,
     ) -> None:
         self._media = media
         self._builder = builder
         self._lengths = lengths
-        self._tile_budget = Budget(max_tiles_in_flight, _too_many_tiles, admits_oversized=True)
+        self._budgets = budgets
 
     async def prepare(
         self,
@@ -75,30 +89,62 @@ class PromptPreparer:
             conversation: What to answer.
             sampling: Limits the answer's length.
             num_answers: Number of answers; tiles are counted for each, because an engine may copy them.
-            owner: Holds the tiles' permit.
+            owner: Releases the tiles.
 
         Raises:
             InvalidRequestError: The text, an image or a video cannot be used.
-            EngineOverloadedError: Too many tiles are in flight; nothing was decoded.
+            EngineOverloadedError: There is no memory for them now; nothing was decoded.
         """
         skeleton = await tokenize_conversation(self._builder, conversation)
-        if not skeleton.media_parts:
+        parts = skeleton.media_parts
+        if not parts:
             return await self._build(skeleton, ())
-        permit = owner.enter_context(self._tile_budget.reserve(0))
-        tiles = await self._media.prepare(
-            skeleton.media_parts,
-            budget=self._lengths.image_budget(conversation, skeleton, sampling),
-            reserve_tiles=lambda num_tiles: permit.resize(num_tiles * num_answers),
-        )
+        budget = self._lengths.image_budget(conversation, skeleton, sampling)
+        reservation = await self._reserve(parts, budget, num_answers, owner)
+        tiles = await self._media.prepare(parts, budget=budget, reservation=reservation)
         prompt = await self._build(skeleton, tiles)
         return replace(prompt, warnings=prompt.warnings + fewer_tiles_warnings(tiles))
+
+    async def _reserve(
+        self,
+        parts: Sequence[MediaPart],
+        budget: ImageBudget,
+        num_answers: int,
+        owner: AsyncExitStack,
+    ) -> Reservation:
+        """Reserve what the images need at most, at once, so that no request waits with a part of it.
+
+        Many answers multiply the tiles; of these only a part is reserved before their number is known.
+        """
+        self._budgets.check_memory_for_media()
+        media = self._budgets.media
+        demand = self._media.demand(parts, budget=budget)
+        most = max(media.limits[1] // _MAX_PART, demand.min_tiles * num_answers)
+        num_tiles = min(demand.max_tiles * num_answers, most)
+        share = await media.reserve(demand.num_bytes, num_tiles, cost=demand.max_tiles)
+        owner.enter_context(share)
+        return Reservation(share, num_frames=demand.num_frames, num_copies=num_answers)
 
     async def _build(self, skeleton: PromptSkeleton, tiles: Sequence[ImageTiles]) -> Prompt:
         build = partial(self._builder.build, skeleton, tiles)
         return await offload(build, size=skeleton.num_tokens, limit=MAX_COPIED_IDS)
 
 
-def _too_many_tiles(num_tiles: int) -> EngineOverloadedError:
-    return EngineOverloadedError(
-        f"Too many image tiles are in flight ({num_tiles}). Retry shortly."
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """One prompt that the engine will get, with what is known about its answers."""
+
+    request: GenerateRequest
+    usage: Usage
+    warnings: tuple[str, ...]
+    start: AnswerStart
+
+
+def prompt_usage(prompt: Prompt) -> Usage:
+    """What a prompt takes."""
+    return Usage(
+        num_prompt_tokens=prompt.num_tokens,
+        num_completion_tokens=0,
+        num_image_tokens=sum(span.num_image_tokens for span in prompt.images),
+        images=tuple(ImageUsage(span.num_tiles, span.num_image_tokens) for span in prompt.images),
     )

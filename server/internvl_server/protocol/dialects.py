@@ -53,6 +53,7 @@ def _openai_envelope(error: ErrorBody) -> dict[str, Any]:
 
 
 _MESSAGES_TYPES = {
+    "deadline_exceeded": "timeout_error",
     "engine_unavailable": "overloaded_error",
     "server_shutting_down": "overloaded_error",
     "request_timeout": "timeout_error",

@@ -143,7 +143,7 @@ class EngineSettings(Section):
     """Data type of the arithmetic of the engine that runs: `float32` or `bfloat16` on the CPU, `float16` or
     `bfloat16` on GPUs. `auto` means the `dtype` in the section of the engine."""
     max_num_seqs: PositiveInt = 16
-    """Maximum number of requests computed at the same time; more wait in arrival order."""
+    """Maximum number of requests computed at the same time; more wait (`limits.queue_timeout_s`)."""
     stall_timeout_s: PositiveFloat = 30.0
     """Seconds without any progress of the engine after which all requests are ended with an error. One step
     of a large model on few cores may take longer than 30."""

@@ -34,9 +34,38 @@ class LimitSettings(Section):
     punctuation of texts counts too."""
     max_in_flight: PositiveInt = 128
     """Maximum number of accepted requests, including those that wait. Further requests get 429 at once."""
+    max_share_per_key: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Part of all requests, bytes, tiles and places in the engine that the requests of one API key may have
+    while other keys are in use or were in the last ten seconds. What waits is served in turns by keys,
+    weighted by tokens. 1 leaves the turns alone."""
+    queue_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    """Seconds that a request waits for memory or for its place in the engine before it gets 429. It gets 429
+    at once, before its body is read, if the requests before it have lately taken so long that it would wait
+    longer."""
+    max_body_bytes_in_flight: PositiveInt = 256 << 20
+    """Maximum size in bytes of the bodies of all requests until the engine takes them; they take up to three
+    times as much memory while they are parsed. Further requests wait, before their bodies are read."""
+    max_fetched_bytes_in_flight: PositiveInt = 512 << 20
+    """Maximum size in bytes of the fetched images of all requests until they are tiled. Further requests wait
+    before they fetch. An image counts with the largest size that is allowed until its size is known. Videos
+    are counted by `media.max_videos_in_flight`."""
     max_tiles_in_flight: PositiveInt = 1024
     """Maximum number of image tiles of all accepted requests, counted once per choice. A tile takes 1.2 MB of
-    memory, or 2.4 MB with the CPU engine; `media.cache_bytes` comes on top. Further requests get 429."""
+    memory, or 2.4 MB with the CPU engine; `media.cache_bytes` comes on top. Further requests wait before
+    their images are fetched and decoded."""
+    max_memory: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """Part of the memory limit of the server's control group, such as a container's, from which all requests
+    get 429."""
+    max_memory_for_media: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Part of the memory limit from which requests with images and videos get 429."""
+    request_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+    """Seconds within which a request must have been answered completely. Before the answer begins it gets 504
+    then, and a stream an error event. A client may ask for less in the header `x-request-timeout`."""
+    first_token_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 300.0
+    """Seconds within which the engine must give the first token of a request, from when it has its place."""
+    next_token_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 60.0
+    """Seconds within which the engine must give another token of a running request. An engine that gives none
+    to any request is noticed earlier (`engine.stall_timeout_s`)."""
     max_messages: PositiveInt = 1024
     """Maximum number of messages of one conversation."""
     max_parts: PositiveInt = 512

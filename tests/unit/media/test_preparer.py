@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from internvl_server.concurrency.sharing import SharedBudget
 from internvl_server.core import Detail
 from internvl_server.errors import (
     ContextLengthExceededError,
@@ -16,6 +17,7 @@ from internvl_server.errors import (
     ImageUrlError,
     InvalidRequestError,
 )
+from internvl_server.media.encoded import Reservation
 from internvl_server.media.preparer import MediaPreparer
 from internvl_server.media.tile_budget import ImageBudget
 from internvl_server.settings import MediaSettings
@@ -271,33 +273,82 @@ class TestFailure:
 
 
 class TestReservation:
-    """Tiles are reserved before they are made."""
+    """Memory is reserved before anything is fetched, and what is not needed is given back."""
 
-    async def test_the_number_reserved_is_the_number_made(self, preparer: MediaPreparer) -> None:
-        reserved: list[int] = []
+    @pytest.mark.parametrize(("num_copies", "max_tiles"), [(1, 1000), (3, 1000), (2, 50)])
+    async def test_the_tiles_reserved_are_those_made(
+        self, preparer: MediaPreparer, num_copies: int, max_tiles: int
+    ) -> None:
         parts = [reference(url) for url in (WIDE, SMALL, WIDE)]
-        tiles = await preparer.prepare(parts, reserve_tiles=reserved.append)
-        most = 7 + 7 + 7  # of any sizes: they are decoded without reading the headers first
-        assert reserved == [3, most, sum(image.num_tiles for image in tiles)]
+        demand = preparer.demand(parts)
+        assert (demand.num_bytes, demand.num_frames) == (0, 0)
+        assert (demand.min_tiles, demand.max_tiles) == (3, 7 + 7 + 7)
+        budget = SharedBudget(0, max_tiles, refusal="full", wait_s=0.05)
+        with await budget.reserve(0, min(21, max_tiles // 2) * num_copies) as share:
+            reservation = Reservation(share, num_copies=num_copies)
+            tiles = await preparer.prepare(parts, reservation=reservation)
+            assert budget.in_use == (0, sum(image.num_tiles for image in tiles) * num_copies)
+        assert budget.in_use == (0, 0)
 
-    @pytest.mark.parametrize(("limit", "num_fetched"), [(0, 0), (4, 1)])
-    async def test_a_refusal_costs_no_decoding(
-        self,
-        preparer: MediaPreparer,
-        host: StubHost,
-        monkeypatch: pytest.MonkeyPatch,
-        limit: int,
-        num_fetched: int,
+    async def test_a_request_without_memory_for_its_tiles_is_refused_before_decoding(
+        self, preparer: MediaPreparer, host: StubHost, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         host.reply(encode(make_image(1344, 336), "PNG"), "Content-Type: image/png")
         decoded: list[int] = []
         monkeypatch.setattr(preparer._pool, "tile", lambda *_, **__: decoded.append(1))
-
-        def reserve(num_tiles: int) -> None:
-            if num_tiles > limit:
-                raise EngineOverloadedError("full")
-
-        with pytest.raises(EngineOverloadedError):
-            await preparer.prepare([reference(host.url())], reserve_tiles=reserve)
-        assert (len(host.requests), decoded) == (num_fetched, [])
+        budget = SharedBudget(1 << 30, 8, refusal="full", wait_s=0.05)
+        with budget.reserve_now(0, 4), budget.reserve_now(1 << 20, 1) as share:
+            reservation = Reservation(share)
+            preparing = preparer.prepare([reference(host.url())], reservation=reservation)
+            [error] = await asyncio.gather(preparing, return_exceptions=True)
+        assert isinstance(error, EngineOverloadedError)
+        assert (len(host.requests), decoded) == (1, [])
         assert num_other_tasks() == 0
+
+    @pytest.mark.parametrize("says_size", [True, False])
+    async def test_bytes_are_given_back_when_sizes_are_known(
+        self, preparer: MediaPreparer, host: StubHost, settings: MediaSettings, says_size: bool
+    ) -> None:
+        body = encode(make_image(1344, 336), "PNG")
+        size = f"Content-Length: {len(body)}\r\n" if says_size else ""
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n{size}\r\n".encode()
+        half, has_all = asyncio.Event(), asyncio.Event()
+
+        async def answer(_head: bytes, writer: asyncio.StreamWriter) -> None:
+            writer.write(head + body[:9])
+            await writer.drain()
+            half.set()
+            await has_all.wait()
+            writer.write(body[9:])
+            await writer.drain()
+
+        host.answer = answer
+        demand = preparer.demand([reference(host.url()), reference(WIDE)])
+        assert demand.num_bytes == settings.max_image_bytes
+        budget = SharedBudget(1 << 30, 100, refusal="full")
+        with await budget.reserve(demand.num_bytes, demand.max_tiles) as share:
+            prepared = asyncio.create_task(
+                preparer.prepare(
+                    [reference(host.url()), reference(WIDE)], reservation=Reservation(share)
+                )
+            )
+            await half.wait()
+            await asyncio.sleep(0.05)
+            assert share.amounts[0] == (len(body) if says_size else settings.max_image_bytes)
+            has_all.set()
+            await prepared
+            assert share.amounts[0] == 0
+
+    async def test_images_that_are_too_large_together_are_not_read(
+        self, preparer: MediaPreparer, host: StubHost, settings: MediaSettings
+    ) -> None:
+        preparer._settings = settings.model_copy(update={"max_fetched_bytes": 1500})
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\n"
+
+        async def answer(_head: bytes, writer: asyncio.StreamWriter) -> None:
+            writer.write(head)
+            await asyncio.sleep(60)
+
+        host.answer = answer
+        with pytest.raises(ImageTooLargeError):
+            await preparer.prepare([reference(host.url()), reference(host.url())])

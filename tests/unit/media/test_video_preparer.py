@@ -200,15 +200,14 @@ class TestFetch:
             await asyncio.sleep(60)
 
         host.answer = answer
-        preparer = await started(settings, max_videos_in_flight=1, video_fetch_timeout_s=1.0)
+        preparer = await started(settings, max_videos_in_flight=1, video_fetch_timeout_s=0.3)
+        preparer._fetcher._settings = settings.model_copy(update={"video_fetch_timeout_s": 1.0})
         stalled = asyncio.create_task(preparer.prepare([asked(host.url())]))
         await arrived.wait()
-        preparer._videos._settings = settings.model_copy(update={"video_fetch_timeout_s": 0.05})
         with pytest.raises(EngineOverloadedError):
             await preparer.prepare([asked()])
         with pytest.raises(VideoFetchTimeoutError):
             await stalled
-        preparer._videos._settings = settings
         assert len(await preparer.prepare([asked(), asked()])) == 8
         await preparer.close()
 

@@ -6,6 +6,7 @@ from functools import partial
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from internvl_server.api.admission import within_deadline
 from internvl_server.api.body import read_request
 from internvl_server.api.disconnect import run_until_disconnect
 from internvl_server.api.headers import notice_headers
@@ -30,12 +31,13 @@ router = APIRouter(route_class=ServicesRoute)
 @router.post("/tokenize", openapi_extra=json_body(TokenizeRequest))
 async def tokenize(request: Request, services: ServicesDep) -> Response:
     """The token ids of a text, or of a conversation as it would be answered, images included."""
-    with services.gate.admit():
+    with services.gate.admit(request):
         parser = partial(parse_tokenize_request, media=services.settings.media)
         parsed = await read_request(request, services.settings, parser)
         _check_model(parsed.options.model, services)
         request.state.dialect = COMPLETIONS if parsed.conversation is None else CHAT
-        tokens = await run_until_disconnect(request, _tokens(parsed, services))
+        async with within_deadline():
+            tokens = await run_until_disconnect(request, _tokens(parsed, services))
         render = partial(
             _render, tokens, services, with_strs=bool(parsed.options.return_token_strs)
         )
@@ -64,7 +66,7 @@ async def _tokens(parsed: ParsedTokenize, services: Services) -> tuple[int, ...]
 @router.post("/detokenize", openapi_extra=json_body(DetokenizeRequest))
 async def detokenize(request: Request, services: ServicesDep) -> JSONResponse:
     """The text of token ids, with special tokens by name."""
-    with services.gate.admit():
+    with services.gate.admit(request):
         max_tokens = services.engine.info.max_model_len
         parser = partial(parse_detokenize_request, max_tokens=max_tokens)
         parsed = await read_request(request, services.settings, parser)

@@ -45,6 +45,12 @@ class Exchange:
         """Whether a byte of the answer has arrived."""
         return self.answer.num_bytes > 0
 
+    @property
+    def declared_bytes(self) -> int | None:
+        """Number of bytes that the body has by its head, if that says it."""
+        declared = self.headers.get("content-length")
+        return None if declared is None else int(declared)
+
     async def send(self, target: FetchUrl, accept: str) -> None:
         """Send the request and read the head of the answer.
 
@@ -66,7 +72,7 @@ class Exchange:
         Raises:
             ExchangeError, OSError: It is cut off.
         """
-        if int(self.headers.get("content-length", 0)) > max_bytes:
+        if (self.declared_bytes or 0) > max_bytes:
             return None
         while not self.answer.is_complete and len(self.answer.body) <= max_bytes:
             await self._read()
@@ -80,8 +86,9 @@ class Exchange:
             self.answer.feed_eof()
 
     def close(self) -> None:
-        """Close the connection at once, also during a TLS handshake."""
+        """Close the connection at once, also during a TLS handshake, and drop the body."""
         self.writer.transport.abort()
+        self.answer.drop()
 
 
 async def connect(
@@ -114,11 +121,17 @@ class _Answer:
         self.has_head = self.is_complete = False
         self._num_headers = 0
         self.num_bytes = 0
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._parser.set_dangerous_leniencies(lenient_optional_cr_before_lf=True)
+
+    def drop(self) -> None:
+        """Free the body. The parser refers to this object, so that the collector would have to find both."""
+        self.body = bytearray()
+        self._parser = None
 
     def feed(self, data: bytes) -> None:
         self.num_bytes += len(data)
+        assert self._parser is not None
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as err:
@@ -143,6 +156,7 @@ class _Answer:
             self.headers[key] = f"{self.headers[key]}, {text}" if key in self.headers else text
 
     def on_headers_complete(self) -> None:
+        assert self._parser is not None
         self.status = self._parser.get_status_code()
         self.has_head = self.status >= 200  # noqa: PLR2004  (others announce an answer)
         if not self.has_head:

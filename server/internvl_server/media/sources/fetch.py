@@ -11,7 +11,7 @@ headers or decompression to switch off, limits the head of an answer, and never 
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,7 +21,8 @@ from urllib.parse import urljoin
 
 import httpx2
 
-from internvl_server.errors import EngineOverloadedError, InvalidRequestError
+from internvl_server.concurrency.sharing import SharedBudget
+from internvl_server.errors import InvalidRequestError
 from internvl_server.media.sources.exchange import Exchange, ExchangeError, connect
 from internvl_server.media.sources.url_policy import (
     Address,
@@ -50,6 +51,7 @@ class _FetchSpec:
     rules: UrlRules
     max_bytes: int
     timeout_s: float
+    on_size: Callable[[int], None]
 
     @property
     def accept(self) -> str:
@@ -71,7 +73,11 @@ class MediaFetcher:
     def __init__(self, settings: MediaSettings) -> None:
         self._settings = settings
         self._private_networks = parse_networks(settings.allowed_private_networks)
-        self._slots = asyncio.Semaphore(settings.max_fetches)
+        self._slots = SharedBudget(
+            settings.max_fetches,
+            refusal="Too many images and videos are being fetched. Retry later.",
+            wait_s=settings.fetch_timeout_s,
+        )
         # Separate threads, so that a name server that hangs does not block the loop's shared ones.
         self._resolver = ThreadPoolExecutor(settings.max_fetches, thread_name_prefix="resolve")
         self._tls = httpx2.create_ssl_context(trust_env=False)
@@ -80,13 +86,21 @@ class MediaFetcher:
         """Stop looking up names."""
         self._resolver.shutdown(wait=False, cancel_futures=True)
 
-    async def fetch(self, url: str, *, param: str, kind: MediaType = IMAGE) -> bytes:
+    async def fetch(
+        self,
+        url: str,
+        *,
+        param: str,
+        kind: MediaType = IMAGE,
+        on_size: Callable[[int], None] | None = None,
+    ) -> bytes:
         """Fetch a file of at most `max_image_bytes` or `max_video_bytes` bytes.
 
         Args:
             url: http(s) URL as the user gave it.
             param: JSON path of the image or video in the request.
             kind: What the URL must lead to.
+            on_size: Called once with the size of the file, before it is read if the host says it. May raise.
 
         Raises:
             ImageUrlError, VideoUrlError: The URL is malformed.
@@ -96,13 +110,14 @@ class MediaFetcher:
             ImageTooLargeError, VideoTooLargeError: The file is over the limit.
             EngineOverloadedError: No slot for fetching became free in time.
         """
-        spec = self._spec(kind, param)
+        spec = self._spec(kind, param, on_size or _ignore)
         if not self._settings.allow_remote:
             raise kind.blocked_error(
                 f"This server does not fetch {kind.label}s; send them as data: URLs.", param=param
             )
         target = parse_url(url, spec.rules, param=param)
-        async with self._slot(spec):
+        # Waiting for a place takes nothing from the host's time.
+        with await self._slots.reserve(1):
             try:
                 async with asyncio.timeout(spec.timeout_s):
                     return await self._follow(target, spec)
@@ -115,30 +130,14 @@ class MediaFetcher:
                     f"The connection to the {kind.label}'s host failed.", param=param
                 ) from None
 
-    @asynccontextmanager
-    async def _slot(self, spec: _FetchSpec) -> AsyncIterator[None]:
-        """One of the places for fetching. Waiting for it takes nothing from the host's time."""
-        try:
-            async with asyncio.timeout(spec.timeout_s):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise EngineOverloadedError(
-                f"Too many {spec.kind.label}s are being fetched; try again shortly.",
-                param=spec.param,
-            ) from None
-        try:
-            yield
-        finally:
-            self._slots.release()
-
-    def _spec(self, kind: MediaType, param: str) -> _FetchSpec:
+    def _spec(self, kind: MediaType, param: str, on_size: Callable[[int], None]) -> _FetchSpec:
         settings = self._settings
         rules = UrlRules(frozenset(settings.allowed_ports), settings.allowed_hosts, kind)
         if kind is VIDEO:
             limits = settings.max_video_bytes, settings.video_fetch_timeout_s
         else:
             limits = settings.max_image_bytes, settings.fetch_timeout_s
-        return _FetchSpec(kind, param, rules, *limits)
+        return _FetchSpec(kind, param, rules, *limits, on_size)
 
     async def _follow(self, target: FetchUrl, spec: _FetchSpec) -> bytes:
         for _ in range(self._settings.max_redirects + 1):
@@ -206,10 +205,19 @@ class MediaFetcher:
 
 async def _read_body(exchange: Exchange, spec: _FetchSpec) -> bytes:
     _check_head(exchange, spec)
+    declared = exchange.declared_bytes
+    if declared is not None and declared <= spec.max_bytes:
+        spec.on_size(declared)
     body = await exchange.read_body(spec.max_bytes)
     if body is None:
         raise spec.kind.over_limit(spec.max_bytes, spec.param)
+    if declared is None:
+        spec.on_size(len(body))
     return body
+
+
+def _ignore(_: int) -> None:
+    """Do nothing with the size of a file."""
 
 
 def _look_up(host: str, port: int) -> tuple[Address, ...]:

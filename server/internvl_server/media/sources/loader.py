@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from internvl_server.concurrency.offload import MAX_MEDIA_BYTES, offload
 from internvl_server.errors import ImageTooLargeError
-from internvl_server.media.encoded import EncodedMedia
+from internvl_server.media.encoded import EncodedMedia, Reservation
 from internvl_server.media.sources.data_url import (
     check_scheme,
     decode_plain_base64,
@@ -27,15 +27,29 @@ class RequestLoader:
     """Loads the media of one request, at most `max_fetches_per_request` at a time.
 
     All images that it fetches are held at the same time, so they share `max_fetched_bytes`.
+
+    Args:
+        fetcher: Fetches files.
+        settings: Limits.
+        num_fetched: Number of images that will be fetched.
+        reservation: Their memory. It is reduced to their sizes when these are known.
     """
 
-    def __init__(self, fetcher: MediaFetcher, settings: MediaSettings) -> None:
+    def __init__(
+        self,
+        fetcher: MediaFetcher,
+        settings: MediaSettings,
+        num_fetched: int,
+        reservation: Reservation,
+    ) -> None:
         self._fetcher = fetcher
         self._slots = asyncio.Semaphore(settings.max_fetches_per_request)
         self._max_image_bytes = settings.max_image_bytes
         self._max_video_bytes = settings.max_video_bytes
         self._max_fetched_bytes = settings.max_fetched_bytes
-        self._fetched_bytes = 0
+        self._reservation = reservation
+        self._max_bytes = num_fetched * settings.max_image_bytes  # of all images that are fetched
+        self._known_bytes = 0  # of those whose sizes are known
 
     async def load(self, url: str, *, param: str, kind: MediaType = IMAGE) -> EncodedMedia:
         """Load the file of a URL.
@@ -50,17 +64,22 @@ class RequestLoader:
             decode = partial(_decode, text, max_bytes=max_bytes, param=param, kind=kind)
             return await offload(decode, size=len(text), limit=MAX_MEDIA_BYTES)
         check_scheme(url, param=param, kind=kind)
+        on_size = partial(self._note_size, param) if kind is IMAGE else None
         async with self._slots:
-            data = await self._fetcher.fetch(url, param=param, kind=kind)
-        if kind is IMAGE:
-            self._fetched_bytes += len(data)
-            if self._fetched_bytes > self._max_fetched_bytes:
-                raise ImageTooLargeError(
-                    f"The images of the request have more than {self._max_fetched_bytes} bytes "
-                    "together, the limit (media.max_fetched_bytes).",
-                    param=param,
-                )
+            data = await self._fetcher.fetch(url, param=param, kind=kind, on_size=on_size)
         return await offload(partial(EncodedMedia.of, data), size=len(data), limit=MAX_MEDIA_BYTES)
+
+    def _note_size(self, param: str, num_bytes: int) -> None:
+        """Give back what an image does not need, or refuse it."""
+        self._known_bytes += num_bytes
+        if self._known_bytes > self._max_fetched_bytes:
+            raise ImageTooLargeError(
+                f"The images of the request have more than {self._max_fetched_bytes} bytes "
+                "together, the limit (media.max_fetched_bytes).",
+                param=param,
+            )
+        self._max_bytes -= self._max_image_bytes - num_bytes
+        self._reservation.limit_bytes(self._max_bytes)
 
 
 def _decode(text: str, *, max_bytes: int, param: str, kind: MediaType) -> EncodedMedia:

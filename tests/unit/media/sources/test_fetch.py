@@ -334,11 +334,11 @@ class TestDeadline:
 
         host.answer = answer
         fetcher = MediaFetcher(
-            settings.model_copy(update={"max_fetches": 1, "fetch_timeout_s": 0.5})
+            settings.model_copy(update={"max_fetches": 1, "fetch_timeout_s": 0.05})
         )
+        fetcher._settings = settings.model_copy(update={"fetch_timeout_s": 0.5})
         first = asyncio.create_task(fetcher.fetch(host.url(), param="first"))
         await arrived.wait()
-        fetcher._settings = settings.model_copy(update={"fetch_timeout_s": 0.05})
         with pytest.raises(EngineOverloadedError):
             await fetcher.fetch(host.url(), param="second")
         with pytest.raises(ImageFetchTimeoutError):
