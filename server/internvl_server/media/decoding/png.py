@@ -93,7 +93,7 @@ class PngFile:
         missing = self._num_row_bytes()
         for start in range(_ZLIB_HEADER_BYTES, len(self._pixels), _PIECE_BYTES):
             piece = bytes(self._pixels[start : start + _PIECE_BYTES])
-            while missing and piece:
+            while missing and piece and not inflate.eof:  # the tail stays as it was at the end
                 rows = inflate.decompress(piece, min(missing, _PIECE_BYTES))
                 missing -= len(rows)
                 yield rows

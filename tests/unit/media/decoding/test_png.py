@@ -152,6 +152,13 @@ def test_an_end_chunk_does_not_hide_missing_rows(name: str, is_cut: bool) -> Non
                 pixels(data)
 
 
+def test_a_stream_that_ends_early_after_several_pieces_is_refused() -> None:
+    """zlib then leaves the checksum after the stream in the tail, however often it is called."""
+    compressed = zlib.compress((b"\0" + bytes(range(250)) * 4) * 999)
+    with pytest.raises(ImageDecodeError, match="truncated"):
+        pixels(make_png(1000, 1000, 8, 0, png_chunk(b"IDAT", compressed)))
+
+
 def test_pixels_may_come_in_many_chunks() -> None:
     compressed = zlib.compress(rows_of(IMAGES["RGB"], 25))
     chunks = [png_chunk(b"IDAT", compressed[n : n + 7]) for n in range(0, len(compressed), 7)]
