@@ -98,6 +98,8 @@ def _trace_of(record: logging.LogRecord) -> str:
 
 
 def _escape(text: str) -> str:
+    if text.isprintable():  # nearly always
+        return text
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
