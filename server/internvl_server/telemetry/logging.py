@@ -2,12 +2,12 @@
 
 import json
 import logging
-import sys
 import traceback
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from internvl_server.telemetry.request_id import current_request_id
+from internvl_server.telemetry.stderr import StderrHandler
 
 __all__ = ["EventFormatter", "JsonFormatter", "configure_logs"]
 
@@ -17,21 +17,11 @@ _CUT_MARK = " [...] "
 
 def configure_logs(level: str, form: Literal["text", "json"] = "text") -> None:
     """Send the events of every logger, from `level` upwards, to stderr in one format."""
-    handler = _StderrHandler()
+    handler = StderrHandler()
     handler.setFormatter(JsonFormatter() if form == "json" else EventFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for chatty in ("httpx2", "httpcore2", "PIL", "sse_starlette", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-
-
-class _StderrHandler(logging.Handler):
-    """Looks up `sys.stderr` for each event, because it may be replaced and the old stream closed."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            sys.stderr.write(self.format(record) + "\n")
-        except Exception:  # noqa: BLE001 - a log handler must not raise into its caller
-            self.handleError(record)
 
 
 class EventFormatter(logging.Formatter):
