@@ -7,6 +7,7 @@ import weakref
 
 import numpy as np
 import pytest
+import torch
 from internvl_server.errors import (
     ContextLengthExceededError,
     EngineError,
@@ -351,9 +352,15 @@ def _changed(request, **changes):
     return dataclasses.replace(request, **changes)
 
 
-async def test_bfloat16_answers(checkpoint):
+async def test_bfloat16_takes_pixels_in_its_own_type(checkpoint):
+    request = make_request(checkpoint, (2,))
+    [pixels] = request.pixel_values
+    bits = torch.from_numpy(pixels).bfloat16().view(torch.uint16).numpy()
     async with running_engine(checkpoint, dtype="bfloat16") as engine:
-        assert len((await answer(engine, make_request(checkpoint, (2,))))[0]) == 16
+        assert engine.info.pixel_type == "bfloat16"
+        found = await answer(engine, _changed(request, pixel_values=(bits,)))
+        assert found == await answer(engine, request)
+        assert len(found[0]) == 16
 
 
 async def test_int8_answers_alone_as_in_a_batch(checkpoint):

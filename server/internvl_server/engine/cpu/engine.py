@@ -10,7 +10,13 @@ from functools import partial
 import torch
 
 from internvl_server.checkpoint.files import Checkpoint
-from internvl_server.core import Constraint, GenerateRequest, SamplingParams, TokenDelta
+from internvl_server.core import (
+    Constraint,
+    GenerateRequest,
+    PixelType,
+    SamplingParams,
+    TokenDelta,
+)
 from internvl_server.core.vocabulary import Vocabulary
 from internvl_server.engine.base import Capability, EngineHealth, EngineInfo
 from internvl_server.engine.checks import RequestLimits, check_request
@@ -88,6 +94,7 @@ class CpuEngine:
             max_num_seqs,
             _capabilities(tokens),
             default_max_tokens=settings.default_max_tokens,
+            pixel_type=PixelType.BFLOAT16 if self._dtype == torch.bfloat16 else PixelType.FLOAT32,
         )
         self._streams: dict[Sequence, Stream] = {}
         self._worker: Worker | None = None

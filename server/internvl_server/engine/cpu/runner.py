@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from internvl_server.core import ImageSpan, PixelValues, TokenLogprobs
+from internvl_server.core import ImageSpan, PixelType, PixelValues, TokenLogprobs
 from internvl_server.engine.cpu.model.decoder import Segment
 from internvl_server.engine.cpu.model.internvl import InternVL
 from internvl_server.engine.cpu.model.kv_cache import KvCache
@@ -139,7 +139,7 @@ class Runner:
             span, pixels = images.pop(0)
             found = self._features.get(span.fingerprint)
             if found is None:
-                found = yield from self._model.vision.encode(torch.from_numpy(pixels))
+                found = yield from self._model.vision.encode(_tensor(pixels))
                 self._features.add(span.fingerprint, found)
             features[span.offset] = found
 
@@ -259,6 +259,11 @@ def _with_fingerprint(span: ImageSpan, values: PixelValues) -> ImageSpan:
     if span.fingerprint:
         return span
     return replace(span, fingerprint=hashlib.sha256(np.ascontiguousarray(values).data).digest())
+
+
+def _tensor(values: PixelValues) -> Tensor:
+    tensor = torch.from_numpy(values)
+    return tensor.view(torch.bfloat16) if values.dtype == PixelType.BFLOAT16.storage else tensor
 
 
 def _without(token_ids: Items[int], indices: Items[int]) -> Iterator[int]:

@@ -88,7 +88,7 @@ class VisionEncoder(nn.Module):
         """Encode tiles, pausing after each layer of each tile.
 
         Args:
-            pixel_values: float32, (num_tiles, 3, image_size, image_size), normalised.
+            pixel_values: float32 or bfloat16, (num_tiles, 3, image_size, image_size), normalised.
 
         Returns:
             (num_tiles * num_patches / 4, text hidden_size), tiles in order.
