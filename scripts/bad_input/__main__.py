@@ -11,7 +11,7 @@ network namespace in which every address of the Internet is this machine, so tha
 Exit code 1 if anything is wrong: an answer, a 5xx other than 503 and 504, a connection to a sentinel or to an
 address that is not a media host's, a loop that stood still for too long, too much memory, or a key, a picture
 or a prompt in the log. The lag is how long the event loop did not run, less the time that its thread waited
-for a core.
+for a core; a case with a longer one is sent again, because other work on the machine makes lags too.
 """
 
 import argparse
@@ -57,6 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         )
         with trial:
             trial.run(cases)
+            trial.measure_lags(args.max_lag)
         return _report(trial, args)
 
 
@@ -74,11 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-lag", type=float, default=0.05, metavar="SECONDS")
     parser.add_argument("--verbose", action="store_true", help="print each case and its seconds")
     parser.add_argument(
-        "--unguarded", action="store_true", help="let the server fetch from anywhere"
+        "--unguarded", action="store_true", help="let the server fetch from any address"
     )
-    parser.add_argument(
-        "--inside", action="store_true", help="there is a namespace already, or none"
-    )
+    parser.add_argument("--inside", action="store_true", help="a namespace was made already")
     return parser
 
 
@@ -99,6 +98,8 @@ def _cases(args: argparse.Namespace) -> list[Case]:
     cases = [case for case in cases if case.id.startswith(tuple(args.only))]
     if not args.inside:
         cases = [case for case in cases if not case.needs_namespace]
+        if args.unguarded:  # nothing but this machine is to be reached
+            cases = [case for case in cases if "127.0.0" in case.id or "7f0000" in case.id]
     return shortened(cases, args.short) if args.short else cases
 
 
@@ -111,7 +112,7 @@ def _report(trial: Trial, args: argparse.Namespace) -> int:
     per_class = Counter(outcome.case.id[0] for outcome in outcomes)
     failures = [o for o in outcomes if o.status in SERVER_ERRORS and o.status not in ALLOWED_ERRORS]
     longest, longest_case = max(trial.lags, default=(0.0, ""))
-    growth = trial.peak_bytes - trial.idle_bytes
+    most, kept = trial.most_bytes, trial.kept_bytes
     limits = f"{MAX_GROWTH_BYTES >> 20}", f"{args.max_lag * 1000:.0f}"
     hits, dials = trial.log_hits, trial.forbidden_dials
     rows = [
@@ -119,7 +120,8 @@ def _report(trial: Trial, args: argparse.Namespace) -> int:
         ("5xx other than 503 and 504", str(len(failures)), not failures),
         ("connections to sentinels", str(trial.hosts.num_forbidden), not trial.hosts.num_forbidden),
         ("other addresses dialled", str(len(dials)), not dials),
-        ("peak memory over idle", f"{growth >> 20} MiB of {limits[0]}", growth <= MAX_GROWTH_BYTES),
+        ("most memory for one case", f"{most >> 20} MiB of {limits[0]}", most <= MAX_GROWTH_BYTES),
+        ("memory kept at the end", f"{kept >> 20} MiB of {limits[0]}", kept <= MAX_GROWTH_BYTES),
         ("longest lag of the loop", f"{longest * 1000:.0f} ms of {limits[1]}", longest <= args.max_lag),
         ("slowest answer", f"{max(o.seconds for o in outcomes):.1f} s", True),
         ("lines of the log with secrets", str(len(hits)), not hits),
@@ -130,7 +132,7 @@ def _report(trial: Trial, args: argparse.Namespace) -> int:
     )
     print("all addresses are this machine's:", "yes" if args.inside else "no (only loopback)")
     print(f"lags over {MIN_LAG_S * 1000:.0f} ms: {len(trial.lags)}, the longest at {longest_case}")
-    print(f"most memory soon after {trial.peak_case}")
+    print(f"most memory at {trial.most_case}")
     for name, figure, is_right in rows:
         print(f"{'ok   ' if is_right else 'WRONG'} {name}: {figure}")
     if dials:

@@ -27,6 +27,7 @@ __all__ = ["Outcome", "Trial"]
 _log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 30.0
+_NUM_TRIES = 5
 # What no answer may contain, unless the client has said it.
 _LEAKS = re.compile(
     rb"0x[0-9a-f]{6,}| object at |Traceback|site-packages|\.py\b|\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}"
@@ -54,6 +55,10 @@ class Trial:
         has_key: Whether the server asks for a key.
         is_unguarded: Let the server fetch from any address, to see whether that is noticed.
         ports: Ports that must be used, because the cases name them.
+        idle_bytes: Memory of the server's processes before the first case.
+        kept_bytes: What they have more after the last one.
+        most_bytes: The most that their memory grew while a case was served, which was `most_case`.
+        lags: From `measure_lags`: seconds, and the id of the case.
     """
 
     folder: Path
@@ -62,8 +67,10 @@ class Trial:
     ports: Mapping[str, int] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
     idle_bytes: int = 0
-    peak_bytes: int = 0
-    peak_case: str = ""
+    kept_bytes: int = 0
+    most_bytes: int = 0
+    most_case: str = ""
+    lags: list[tuple[float, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         names = ("media", "silent", "tls", "sentinel", "closed")
@@ -74,6 +81,7 @@ class Trial:
         self._sampler = threading.Thread(target=self._sample)
         self._control_ids = _control_ids()
         self._start = 0.0
+        self._peak_bytes = 0
 
     def __enter__(self) -> "Trial":
         self._notes.touch()
@@ -121,11 +129,15 @@ class Trial:
         for number, case in enumerate(cases):
             if case.steps is not None:
                 self.hosts.steps[str(number)] = json.loads(self._placed(json.dumps(case.steps)))
+            self._peak_bytes = before = memory_bytes(self._server.pid)
             self.outcomes.append(self._try(case, f"{{media}}/c/{number}"))
+            if self._peak_bytes - before > self.most_bytes:
+                self.most_bytes, self.most_case = self._peak_bytes - before, case.id
             _log.debug("%s: %.2f s", case.id, self.outcomes[-1].seconds)
             if number % 10 == 0:
                 self._send_canary()
         self._send_canary()
+        self.kept_bytes = memory_bytes(self._server.pid) - self.idle_bytes
 
     def _try(self, case: Case, host: str) -> Outcome:
         data = self._prepared(request_of(case.data), host)
@@ -179,9 +191,8 @@ class Trial:
         return [token for token in answer.json["tokens"] if token in self._control_ids]
 
     def _sample(self) -> None:
-        while not self._is_over.wait(0.05):
-            if (size := memory_bytes(self._server.pid)) > self.peak_bytes:
-                self.peak_bytes, self.peak_case = size, self._last_id()
+        while not self._is_over.wait(0.02):
+            self._peak_bytes = max(self._peak_bytes, memory_bytes(self._server.pid))
 
     @property
     def forbidden_dials(self) -> set[str]:
@@ -189,15 +200,30 @@ class Trial:
         allowed = {address for outcome in self.outcomes for address in outcome.case.dials}
         return {words[1] for words in self._noted("dial")} - allowed - {ALLOWED_ADDRESS}
 
-    @property
-    def lags(self) -> list[tuple[float, str]]:
-        """The times for which the event loop did not run, those over `MIN_LAG_S`, and the cases then."""
-        noted = [(float(end), float(lag)) for _, end, lag in self._noted("lag")]
-        return [(lag, self._case_at(end - lag / 2)) for end, lag in noted if end > self._start]
+    def measure_lags(self, limit_s: float) -> None:
+        """Find how long the event loop did not run because of a case.
 
-    def _case_at(self, moment: float) -> str:
-        begun = [outcome.case.id for outcome in self.outcomes if 0 < outcome.begin <= moment]
-        return begun[-1] if begun else "the start"
+        A case at which it was longer than the limit is sent again, up to `_NUM_TRIES` times, and the shortest
+        time counts: what comes from other processes on the machine does not come back each time.
+        """
+        for lag_s, case in self._lags_since(self._start):
+            shortest = lag_s
+            for _ in range(_NUM_TRIES):
+                if shortest <= limit_s or case is None:
+                    break
+                begin = time.monotonic()
+                self._try(case, "{media}/c/0")
+                time.sleep(0.1)
+                shortest = min(shortest, max([0, *(s for s, _ in self._lags_since(begin))]))
+            self.lags.append((shortest, case.id if case else "the start"))
+
+    def _lags_since(self, begin: float) -> list[tuple[float, Case | None]]:
+        noted = [(float(end), float(lag)) for _, end, lag in self._noted("lag")]
+        return [(lag, self._case_at(end - lag / 2)) for end, lag in noted if end > begin]
+
+    def _case_at(self, moment: float) -> Case | None:
+        begun = [outcome.case for outcome in self.outcomes if 0 < outcome.begin <= moment]
+        return begun[-1] if begun else None
 
     def _noted(self, kind: str) -> list[list[str]]:
         lines = [line.split() for line in self._notes.read_text().splitlines()]
