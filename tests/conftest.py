@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from tests.live_server import LiveServer, start_echo_server
 
 # The time of a single example depends on what else the machine does.
 hypothesis.settings.register_profile("no-deadline", deadline=None)
-hypothesis.settings.load_profile("no-deadline")
+hypothesis.settings.register_profile("nightly", deadline=None, max_examples=10_000)
+hypothesis.settings.load_profile(
+    "nightly" if os.environ.get("FUZZ") == "nightly" else "no-deadline"
+)
 
 
 @pytest.fixture(scope="session")

@@ -88,7 +88,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize("name", PARSERS)
-@budget(150, 1000)
+@budget(100, 1000)
 @given(data=st.data(), base=st.booleans(), is_lenient=st.booleans())
 def test_bodies_are_parsed_or_refused(
     name: str, data: st.DataObject, base: bool, is_lenient: bool

@@ -73,7 +73,7 @@ def exchange(port: int, data: bytes) -> bytes:
     return answer
 
 
-@budget(500, 50_000)
+@budget(300, 50_000)
 @given(request=st.sampled_from([POST, CHUNKED, GET]), edits=EDITS)
 def test_mutated_requests_are_answered_or_closed(
     echo_server: LiveServer, request: str, edits: list[tuple[int, int, str]]

@@ -37,7 +37,7 @@ from internvl_server.settings import MediaSettings
 
 __all__ = ["MediaFetcher"]
 
-MAX_ADDRESSES = 64
+MAX_ADDRESSES = 64  # object stores have eight of each version; all are checked
 MAX_DIALS = 8
 REDIRECTS = (301, 302, 303, 307, 308)
 
