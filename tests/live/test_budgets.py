@@ -290,6 +290,26 @@ async def test_the_flood_of_one_key_does_not_hold_up_another(
     assert_nothing_is_held(server)
 
 
+def test_a_key_has_limits_of_its_own(
+    start_server: Callable[..., LiveServer], tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("small:small-key max_in_flight=1\nlarge:large-key\n")
+    keys.chmod(0o600)
+    server = start_server(
+        server={"keys_file": keys},
+        engine={"echo": {"first_token_delay_s": 30}},
+    )
+    small, large = server.client(api_key="small-key"), server.client(api_key="large-key")
+    streams = [small.chat.completions.create(**HELLO, stream=True)]
+    with pytest.raises(openai.RateLimitError):
+        small.chat.completions.create(**HELLO, stream=True)
+    streams += [large.chat.completions.create(**HELLO, stream=True) for _ in range(2)]
+    for stream in streams:
+        stream.close()
+    assert_nothing_is_held(server)
+
+
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_a_deadline_ends_a_running_answer(
     start_server: Callable[..., LiveServer], is_stream: bool

@@ -15,6 +15,7 @@ from internvl_server.concurrency.caller import Caller, current_caller
 from internvl_server.concurrency.sharing import Share
 from internvl_server.errors import DeadlineError, InvalidRequestError, ShuttingDownError
 from internvl_server.pipeline import Budgets
+from internvl_server.settings.keys import KeyLimits
 
 __all__ = ["Admission", "AdmissionGate", "GateState", "within_deadline"]
 
@@ -69,8 +70,13 @@ class AdmissionGate:
         if self.state is GateState.DRAINING:
             raise ShuttingDownError
         self._budgets.check_memory()
-        client = request.state.client
-        current_caller.set(Caller(client, time.monotonic() + self._timeout_s(request)))
+        client: str = request.state.client
+        of_key: KeyLimits = request.state.client_limits
+        deadline = time.monotonic() + self._timeout_s(request)
+        current_caller.set(Caller(client, deadline, of_key.share))
+        num_requests = self._budgets.clients.num_requests(client)
+        if of_key.max_in_flight is not None and num_requests >= of_key.max_in_flight:
+            raise self._budgets.requests.refused()
         if to_engine and self._expected_wait_s(client) > self._limits.queue_timeout_s:
             raise self._budgets.slots.refused()
         admission = Admission(self._budgets, self._budgets.requests.reserve_now(1))

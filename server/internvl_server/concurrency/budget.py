@@ -13,15 +13,11 @@ class Budget:
     Args:
         limit: The most that may be reserved at once.
         refusal: Makes the error to raise when a reservation does not fit, from the amount in use.
-        admits_oversized: Whether a reservation over the limit is granted while nothing else is reserved.
     """
 
-    def __init__(
-        self, limit: int, refusal: Callable[[int], Exception], *, admits_oversized: bool = False
-    ) -> None:
+    def __init__(self, limit: int, refusal: Callable[[int], Exception]) -> None:
         self._limit = limit
         self._refusal = refusal
-        self._admits_oversized = admits_oversized
         self.in_use = 0
 
     def reserve(self, amount: int = 1) -> "Permit":
@@ -41,8 +37,7 @@ class Budget:
             Exception: As `reserve`; nothing has changed then.
         """
         others = self.in_use - old
-        is_exempt = self._admits_oversized and not others
-        if new > old and others + new > self._limit and not is_exempt:
+        if new > old and others + new > self._limit:
             raise self._refusal(self.in_use)
         self.in_use = others + new
 

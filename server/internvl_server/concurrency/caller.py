@@ -14,10 +14,17 @@ _ACTIVE_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The name of the key, and the time by `time.monotonic` at which the request must have ended."""
+    """Who asks, and what for.
+
+    Attributes:
+        client: Name of the key.
+        deadline: When the request must have ended, by `time.monotonic`; None for never.
+        max_share: The part of each resource that the client may hold at any time, if it has one of its own.
+    """
 
     client: str = "anonymous"
     deadline: float | None = None
+    max_share: float | None = None
 
 
 current_caller: ContextVar[Caller] = ContextVar("current_caller", default=Caller())  # noqa: B039 - frozen
@@ -56,9 +63,11 @@ class Clients:
         self._forget()
         return len(self._num_requests.keys() | self._last_seen.keys() | {client})
 
-    def share(self, client: str) -> float:
-        """The part of each resource that a client may hold now."""
-        return self._max_share if self.num_active(client) > 1 else 1.0
+    def share(self, caller: Caller) -> float:
+        """The part of each resource that the client of a request may hold now."""
+        if caller.max_share is not None:
+            return caller.max_share
+        return self._max_share if self.num_active(caller.client) > 1 else 1.0
 
     def _forget(self) -> None:
         too_old = time.monotonic() - _ACTIVE_S

@@ -216,7 +216,7 @@ class SharedBudget:
 
     def _is_within_share(self, share: "Share", amounts: Amounts) -> bool:
         """Whether the client holds no more than its share then; it may always hold one reservation."""
-        part = self._clients.share(share.client)
+        part = self._clients.share(share.caller)
         held = self._held.get(share.client, self._nothing)
         return part >= 1 or all(
             new <= old or held_ == old or held_ - old + new <= part * limit
@@ -246,9 +246,14 @@ class Share:
 
     def __init__(self, budget: SharedBudget) -> None:
         self._budget = budget
-        self.client = current_caller.get().client
+        self.caller = current_caller.get()
         self.limits = budget.limits
         self.amounts: Amounts = (0,) * len(budget.limits)
+
+    @property
+    def client(self) -> str:
+        """Name of the client that has it."""
+        return self.caller.client
 
     def resize(self, *amounts: int) -> None:
         """Change what is reserved, at once.

@@ -1,17 +1,15 @@
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from internvl_server.concurrency.budget import Budget, Permit
+from internvl_server.concurrency.budget import Budget
 
 
 class FullError(Exception):
     pass
 
 
-def new_budget(limit: int, **options: Any) -> Budget:
-    return Budget(limit, FullError, **options)
+def new_budget(limit: int) -> Budget:
+    return Budget(limit, FullError)
 
 
 @given(changes=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 8))))
@@ -49,21 +47,3 @@ def test_a_refusal_names_what_is_in_use_and_reserves_nothing() -> None:
     assert refused.value.args == (2,)
     assert budget.in_use == 2
     assert budget.reserve(0).amount == 0
-
-
-def reserve_after(budget: Budget, held: int) -> Permit:
-    if held:
-        budget.reserve(held)
-    return budget.reserve(5)
-
-
-@pytest.mark.parametrize(("held", "is_granted"), [(0, True), (1, False)])
-def test_an_oversized_reservation_is_granted_only_alone(held: int, is_granted: bool) -> None:
-    budget = new_budget(3, admits_oversized=True)
-    if is_granted:
-        assert reserve_after(budget, held).amount == 5
-    else:
-        with pytest.raises(FullError):
-            reserve_after(budget, held)
-    with pytest.raises(FullError):
-        reserve_after(new_budget(3), 0)

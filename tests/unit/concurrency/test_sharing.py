@@ -207,11 +207,13 @@ async def test_a_client_is_active_for_some_time_after_its_last_request(
     clients = Clients(0.25)
     clients.enter("a")
     clients.enter("b")
-    assert (clients.share("a"), clients.num_active("a")) == (0.25, 2)
+    a = Caller("a")
+    assert (clients.share(a), clients.num_active("a")) == (0.25, 2)
     clients.leave("b")
-    assert clients.share("a") == 0.25
+    assert clients.share(a) == 0.25
     monkeypatch.setattr("internvl_server.concurrency.caller._ACTIVE_S", 0.0)
-    assert (clients.share("a"), clients.num_active("a")) == (1.0, 1)
+    assert (clients.share(a), clients.num_active("a")) == (1.0, 1)
+    assert clients.share(Caller("a", max_share=0.1)) == 0.1
 
 
 async def test_what_waits_too_long_is_refused_and_holds_nobody_up() -> None:
