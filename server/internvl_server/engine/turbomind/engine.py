@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -186,9 +186,11 @@ class TurbomindEngine:
         work = Work(request, images, grammar)
         if request.sampling.num_logprobs is None:
             return partial(jobs.abort, jobs.submit(stream, work))
-        permit = self._logits_budget.reserve(0)
-        work.reserve = self._reserve_logits(request, permit)
-        job = jobs.submit(stream, work)
+        with ExitStack() as owner:
+            permit = owner.enter_context(self._logits_budget.reserve(0))
+            work.reserve = self._reserve_logits(request, permit)
+            job = jobs.submit(stream, work)
+            owner.pop_all()
         job.task.add_done_callback(lambda _: permit.release())
         return partial(jobs.abort, job)
 
