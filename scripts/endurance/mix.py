@@ -3,11 +3,13 @@
 import base64
 import json
 import random
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scripts.bad_input.cases import read_cases, request_of, shortened
 from scripts.load.accounts.exchange import STAY, Leave, request_bytes
 from scripts.load.bodies import picture_file
 from scripts.load.media_host import MediaHost
@@ -17,6 +19,7 @@ __all__ = ["Mix", "Shot", "hostile_requests"]
 _ROOT = Path(__file__).parents[2]
 _WORDS = (_ROOT / "README.md").read_text(encoding="utf-8").split()
 _VIDEO = (_ROOT / "tests/data/example.mp4").read_bytes()
+_NO_HOST = re.compile(rb"\{(?:host|silent|closed|tls|\w+port)\}")  # places that nobody has here
 _SIZES = (160, 120), (320, 240), (448, 448), (640, 360), (896, 448), (1280, 720)
 
 
@@ -31,21 +34,34 @@ class Shot:
     may_close: bool = False
 
 
-def hostile_requests(path: Path) -> list[Shot]:
-    """Those of a file, each line an object with an `id`, a `request` in latin-1, and its right `status`.
+def hostile_requests(path: Path | None, host: MediaHost) -> list[Shot]:
+    """Those of the corpus of the tests that need no host of their own and are quick, or those of a file.
 
-    The statuses are a list; null is a closed connection.
+    Args:
+        path: A file of lines, each an object with an `id`, a `request` in latin-1, and its right `status`: a
+            list, in which null is a closed connection.
+        host: Stands for the host of pictures in the corpus.
     """
-    cases = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    if path is None:
+        paths = sorted((_ROOT / "tests/corpus").glob("*.jsonl"))
+        cases = [case for case in shortened(read_cases(paths), 10) if case.steps is None]
+    else:
+        cases = read_cases([path])
+    requests = [(case, _placed(request_of(case.data), host)) for case in cases]
     return [
-        Shot(
-            f"hostile {case['id']}",
-            case["request"].encode("latin-1"),
-            is_good=False,
-            may_close=None in case["status"],
-        )
-        for case in cases
+        Shot(f"hostile {case.id}", request, is_good=False, may_close=None in case.status)
+        for case, request in requests
+        if not (case.needs_namespace or _NO_HOST.search(request))
     ]
+
+
+def _placed(request: str, host: MediaHost) -> bytes:
+    """A request with the places of the corpus filled in."""
+    names = {"auth": "", "key": "none", "media": f"{host.HOST}:{host.port}", "sentinel": "9"}
+    for name, value in names.items():
+        request = request.replace(f"{{{name}}}", value)
+    head, separator, body = request.partition("\r\n\r\n")
+    return f"{head.replace('{length}', str(len(body)))}{separator}{body}".encode("latin-1")
 
 
 @dataclass

@@ -43,9 +43,10 @@ def settings(options: argparse.Namespace, host: MediaHost) -> dict[str, Any]:
 
 async def run(options: argparse.Namespace, place: Folder) -> int:
     """Start a server, load it and judge it. Returns the exit code."""
-    seconds, hostile = options.minutes * 60, hostile_requests(options.requests)
+    seconds = options.minutes * 60
     flags = ["--leak", str(options.leak)] if options.leak else []
     async with MediaHost() as host:
+        hostile = hostile_requests(options.requests, host)
         with watched_server(settings(options, host), place, *flags) as server:
             ready_s = await server.wait_ready()
             mix = Mix(await served_name(server), host, hostile, seed=options.seed)
@@ -122,7 +123,7 @@ def parse() -> argparse.Namespace:
     add("--max-slope", type=float, default=0.5, help="MiB that 1,000 requests may add")
     add("--max-growth", type=float, default=32.0, help="MiB that all may add after a third")
     add("--cache-mib", type=int, default=64, help="of prepared pictures")
-    add("--requests", type=Path, default=Path("tests/corpus/requests.jsonl"), help="hostile ones")
+    add("--requests", type=Path, help="a file of hostile ones, instead of the corpus of the tests")
     add("--seed", type=int, default=0)
     add("--work", type=Path, help="a new folder, to keep the server's log in")
     add("--json", type=Path, help="write figures to this file")
