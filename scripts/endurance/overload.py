@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import base64
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -28,7 +29,7 @@ from scripts.load.accounts.exchange import request_bytes
 from scripts.load.accounts.ledger import Ledger
 from scripts.load.bodies import picture_file
 from scripts.load.costs import held_bytes
-from scripts.load.figures import percentile
+from scripts.load.figures import percentile, ratio
 from scripts.load.media_host import MediaHost
 from scripts.load.servers import ServerProcess
 
@@ -38,6 +39,8 @@ _MAX_REFUSAL_S, _MAX_REFUSAL_BYTES = 0.1, 1024
 _SETTLE_S = 20.0
 _PICTURES, _PICTURE_BYTES = 8, 3_000_000
 _KEYS = {"alice": "key-of-alice", "bob": "key-of-bob"}
+_FLOOD_PAUSE_S = 0.5
+_LOGGED = r" server\.access .* (\d+) \w+ client=(\S+) .*?\bms=(\d+)$"
 ALICE, BOB = _KEYS.values()
 
 
@@ -69,7 +72,11 @@ async def load(sender: Sender, seconds: float, recovery_s: float) -> list[Criter
             *refusals(flood, f"at {factor} × capacity"),
         ]
     rows.append(
-        at_most("seconds until p99 is back at 1.1 of what it was", recovery(after, usual, recovery_s), 10)
+        at_most(
+            "seconds until p99 is back at 1.1 of what it was",
+            recovery(after, usual, recovery_s),
+            10,
+        )
     )
     return rows
 
@@ -94,20 +101,34 @@ def recovery(sent: list[Sent], usual_s: float, seconds: float) -> float | None:
     return min(back, default=None)
 
 
-async def fairness(sender: Sender, seconds: float, clients: int) -> list[Criterion]:
+async def fairness(sender: Sender, seconds: float, clients: int, log: Path) -> list[Criterion]:
     """Two clients of one key alone, and while another key has many that never wait."""
     alone = await sender.clients(2, seconds, BOB)
-    flood = asyncio.create_task(sender.clients(clients, seconds + 2, ALICE, pause_s=0.05))
+    num_alone = len(logged_s(log, "bob", 200))
+    flood = asyncio.create_task(sender.clients(clients, seconds + 2, ALICE, pause_s=_FLOOD_PAUSE_S))
     await asyncio.sleep(1)
     beside = await sender.clients(2, seconds, BOB)
     await flood
-    before, after = latency(alone, 0.95), latency(beside, 0.95)
-    share = after / before if before and after else None
+    inside = logged_s(log, "bob", 200)
     title = f"refusals of the key that does not flood, of {len(beside)}"
+    name = "p95 beside another key's flood, of p95 alone"
+    earlier, later = inside[:num_alone], inside[num_alone:]
     return [
-        at_most("p95 beside another key's flood, of p95 alone", share, 2),
+        at_most(name, ratio(latency(beside, 0.95), latency(alone, 0.95)), 2),
+        by_log(name, ratio(percentile(later, 0.95), percentile(earlier, 0.95))),
         at_most(title, len(refused(beside)), 0),
     ]
+
+
+def by_log(name: str, value: float | None) -> Criterion:
+    """The same by the server's clock, for a machine that is too busy for the clients: not judged."""
+    return Criterion(f"{name}, by the server's log", value, "–", is_met=True)
+
+
+def logged_s(log: Path, client: str, status: int) -> list[float]:
+    """The seconds that the requests of a key took in the server, in order."""
+    found = re.findall(_LOGGED, log.read_text(errors="replace"), re.MULTILINE)
+    return [int(ms) / 1000 for code, name, ms in found if (name, code) == (client, str(status))]
 
 
 async def memory(
@@ -154,8 +175,14 @@ async def memory(
     return [
         *rows,
         at_most(title, sum(ledger.codes[code] for code in final), 0),
-        at_most("requests that are unexplained", ledger.num_unexplained, 0),
+        unexplained(ledger, "with pictures"),
     ]
+
+
+def unexplained(ledger: Ledger, kind: str) -> Criterion:
+    """With the first reasons."""
+    name = "; ".join([f"requests {kind} that are unexplained", *ledger.notes[:3]])
+    return at_most(name, ledger.num_unexplained, 0)
 
 
 async def settled(server: ServerProcess, enough: float) -> float:
@@ -183,10 +210,12 @@ async def run_load(options: argparse.Namespace, place: Folder) -> list[Criterion
         sender = Sender(server.address, options.model)
         if "load" in options.only:
             rows += await load(sender, options.seconds, options.recovery)
+            inside = percentile(logged_s(place.log, "alice", 429), 0.99)
+            rows.append(by_log("refusals, seconds p99", inside))
         if "fairness" in options.only:
-            rows += await fairness(sender, options.seconds, options.clients)
+            rows += await fairness(sender, options.seconds, options.clients, place.log)
         rows += [
-            at_most("requests that are unexplained", sender.ledger.num_unexplained, 0),
+            unexplained(sender.ledger, "with text"),
             at_most("statuses of 5xx but 503 and 504", sender.ledger.num_server_errors, 0),
         ]
     return rows

@@ -57,6 +57,8 @@ def test_an_overload_is_measured_to_its_end(tmp_path: Path) -> None:
     _, rows = run("scripts.endurance.overload", tmp_path, *sizes)
     assert rows["capacity, requests/s"]["value"] > 0
     assert rows["8 requests with inline pictures, MiB over idle"]["is_met"]
-    exact = [row for name, row in rows.items() if "unexplained" in name or "5xx" in name or "429" in name]
-    assert len(exact) == 5
+    exact = [
+        row for name, row in rows.items() if "unexplained" in name or "5xx" in name or "429" in name
+    ]
+    assert len(exact) == 5, rows
     assert all(row["is_met"] for row in exact), exact
