@@ -197,8 +197,11 @@ async def stop_reading(stage: Stage) -> None:
         await asyncio.gather(*reading)
         held = await gauges(server)
         stuck = [await _never_reads(server) for _ in range(_NUM_STUCK)]
-        beside = await closed_loop(one, bodies, 4)
-        grown = (await gauges(server))["mib"] - held["mib"]
+        loading, most = asyncio.create_task(closed_loop(one, bodies, 4)), held["mib"]
+        while not loading.done():
+            most = max(most, (await gauges(server))["mib"])
+            await asyncio.sleep(0.5)
+        beside, grown = await loading, most - held["mib"]
         took = await eventually(lambda: is_idle(server), timeout_s + 60)
         closed = await eventually(lambda: _has_files(server, held["fds"]), 15)
         stage.finding(

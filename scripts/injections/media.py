@@ -103,7 +103,7 @@ async def hang_all_fetches(stage: Stage) -> None:
                 f"{text.num_failed} failed",
                 not text.num_failed,
             )
-            again = await stage.send(server, chat("a", f"{url}/again"))
+            again = await stage.send(server, chat("a", f"{url}/again", max_tokens=1))
             stage.finding(
                 "a picture is answered in ≤ 1 s once the host is back",
                 f"{again.status} in {again.total_s:.2f} s",

@@ -176,3 +176,24 @@ def test_the_text_before_a_failure_arrives_before_it(narrow: Callable[..., LiveS
         server.post(HELLO | {"min_tokens": 1000, "max_tokens": 1000, "stream": True}).content, 1
     )
     assert "".join(texts) == expected[0].rstrip("\ufffd")  # half a character
+
+
+@pytest.mark.parametrize("connection", ["close", "keep-alive"])
+def test_an_answer_that_nobody_reads_does_not_keep_its_connection(
+    narrow: Callable[..., LiveServer], connection: str
+) -> None:
+    server = narrow(server={"keep_alive_s": 1})
+    server._server.config.timeout_keep_alive = 1
+    body = json.dumps(HELLO | LONG | {"n": 8, "logprobs": True, "top_logprobs": 5}).encode()
+    with ask(server, max_tokens=1) as one:
+        body_of(one)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        client.connect(("127.0.0.1", server.port))
+        client.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            b"connection: %b\r\ncontent-length: %d\r\n\r\n%b"
+            % (connection.encode(), len(body), body)
+        )
+        wait_until(lambda: server.engine.num_finished == 9)
+        wait_until(lambda: not server._server.server_state.connections)

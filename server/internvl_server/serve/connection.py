@@ -178,9 +178,18 @@ class Connection(HttpToolsProtocol):
         """Called at the end of an answer, possibly before the end of its request."""
         self._unanswered.pop(0)
         super().on_response_complete()
-        if self._is_in_message and self._is_clients_turn:
+        if (
+            self.transport.is_closing()
+        ):  # once the client has read the answer, which it may never do
+            self._stop_deadline()
+            self._deadline = self.loop.call_later(self.timeout_keep_alive, self.transport.abort)
+        elif self._is_in_message and self._is_clients_turn:
             self._unset_keepalive_if_required()
             self._start_deadline()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Called on an idle connection. Does not wait for a client that has not read its answer."""
+        self.transport.abort()
 
     @property
     def _is_clients_turn(self) -> bool:
@@ -256,7 +265,7 @@ class Connection(HttpToolsProtocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._stop_deadline()
-        self._deadline = self.loop.call_later(_LINGER_S, self.transport.close)
+        self._deadline = self.loop.call_later(_LINGER_S, self.transport.abort)
 
     def _close_idle(self) -> bool:
         """Close a connection that is between requests. Returns whether there was one."""
