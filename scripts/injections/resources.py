@@ -73,7 +73,7 @@ async def _is_ready(server: ServerProcess) -> bool:
 async def block_the_log(stage: Stage) -> None:
     """C21: what reads the log has stopped reading."""
     reader, writer = os.pipe()
-    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)  # some fifty lines
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 16384)  # four pages, of which each takes a line or more
     command = stage.command({"engine": {"echo": {"token_delay_s": 0.005}}})
     with os.fdopen(writer, "wb") as end, os.fdopen(reader, "rb") as log:
         server = ServerProcess(command, stage.folder / "unused.log", stderr=end)
@@ -93,7 +93,8 @@ async def block_the_log(stage: Stage) -> None:
             os.read(log.fileno(), 65536)
             await stage.canary(server)
             await asyncio.sleep(0.3)
-            rest = os.read(log.fileno(), 65536).decode().splitlines()
+            os.set_blocking(log.fileno(), False)
+            rest = (log.read() or b"").decode().splitlines()
             lost = next((line for line in rest if "events were lost" in line), "")
             stage.finding("the log says how much was lost", lost[-50:], lost)
 

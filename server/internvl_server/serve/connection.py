@@ -2,8 +2,7 @@
 
 llhttp, the parser of httptools, has no limits: it collects a header until it is whole, and skips the
 extensions of chunks without reporting them. Two counters bound both. One has the bytes of URL, headers and
-trailers, which the parser reports; the other has all other bytes but the body's: framing, and what is not
-reported yet.
+trailers, which the parser reports; the other has all other bytes but the body's, such as framing.
 """
 
 import asyncio
