@@ -162,7 +162,7 @@ def test_the_edge_is_that_of_chat(start_server: Callable[..., LiveServer], path:
     )
     assert_envelope(send(server, path, {"x": "y" * 1000}, **key), 413, "request_too_large")
     server.gate.state = GateState.DRAINING
-    assert_envelope(send(server, path, body, **key), 503, "engine_unavailable")
+    assert_envelope(send(server, path, body, **key), 503, "server_shutting_down")
 
 
 @settings(
@@ -266,7 +266,7 @@ def test_no_engine_is_needed(
     server = start_server()
     server.engine._state = "loading"
     body = {"model": MODEL, "messages": with_pictures(picture_url())}
-    assert_envelope(server.post(body), 503, "engine_unavailable")
+    assert_envelope(server.post(body), 503, "server_shutting_down")
     assert ask(server, COUNT, body)["fits"] is True
     assert ask(server, "/tokenize", body)["count"] > 0
     assert ask(server, "/detokenize", {"tokens": [1]})
