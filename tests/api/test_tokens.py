@@ -266,7 +266,7 @@ def test_no_engine_is_needed(
     server = start_server()
     server.engine._state = "loading"
     body = {"model": MODEL, "messages": with_pictures(picture_url())}
-    assert_envelope(server.post(body), 503, "server_shutting_down")
+    assert_envelope(server.post(body), 503, "engine_unavailable")
     assert ask(server, COUNT, body)["fits"] is True
     assert ask(server, "/tokenize", body)["count"] > 0
     assert ask(server, "/detokenize", {"tokens": [1]})
