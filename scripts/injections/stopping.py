@@ -68,7 +68,7 @@ async def end_while_starting(stage: Stage) -> None:
     for index in range(stage.few(12, 2)):
         engine = {"kind": ("echo", "cpu")[index % 2]}
         with stage.server(engine=engine) as server:
-            await asyncio.sleep(rng.uniform(0.1, 2.5))
+            await asyncio.sleep(rng.uniform(0.1, 8.0))
             was_ready = await status(server, "/ready") == 200
             code, took = server.stop()
             slowest, codes[code] = max(slowest, took), codes[code] + 1
