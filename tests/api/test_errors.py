@@ -1,5 +1,6 @@
 """One envelope for every refusal, whoever makes it."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from internvl_server.api.admission import GateState
 from internvl_server.api.streaming.response import EventStream
 from internvl_server.engine.base import EngineHealth
+from internvl_server.media.workers.supply import PoolHealth
 
 from tests.live_server import LiveServer
 
@@ -221,6 +223,19 @@ def test_only_an_engine_that_hangs_fails_the_liveness_probe(
         assert_envelope(response, 503, "engine_unavailable")
         assert "31 s" in response.json()["error"]["message"]
     server.engine.health = lambda: EngineHealth(is_ready=True, reason="")
+
+
+def test_processes_that_do_not_start_for_long_fail_the_liveness_probe(
+    start_server: Callable[..., LiveServer],
+) -> None:
+    server = start_server()
+    media = server.app.state.services.media
+    now = time.monotonic()
+    for since, status in ((now, 200), (now - 100, 503)):
+        broken = PoolHealth(problem="They do not start.", problem_since=since)
+        media.pools = lambda broken=broken: {"image": broken}
+        assert server.get("/ready").status_code == 503
+        assert server.get("/health").status_code == status
 
 
 def test_no_redirect_is_built_from_the_clients_host(echo_server: LiveServer) -> None:
