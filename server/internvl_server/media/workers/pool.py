@@ -9,7 +9,7 @@ two locks: a death under a lock stalls all of them, the death of an idle one bre
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -58,6 +58,7 @@ class DecodePool:
         self._timeout_s = timeout_s
         self._supply = WorkerSupply(spec, num_workers)
         self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="decode")
+        self._filling: Future[None] | None = None
 
     async def start(self) -> None:
         """Accept jobs; unless they start on demand, start all workers and wait until they are ready.
@@ -140,8 +141,10 @@ class DecodePool:
             raise
 
     def _fill_later(self) -> None:
-        with suppress(RuntimeError):  # `close` was called
-            self._threads.submit(self._fill)
+        """Start a process unless one is being started: starts that fail slowly would hold up the jobs."""
+        if self._filling is None or self._filling.done():
+            with suppress(RuntimeError):  # `close` was called
+                self._filling = self._threads.submit(self._fill)
 
     def _fill(self) -> None:
         with suppress(EngineUnavailableError):  # which the health shows

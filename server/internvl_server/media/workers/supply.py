@@ -144,11 +144,14 @@ class WorkerSupply:
 
     def _start(self) -> WorkerProcess:
         self._check_open()
+        worker = None
         try:
             worker = WorkerProcess(self._spec, self._buffers, has_ffmpeg=self._has_ffmpeg)
             self.workers.add(worker)
             worker.wait_ready()
         except (OSError, WorkerLostError) as err:
+            if worker is not None:
+                self._close(worker)
             self._check_open()  # else it was `kill`
             problem = f"The processes that decode {self._spec.kind.label}s do not start."
             self._count(problem=problem)

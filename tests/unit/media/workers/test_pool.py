@@ -186,11 +186,27 @@ class TestDeath:
             with pytest.raises(EngineUnavailableError, match="do not start"):
                 await pool.tile(GOOD, max_tiles=1)
         assert "do not start" in pool.health().problem
+        assert not pool._supply.workers  # what did not start is not kept, with its pipe and memory
         monkeypatch.undo()
         async with asyncio.timeout(30):
             while pool.health().problem:  # which starts one
                 await asyncio.sleep(0.01)
         assert pool.health().num_alive == 1
+
+    async def test_one_start_at_a_time_is_tried_however_often_the_health_is_asked_for(
+        self, pool: DecodePool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys, "executable", "/bin/false")
+        os.kill(pids(pool)[0], signal.SIGKILL)
+        with pytest.raises(EngineUnavailableError, match="do not start"):
+            await pool.tile(GOOD, max_tiles=1)
+        may_go_on, tried = threading.Event(), list[bool]()
+        monkeypatch.setattr(pool._supply, "fill", lambda: tried.append(may_go_on.wait(30)))
+        for _ in range(5):
+            pool.health()
+        may_go_on.set()
+        await pool._on_thread(lambda: None)  # comes after all that was begun
+        assert tried == [True]
 
     async def test_terminal_signals_do_not_end_a_worker(self, pool: DecodePool) -> None:
         [pid] = pids(pool)
