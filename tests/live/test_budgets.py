@@ -169,6 +169,26 @@ def test_a_burst_of_fetched_pictures_stays_within_its_memory(
     assert peak.growth < (64 + 32 * 2.5 + 2 * 16 + 40) * MB
 
 
+def test_requests_that_each_hold_a_part_of_their_tiles_do_not_wait_for_each_other(
+    start_server: Callable[..., LiveServer], host: MediaHost
+) -> None:
+    """A part is reserved until the sizes of images are known; several answers may take more."""
+    host.go.clear()
+    server = start_server(
+        media=host.settings(), limits={"max_tiles_in_flight": 80, "queue_timeout_s": 8}
+    )
+    budget = server.app.state.services.budgets.media
+    bodies = [with_images(host.url(number), n=4) for number in range(8)]
+    for body in bodies:
+        body["messages"][0]["content"][0]["image_url"]["detail"] = "high"
+    with ThreadPoolExecutor(1) as thread:
+        answers = thread.submit(post_all, server, bodies)
+        wait_until(lambda: budget.in_use[1] == 80)
+        host.go.set()
+        assert [answer.status_code for answer in answers.result()] == [200] * 8
+    assert_nothing_is_held(server)
+
+
 def test_what_does_not_fit_in_time_is_refused_before_it_is_fetched(
     start_server: Callable[..., LiveServer], host: MediaHost
 ) -> None:

@@ -2,7 +2,8 @@
 
 What does not fit waits. Among the clients that wait, the one that was given least lately is next (start-time
 fair queueing), and its own requests keep their order. A request is never overtaken because it is large, so
-that it is never starved; only clients that hold their whole share are passed over.
+that it is never starved; only clients that hold their whole share are passed over. What holds something
+already and waits for more comes first, because others may wait for what it holds.
 """
 
 import asyncio
@@ -162,7 +163,9 @@ class SharedBudget:
 
     def _enqueue(self, share: "Share", amounts: Sequence[int], cost: float) -> _Waiter:
         waiter = _Waiter(share, self._clipped(amounts), cost, next(self._numbers))
-        self._queues[share.client].append(waiter)
+        queue = self._queues[share.client]
+        num_before = sum(any(w.share.amounts) for w in queue) if any(share.amounts) else len(queue)
+        queue.insert(num_before, waiter)
         self._grant_next()
         return waiter
 
@@ -196,7 +199,13 @@ class SharedBudget:
     def _next(self) -> _Waiter | None:
         heads = [queue[0] for queue in self._queues.values()]
         if len(heads) > 1:
-            heads.sort(key=lambda head: (self._start(head.share.client), head.number))
+            heads.sort(
+                key=lambda head: (
+                    not any(head.share.amounts),
+                    self._start(head.share.client),
+                    head.number,
+                )
+            )
         for head in heads:
             if self._is_within_share(head.share, head.amounts):
                 return head if self._fits(head.share, head.amounts) else None

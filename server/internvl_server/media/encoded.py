@@ -72,7 +72,7 @@ class Reservation:
         self._share.resize(self._num_bytes, min(self._counted(num_tiles), self._share.amounts[1]))
 
     async def resize_tiles(self, num_tiles: int) -> None:
-        """Reserve exactly so many tiles of images.
+        """Reserve exactly so many tiles of images, before any is made.
 
         Raises:
             EngineOverloadedError: There is no memory for more tiles.
@@ -80,6 +80,8 @@ class Reservation:
         if self.has_tiles(num_tiles):
             self.limit_tiles(num_tiles)
             return
+        # Requests that waited with a part of their tiles would wait for each other.
+        self._share.resize(self._num_bytes, 0)
         await self._share.enlarge(self._num_bytes, self._counted(num_tiles))
         self.limit_bytes(self._num_bytes)  # it may have changed meanwhile
 

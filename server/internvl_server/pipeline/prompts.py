@@ -114,13 +114,16 @@ class PromptPreparer:
     ) -> Reservation:
         """Reserve what the images need at most, at once, so that no request waits with a part of it.
 
-        Many answers multiply the tiles; of these only a part is reserved before their number is known.
+        Many answers multiply the tiles; of these only a part is reserved before their number is known, unless
+        there are frames, which are decoded meanwhile.
         """
         self._budgets.check_memory_for_media()
         media = self._budgets.media
         demand = self._media.demand(parts, budget=budget)
         most = max(media.limits[1] // _MAX_PART, demand.min_tiles * num_answers)
-        num_tiles = min(demand.max_tiles * num_answers, most)
+        num_tiles = demand.max_tiles * num_answers
+        if not demand.num_frames:
+            num_tiles = min(num_tiles, most)
         share = await media.reserve(demand.num_bytes, num_tiles, cost=demand.max_tiles)
         owner.enter_context(share)
         return Reservation(share, num_frames=demand.num_frames, num_copies=num_answers)

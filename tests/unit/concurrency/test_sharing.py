@@ -275,3 +275,20 @@ async def test_a_share_grows_while_it_keeps_what_it_has() -> None:
     other.release()
     await growing
     assert share.amounts == (4,)
+
+
+@pytest.mark.parametrize("client", ["a", "b"])
+async def test_what_others_may_wait_for_is_granted_first(client: str) -> None:
+    budget = SharedBudget(10, 6, refusal="full")
+    with calling("a"):
+        growing, other = budget.reserve_now(8, 0), budget.reserve_now(0, 6)
+    large = task_of(client, budget.reserve(10, 1))
+    await settle()
+    grown = asyncio.ensure_future(growing.enlarge(8, 3))
+    await settle()
+    other.release()
+    async with asyncio.timeout(5):
+        await grown
+        growing.release()
+        (await large).release()
+    assert budget.in_use == (0, 0)
