@@ -28,12 +28,12 @@ def narrow(start_server: Callable[..., LiveServer]) -> Callable[..., LiveServer]
     return start
 
 
-def ask(server: LiveServer, **fields: Any) -> socket.socket:
+def ask(server: LiveServer, *, connection: str = "keep-alive", **fields: Any) -> socket.socket:
     """Send a request for a stream on a socket that holds little."""
     body = json.dumps(HELLO | {"stream": True} | fields).encode()
     head = (
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-        b"content-length: %d\r\n\r\n" % len(body)
+        b"connection: %b\r\ncontent-length: %d\r\n\r\n" % (connection.encode(), len(body))
     )
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
@@ -176,6 +176,26 @@ def test_the_text_before_a_failure_arrives_before_it(narrow: Callable[..., LiveS
         server.post(HELLO | {"min_tokens": 1000, "max_tokens": 1000, "stream": True}).content, 1
     )
     assert "".join(texts) == expected[0].rstrip("\ufffd")  # half a character
+
+
+@pytest.mark.parametrize("connection", ["close", "keep-alive"])
+def test_a_slow_reader_gets_the_whole_answer_however_long_it_takes(
+    narrow: Callable[..., LiveServer], connection: str
+) -> None:
+    server = narrow()
+    server._server.config.timeout_keep_alive = 1
+    with ask(server, max_tokens=1) as one:
+        body_of(one)
+    fields = LONG | {"n": 8, "logprobs": True, "top_logprobs": 5, "stream": False}
+    with ask(server, connection=connection, **fields) as client, client.makefile("rb") as reader:
+        assert b" 200 " in reader.readline()
+        lines = iter(reader.readline, b"\r\n")
+        num_bytes = int(dict(line.split(b": ", 1) for line in lines)[b"content-length"])
+        received = b""
+        while len(received) < num_bytes and (data := reader.read(num_bytes // 8)):
+            received += data
+            time.sleep(0.4)
+    assert len(json.loads(received)["choices"]) == 8
 
 
 @pytest.mark.parametrize("connection", ["close", "keep-alive"])

@@ -15,20 +15,17 @@ from weakref import ref
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import (
-    HttpToolsProtocol,
-)
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from internvl_server.api.disconnect import DIRECT
 from internvl_server.errors import (
     EngineOverloadedError,
     InvalidRequestError,
-    RequestHeadTooLargeError,
     RequestTimeoutError,
     ServerError,
 )
-from internvl_server.serve.head import check_head, check_url
+from internvl_server.serve.head import check_head, check_url, head_too_large, too_many_headers
 from internvl_server.serve.writing import CycleDirect, refusal, write_unframed
 from internvl_server.settings import LimitSettings
 
@@ -76,6 +73,7 @@ class Connection(HttpToolsProtocol):
         self._refusal: ServerError | None = None
         self._is_refused = False
         self._unanswered: list[CycleDirect] = []  # the requests without a whole answer
+        self._num_unread_bytes = 0  # of the last answer, when it was whole or later
         # Of the message that is being received:
         self._is_in_message = False
         self._is_in_body = False
@@ -130,11 +128,7 @@ class Connection(HttpToolsProtocol):
             return
         super().on_header(name, value)
         if len(self.headers) > self._limits.max_headers:
-            raise self._refused(
-                RequestHeadTooLargeError(
-                    f"The request has more than {self._limits.max_headers} headers (limits.max_headers)."
-                )
-            )
+            raise self._refused(too_many_headers(self._limits))
 
     def on_headers_complete(self) -> None:
         """Called by the parser. Starts the request."""
@@ -169,26 +163,35 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
         if self._is_clients_turn:  # it was answered before it was complete
             self._stop_deadline()
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+            self._start_keep_alive()
 
     def on_response_complete(self) -> None:
         """Called at the end of an answer, possibly before the end of its request."""
         self._unanswered.pop(0)
+        self._num_unread_bytes = self.transport.get_write_buffer_size()
         super().on_response_complete()
         if (
             self.transport.is_closing()
         ):  # once the client has read the answer, which it may never do
             self._stop_deadline()
-            self._deadline = self.loop.call_later(self.timeout_keep_alive, self.transport.abort)
+            self._start_keep_alive()
         elif self._is_in_message and self._is_clients_turn:
             self._unset_keepalive_if_required()
             self._start_deadline()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Called on an idle connection. Does not wait for a client that has not read its answer."""
-        self.transport.abort()
+        """Called on an idle connection. Waits for a client that is reading its answer, and for no other."""
+        num_bytes = self.transport.get_write_buffer_size()
+        if 0 < num_bytes < self._num_unread_bytes:
+            self._num_unread_bytes = num_bytes
+            self._start_keep_alive()
+        else:
+            self.transport.abort()
+
+    def _start_keep_alive(self) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
 
     @property
     def _is_clients_turn(self) -> bool:
@@ -209,7 +212,7 @@ class Connection(HttpToolsProtocol):
         self._num_other_bytes = max(self._num_other_bytes, 0)
         allowed = self._num_body_bytes // _MIN_BODY_BYTES_PER_FRAMING_BYTE
         if self._num_other_bytes > self._limits.max_head_bytes + allowed:
-            self._refuse(self._too_large())
+            self._refuse(head_too_large(self._limits))
 
     def _decline_upgrade(self, rest: bytes) -> None:
         """Answer a request as if it asked for no upgrade, which is the way to decline one.
@@ -230,13 +233,7 @@ class Connection(HttpToolsProtocol):
         self._num_head_bytes += num_bytes
         self._num_other_bytes -= num_bytes
         if self._num_head_bytes > self._limits.max_head_bytes:
-            raise self._refused(self._too_large())
-
-    def _too_large(self) -> ServerError:
-        return RequestHeadTooLargeError(
-            f"URL, headers and chunk framing have more than {self._limits.max_head_bytes} bytes "
-            "(limits.max_head_bytes)."
-        )
+            raise self._refused(head_too_large(self._limits))
 
     def _check(self, check: Callable[[], None]) -> None:
         try:

@@ -3,15 +3,30 @@
 import re
 from collections.abc import Collection, Sequence
 
-from internvl_server.errors import InvalidRequestError, UrlTooLongError
+from internvl_server.errors import InvalidRequestError, RequestHeadTooLargeError, UrlTooLongError
 from internvl_server.settings import LimitSettings
 
-__all__ = ["check_head", "check_url"]
+__all__ = ["check_head", "check_url", "head_too_large", "too_many_headers"]
 
 # A name or an address, perhaps with a port. What stands in an URL after the host may not be part of it.
 _HOST = re.compile(rb"([A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 # Probes of load balancers name the server by its address.
 _FOR_ANY_HOST = frozenset({b"/health", b"/ready"})
+
+
+def head_too_large(limits: LimitSettings) -> RequestHeadTooLargeError:
+    """The error for a head with more than `limits.max_head_bytes`."""
+    return RequestHeadTooLargeError(
+        f"URL, headers and chunk framing have more than {limits.max_head_bytes} bytes "
+        "(limits.max_head_bytes)."
+    )
+
+
+def too_many_headers(limits: LimitSettings) -> RequestHeadTooLargeError:
+    """The error for a head with more than `limits.max_headers`."""
+    return RequestHeadTooLargeError(
+        f"The request has more than {limits.max_headers} headers (limits.max_headers)."
+    )
 
 
 def check_url(url: bytes, limits: LimitSettings) -> None:
