@@ -189,6 +189,21 @@ def test_requests_that_each_hold_a_part_of_their_tiles_do_not_wait_for_each_othe
     assert_nothing_is_held(server)
 
 
+def test_a_burst_after_a_lull_is_served(start_server: Callable[..., LiveServer]) -> None:
+    server = start_server(
+        engine={"echo": {"token_delay_s": 0.05}},
+        limits={"queue_timeout_s": 2},
+    )
+    short = HELLO | {"max_tokens": 1}
+    with ThreadPoolExecutor(1) as thread:  # one request runs all the time
+        long = thread.submit(server.post, HELLO | {"min_tokens": 90, "max_tokens": 90})
+        wait_until(lambda: server.engine.num_running == 1)
+        assert server.post(short).status_code == 200
+        time.sleep(2)
+        assert [answer.status_code for answer in post_all(server, [short] * 14)] == [200] * 14
+        assert long.result().status_code == 200
+
+
 def test_what_does_not_fit_in_time_is_refused_before_it_is_fetched(
     start_server: Callable[..., LiveServer], host: MediaHost
 ) -> None:

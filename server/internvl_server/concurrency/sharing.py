@@ -139,7 +139,10 @@ class SharedBudget:
             raise self.refused()
         is_smaller = any(map(int.__lt__, amounts, share.amounts))
         if is_smaller and not any(amounts):
-            self._releases.append(time.monotonic())
+            if self._queues or any(map(int.__ge__, self.in_use, self.limits)):
+                self._releases.append(time.monotonic())
+            else:  # how often it happens while there is room does not say how long others would wait
+                self._releases.clear()
         self._set(share, amounts)
         if is_smaller:
             self._grant_next()
@@ -152,7 +155,7 @@ class SharedBudget:
 
     @property
     def interval_s(self) -> float:
-        """Seconds between two releases lately; 0 while nothing is known."""
+        """Seconds between two releases while there was no room; 0 while nothing is known."""
         if not any(self.in_use):
             return 0.0
         since = self._releases[0] if self._releases else self._busy_since
@@ -200,11 +203,7 @@ class SharedBudget:
         heads = [queue[0] for queue in self._queues.values()]
         if len(heads) > 1:
             heads.sort(
-                key=lambda head: (
-                    not any(head.share.amounts),
-                    self._start(head.share.client),
-                    head.number,
-                )
+                key=lambda w: (not any(w.share.amounts), self._start(w.share.client), w.number)
             )
         for head in heads:
             if self._is_within_share(head.share, head.amounts):
@@ -235,7 +234,7 @@ class SharedBudget:
         )
 
     def _set(self, share: "Share", amounts: Amounts) -> None:
-        if not any(self.in_use):
+        if not self._releases:
             self._busy_since = time.monotonic()
         difference = tuple(map(int.__sub__, amounts, share.amounts))
         self.in_use = tuple(map(int.__add__, self.in_use, difference))

@@ -253,6 +253,23 @@ async def test_the_time_to_retry_follows_from_the_queue(monkeypatch: pytest.Monk
     await asyncio.gather(*waiting, return_exceptions=True)
 
 
+async def test_a_lull_does_not_count_as_a_slow_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("internvl_server.concurrency.sharing.time.monotonic", lambda: now)
+    budget = SharedBudget(3, refusal="full")
+    long = budget.reserve_now(1)
+    for _ in range(4):
+        short = budget.reserve_now(1)
+        now += 0.1
+        short.release()
+    now += 100
+    others = [budget.reserve_now(1), budget.reserve_now(1)]
+    now += 0.5
+    assert budget.interval_s == pytest.approx(0.5)  # the pace is that of the full budget
+    for share in (long, *others):
+        share.release()
+
+
 async def test_an_amount_over_the_limit_is_granted_alone() -> None:
     budget = SharedBudget(3, refusal="full")
     with budget.reserve_now(1), pytest.raises(EngineOverloadedError):
