@@ -204,6 +204,26 @@ def test_a_burst_after_a_lull_is_served(start_server: Callable[..., LiveServer])
         assert long.result().status_code == 200
 
 
+def test_keys_without_a_request_do_not_lengthen_the_expected_wait(
+    start_server: Callable[..., LiveServer],
+) -> None:
+    keys = [f"key-{number:02}-0123456789" for number in range(20)]
+    server = start_server(
+        engine={"echo": {"token_delay_s": 0.05}},
+        server={"api_keys": keys},
+        limits={"queue_timeout_s": 2},
+    )
+
+    def post(key: str) -> int:
+        url, headers = f"{server.url}/v1/chat/completions", {"authorization": f"Bearer {key}"}
+        body = HELLO | {"max_tokens": 3}
+        return httpx2.post(url, json=body, headers=headers, timeout=60).status_code
+
+    assert {post(key) for key in keys} == {200}
+    with ThreadPoolExecutor(12) as threads:
+        assert list(threads.map(post, keys[:1] * 60)) == [200] * 60
+
+
 def test_what_does_not_fit_in_time_is_refused_before_it_is_fetched(
     start_server: Callable[..., LiveServer], host: MediaHost
 ) -> None:

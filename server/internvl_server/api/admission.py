@@ -100,13 +100,11 @@ class AdmissionGate:
 
     def _expected_wait_s(self, client: str) -> float:
         """How long a request of a client will wait for the engine at the pace of the last requests."""
-        clients, slots = self._budgets.clients, self._budgets.slots
-        num_clients = clients.num_active(client)
-        num_running = self._budgets.num_slots // num_clients
-        num_waiting = clients.num_requests(client) + 1 - num_running
-        if num_waiting <= max(_MIN_WAITING, num_running // 2):
+        num_slots = self._budgets.num_slots
+        num_waiting = self._budgets.clients.num_before(client) + 1 - num_slots
+        if num_waiting <= max(_MIN_WAITING, num_slots // 2):
             return 0.0
-        return num_waiting * num_clients * slots.interval_s
+        return num_waiting * self._budgets.slots.interval_s
 
 
 class Admission:

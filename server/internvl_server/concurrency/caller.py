@@ -58,6 +58,14 @@ class Clients:
         """Requests of a client in flight."""
         return self._num_requests[client]
 
+    def num_before(self, client: str) -> int:
+        """Requests that would be served before a new one of a client, if clients take turns."""
+        num_turns = self._num_requests[client] + 1
+        num_of_others = sum(
+            min(number, num_turns) for name, number in self._num_requests.items() if name != client
+        )
+        return num_turns - 1 + num_of_others
+
     def num_active(self, client: str) -> int:
         """Number of active clients, of which the given one counts as one."""
         self._forget()
