@@ -14,6 +14,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import av
+from PIL import features
+
 ROOT = Path(__file__).resolve().parents[1]
 BILL = ROOT / "build/sbom.cdx.json"
 CONSTRAINTS = [ROOT / f"scripts/constraints/{name}.txt" for name in ("cpu", "turbomind")]
@@ -29,7 +32,27 @@ def write_bill() -> str:
     command = [sys.executable, "-m", "cyclonedx_py", *arguments, *output]
     subprocess.run(command, check=True, capture_output=True, timeout=TIMEOUT_S)
     bill = json.loads(BILL.read_text(encoding="utf-8"))
+    bill["components"] += bundled_libraries()
+    BILL.write_text(json.dumps(bill, indent=2), encoding="utf-8")
     return f"{BILL.relative_to(ROOT)}: {len(bill['components'])} packages"
+
+
+def bundled_libraries() -> list[dict[str, str]]:
+    """The C libraries that read images and videos, as components of the bill; wheels bring them along."""
+    versions = {
+        name: features.version(name)
+        for name in ("libjpeg_turbo", "libtiff", "webp", "avif", "zlib")
+    }
+    versions |= {name: ".".join(map(str, numbers)) for name, numbers in av.library_versions.items()}
+    return [
+        {
+            "type": "library",
+            "name": name,
+            "version": version or "unknown",
+            "bom-ref": f"bundled:{name}",
+        }
+        for name, version in sorted(versions.items())
+    ]
 
 
 def audit(requirements: Path) -> dict[str, Any] | None:

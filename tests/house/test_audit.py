@@ -76,3 +76,4 @@ def test_the_bill_has_the_packages_of_the_server(
     assert content["metadata"]["component"]["name"] == "internvl-server"
     names = {component["name"] for component in content["components"]}
     assert {"fastapi", "httptools", "pillow", "tokenizers", "uvicorn"} <= names
+    assert {"libjpeg_turbo", "webp", "libtiff", "libavcodec"} <= names, "what wheels bring along"
