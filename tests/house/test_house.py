@@ -110,12 +110,17 @@ def test_only_the_fetcher_and_the_batch_command_dial_out() -> None:
     package = ROOT / "server" / "internvl_server"
     others = {path for path in users if path.parent != package / "batch"}
     assert others == {package / "media/sources/fetch.py"}
+    dials = re.compile(
+        r"open_connection|create_(?:datagram|connection)|connect(?:_ex)?\(\(|http\.client|urlopen"
+    )
+    dialers = {p for p in MODULES if dials.search(p.read_text(encoding="utf-8"))}
+    assert dialers == {package / "media/sources/exchange.py"}
 
 
 def test_nothing_unpickles_or_evaluates() -> None:
     forbidden = re.compile(
-        r"\b(?:import pickle|torch\.load|yaml\.load|eval\(|exec\(|os\.system|shell=True"
-        r"|trust_remote_code=True)"
+        r"\b(?:(?:import|from) (?:pickle|marshal|shelve|dill|cloudpickle|joblib)\b|allow_pickle|torch\.load"
+        r"|yaml\.load|eval\(|exec\(|os\.(?:system|popen)|shell=True|trust_remote_code=True)"
     )
     for path in MODULES:
         text = re.sub(r"\.eval\(\)", "", path.read_text(encoding="utf-8"))
