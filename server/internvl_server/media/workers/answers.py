@@ -40,7 +40,7 @@ def as_lost() -> Iterator[None]:
         raise
     except (OSError, EOFError):
         raise WorkerLostError("died") from None
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         raise WorkerLostError("gave an invalid answer") from None
 
 

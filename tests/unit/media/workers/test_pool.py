@@ -221,7 +221,7 @@ class TestDeath:
         [b"", b"[]", b"no json", b"{}", b'{"error": "SystemExit", "message": ""}', b'{"error": 1}',
          b'{"grid": [4, 4], "size": [1, 1]}', b'{"grid": [-1, -1], "size": [1, 1]}',
          b'{"grid": [true, true], "size": [1, 1]}', b'{"grid": [1], "size": [1, 1]}',
-         b'{"grid": "11", "size": [1, 1]}', b"x" * 5000],
+         b'{"grid": "11", "size": [1, 1]}', b"x" * 5000, b"[" * 4000],
     )  # fmt: skip
     async def test_invalid_answer_ends_the_worker(
         self, pool: DecodePool, answer: bytes, monkeypatch: pytest.MonkeyPatch
