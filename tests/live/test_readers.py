@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from internvl_server.serve.connection import Connection
 
 from tests.live.test_streams import HELLO, is_idle, wait_until
 from tests.live_server import LiveServer
@@ -217,3 +218,21 @@ def test_an_answer_that_nobody_reads_does_not_keep_its_connection(
         )
         wait_until(lambda: server.engine.num_finished == 9)
         wait_until(lambda: not server._server.server_state.connections)
+
+
+def test_answers_that_nobody_reads_hold_no_connection(
+    start_server: Callable[..., LiveServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers to pipelined requests fill the buffers between server and client."""
+    monkeypatch.setattr(Connection, "stuck_after_s", 0.3)
+    server = start_server(server={"named_keys": ["alice:secret"]})
+    one = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\nx-api-key: secret\r\n\r\n"
+    address = ("127.0.0.1", server.port)
+
+    def ask(sock: socket.socket) -> None:
+        while True:
+            sock.sendall(one)
+            time.sleep(0.002)
+
+    with socket.create_connection(address, timeout=20) as sock, pytest.raises(ConnectionError):
+        ask(sock)  # until the server drops the connection

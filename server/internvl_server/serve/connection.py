@@ -15,7 +15,6 @@ from weakref import ref
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from internvl_server.api.disconnect import DIRECT
@@ -26,7 +25,7 @@ from internvl_server.errors import (
     ServerError,
 )
 from internvl_server.serve.head import check_head, check_url, head_too_large, too_many_headers
-from internvl_server.serve.writing import CycleDirect, refusal, write_unframed
+from internvl_server.serve.writing import CycleDirect, ReaderWatch, refusal, write_unframed
 from internvl_server.settings import LimitSettings
 
 __all__ = ["MAX_REFUSED_CONNECTIONS", "Connection"]
@@ -44,7 +43,7 @@ MAX_REFUSED_CONNECTIONS = 256
 _LINGER_S = 2.0
 
 
-class Connection(HttpToolsProtocol):
+class Connection(ReaderWatch):
     """Answers 400, 408 or 431 to what is not HTTP, slow, or too large, and then closes the connection.
 
     More connections than `limits.max_connections` are answered 429, unless an idle one can be closed instead.

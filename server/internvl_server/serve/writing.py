@@ -4,13 +4,47 @@ import asyncio
 from collections.abc import Callable
 from typing import Self
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from internvl_server.api.errors import dialect_of_path, error_response
 from internvl_server.api.headers import SECURITY_HEADERS
 from internvl_server.errors import ServerError
 
-__all__ = ["CycleDirect", "refusal", "write_unframed"]
+__all__ = ["CycleDirect", "ReaderWatch", "refusal", "write_unframed"]
+
+
+class ReaderWatch(HttpToolsProtocol):
+    """Drops a connection whose client takes so little of an answer that nothing can be written for long.
+
+    This is for all answers; streams have a shorter timeout besides, `server.send_timeout_s`.
+    """
+
+    stuck_after_s = 60.0
+    _stuck: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        """Called by the transport when its buffer is full."""
+        super().pause_writing()
+        self._stuck = self.loop.call_later(self.stuck_after_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Called by the transport when there is room again."""
+        self._end_watch()
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the transport at the end."""
+        self._end_watch()
+        super().connection_lost(exc)
+
+    def _end_watch(self) -> None:
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
 
 
 def refusal(error: ServerError, url: bytes) -> bytes:
