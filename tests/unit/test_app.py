@@ -1,6 +1,7 @@
 """Starting the engine and the media workers."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -27,8 +28,9 @@ class Part:
 
 async def start(engine: Part, media: Part) -> list[StartupError]:
     failures: list[StartupError] = []
+    services = SimpleNamespace(engine=engine, media=media)
     async with asyncio.timeout(5):
-        await _start(cast(Any, engine), cast(Any, media), failures.append)
+        await _start(cast(Any, services), failures.append)
     return failures
 
 

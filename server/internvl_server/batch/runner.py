@@ -49,6 +49,7 @@ class BatchRunner:
     max_retries: int
     _reading: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _stopped_by: signal.Signals | None = field(default=None, init=False)
+    _is_aborted: bool = field(default=False, init=False)
 
     async def run(self, lines: Iterator[dict[str, Any]], concurrency: int) -> signal.Signals | None:
         """Send the requests of all lines; returns the signal that stopped the run, if any.
@@ -77,6 +78,7 @@ class BatchRunner:
 
     def _stop(self, number: signal.Signals, task: "asyncio.Task[None]") -> None:
         if self._stopped_by is not None:
+            self._is_aborted = True
             task.cancel()
             return
         self._stopped_by = number
@@ -94,7 +96,10 @@ class BatchRunner:
                 line = await asyncio.to_thread(next, lines, None)
             if line is None or self._stopped_by is not None:
                 return
-            self.write(await self._result(line))
+            result = await self._result(line)
+            if self._is_aborted:  # an app in this process answers 503 to requests that are cancelled
+                return
+            self.write(result)
 
     async def _result(self, line: dict[str, Any]) -> dict[str, Any]:
         custom_id = line["custom_id"]
