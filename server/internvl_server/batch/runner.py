@@ -97,7 +97,9 @@ class BatchRunner:
             if line is None or self._stopped_by is not None:
                 return
             result = await self._result(line)
-            if self._is_aborted:  # an app in this process answers 503 to requests that are cancelled
+            if (
+                self._is_aborted
+            ):  # an app in this process answers 503 to requests that are cancelled
                 return
             self.write(result)
 
