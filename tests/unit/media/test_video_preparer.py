@@ -71,6 +71,12 @@ class TestTiles:
             assert np.array_equal(tile.pixels, cut_tiles(frame, 1))
             assert (tile.grid, tile.size, tile.num_tiles) == ((1, 1), (64, 48), 1)
 
+    async def test_frames_can_be_resized_fast(self, settings: MediaSettings) -> None:
+        preparer = await started(settings, resize="fast")
+        tiles = await preparer.prepare([asked(num_frames=6)])
+        await preparer.close()
+        assert len(tiles) == 6
+
     async def test_order_over_images_frames_and_videos(self, preparer: MediaPreparer) -> None:
         frames = FrameList(
             tuple(reference(data_url(encode(make_image(30 + n, 20)))) for n in (0, 1))

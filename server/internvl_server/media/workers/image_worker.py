@@ -41,8 +41,9 @@ KEPT_PIXELS = 8_000_000
 # What libraries import only when an image needs it, which a confined worker cannot do any more.
 IMPORTED_LATE = (
     *(f"PIL.{name}" for name in ("ImageCms", "ImageColor", "ImageOps", "ImagePalette")),
-    *("PIL.MpoImagePlugin", "cykooz_resizer"),
+    "PIL.MpoImagePlugin",
 )
+RESIZER = "cykooz_resizer"
 HEIC_DECODER = "internvl_server.media.decoding.heic"
 
 
@@ -67,6 +68,7 @@ class WorkerMemory:
         self._tile_px = config["tile_px"]
         self._output = np.frombuffer(memory, dtype=np.uint8, offset=config["output_offset"])
         self._tiler = cache(partial(Tiler, self._tile_px))
+        import_all((RESIZER,))
 
     def read(self, job: dict[str, Any], kind: MediaType) -> bytes:
         """The encoded file of a job."""
