@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_backend", "choose_engine", "load_engine", "unused_settings"]
 
+_NUM_KEPT_SHAPES = "128"
 _NAMES = {"cpu": "CPU", "turbomind": "TurboMind", "echo": "echo"}
 
 
@@ -125,6 +126,10 @@ def load_engine(settings: EngineSettings, checkpoint: Checkpoint, tokens: Vocabu
     # OpenMP reads this when torch is imported. Threads that spin while they wait occupy the cores that
     # image decoding needs, and on a busy machine they make the model itself three times slower.
     _set_default("OMP_WAIT_POLICY", "PASSIVE")
+    # oneDNN, and torch on top of it, keep a program and scratch memory for each of the last 1,024 shapes, and
+    # each length of a prompt is a new shape: hundreds of megabytes.
+    _set_default("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _NUM_KEPT_SHAPES)
+    _set_default("LRU_CACHE_CAPACITY", _NUM_KEPT_SHAPES)
     try:
         from internvl_server.engine.cpu.engine import CpuEngine
     except ModuleNotFoundError as err:
