@@ -104,7 +104,11 @@ def install(
     """Give this machine a driver, a version of LMDeploy and a build of torch; None means that it has none."""
     libraries = {"libcuda.so.1": driver, "libnvidia-ml.so.1": nvml}
 
-    def load(name: str) -> Any:
+    real_load = ctypes.CDLL
+
+    def load(name: str | None, **options: Any) -> Any:
+        if name is None:  # the C library
+            return real_load(name, **options)
         if libraries.get(name) is None:
             raise OSError(name)
         return libraries[name]

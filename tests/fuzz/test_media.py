@@ -2,8 +2,10 @@
 
 import base64
 import tracemalloc
+from collections.abc import Iterator
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from internvl_server.core import PixelType
@@ -16,6 +18,7 @@ from internvl_server.media.sources.data_url import (
     split_data_url,
 )
 from internvl_server.media.tiling import count_tiles, select_grid
+from PIL import Image
 
 from tests.fuzz.budgets import budget
 from tests.unit.media.conftest import encode, make_image
@@ -80,6 +83,14 @@ SEEDS = [
     encode(make_image(), "WEBP", lossless=True),
 ]
 CHANGES = st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), max_size=20)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _pillow_settings() -> Iterator[None]:
+    """Restore what the decoder sets for its process, which here is that of all tests."""
+    limit = Image.MAX_IMAGE_PIXELS
+    yield
+    Image.MAX_IMAGE_PIXELS = limit
 
 
 @budget(500, 100_000)

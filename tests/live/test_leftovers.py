@@ -67,11 +67,16 @@ async def kinds_held(server: LiveServer, host: MediaHost, case: str) -> set[str]
         await settled(server.gate)
         gc.set_debug(gc.DEBUG_SAVEALL)
         gc.collect()
-        return {type(thing).__name__ for thing in gc.garbage}
+        # The client of this test is left as well, with the end of what it sent.
+        return {type(thing).__name__ for thing in gc.garbage if not is_empty_view(thing)}
     finally:
         gc.set_debug(0)
         gc.garbage.clear()
         gc.enable()
+
+
+def is_empty_view(thing: object) -> bool:
+    return isinstance(thing, memoryview) and not thing.nbytes
 
 
 async def settled(gate: AdmissionGate) -> None:

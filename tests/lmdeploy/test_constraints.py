@@ -20,7 +20,7 @@ GOOD = [
     JsonSchema(SCHEMA),
     JsonSchema({}),
     Regex("[a-z]{3,5}"),
-    Regex("((a{1,999}){1,999}){1,999}"),
+    Regex("((a{1,9}){1,9}){1,9}"),
     Grammar('root ::= "yes" | "no"'),
 ]
 BAD = [
