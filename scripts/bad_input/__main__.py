@@ -4,7 +4,7 @@
     scripts/corpus --only A C --short 3
     scripts/corpus --requests other.jsonl --port media=8340 --port sentinel=8350
 
-The server is a process of its own with the CPU engine and the demo model. Its name server and the hosts of
+The server is a separate process with the CPU engine and the demo model. Its name server and the hosts of
 pictures are stubs on loopback. Sentinels listen on all addresses; where Linux allows it, everything runs in a
 network namespace in which every address of the Internet is this machine, so that no connection escapes them.
 

@@ -1,4 +1,4 @@
-"""The CPU engine beside transformers, each in a process of its own, in turn."""
+"""The CPU engine beside transformers, in separate processes, in turn."""
 
 import json
 import os

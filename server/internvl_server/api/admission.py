@@ -6,11 +6,10 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import Enum, auto
-from types import TracebackType
-from typing import Self
 
 from fastapi import Request
 
+from internvl_server.concurrency.budget import Held
 from internvl_server.concurrency.caller import Caller, current_caller
 from internvl_server.concurrency.sharing import Share
 from internvl_server.errors import DeadlineError, InvalidRequestError, ShuttingDownError
@@ -107,7 +106,7 @@ class AdmissionGate:
         return num_waiting * self._budgets.slots.interval_s
 
 
-class Admission:
+class Admission(Held):
     """One admitted request. As a context manager it ends with it.
 
     Args:
@@ -134,16 +133,7 @@ class Admission:
         if self._body is not None:
             self._body.resize(min(num_bytes, *self._body.amounts))
 
-    def __enter__(self) -> Self:
-        """The admission itself."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def release(self) -> None:
         """Give everything back."""
         self.shrink_body(0)
         self._place.release()

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-__all__ = ["Budget", "Permit"]
+__all__ = ["Budget", "Held", "Permit"]
 
 
 class Budget:
@@ -42,8 +42,29 @@ class Budget:
         self.in_use = others + new
 
 
-class Permit:
-    """What one owner has reserved of a budget. As a context manager it is released at the end."""
+class Held:
+    """Something reserved, which is released at the end of a `with` block."""
+
+    def release(self) -> None:
+        """Give the whole amount back. Idempotent."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        """What is held."""
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Release it."""
+        self.release()
+
+
+class Permit(Held):
+    """What one owner has reserved of a budget."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
@@ -61,16 +82,3 @@ class Permit:
     def release(self) -> None:
         """Give the whole amount back. Idempotent."""
         self.resize(0)
-
-    def __enter__(self) -> Self:
-        """The permit itself."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Release it."""
-        self.release()

@@ -19,7 +19,8 @@ class Caller:
     Attributes:
         client: Name of the key.
         deadline: When the request must have ended, by `time.monotonic`; None for never.
-        max_share: The part of each resource that the client may hold at any time, if it has one of its own.
+        max_share: The part of each resource that the client may hold at any time; None if its key sets no
+            limit.
     """
 
     client: str = "anonymous"

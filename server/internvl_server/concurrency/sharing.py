@@ -14,9 +14,9 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self, TypeAlias
+from typing import TypeAlias
 
+from internvl_server.concurrency.budget import Held
 from internvl_server.concurrency.caller import Clients, current_caller
 from internvl_server.errors import EngineOverloadedError
 
@@ -249,8 +249,8 @@ class SharedBudget:
             self._releases.clear()
 
 
-class Share:
-    """What one request has reserved of a budget. As a context manager it is released at the end."""
+class Share(Held):
+    """What one request has reserved of a budget."""
 
     def __init__(self, budget: SharedBudget) -> None:
         self._budget = budget
@@ -283,16 +283,3 @@ class Share:
     def release(self) -> None:
         """Give everything back. Idempotent."""
         self.resize(*((0,) * len(self.amounts)))
-
-    def __enter__(self) -> Self:
-        """The share itself."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Release it."""
-        self.release()

@@ -54,7 +54,7 @@ class Reservation:
 
     @classmethod
     def unlimited(cls) -> Self:
-        """A reservation of its own memory."""
+        """A reservation from a budget that nothing else uses."""
         most = sys.maxsize
         return cls(SharedBudget(most, most, refusal="").reserve_now(most, most))
 
