@@ -6,7 +6,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx2
+import pytest
 from internvl_server.api.admission import AdmissionGate
+from internvl_server.pipeline import Generation
 
 from scripts.load.accounts.exchange import STAY, Leave, exchange, request_bytes
 from scripts.load.bodies import fresh_picture
@@ -85,3 +88,13 @@ async def settled(gate: AdmissionGate) -> None:
         while gate.num_in_flight:
             await asyncio.sleep(0.01)
     await asyncio.sleep(0.2)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_idle_connection_holds_no_generation(tiny_checkpoint: Path, stream: bool) -> None:
+    body = {"model": "tiny", "max_tokens": 2, "messages": [{"role": "user", "content": "one"}]}
+    with start_echo_server(tiny_checkpoint) as server, httpx2.Client(trust_env=False) as client:
+        url = f"http://127.0.0.1:{server.port}/v1/chat/completions"
+        assert client.post(url, json=body | {"stream": stream}).status_code == 200
+        gc.collect()
+        assert not [thing for thing in gc.get_objects() if type(thing) is Generation]

@@ -39,7 +39,8 @@ def log_access(scope: Scope, status: int, *, started: float, is_whole: bool) -> 
         "outcome": _outcome(status, has_failed=has_failed),
         "client": state.get("client", "-"),
     }
-    generation: Generation | None = state.get("generation")
+    # Not kept: an idle connection keeps the scope of its last request.
+    generation: Generation | None = state.pop("generation", None)
     if generation is not None:
         usage = generation.usage()
         fields["prompt_tokens"] = usage.num_prompt_tokens
