@@ -204,6 +204,24 @@ def test_a_burst_after_a_lull_is_served(start_server: Callable[..., LiveServer])
         assert long.result().status_code == 200
 
 
+@pytest.mark.parametrize(("longest_s", "is_refused"), [(0.2, True), (60, False)])
+def test_a_queue_that_stands_is_kept_short(
+    start_server: Callable[..., LiveServer], longest_s: float, is_refused: bool
+) -> None:
+    """The flood may fill the queue before the pace is known, and not again afterwards."""
+    server = start_server(
+        engine={"max_num_seqs": 4, "echo": {"token_delay_s": 0.05}},
+        limits={"max_expected_wait_s": longest_s, "queue_timeout_s": 60},
+    )
+    body = HELLO | {"min_tokens": 4, "max_tokens": 4}
+    with ThreadPoolExecutor(30) as threads:
+        codes = [answer.status_code for answer in threads.map(server.post, [body] * 90)]
+    assert codes[:4] == [200] * 4
+    assert set(codes) <= {200, 429}
+    assert (429 in codes) is is_refused
+    assert_nothing_is_held(server)
+
+
 def test_keys_without_a_request_do_not_lengthen_the_expected_wait(
     start_server: Callable[..., LiveServer],
 ) -> None:

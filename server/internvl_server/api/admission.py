@@ -76,7 +76,8 @@ class AdmissionGate:
         num_requests = self._budgets.clients.num_requests(client)
         if of_key.max_in_flight is not None and num_requests >= of_key.max_in_flight:
             raise self._budgets.requests.refused()
-        if to_engine and self._expected_wait_s(client) > self._limits.queue_timeout_s:
+        longest_s = min(self._limits.max_expected_wait_s, self._limits.queue_timeout_s)
+        if to_engine and self._expected_wait_s(client) > longest_s:
             raise self._budgets.slots.refused()
         admission = Admission(self._budgets, self._budgets.requests.reserve_now(1))
         request.state.admission = admission

@@ -70,6 +70,7 @@ class SharedBudget:
         self._given: dict[str, float] = {}
         self._releases: deque[float] = deque(maxlen=_NUM_RELEASES)
         self._busy_since = 0.0
+        self._num_holding = 0
         self.in_use = self._nothing
 
     @property
@@ -156,10 +157,11 @@ class SharedBudget:
     @property
     def interval_s(self) -> float:
         """Seconds between two releases while there was no room; 0 while nothing is known."""
-        if not any(self.in_use):
+        if not self._num_holding:
             return 0.0
-        since = self._releases[0] if self._releases else self._busy_since
-        return (time.monotonic() - since) / max(len(self._releases), 1)
+        if not self._releases:  # none of those that hold something has taken less than this time
+            return (time.monotonic() - self._busy_since) / self._num_holding
+        return (time.monotonic() - self._releases[0]) / len(self._releases)
 
     def _clipped(self, amounts: Sequence[int]) -> Amounts:
         return tuple(map(min, amounts, self.limits))
@@ -240,6 +242,7 @@ class SharedBudget:
         self.in_use = tuple(map(int.__add__, self.in_use, difference))
         held = self._held.get(share.client, self._nothing)
         self._held[share.client] = tuple(map(int.__add__, held, difference))
+        self._num_holding += any(amounts) - any(share.amounts)
         share.amounts = amounts
         if not any(self._held[share.client]):
             del self._held[share.client]

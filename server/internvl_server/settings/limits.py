@@ -39,9 +39,12 @@ class LimitSettings(Section):
     while other keys are in use or were in the last ten seconds. What waits is served in turns by keys,
     weighted by tokens. 1 leaves the turns alone."""
     queue_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
-    """Seconds that a request waits for memory or for its place in the engine before it gets 429. It gets 429
-    at once, before its body is read, if the requests before it have lately taken so long that it would wait
-    longer."""
+    """Seconds that a request waits for memory or for its place in the engine before it gets 429."""
+    max_expected_wait_s: Annotated[float, Field(gt=0, le=3600)] = 3.0
+    """A request gets 429 at once, before its body is read, if it would wait longer than this for its place in
+    the engine at the pace of the last requests, or longer than `queue_timeout_s`. After an overload the queue
+    is empty again after about twice this time under half of the load that the engine bears. Half as many
+    requests as the engine computes at the same time, and at least four, may always wait."""
     max_body_bytes_in_flight: PositiveInt = 256 << 20
     """Maximum size in bytes of the bodies of all requests until the engine takes them; they take up to three
     times as much memory while they are parsed. Further requests wait, before their bodies are read."""
