@@ -34,7 +34,7 @@ ServerError
 ├── EngineError                      the engine failed while working
 └── StartupError                     settings or checkpoint cannot be served
 
-`api/errors.py` maps these to HTTP statuses; `cli.py` turns `StartupError` into an exit.
+`api/errors.py` maps these to HTTP statuses; `cli/` turns `StartupError` into an exit.
 
 Stages after parsing serve several API dialects, which name the same field differently. They refer to
 a field by its `Field`; `protocol/dialects.py` replaces it by the name the client's dialect uses.

@@ -112,7 +112,7 @@ def check_command_line(arguments: list[str]) -> None:
             stack.enter_context(patch(f"internvl_server.{name}", return_value=0))
             for name in ("serve.serve", "batch.command.run_batch")
         ]
-        stack.enter_context(patch("internvl_server.cli.check_machine"))
+        stack.enter_context(patch("internvl_server.cli.commands.serve.check_machine"))
         if "--help" in arguments:
             stack.enter_context(pytest.raises(SystemExit, match="0"))
         assert main(arguments) == 0

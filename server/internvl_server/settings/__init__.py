@@ -1,7 +1,7 @@
 """Every setting, with its unit and effect.
 
 Precedence: command line, environment (`INTERNVL_MEDIA__MAX_IMAGE_BYTES`), TOML file, default. An unknown
-key is an error. `cli.py` loads the settings once; every object receives the section it needs.
+key is an error. `cli/` loads the settings once; every object receives the section it needs.
 """
 
 from pydantic_settings import BaseSettings, SettingsConfigDict

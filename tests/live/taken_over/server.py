@@ -14,5 +14,5 @@ if __name__ == "__main__":
     mock.patch.object(preparer, "WorkerSpec", worker).start()
     if program == "free_worker":
         mock.patch("internvl_server.serve.run.forbid_looking").start()
-        mock.patch("internvl_server.cli.hide_keys").start()
+        mock.patch("internvl_server.cli.settings.hide_keys").start()
     sys.exit(cli.main(arguments))

@@ -1,0 +1,83 @@
+"""The table of commands: parses the command line, runs one command, and turns its errors into exit codes.
+
+Exit codes: 0 done, 1 could not start or failed, 2 wrong command line or settings; for a command that a signal
+stopped, 128 plus the number of the signal.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from internvl_server import __version__
+from internvl_server.cli.commands import batch, keys, plan, serve
+from internvl_server.cli.settings import UsageError
+from internvl_server.errors import StartupError
+
+__all__ = ["COMMANDS", "Command", "build_parser", "run_command"]
+
+
+class Command(Protocol):
+    """A command: one module of `cli/commands/`.
+
+    What it imports at its top must be small, so that `--help` and wrong options are answered at once; the
+    rest is imported in `run`.
+    """
+
+    HELP: str
+    """The line of the command in `internvl-server --help`."""
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the options of the command."""
+
+    def run(self, options: argparse.Namespace) -> int:
+        """Run the command and return the exit code.
+
+        Args:
+            options: Those of `add_options`, and the command line itself as `arguments`.
+
+        Raises:
+            UsageError: The options or an input file cannot be used. Exit code 2.
+            StartupError: The command cannot do its work. Exit code 1.
+        """
+
+
+COMMANDS: Mapping[str, Command] = {"serve": serve, "batch": batch, "plan": plan, "keys": keys}
+
+
+def run_command(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code of the process."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    named = next((word for word in arguments if not word.startswith("-")), None)
+    options = build_parser(named).parse_args(arguments)
+    options.arguments = arguments
+    try:
+        return COMMANDS[options.command].run(options)
+    except UsageError as err:
+        _print_error(str(err))
+        return 2
+    except StartupError as err:
+        _print_error(err.message)
+        return 1
+
+
+def build_parser(named: str | None = None) -> argparse.ArgumentParser:
+    """The parser of the whole command line.
+
+    Args:
+        named: The only command whose options are declared, which saves time; None: those of all.
+    """
+    parser = argparse.ArgumentParser(
+        prog="internvl-server", description="An OpenAI-compatible server for InternVL3."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    parsers = parser.add_subparsers(dest="command", required=True)
+    for name, command in COMMANDS.items():
+        command_parser = parsers.add_parser(name, help=command.HELP)
+        if named in (name, None):
+            command.add_options(command_parser)
+    return parser
+
+
+def _print_error(message: str) -> None:
+    print(f"internvl-server: {message}", file=sys.stderr)
