@@ -110,7 +110,7 @@ def check_command_line(arguments: list[str]) -> None:
     with contextlib.ExitStack() as stack:
         started = [
             stack.enter_context(patch(f"internvl_server.{name}", return_value=0))
-            for name in ("serve.serve", "batch.command.run_batch")
+            for name in ("serve.serve", "batch.command.run_batch", "bench.command.bench")
         ]
         stack.enter_context(patch("internvl_server.cli.commands.serve.check_machine"))
         if "--help" in arguments:

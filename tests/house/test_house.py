@@ -102,13 +102,14 @@ def test_every_code_that_is_raised_is_in_the_table() -> None:
     assert raised <= SPECIAL_CODES.keys() | {row.code for row in ERROR_TABLE.values()}
 
 
-def test_only_the_fetcher_and_the_batch_command_dial_out() -> None:
-    """The batch command connects to the address that its user names, and to no other."""
+def test_only_the_fetcher_and_the_client_commands_dial_out() -> None:
+    """`batch` and `bench` connect to the address that their user names, and to no other."""
     names = r"httpx2?|httpcore2?|aiohttp|urllib3|requests|urllib\.request"
     clients = re.compile(rf"^\s*(?:import|from) ({names})\b", re.MULTILINE)
     users = {p for p in MODULES if clients.search(p.read_text(encoding="utf-8"))}
     package = ROOT / "server" / "internvl_server"
-    others = {path for path in users if path.parent != package / "batch"}
+    commands = {package / "batch", package / "bench", package / "bench/datasets"}
+    others = {path for path in users if path.parent not in commands}
     assert others == {package / "media/sources/fetch.py"}
     dials = re.compile(
         r"open_connection|create_(?:datagram|connection)|connect(?:_ex)?\(\(|http\.client|urlopen"

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from internvl_server import __version__
-from internvl_server.cli.commands import batch, keys, plan, serve
+from internvl_server.cli.commands import batch, bench, keys, plan, serve
 from internvl_server.cli.settings import UsageError
 from internvl_server.errors import StartupError
 
@@ -42,7 +42,13 @@ class Command(Protocol):
         """
 
 
-COMMANDS: Mapping[str, Command] = {"serve": serve, "batch": batch, "plan": plan, "keys": keys}
+COMMANDS: Mapping[str, Command] = {
+    "serve": serve,
+    "batch": batch,
+    "plan": plan,
+    "bench": bench,
+    "keys": keys,
+}
 
 
 def run_command(arguments: Sequence[str] | None = None) -> int:

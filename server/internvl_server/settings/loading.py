@@ -14,7 +14,7 @@ from setproctitle import setproctitle
 
 from internvl_server.settings import ENV_PREFIX, Settings
 
-__all__ = ["find_config", "hide_keys", "load_settings"]
+__all__ = ["client_api_key", "find_config", "hide_keys", "load_settings"]
 
 # Read by the scripts, not by the server.
 _OTHER_VARIABLES = frozenset({"INTERNVL_TORCH_INDEX", "INTERNVL_LMDEPLOY_ENV"})
@@ -74,6 +74,11 @@ def load_settings(config: Path | None, overrides: dict[str, Any]) -> Settings:
         raise ValueError(
             f"environment: {err}. Write lists as JSON, e.g. INTERNVL_SERVER__API_KEYS='[\"key\"]'."
         ) from err
+
+
+def client_api_key() -> str | None:
+    """The key that commands send to a server, by the variable that OpenAI's clients read."""
+    return os.environ.get("OPENAI_API_KEY") or None
 
 
 def hide_keys(title: str) -> None:
