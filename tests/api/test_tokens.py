@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from internvl_server.api.admission import GateState
+from internvl_server.media.tiling import count_tiles, select_grid
 from internvl_server.prompt.tokenizer import PromptTokenizer
 from PIL import ExifTags, Image
 
@@ -230,6 +231,25 @@ def test_the_tile_budget_of_a_request_is_shared_alike(
     ]
     assert sum(i["tiles"] for i in counted["images"]) <= 9
     assert counted["input_tokens"] == real["prompt_tokens"]
+
+
+def test_grids_are_those_of_the_tiling(
+    echo_server: LiveServer, picture_url: Callable[..., str]
+) -> None:
+    """Also when pictures must share the tiles of a request."""
+    tile_px = echo_server.app.state.services.checkpoint.tile_px
+    for size in ((800, 400), (300, 900), (50, 50), (1400, 900)):
+        for detail, max_tiles in (("low", 1), ("medium", 6), ("high", 12)):
+            body = {"model": MODEL, "messages": with_pictures(picture_url(*size), detail=detail)}
+            [image] = ask(echo_server, COUNT, body)["images"]
+            grid = select_grid(*size, max_tiles=max_tiles, tile_px=tile_px)
+            assert (tuple(image["grid"]), image["tiles"]) == (grid, count_tiles(grid))
+    messages = with_pictures(*[picture_url(900, 600)] * 12, detail="high")
+    shared = ask(echo_server, COUNT, {"model": MODEL, "messages": messages})["images"]
+    assert {image["tiles"] for image in shared} != {
+        count_tiles(select_grid(900, 600, max_tiles=12, tile_px=tile_px))
+    }
+    assert all(image["tiles"] == count_tiles(tuple(image["grid"])) for image in shared)
 
 
 def test_sizes_are_of_the_upright_picture(echo_server: LiveServer) -> None:

@@ -65,11 +65,13 @@ class ImageMeasure:
     """The tiling of an image as known from its header; `num_tiles` includes the thumbnail.
 
     `size` is the upright image's (width, height) in pixels. `num_requested_tiles` is as in `ImageTiles`.
+    `grid` is the tiles' (columns, rows), without the thumbnail.
     """
 
     size: tuple[int, int]
     num_tiles: int
     num_requested_tiles: int = 0
+    grid: tuple[int, int] = (1, 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,13 +28,17 @@ class ImageShare:
 class _TilePlan:
     """The tiling of one image: its upright size, and its numbers of tiles.
 
-    `cap` is without the thumbnail, the two numbers are with it.
+    `cap` and `grid` are without the thumbnail, the two numbers are with it.
     """
 
     size: tuple[int, int]
     cap: int
-    num_tiles: int
+    grid: tuple[int, int]
     num_requested_tiles: int
+
+    @property
+    def num_tiles(self) -> int:
+        return count_tiles(self.grid)
 
 
 class ImagePreparer:
@@ -107,7 +111,7 @@ class ImagePreparer:
         """Count the tiles of `prepare` from the headers of the images. Raises the errors of `prepare`."""
         images = await _load_all(references, loader)
         return tuple(
-            ImageMeasure(plan.size, plan.num_tiles, plan.num_requested_tiles)
+            ImageMeasure(plan.size, plan.num_tiles, plan.num_requested_tiles, plan.grid)
             for plan in await self._plan_tiles(references, images, share)
         )
 
@@ -139,12 +143,12 @@ class ImagePreparer:
             requested, sizes, share.num_tiles, num_earlier=num_earlier, tile_px=tile_px
         )
         return [
-            _TilePlan(size, cap, self._count(size, cap), self._count(size, most))
+            _TilePlan(size, cap, self._grid(size, cap), count_tiles(self._grid(size, most)))
             for size, cap, most in zip(sizes, caps, requested, strict=True)
         ]
 
-    def _count(self, size: tuple[int, int], cap: int) -> int:
-        return count_tiles(select_grid(*size, max_tiles=cap, tile_px=self._tile_px))
+    def _grid(self, size: tuple[int, int], cap: int) -> tuple[int, int]:
+        return select_grid(*size, max_tiles=cap, tile_px=self._tile_px)
 
     def _requested_cap(self, reference: ImageReference) -> int:
         """The tile cap that the image's `max_tiles` or `detail` requests."""

@@ -227,6 +227,7 @@ def input_tokens_json(
                 "tokens": took.num_tokens,
                 "width": image.size[0],
                 "height": image.size[1],
+                "grid": list(image.grid),
             }
             for took, image in zip(usage.images, images, strict=True)
         ],
