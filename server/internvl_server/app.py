@@ -24,6 +24,7 @@ from internvl_server.api.routes import (
     index,
     messages,
     models,
+    playground,
     responses,
     tokens,
     version,
@@ -174,6 +175,9 @@ def _install(app: FastAPI, settings: Settings, keys: KeyRing) -> None:
     for module in (chat, completions, messages, responses, tokens, models, version, health, index):
         # Their own routes: an included router would be searched twice for each request.
         app.router.routes += module.router.routes
+    app.state.playground = playground.Playground() if settings.server.playground else None
+    if settings.server.playground:
+        app.router.routes += playground.router.routes
     app.add_middleware(AuthMiddleware, keys=keys)
     app.add_middleware(RequestContextMiddleware)
     if settings.server.allowed_origins:

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from internvl_server.api.middleware.auth import OPEN_PATHS
+from internvl_server.api.middleware.auth import OPEN_FOLDER, OPEN_PATHS
 from starlette.routing import Route
 
 from tests.live_server import LiveServer, start_echo_server
@@ -27,7 +27,7 @@ def routes(routers: Iterable[Any]) -> set[tuple[str, str]]:
     found = set()
     for route in routers:
         if isinstance(route, Route):
-            path = route.path.replace("{name:path}", "tiny")
+            path = route.path.replace("{file:path}", "icon.svg").replace("{name:path}", "tiny")
             found |= {(method, path) for method in route.methods or ()}
         else:  # one that was included; anything else fails here, and must be tried too
             found |= routes(route.original_router.routes)
@@ -36,14 +36,15 @@ def routes(routers: Iterable[Any]) -> set[tuple[str, str]]:
 
 def test_every_route_asks_for_a_key(locked_server: LiveServer) -> None:
     tried = routes(locked_server.app.routes)
-    assert len(tried) == 23, "whether a new route may be open is decided here"
+    assert len(tried) == 25, "whether a new route may be open is decided here"
     open_ones = set()
     for method, path in tried:
         answer = httpx2.request(method, locked_server.url + path, timeout=60)
         if answer.status_code != 401:
             open_ones.add(path)
             assert answer.status_code == 200, path
-    assert open_ones == OPEN_PATHS == {"/", "/health", "/ready"}
+    assert open_ones == {*OPEN_PATHS, f"{OPEN_FOLDER}icon.svg"}
+    assert open_ones == {"/", "/health", "/ready", "/playground/icon.svg"}
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "OPTIONS", "TRACE", "PURGE"])

@@ -58,6 +58,9 @@ class ServerSettings(Section):
     own (DNS rebinding)."""
     openapi: bool = True
     """Describe the API at `/openapi.json`, which needs a key, as the rest does; there are no pages for it."""
+    playground: bool = True
+    """Show a page to try the server out to browsers that open `/`; programs get JSON there. The page needs no
+    key, its requests do."""
     allowed_origins: tuple[str, ...] = ()
     """Origins of web pages that may call the server from a browser (CORS), e.g. `https://app.example.com`;
     `*` allows all. Empty means none."""

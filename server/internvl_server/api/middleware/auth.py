@@ -8,13 +8,16 @@ from internvl_server.api.middleware.keys import KeyRing
 from internvl_server.errors import AuthenticationError
 from internvl_server.settings.keys import Key, KeyLimits
 
-__all__ = ["ANONYMOUS", "OPEN_PATHS", "AuthMiddleware"]
+__all__ = ["ANONYMOUS", "OPEN_FOLDER", "OPEN_PATHS", "AuthMiddleware"]
 
 ANONYMOUS = "anonymous"
 """The client of requests without a key."""
 
 OPEN_PATHS = frozenset({"/", "/health", "/ready"})
 """What needs no key: compared with `scope["path"]`, never with a URL rebuilt from the Host header."""
+
+OPEN_FOLDER = "/playground/"
+"""The files of the page at `/`, which need no key either."""
 
 
 class AuthMiddleware:
@@ -38,7 +41,7 @@ class AuthMiddleware:
             await self._app(scope, receive, send)
             return
         key = self._key_of(Headers(scope=scope)) if self._keys else None
-        if self._keys and key is None and scope["path"] not in OPEN_PATHS:
+        if self._keys and key is None and not _is_open(scope["path"]):
             refusal = error_response(
                 AuthenticationError(
                     "Give a valid key in the header 'Authorization: Bearer …' or 'x-api-key: …'."
@@ -57,3 +60,7 @@ class AuthMiddleware:
         given = (bearer if scheme.lower() == "bearer" else "", headers.get("x-api-key", ""))
         keys = [self._keys.find(text.strip()) for text in given if text.strip()]
         return next((key for key in keys if key), None)
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(OPEN_FOLDER)

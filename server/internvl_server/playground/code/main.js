@@ -1,0 +1,242 @@
+// The page: wires the parts, and sends requests.
+
+import { ApiError, call } from "./api.js";
+import { Composer } from "./composer.js";
+import { assistantTurn, mediaOf, newConversation, toolTurn, userTurn } from "./conversation.js";
+import { Cost } from "./cost.js";
+import { announce, byId, count, icon, notify } from "./dom.js";
+import { askForKey, setUpKey } from "./key.js";
+import { ConversationList } from "./list.js";
+import { chatBody } from "./request.js";
+import { isNarrow, setUpPanel, Settings } from "./settings.js";
+import { showCode } from "./snippets.js";
+import { Storage } from "./storage.js";
+import { addChunk, chunks } from "./stream.js";
+import { setUpTheme } from "./theme.js";
+import { assignTilings } from "./tiles.js";
+import { Turns } from "./turns.js";
+
+const OPEN = "internvl-playground-open";
+
+const storage = new Storage();
+const settings = new Settings(settingsChanged);
+const composer = new Composer(settings, { onchange: draftChanged, onsend: send, onstop: stop });
+const turns = new Turns({ edit, again, proceed, answerCall, copy: (text) => navigator.clipboard.writeText(text) }, settings);
+const list = new ConversationList(storage, open);
+const cost = new Cost(draftBody, measured);
+
+let conversation = newConversation();
+let editedAt = null; // index of the turn that is being edited
+let running = null; // AbortController of the answer that is being streamed
+let lastBody = null;
+let counted = []; // pictures and clips of the body that is being counted
+
+/** The turns that a request would have now: those before the edited one, and the draft. */
+function draftTurns() {
+  const earlier = conversation.turns.slice(0, editedAt ?? conversation.turns.length);
+  return composer.isEmpty ? earlier : [...earlier, userTurn(composer.text, composer.media)];
+}
+
+async function draftBody() {
+  const values = settings.read();
+  const now = draftTurns();
+  counted = mediaOf(now);
+  if (!values || !now.length || running) return null;
+  return chatBody(now, values);
+}
+
+function measured(images) {
+  assignTilings(counted, images, settings.numFrames);
+  composer.show();
+  for (const turn of conversation.turns) if (turn.media?.length) turns.update(turn);
+}
+
+function draftChanged() {
+  const numBytes = mediaOf(draftTurns()).reduce((sum, item) => sum + item.blob.size, 0);
+  cost.refresh(numBytes);
+}
+
+async function settingsChanged() {
+  await composer.retakeFrames();
+  composer.show();
+  for (const turn of conversation.turns) if (turn.media?.length) turns.update(turn);
+  draftChanged();
+}
+
+/** The settings, or null after the field that is wrong was shown. */
+function validSettings() {
+  const values = settings.read();
+  if (values) return values;
+  if (byId("settings").hidden) byId("toggle-settings").click();
+  settings.focusError();
+  notify("A setting is not valid.");
+  return null;
+}
+
+async function send() {
+  if (running || composer.isEmpty || !validSettings()) return;
+  const turn = userTurn(composer.text.trim(), composer.media);
+  conversation.turns = [...conversation.turns.slice(0, editedAt ?? conversation.turns.length), turn];
+  stopEditing();
+  composer.fill("", []);
+  await answer();
+}
+
+async function answerCall(call_, text) {
+  const last = conversation.turns.at(-1);
+  const missing = last.calls.filter(({ id }) => id !== call_.id);
+  conversation.turns.push(...missing.map(({ id }) => toolTurn(id, "")), toolTurn(call_.id, text));
+  await answer();
+}
+
+async function again(index) {
+  if (running || !validSettings()) return;
+  conversation.turns = conversation.turns.slice(0, index);
+  await answer();
+}
+
+async function proceed(index) {
+  const values = !running && validSettings();
+  if (!values) return;
+  const turn = conversation.turns[index];
+  const body = await chatBody(conversation.turns, values, { continues: true });
+  await stream(turn, body);
+}
+
+/** Ask for the next turn of the assistant. */
+async function answer() {
+  const values = validSettings();
+  if (!values) return;
+  sessionStorage.setItem(OPEN, conversation.id);
+  const body = await chatBody(conversation.turns, values);
+  const turn = assistantTurn();
+  conversation.turns.push(turn);
+  await stream(turn, body);
+}
+
+async function stream(turn, body) {
+  const own = conversation; // the user may open another one meanwhile
+  lastBody = body;
+  running = new AbortController();
+  Object.assign(turn, { state: "running", finish: null, error: null, usage: null });
+  notify("");
+  turns.show(conversation.turns);
+  composer.setRunning(true);
+  composer.focus();
+  await keep(own);
+  try {
+    await receive(turn, await begin(turn, body));
+    turn.state = "done";
+  } catch (error) {
+    failed(turn, error);
+  }
+  running = null;
+  composer.setRunning(false);
+  if (own === conversation) turns.show(own.turns);
+  announce(turn.error ? `${turn.error.message} ${turn.error.advice}` : turn.text || "The answer has ended.");
+  await keep(own);
+  draftChanged();
+}
+
+async function begin(turn, body) {
+  turn.timing = { started: performance.now() };
+  const response = await call("v1/chat/completions", { body, signal: running.signal });
+  const warnings = response.headers.get("x-warnings");
+  if (warnings) notify(decodeURIComponent(warnings));
+  return response;
+}
+
+async function receive(turn, response) {
+  const { started } = turn.timing;
+  let isDrawn = true;
+  const draw = () => { isDrawn = true; if (turn.state === "running") turns.update(turn); };
+  for await (const chunk of chunks(response)) {
+    if (addChunk(turn, chunk)) turn.timing.firstMs ??= performance.now() - started;
+    turn.timing.totalMs = performance.now() - started;
+    if (isDrawn) requestAnimationFrame(draw);
+    isDrawn = false;
+  }
+}
+
+function failed(turn, error) {
+  turn.state = error.name === "AbortError" ? "stopped" : "failed";
+  if (turn.state === "stopped") return;
+  const { status = 0, code = "", message, advice = "", retryAfter = null, requestId = "" } = error;
+  turn.error = { status, code, message, advice, retryAfter, requestId };
+  if (!(error instanceof ApiError)) console.error(error);
+  if (status === 401) askForKey(start, "The server needs an API key.");
+}
+
+function stop() { running?.abort(); }
+
+function edit(index) {
+  if (running) return;
+  editedAt = index;
+  byId("editing").hidden = false;
+  composer.fill(conversation.turns[index].text, conversation.turns[index].media);
+  composer.focus();
+}
+
+function stopEditing() {
+  editedAt = null;
+  byId("editing").hidden = true;
+}
+
+/** Keep the conversation in the browser. */
+async function keep(own) {
+  own.updated = Date.now();
+  const stored = await storage.get(own.id);
+  if (stored?.title) own.title = stored.title; // it may have been renamed in the list
+  await storage.put(own);
+  await list.show(conversation.id);
+}
+
+/** Open a conversation of the list; null begins a new one. */
+function open(chosen) {
+  stop();
+  stopEditing();
+  lastBody = null;
+  conversation = chosen ?? newConversation();
+  for (const turn of conversation.turns) if (turn.state === "running") turn.state = "stopped"; // the page was left meanwhile
+  sessionStorage.setItem(OPEN, conversation.id);
+  composer.fill("", []);
+  turns.show(conversation.turns);
+  list.show(conversation.id);
+  closeList();
+  composer.focus();
+}
+
+async function start() {
+  try {
+    const { data } = await (await call("v1/models")).json();
+    settings.showModels(data);
+    const [model] = data;
+    byId("model-line").textContent = `${model.id} · context of ${count(model.max_model_len)} tokens`;
+    draftChanged();
+  } catch (error) {
+    if (error.status === 401) askForKey(start, "The server needs an API key.");
+    else notify(`${error.message} ${error.advice ?? ""}`);
+  }
+}
+
+async function code() {
+  const body = composer.isEmpty ? lastBody : await draftBody();
+  const values = body ? null : validSettings();
+  if (body || values) showCode(body ?? await chatBody(conversation.turns, values));
+}
+
+setUpTheme();
+setUpKey(start);
+byId("open-code").append(icon("code"));
+byId("open-code").addEventListener("click", code);
+byId("cancel-edit").addEventListener("click", () => { stopEditing(); composer.fill("", []); composer.focus(); });
+const closeList = setUpPanel("toggle-list", "list", "menu", !isNarrow());
+setUpPanel("toggle-settings", "settings", "sliders", innerWidth >= 1200);
+addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && running && !document.querySelector("dialog[open]")) stop();
+});
+
+if (!(await storage.open())) byId("storage-note").textContent = "This browser keeps no data: conversations end with this page.";
+const last = await storage.get(sessionStorage.getItem(OPEN) ?? "");
+open(last ?? null);
+await start();

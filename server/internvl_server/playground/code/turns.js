@@ -1,0 +1,140 @@
+// Shows the turns of a conversation.
+
+import { chip, parseGrounding } from "./boxes.js";
+import { canContinue, picturesFor } from "./conversation.js";
+import { usageText } from "./cost.js";
+import { byId, h, iconButton } from "./dom.js";
+import { fillMarks, renderMarkdown } from "./markdown.js";
+import { figure } from "./picture.js";
+
+/**
+ * Shows a conversation in the page.
+ * @param {object} actions what the buttons do: edit(index), again(index), proceed(index), answerCall(call, text), copy(text)
+ */
+export class Turns {
+  #list = byId("turns");
+  #actions;
+  #settings;
+  #turns = [];
+
+  constructor(actions, settings) {
+    this.#actions = actions;
+    this.#settings = settings;
+  }
+
+  /** Show all turns anew. */
+  show(turns) {
+    this.#turns = turns;
+    byId("welcome").hidden = turns.length > 0;
+    this.#list.replaceChildren(...turns.map((turn, index) => this.#element(turn, index)));
+    this.#scroll();
+  }
+
+  /** Show one turn anew, such as the one that is being streamed. */
+  update(turn) {
+    const index = this.#turns.indexOf(turn);
+    const old = this.#list.children[index];
+    if (!old) return;
+    const isAtEnd = this.#isAtEnd();
+    const wasOpen = old.querySelector("details.reasoning")?.open;
+    const element = this.#element(turn, index);
+    if (wasOpen) element.querySelector("details.reasoning").open = true;
+    old.replaceWith(element);
+    if (isAtEnd) this.#scroll();
+  }
+
+  #isAtEnd() {
+    const box = byId("scroll");
+    return box.scrollHeight - box.scrollTop - box.clientHeight < 80;
+  }
+
+  #scroll() { byId("scroll").scrollTop = byId("scroll").scrollHeight; }
+
+  #element(turn, index) {
+    if (turn.role === "user") return this.#user(turn, index);
+    if (turn.role === "tool") return h("li", { class: "turn tool" }, h("h3", {}, "Tool result"), h("pre", { tabIndex: 0 }, turn.text));
+    return this.#assistant(turn, index);
+  }
+
+  #user(turn, index) {
+    const options = { withTiles: this.#settings.withTiles };
+    const pictures = turn.media.length ? h("div", { class: "pictures" }, ...turn.media.map((item) => figure(item, options))) : null;
+    return h("li", { class: "turn user" }, h("h3", { class: "hidden-text" }, "You"), pictures,
+      turn.text && h("div", { class: "said" }, turn.text),
+      h("div", { class: "turn-actions" }, iconButton("edit", "Edit this message", () => this.#actions.edit(index))));
+  }
+
+  #assistant(turn, index) {
+    const isRunning = turn.state === "running";
+    const { text, groups } = parseGrounding(turn.text, { isWhole: !isRunning });
+    const shown = groups.length ? h("div", { class: "grounded" }) : null;
+    const mark = (group) => shown?.querySelectorAll(".box").forEach((box) => box.classList.toggle("marked", group !== null && box.dataset.group === String(group)));
+    const body = h("div", { class: "markdown" });
+    body.append(fillMarks(renderMarkdown(text), (group) => chip(groups[group], group, mark)));
+    if (shown) fillGrounded(shown, picturesFor(this.#turns, index), groups);
+    const item = h("li", { class: "turn assistant" }, h("h3", { class: "hidden-text" }, "Answer"),
+      turn.reasoning && reasoning(turn), isRunning && !turn.text && !turn.calls.length ? h("p", { class: "waiting" }, "Working…") : body,
+      shown, ...turn.calls.map((call) => this.#call(call, index)), turn.error && failure(turn.error), this.#footer(turn, index));
+    item.setAttribute("aria-busy", String(isRunning));
+    return item;
+  }
+
+  #call(call, index) {
+    const isLast = index === this.#turns.length - 1 && this.#turns[index].state !== "running";
+    const field = h("textarea", { rows: 2, "aria-label": `Result of ${call.name}`, placeholder: "Result, sent back to the model" });
+    const form = isLast ? h("form", { class: "call-result", onsubmit: (event) => {
+      event.preventDefault();
+      this.#actions.answerCall(call, field.value);
+    } }, field, h("button", { type: "submit" }, "Send the result")) : null;
+    return h("div", { class: "call" }, h("h4", {}, "Tool call: ", h("code", {}, call.name)), h("pre", { tabIndex: 0 }, pretty(call.arguments)), form);
+  }
+
+  #footer(turn, index) {
+    if (turn.state === "running") return null;
+    const isLast = index === this.#turns.length - 1;
+    const actions = h("div", { class: "turn-actions" },
+      iconButton("copy", "Copy the answer", () => this.#actions.copy(turn.text)),
+      isLast && iconButton("again", "Answer again", () => this.#actions.again(index)),
+      isLast && canContinue(turn) && h("button", { type: "button", onclick: () => this.#actions.proceed(index) }, "Continue"));
+    return h("div", { class: "turn-foot" }, h("p", { class: "usage" }, [endText(turn), usageText(turn)].filter(Boolean).join(" · ")), actions);
+  }
+}
+
+function endText(turn) {
+  if (turn.state === "stopped") return "Stopped";
+  if (turn.finish === "length") return "Cut off at the maximum of tokens";
+  return "";
+}
+
+function pretty(text) {
+  try { return JSON.stringify(JSON.parse(text), null, 2); } catch { return text; }
+}
+
+function reasoning(turn) {
+  const isThinking = turn.state === "running" && !turn.text;
+  return h("details", { class: "reasoning" }, h("summary", {}, isThinking ? "Thinking…" : "Reasoning"),
+    h("div", { class: "reasoning-text" }, turn.reasoning));
+}
+
+function failure({ status, code, message, advice, requestId }) {
+  const head = [status ? `Error ${status}` : "Error", code].filter(Boolean).join(" · ");
+  return h("div", { class: "failure" }, h("strong", {}, head), h("p", {}, message), h("p", {}, advice),
+    requestId && h("p", { class: "hint" }, `Request ${requestId}`));
+}
+
+/** Draw the boxes on the picture that the answer is about: the last one, or the one that the user chooses. */
+function fillGrounded(box, pictures, groups) {
+  if (!pictures.length) {
+    box.append(h("p", { class: "hint" }, "There is no picture to draw the boxes on."));
+    return;
+  }
+  const place = h("div");
+  const show = (index) => place.replaceChildren(figure(pictures[index], { groups, withTiles: false }));
+  show(pictures.length - 1);
+  if (pictures.length > 1) {
+    const choice = h("select", { onchange: (event) => show(Number(event.target.value)) },
+      ...pictures.map((item, index) => h("option", { value: index, selected: index === pictures.length - 1 }, `${index + 1}: ${item.name}`)));
+    box.append(h("label", { class: "row" }, "Boxes on picture", choice));
+  }
+  box.append(place);
+}
