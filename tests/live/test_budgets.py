@@ -26,6 +26,8 @@ from tests.live_server import LiveServer
 MB = 1 << 20
 HELLO: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}
 
+POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+
 
 def large_png(num_bytes: int) -> bytes:
     """A picture whose file has at least so many bytes, because its pixels are noise."""
@@ -268,13 +270,67 @@ def test_bodies_wait_for_memory_before_they_are_read(
     start_server: Callable[..., LiveServer],
 ) -> None:
     server = start_server(limits={"max_body_bytes_in_flight": MB, "queue_timeout_s": 0.2})
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
     with socket.create_connection(("127.0.0.1", server.port)) as slow:
-        slow.sendall(head + b"Content-Length: 900000\r\n\r\n{")
+        slow.sendall(POST + b"Content-Length: 900000\r\n\r\n{")
         wait_until(lambda: any(server.app.state.services.budgets.bodies.in_use))
         long = HELLO | {"messages": [{"role": "user", "content": "x" * 200_000}]}
         assert server.post(long).status_code == 429
         assert server.post(HELLO).status_code == 200
+    assert_nothing_is_held(server)
+
+
+def test_a_client_that_leaves_while_its_body_waits_gives_its_place_back(
+    start_server: Callable[..., LiveServer],
+) -> None:
+    """Its body is not read meanwhile, so that the end of the connection is not read either."""
+    server = start_server(limits={"max_body_bytes_in_flight": MB, "queue_timeout_s": 600})
+    with (
+        socket.create_connection(("127.0.0.1", server.port)) as slow,
+        socket.create_connection(("127.0.0.1", server.port)) as waiting,
+    ):
+        slow.sendall(POST + b"Content-Length: 900000\r\n\r\n{")
+        bodies = server.app.state.services.budgets.bodies
+        wait_until(lambda: any(bodies.in_use))
+        waiting.sendall(POST + b"Content-Length: 900000\r\n\r\n" + b" " * 200_000)
+        wait_until(lambda: bodies.num_waiting)
+        assert server.gate.num_in_flight == 2
+        waiting.close()
+        wait_until(lambda: not bodies.num_waiting and server.gate.num_in_flight == 1)
+    assert_nothing_is_held(server)
+
+
+def test_a_body_in_chunks_reserves_what_has_arrived(
+    start_server: Callable[..., LiveServer],
+) -> None:
+    server = start_server(limits={"max_body_bytes_in_flight": 4 * MB})
+    bodies = server.app.state.services.budgets.bodies
+    chunk = b"%x\r\n%b\r\n" % (MB // 2, b" " * (MB // 2))
+    whole = json.dumps(HELLO).encode()
+    with (
+        socket.create_connection(("127.0.0.1", server.port), timeout=30) as first,
+        socket.create_connection(("127.0.0.1", server.port), timeout=30) as second,
+    ):
+        for client in (first, second):
+            client.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n" + chunk)
+        wait_until(lambda: bodies.in_use[0] == 2 * MB)
+        first.sendall(chunk + b"1\r\n \r\n")  # has more than a MB now
+        wait_until(lambda: bodies.in_use[0] > 3 * MB)
+        second.sendall(chunk + b"1\r\n \r\n")  # needs as much, which is not there
+        assert second.recv(4096).startswith(b"HTTP/1.1 429 ")
+        first.sendall(b"%x\r\n%b\r\n0\r\n\r\n" % (len(whole), whole))
+        assert first.recv(4096).startswith(b"HTTP/1.1 200 ")
+    assert_nothing_is_held(server)
+
+
+def test_the_deadline_counts_while_a_body_arrives(
+    start_server: Callable[..., LiveServer],
+) -> None:
+    server = start_server(limits={"request_timeout_s": 0.3})
+    for path in (b"/v1/chat/completions", b"/v1/chat/completions/input_tokens", b"/tokenize"):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as slow:
+            head = POST.replace(b"/v1/chat/completions", path)
+            slow.sendall(head + b"Content-Length: 900000\r\n\r\n{")
+            assert slow.recv(4096).startswith(b"HTTP/1.1 504 ")
     assert_nothing_is_held(server)
 
 
@@ -284,10 +340,7 @@ def test_too_many_requests_are_refused_without_their_bodies(
     server = start_server(limits={"max_in_flight": 1}, engine={"echo": {"first_token_delay_s": 30}})
     stream = server.client().chat.completions.create(**HELLO, stream=True)
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as other:
-        other.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
-            b"Content-Length: 30000000\r\n\r\n"
-        )
+        other.sendall(POST + b"Content-Length: 30000000\r\n\r\n")
         answer = other.recv(4096)
     assert answer.startswith(b"HTTP/1.1 429 ")
     assert b"retry-after: " in answer.lower()

@@ -129,6 +129,17 @@ class Admission(Held):
         """
         self._body = await self._budgets.bodies.reserve(num_bytes, cost=num_bytes)
 
+    def grow_body(self, num_bytes: int) -> None:
+        """Reserve so much for a body whose length was not known, without waiting.
+
+        Bodies that waited while they hold memory could wait for each other.
+
+        Raises:
+            EngineOverloadedError: There is not so much.
+        """
+        if self._body is not None:
+            self._body.resize(max(num_bytes, *self._body.amounts))
+
     def shrink_body(self, num_bytes: int) -> None:
         """Keep no more than the body has, of which nothing is left when that is 0."""
         if self._body is not None:

@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol, TypeVar
 
 from fastapi import Request
 
 from internvl_server.api.admission import Admission
+from internvl_server.api.disconnect import run_until_disconnect
 from internvl_server.concurrency.offload import MAX_JSON_BYTES, offload
 from internvl_server.errors import (
     RequestTimeoutError,
@@ -26,6 +27,9 @@ _logger = logging.getLogger(__name__)
 # A client chooses the names, so that only so many are remembered and logged.
 _MAX_LOGGED = 256
 _logged: set[str] = set()
+
+# What is reserved of a body in chunks before it is read, and again as often as that was too little.
+_STEP_BYTES = 1 << 20
 
 
 class ParsedBody(Protocol):
@@ -53,12 +57,14 @@ class BodyParser(Protocol[T_co]):
 async def read_request(request: Request, settings: Settings, parser: BodyParser[T_co]) -> T_co:
     """Read and parse the body of an admitted request.
 
-    Raises as `read_json_body`, `Admission.reserve_body` and the parser do.
+    Raises as `read_json_body`, `run_until_disconnect`, `Admission.reserve_body` and the parser do.
     """
     num_bytes = check_head(request, settings.limits)
     admission: Admission = request.state.admission
-    await admission.reserve_body(num_bytes)
-    data = await read_json_body(request, settings.limits)
+    reserve = admission.reserve_body(_STEP_BYTES if num_bytes is None else num_bytes)
+    await run_until_disconnect(request, reserve, has_body=True)
+    grow = admission.grow_body if num_bytes is None else None
+    data = await read_json_body(request, settings.limits, grow)
     admission.shrink_body(len(data))
     ignore_unknown = settings.server.unknown_fields == "ignore"
     parse = partial(parser, data, settings.limits, ignore_unknown=ignore_unknown)
@@ -78,8 +84,8 @@ def _log_once(ignored: Sequence[str]) -> None:
         _logger.info("the request field '%s' is not known here and is ignored", name)
 
 
-def check_head(request: Request, limits: LimitSettings) -> int:
-    """The most bytes that a body can have by its headers.
+def check_head(request: Request, limits: LimitSettings) -> int | None:
+    """The bytes that a body has by its headers; None if it comes in chunks, which do not say.
 
     Raises:
         UnsupportedMediaTypeError: It is not `application/json`, or compressed.
@@ -87,37 +93,50 @@ def check_head(request: Request, limits: LimitSettings) -> int:
     """
     _check_type(request)
     if "transfer-encoding" in request.headers:  # it comes in chunks
-        return limits.max_body_bytes
+        return None
     declared = request.headers.get("content-length", "0")
     if int(declared) > limits.max_body_bytes:
         raise _too_large(limits)
     return int(declared)
 
 
-async def read_json_body(request: Request, limits: LimitSettings) -> bytes:
+async def read_json_body(
+    request: Request, limits: LimitSettings, grow: Callable[[int], None] | None = None
+) -> bytes:
     """Read the whole body.
 
+    Args:
+        request: The HTTP request.
+        limits: Of size and time.
+        grow: Reserves memory of this many bytes in all, while a body of unknown length arrives.
+
     Raises:
+        EngineOverloadedError: There is no memory to grow.
         RequestTooLargeError: It has more than `limits.max_body_bytes`.
         RequestTimeoutError: It did not arrive within `limits.body_timeout_s`.
         ClientDisconnect: The client left (Starlette's).
     """
     try:
         async with asyncio.timeout(limits.body_timeout_s):
-            return await _read(request, limits)
+            return await _read(request, limits, grow)
     except TimeoutError as err:
         raise RequestTimeoutError(
             f"The body did not arrive within {limits.body_timeout_s:g} s (limits.body_timeout_s)."
         ) from err
 
 
-async def _read(request: Request, limits: LimitSettings) -> bytes:
+async def _read(
+    request: Request, limits: LimitSettings, grow: Callable[[int], None] | None
+) -> bytes:
     chunks: list[bytes] = []
-    num_bytes = 0
+    num_bytes, num_reserved = 0, _STEP_BYTES
     async for chunk in request.stream():
         num_bytes += len(chunk)
         if num_bytes > limits.max_body_bytes:
             raise _too_large(limits)
+        if grow is not None and num_bytes > num_reserved:
+            num_reserved = min(num_bytes + _STEP_BYTES, limits.max_body_bytes)
+            grow(num_reserved)
         chunks.append(chunk)
     return b"".join(chunks)
 

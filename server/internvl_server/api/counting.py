@@ -37,14 +37,14 @@ async def count_prompt(
         to_json: Makes the answer's JSON.
     """
     with services.gate.admit(request):
-        parsed = await read_request(request, services.settings, parser)
-        if parsed.body.model is not None:
-            services.check_model(parsed.body.model)
-        _, warnings = services.pipeline.resolve_sampling(
-            parsed.sampling, parsed.answer, parsed.conversation
-        )
-        work = services.prompt_counter.measure(parsed.conversation, parsed.sampling)
         async with within_deadline():
+            parsed = await read_request(request, services.settings, parser)
+            if parsed.body.model is not None:
+                services.check_model(parsed.body.model)
+            _, warnings = services.pipeline.resolve_sampling(
+                parsed.sampling, parsed.answer, parsed.conversation
+            )
+            work = services.prompt_counter.measure(parsed.conversation, parsed.sampling)
             measured = await run_until_disconnect(request, work)
         headers = notice_headers(parsed.ignored, (*warnings, *measured.warnings))
         return JSONResponse(to_json(parsed, measured), headers=headers)

@@ -33,10 +33,10 @@ class Direct(Protocol):
     def abort(self) -> None:
         """Drop the connection, and what waits to be sent on it."""
 
-    def watch(self, on_gone: Callable[[], None]) -> Callable[[], None]:
+    def watch(self, on_gone: Callable[[], None], *, has_body: bool) -> Callable[[], None]:
         """Have a function called once the client leaves, later than now; returns what ends the watch.
 
-        There is one watch at a time.
+        There is one watch at a time. `has_body` says that the body is yet to be read, and must stay unread.
         """
 
 
@@ -50,10 +50,17 @@ class ClientGoneError(Exception):
     """The client left before it was answered."""
 
 
-async def run_until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Await `work`, and cancel it when the client leaves. The body must have been read.
+async def run_until_disconnect(
+    request: Request, work: Coroutine[Any, Any, T], *, has_body: bool = False
+) -> T:
+    """Await `work`, and cancel it when the client leaves.
 
     It runs in the request's own task, as it does for `asyncio.timeout`.
+
+    Args:
+        request: The HTTP request.
+        work: What is awaited.
+        has_body: Whether the body is yet to be read, by somebody else and later.
 
     Raises:
         ClientGoneError: The client left first.
@@ -67,7 +74,7 @@ async def run_until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -
         has_left = True
         task.cancel()
 
-    stop = watch(request.scope, request.receive, leave)
+    stop = watch(request.scope, request.receive, leave, has_body=has_body)
     try:
         return await work
     except asyncio.CancelledError:
@@ -78,21 +85,27 @@ async def run_until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -
         stop()
 
 
-def watch(scope: Scope, receive: Receive, on_gone: Callable[[], None]) -> Callable[[], None]:
+def watch(
+    scope: Scope, receive: Receive, on_gone: Callable[[], None], *, has_body: bool = False
+) -> Callable[[], None]:
     """Have a function called when the client leaves, never before this one returns.
 
-    The connection calls it, without a task. Under another server than this one's, a task waits for the event.
+    The connection calls it, without a task. Under another server than this one's, a task waits for the event,
+    which cannot be received before the body.
 
     Args:
         scope: The request's.
-        receive: Takes the events of the request, whose body has been read.
+        receive: Takes the events of the request.
         on_gone: Called at most once.
+        has_body: Whether the body is yet to be read.
 
     Returns:
         What ends the watch.
     """
     if (direct := direct_of(scope)) is not None:
-        return direct.watch(on_gone)
+        return direct.watch(on_gone, has_body=has_body)
+    if has_body:
+        return _do_nothing
     watcher = asyncio.create_task(_watch(receive, on_gone))
     return partial(_stop, watcher)
 
@@ -106,6 +119,10 @@ async def until_gone(receive: Receive) -> None:
 async def _watch(receive: Receive, on_gone: Callable[[], None]) -> None:
     await until_gone(receive)
     on_gone()
+
+
+def _do_nothing() -> None:
+    pass
 
 
 def _stop(watcher: "asyncio.Task[None]") -> None:

@@ -1,6 +1,7 @@
 """How the answer to one request is written, where uvicorn's own way is slow or wrong."""
 
 import asyncio
+import select
 from collections.abc import Callable
 from typing import Self
 
@@ -15,6 +16,9 @@ from internvl_server.api.headers import SECURITY_HEADERS
 from internvl_server.errors import ServerError
 
 __all__ = ["CycleDirect", "ReaderWatch", "refusal", "write_unframed"]
+
+# How often the system is asked whether a client has left whose body is not being read.
+_POLL_S = 0.2
 
 
 class ReaderWatch(HttpToolsProtocol):
@@ -85,6 +89,7 @@ class CycleDirect:
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self._cycle = cycle
         self._on_gone: Callable[[], None] | None = None
+        self._polling: asyncio.TimerHandle | None = None
 
     def write(self, body: bytes) -> bool:
         """Write a chunk of an answer that has begun, unless the client is behind."""
@@ -99,12 +104,15 @@ class CycleDirect:
         """Drop the connection."""
         self._cycle.transport.abort()
 
-    def watch(self, on_gone: Callable[[], None]) -> Callable[[], None]:
+    def watch(self, on_gone: Callable[[], None], *, has_body: bool) -> Callable[[], None]:
         """Have a function called once the client leaves."""
         self._on_gone = on_gone
-        self._cycle.flow.resume_reading()  # a large body may have paused it; the end must be read
         if self._cycle.disconnected:
             asyncio.get_running_loop().call_soon(self.leave)
+        elif has_body:
+            self._poll_later()
+        else:
+            self._cycle.flow.resume_reading()  # a large body may have paused it; the end must be read
         return self._stop
 
     def leave(self) -> None:
@@ -115,5 +123,20 @@ class CycleDirect:
         if on_gone is not None:
             on_gone()
 
+    def _poll_later(self) -> None:
+        self._polling = asyncio.get_running_loop().call_later(_POLL_S, self._poll)
+
+    def _poll(self) -> None:
+        """Ask the system whether the client has left: the transport does not, while a body is unread."""
+        poll = select.poll()
+        poll.register(self._cycle.transport.get_extra_info("socket"), select.POLLRDHUP)
+        if poll.poll(0):
+            self.abort()  # which ends the request, too
+        else:
+            self._poll_later()
+
     def _stop(self) -> None:
         self._on_gone = None
+        if self._polling is not None:
+            self._polling.cancel()
+            self._polling = None

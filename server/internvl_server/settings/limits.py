@@ -47,7 +47,9 @@ class LimitSettings(Section):
     requests as the engine computes at the same time, and at least four, may always wait."""
     max_body_bytes_in_flight: PositiveInt = 256 << 20
     """Maximum size in bytes of the bodies of all requests until the engine takes them; they take up to three
-    times as much memory while they are parsed. Further requests wait, before their bodies are read."""
+    times as much memory while they are parsed. Further requests wait, before their bodies are read. A body in
+    chunks, which does not say its length, counts in steps of a MiB while it arrives, and does not wait for the
+    next: if there is no room it gets 429."""
     max_fetched_bytes_in_flight: PositiveInt = 512 << 20
     """Maximum size in bytes of the fetched images of all requests until they are tiled. Further requests wait
     before they fetch. An image counts with the largest size that is allowed until its size is known. Videos

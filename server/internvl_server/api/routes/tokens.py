@@ -33,10 +33,10 @@ async def tokenize(request: Request, services: ServicesDep) -> Response:
     """The token ids of a text, or of a conversation as it would be answered, images included."""
     with services.gate.admit(request):
         parser = partial(parse_tokenize_request, media=services.settings.media)
-        parsed = await read_request(request, services.settings, parser)
-        _check_model(parsed.options.model, services)
-        request.state.dialect = COMPLETIONS if parsed.conversation is None else CHAT
         async with within_deadline():
+            parsed = await read_request(request, services.settings, parser)
+            _check_model(parsed.options.model, services)
+            request.state.dialect = COMPLETIONS if parsed.conversation is None else CHAT
             tokens = await run_until_disconnect(request, _tokens(parsed, services))
         render = partial(
             _render, tokens, services, with_strs=bool(parsed.options.return_token_strs)
@@ -69,7 +69,8 @@ async def detokenize(request: Request, services: ServicesDep) -> JSONResponse:
     with services.gate.admit(request):
         max_tokens = services.engine.info.max_model_len
         parser = partial(parse_detokenize_request, max_tokens=max_tokens)
-        parsed = await read_request(request, services.settings, parser)
+        async with within_deadline():
+            parsed = await read_request(request, services.settings, parser)
         _check_model(parsed.body.model, services)
         tokens = parsed.body.tokens
         to_text = partial(services.prompt_counter.text_of, tokens)
