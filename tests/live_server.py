@@ -3,7 +3,6 @@
 import contextlib
 import threading
 import time
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,7 +13,7 @@ import openai
 import uvicorn
 from internvl_server.app import create_app
 from internvl_server.engine.base import Engine
-from internvl_server.serve.connection import Connection
+from internvl_server.serve.run import connections_of
 from internvl_server.settings import Settings
 
 
@@ -24,9 +23,7 @@ class LiveServer:
     def __init__(self, settings: Settings, engine: Engine | None = None) -> None:
         self.app = create_app(settings, engine)
         config = uvicorn.Config(
-            self.app, port=0, http=partial(
-                Connection, limits=settings.limits, allowed_hosts=settings.server.allowed_hosts
-            ), loop="asyncio",
+            self.app, port=0, http=connections_of(settings), loop="asyncio",
             log_config=None, timeout_keep_alive=5, timeout_graceful_shutdown=2, ws="none",
             server_header=False, access_log=False,
         )  # fmt: skip

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from internvl_server.serve.connection import Connection
 
 from tests.live.test_streams import HELLO, is_idle, wait_until
 from tests.live_server import LiveServer
@@ -221,11 +220,10 @@ def test_an_answer_that_nobody_reads_does_not_keep_its_connection(
 
 
 def test_answers_that_nobody_reads_hold_no_connection(
-    start_server: Callable[..., LiveServer], monkeypatch: pytest.MonkeyPatch
+    start_server: Callable[..., LiveServer],
 ) -> None:
     """Answers to pipelined requests fill the buffers between server and client."""
-    monkeypatch.setattr(Connection, "stuck_after_s", 0.3)
-    server = start_server(server={"named_keys": ["alice:secret"]})
+    server = start_server(server={"named_keys": ["alice:secret"], "unread_timeout_s": 0.3})
     one = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\nx-api-key: secret\r\n\r\n"
     address = ("127.0.0.1", server.port)
 

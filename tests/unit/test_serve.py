@@ -3,6 +3,7 @@
 import signal
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 import uvicorn
@@ -10,6 +11,7 @@ from internvl_server.api.admission import AdmissionGate, GateState
 from internvl_server.engine.health import health_of
 from internvl_server.pipeline import Budgets
 from internvl_server.serve.draining import DrainingServer
+from internvl_server.serve.room import AwaitedHeads
 from internvl_server.settings import ServerSettings, Settings
 from internvl_server.settings.limits import LimitSettings
 
@@ -67,3 +69,27 @@ async def test_a_later_signal_ends_the_wait_and_what_runs(
     server.handle_exit(signal.SIGTERM, None)
     assert await server.on_tick(1)
     assert timers == [(signal.ITIMER_REAL, 4.5)]
+
+
+@pytest.mark.parametrize(
+    ("addresses", "num_dropped"),
+    [
+        (["192.0.2.1"] * 4, 2),
+        (["192.0.2.1", "192.0.2.2", "::ffff:192.0.2.1", "::ffff:192.0.2.2"], 0),
+        (["192.0.2.1", "::ffff:192.0.2.1", "192.0.2.1"], 1),
+        (["2001:db8::1", "2001:db8::2", "2001:db8::ffff:3", "2001:db8:0:1::1"], 1),
+        ([None] * 4, 0),
+    ],
+)
+def test_unfinished_heads_are_counted_by_address(
+    addresses: list[str | None], num_dropped: int
+) -> None:
+    heads = AwaitedHeads(2)
+    connections = [Mock(client=address and (address, 1)) for address in addresses]
+    for connection in connections:
+        heads.add(connection)
+    dropped = [connection.transport.abort.called for connection in connections]
+    assert dropped == [True] * num_dropped + [False] * (len(connections) - num_dropped)
+    for connection in connections:
+        heads.discard(connection)
+    assert not heads._by_site

@@ -8,7 +8,7 @@ trailers, which the parser reports; the other has all other bytes but the body's
 import asyncio
 import logging
 from asyncio import TimerHandle
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 from weakref import ref
@@ -25,8 +25,9 @@ from internvl_server.errors import (
     ServerError,
 )
 from internvl_server.serve.head import check_head, check_url, head_too_large, too_many_headers
+from internvl_server.serve.room import AwaitedHeads, close_idle
 from internvl_server.serve.writing import CycleDirect, ReaderWatch, refusal, write_unframed
-from internvl_server.settings import LimitSettings
+from internvl_server.settings import Settings
 
 __all__ = ["MAX_REFUSED_CONNECTIONS", "Connection"]
 
@@ -50,9 +51,9 @@ class Connection(ReaderWatch):
 
     Args:
         config, server_state, app_state, _loop: uvicorn's.
-        limits: Of the heads of requests: their size, and the time they may take. A connection on which the
-            client has something to send, and does not, is closed after that time too.
-        allowed_hosts: The setting of this name.
+        settings: The limits of the heads of requests: their size, and the time they may take. A connection on
+            which the client has something to send, and does not, is closed after that time too.
+        awaited_heads: Of all connections.
     """
 
     def __init__(
@@ -62,12 +63,14 @@ class Connection(ReaderWatch):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
-        limits: LimitSettings,
-        allowed_hosts: Collection[str] = (),
+        settings: Settings,
+        awaited_heads: AwaitedHeads,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._limits = limits
-        self._allowed_hosts = allowed_hosts
+        self._limits = settings.limits
+        self._awaited_heads = awaited_heads
+        self._allowed_hosts = settings.server.allowed_hosts
+        self.stuck_after_s = settings.server.unread_timeout_s
         self._deadline: TimerHandle | None = None
         self._refusal: ServerError | None = None
         self._is_refused = False
@@ -84,7 +87,7 @@ class Connection(ReaderWatch):
         """Wait for the first request."""
         super().connection_made(transport)
         num_excess = len(self.connections) - self._limits.max_connections
-        if num_excess <= 0 or self._close_idle():
+        if num_excess <= 0 or close_idle(self.connections):
             self._start_deadline()
         elif num_excess <= MAX_REFUSED_CONNECTIONS:
             self._refuse(EngineOverloadedError("Too many connections are open. Retry shortly."))
@@ -262,29 +265,24 @@ class Connection(ReaderWatch):
         self._stop_deadline()
         self._deadline = self.loop.call_later(_LINGER_S, self.transport.abort)
 
-    def _close_idle(self) -> bool:
-        """Close a connection that is between requests. Returns whether there was one."""
-        for other in cast(set[Connection], self.connections):
-            if other.timeout_keep_alive_task is not None and not other.transport.is_closing():
-                other.transport.close()
-                return True
-        return False
-
     def _disconnect(self) -> None:
         for direct in tuple(self._unanswered):
             direct.leave()
 
     def _start_deadline(self) -> None:
         if self._deadline is None:
+            self._awaited_heads.add(self)
             self._deadline = self.loop.call_later(self._limits.head_timeout_s, self._on_deadline)
 
     def _stop_deadline(self) -> None:
+        self._awaited_heads.discard(self)
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
     def _on_deadline(self) -> None:
         self._deadline = None
+        self._awaited_heads.discard(self)
         if not self._is_in_message or self._is_in_body:  # silent, or answered
             self.transport.close()
             return

@@ -21,10 +21,11 @@ from internvl_server.errors import StartupError
 from internvl_server.serve.connection import MAX_REFUSED_CONNECTIONS, Connection
 from internvl_server.serve.draining import DrainingServer
 from internvl_server.serve.memory import return_large_blocks
+from internvl_server.serve.room import AwaitedHeads
 from internvl_server.settings import ServerSettings, Settings
 from internvl_server.telemetry.logging import configure_logs
 
-__all__ = ["serve"]
+__all__ = ["connections_of", "serve"]
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def serve(settings: Settings) -> int:
         backlog=settings.server.backlog,
         port=settings.server.port,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
-        http=cast(type[Connection], _connections_of(settings)),
+        http=cast(type[Connection], connections_of(settings)),
         ws="none",
         proxy_headers=False,
         server_header=False,
@@ -95,8 +96,10 @@ def _spare_the_collector() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
-def _connections_of(settings: Settings) -> Callable[..., Connection]:
-    return partial(Connection, limits=settings.limits, allowed_hosts=settings.server.allowed_hosts)
+def connections_of(settings: Settings) -> Callable[..., Connection]:
+    """What makes the connections of one server."""
+    heads = AwaitedHeads(settings.limits.max_awaited_heads_per_address)
+    return partial(Connection, settings=settings, awaited_heads=heads)
 
 
 def _allow_files(max_connections: int) -> None:

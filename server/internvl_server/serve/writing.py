@@ -24,10 +24,11 @@ _POLL_S = 0.2
 class ReaderWatch(HttpToolsProtocol):
     """Drops a connection whose client takes so little of an answer that nothing can be written for long.
 
-    This is for all answers; streams have a shorter timeout besides, `server.send_timeout_s`.
+    This is for all answers; streams have a timeout besides, `server.send_timeout_s`.
     """
 
-    stuck_after_s = 60.0
+    stuck_after_s: float
+    """`server.unread_timeout_s`."""
     _stuck: asyncio.TimerHandle | None = None
 
     def pause_writing(self) -> None:

@@ -15,6 +15,10 @@ class LimitSettings(Section):
     max_connections: Annotated[int, Field(ge=1, le=100_000)] = 2048
     """Maximum number of open connections. A further one takes the place of one that is idle between requests;
     if there is none it gets 429."""
+    max_awaited_heads_per_address: PositiveInt = 512
+    """Maximum number of connections of one client address on which the server waits for the headers of a
+    request; an IPv6 network of 64 bits counts as one address. A further one takes the place of the one that
+    has waited longest. Behind a balancer all clients have its address: it sends whole headers at once."""
     max_url_bytes: Annotated[int, Field(ge=256, le=65_536)] = 8192
     """Maximum size of the URL of a request in bytes."""
     max_head_bytes: Annotated[int, Field(ge=1024, le=1 << 20)] = 16_384
@@ -48,8 +52,8 @@ class LimitSettings(Section):
     max_body_bytes_in_flight: PositiveInt = 256 << 20
     """Maximum size in bytes of the bodies of all requests until the engine takes them; they take up to three
     times as much memory while they are parsed. Further requests wait, before their bodies are read. A body in
-    chunks, which does not say its length, counts in steps of a MiB while it arrives, and does not wait for the
-    next: if there is no room it gets 429."""
+    chunks, whose length is not known, counts in steps of a MiB as it arrives, and gets 429 if there is no
+    room for the next."""
     max_fetched_bytes_in_flight: PositiveInt = 512 << 20
     """Maximum size in bytes of the fetched images of all requests until they are tiled. Further requests wait
     before they fetch. An image counts with the largest size that is allowed until its size is known. Videos

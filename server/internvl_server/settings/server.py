@@ -73,6 +73,9 @@ class ServerSettings(Section):
     """Seconds between keep-alive comments on a stream that has nothing else to send."""
     send_timeout_s: PositiveFloat = 30.0
     """Seconds a client may leave a stream unread, with full buffers, before its connection is closed."""
+    unread_timeout_s: PositiveFloat = 60.0
+    """Seconds a client may take nothing of any answer, with full buffers, before its connection is closed; of
+    a stream `send_timeout_s`, if that is shorter."""
     pre_drain_s: Annotated[float, Field(ge=0, le=3600)] = 0.0
     """Seconds after SIGTERM in which `/ready` answers 503 and requests are still served. Set it to the time
     the load balancer needs to notice, e.g. 10 for three checks at intervals of two seconds."""
