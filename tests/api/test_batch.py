@@ -86,6 +86,19 @@ def test_all_lines_succeed(batch: Batch, picture_url: Callable[..., str]) -> Non
     assert results["picture"]["response"]["body"]["usage"]["prompt_tokens_details"]["image_tokens"]
 
 
+def test_others_cannot_look_into_the_process(batch: Batch) -> None:
+    """It has the keys of a server, or the images of the batch."""
+    batch.write(request_line("1"))
+    code = (
+        "import ctypes, sys; from internvl_server.cli import main; main(sys.argv[1:]); "
+        "print('dumpable:', ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"
+    )
+    arguments = ["batch", str(batch.input), "-o", str(batch.output), *batch.engine]
+    command = [sys.executable, "-c", code, *arguments]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ran.stdout == "dumpable: 0\n", ran.stderr
+
+
 def test_failures_are_written_and_set_the_exit_code(batch: Batch) -> None:
     batch.write(
         request_line("good"),

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from internvl_server.app import create_app
 from internvl_server.batch.files import BatchError, ResultFile, open_results, read_lines
 from internvl_server.batch.runner import BatchRunner
+from internvl_server.concurrency.confinement.process import forbid_looking
 from internvl_server.errors import StartupError
 from internvl_server.settings import Settings
 from internvl_server.telemetry.logging import configure_logs
@@ -38,6 +39,7 @@ def run_batch(settings: Settings, options: argparse.Namespace) -> int:
         BatchError, OSError: The files or options cannot be used.
         StartupError: The server cannot start.
     """
+    forbid_looking()
     own_server = ("model.path", "engine.kind")  # the settings of --model and --engine
     if options.url is not None and any(hasattr(options, key) for key in own_server):
         raise BatchError("--model and --engine cannot be combined with --url")

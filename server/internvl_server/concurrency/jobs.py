@@ -18,6 +18,7 @@ from typing import Any
 
 from internvl_server.concurrency.confinement.process import confine, limit_time, protect
 from internvl_server.concurrency.confinement.rules import rules_for
+from internvl_server.concurrency.priority import NICENESS, give_way
 from internvl_server.concurrency.programs import import_environment
 from internvl_server.errors import EngineError, EngineOverloadedError, EngineUnavailableError
 
@@ -149,14 +150,15 @@ class JobProcesses:
             async with asyncio.timeout(_START_S):
                 process.stdin.write(self._rules + b"\n")
                 ready = await process.stdout.readline()
+            self._check_open()
+            unfiltered = json.loads(ready)["unfiltered"]
+        except (ValueError, LookupError, TypeError) as err:  # it printed nothing, or something else
+            await self._end(process)
+            raise EngineError(f"The program {self._program} does not start.") from err
         except BaseException:
             await self._end(process)
             raise
-        if self._is_closed or not ready:
-            await self._end(process)
-            self._check_open()
-            raise EngineError(f"The program {self._program} does not start.")
-        if unfiltered := json.loads(ready)["unfiltered"]:
+        if unfiltered:
             _log.warning("the system calls of %s are not filtered: %s", self._program, unfiltered)
         return process
 
@@ -187,6 +189,7 @@ def serve_jobs(answer: Callable[[Any], Mapping[str, Any]], *samples: object) -> 
     """
     limit_s, max_bytes = float(sys.argv[1]), int(sys.argv[2])
     protect()
+    give_way(NICENESS)
     resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))
     for module in _IMPORTED_LATE:
         import_module(module)

@@ -5,7 +5,10 @@ import os
 from ctypes import c_int32, c_long, c_uint32, c_uint64
 from typing import ClassVar
 
-__all__ = ["give_way"]
+__all__ = ["NICENESS", "give_way"]
+
+NICENESS = 5
+"""Of the processes that decode or compile for a request, which must not keep the others from being served."""
 
 _SLICE_NS = 100_000_000  # the longest that Linux allows
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}

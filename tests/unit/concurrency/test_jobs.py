@@ -7,6 +7,7 @@ from dataclasses import asdict
 import pytest
 from internvl_server.concurrency.confinement import rules
 from internvl_server.concurrency.jobs import JobLimitError, JobProcesses
+from internvl_server.concurrency.priority import NICENESS
 from internvl_server.errors import EngineError, EngineOverloadedError, EngineUnavailableError
 from seccompy.syscalls import AARCH64_SYSCALLS, X86_64_SYSCALLS
 
@@ -139,6 +140,20 @@ async def test_a_program_that_does_not_start_is_a_defect(make):
     with pytest.raises(EngineError, match=r"no\.such\.program"):
         await processes.run({})
     await processes.close()
+
+
+async def test_a_program_that_says_something_else_is_a_defect(make):
+    processes = make("this")
+    with pytest.raises(EngineError, match="does not start"):
+        await processes.run({})
+    assert not processes._all
+
+
+async def test_a_job_gives_way_to_the_server(processes):
+    await processes.run({"say": 1})
+    [process] = processes._all
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert os.getpriority(os.PRIO_PROCESS, process.pid) == min(own + NICENESS, 19)
 
 
 async def test_the_environment_is_not_inherited(processes, monkeypatch):

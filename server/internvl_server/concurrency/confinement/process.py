@@ -4,6 +4,7 @@ Nothing here can be undone by the process, whoever runs it.
 """
 
 import ctypes
+import errno
 import json
 import os
 import resource
@@ -17,9 +18,11 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
 _SECCOMP_SET_MODE_FILTER = 1
-# For all threads; and without the slower branch prediction that old kernels switch to, which protects secrets
-# within a process.
-_SECCOMP_FLAGS = 1 | 4
+# For all threads.
+_SECCOMP_TSYNC = 1
+# Without the slower branch prediction that some kernels switch to, which protects secrets within a process.
+# Kernels before 4.17 do not know it.
+_SECCOMP_SPEC_ALLOW = 4
 _CAPABILITY_VERSION = 0x20080522
 _BYTES_PER_INSTRUCTION = 8
 
@@ -84,8 +87,20 @@ def _filter_calls(number: int, program: bytes) -> None:
     if not program:
         raise OSError(0, "the system calls of this processor are not known")
     filtered = _Program(len(program) // _BYTES_PER_INSTRUCTION, program)
-    arguments = (c_ulong(_SECCOMP_SET_MODE_FILTER), c_ulong(_SECCOMP_FLAGS), ctypes.byref(filtered))
-    _check(_libc().syscall(c_long(number), *arguments))
+    try:
+        _install(number, _SECCOMP_TSYNC | _SECCOMP_SPEC_ALLOW, filtered)
+    except OSError as err:
+        if err.errno != errno.EINVAL:
+            raise
+        _install(number, _SECCOMP_TSYNC, filtered)
+
+
+def _install(number: int, flags: int, program: _Program) -> None:
+    call = c_long(number), c_ulong(_SECCOMP_SET_MODE_FILTER), c_ulong(flags)
+    result: int = _libc().syscall(*call, ctypes.byref(program))
+    if result > 0:
+        raise OSError(0, f"the thread {result} has another filter")
+    _check(result)
 
 
 def _prctl(option: int, value: int) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from internvl_server.concurrency.confinement.process import confine, limit_time, protect
-from internvl_server.concurrency.priority import give_way
+from internvl_server.concurrency.priority import NICENESS, give_way
 from internvl_server.core import PixelType
 from internvl_server.errors import ImageDecodeError, ImageError
 from internvl_server.media.decoding.heif_items import is_heic
@@ -35,7 +35,6 @@ from internvl_server.media.types import IMAGE, MediaType
 
 __all__ = ["Worker", "WorkerMemory", "import_all", "main", "serve"]
 
-NICENESS = 5
 # Memory of larger images is returned to the system after the job; that of smaller ones serves the next.
 KEPT_PIXELS = 8_000_000
 # What libraries import only when an image needs it, which a confined worker cannot do any more.
