@@ -1,7 +1,9 @@
 """Sends one request and takes the time of every chunk of its answer."""
 
+import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -25,14 +27,66 @@ def open_http(
     """A client whose number of connections nothing bounds but the load; an answer may take any time."""
     return httpx2.AsyncClient(
         base_url=base_url,
-        headers={"Content-Type": "application/json", **headers},
+        headers={"Content-Type": "application/json", "Accept-Encoding": "identity", **headers},
         timeout=httpx2.Timeout(None, connect=_CONNECT_TIMEOUT_S),
-        limits=httpx2.Limits(
-            max_connections=None, max_keepalive_connections=None, keepalive_expiry=_KEEP_ALIVE_S
-        ),
+        transport=_Connections(httpx2.create_ssl_context(verify=verify, trust_env=False)),
         trust_env=False,
-        verify=verify,
     )
+
+
+class _Connections(httpx2.AsyncBaseTransport):
+    """One transport for each request in flight, the last one used first.
+
+    The pool of a single transport looks through all of its connections for every request, which takes the
+    client's time where there are hundreds.
+    """
+
+    def __init__(self, ssl_context: ssl.SSLContext) -> None:
+        self._ssl_context = ssl_context
+        self._free: list[httpx2.AsyncHTTPTransport] = []
+        self._every: list[httpx2.AsyncHTTPTransport] = []
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send a request on a connection that no other request uses."""
+        transport = self._free.pop() if self._free else self._new()
+        give_back = partial(self._free.append, transport)
+        try:
+            response = await transport.handle_async_request(request)
+        except BaseException:
+            give_back()
+            raise
+        assert isinstance(response.stream, httpx2.AsyncByteStream)
+        response.stream = _Stream(response.stream, give_back)
+        return response
+
+    def _new(self) -> httpx2.AsyncHTTPTransport:
+        limits = httpx2.Limits(max_connections=None, keepalive_expiry=_KEEP_ALIVE_S)
+        self._every.append(httpx2.AsyncHTTPTransport(verify=self._ssl_context, limits=limits))
+        return self._every[-1]
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for transport in self._every:
+            await transport.aclose()
+
+
+class _Stream(httpx2.AsyncByteStream):
+    """A body that calls `on_close` when it has been closed, once."""
+
+    def __init__(self, body: httpx2.AsyncByteStream, on_close: Callable[[], None]) -> None:
+        self._body, self._on_close = body, on_close
+        self._is_open = True
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._body.__aiter__()
+
+    async def aclose(self) -> None:
+        try:
+            await self._body.aclose()
+        finally:
+            if self._is_open:
+                self._is_open = False
+                self._on_close()
 
 
 class EventReader:
@@ -109,7 +163,7 @@ class Client:
 
     async def _read_events(self, response: httpx2.Response, record: Record) -> None:
         reader = EventReader()
-        async for piece in response.aiter_bytes():
+        async for piece in response.aiter_raw():
             now = time.perf_counter()
             for data in reader.feed(piece):
                 if self._take(data, record, now) and record.outcome == Outcome.ABORTED:
