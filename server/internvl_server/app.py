@@ -8,11 +8,14 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from prometheus_client import CollectorRegistry
 
 from internvl_server import __version__
 from internvl_server.api.admission import AdmissionGate, GateState
 from internvl_server.api.errors import install_error_handlers
 from internvl_server.api.headers import IGNORED_HEADER, WARNINGS_HEADER
+from internvl_server.api.metrics import route as metrics
+from internvl_server.api.metrics.collector import LiveCollector
 from internvl_server.api.middleware.auth import AuthMiddleware
 from internvl_server.api.middleware.keys import KeyRing
 from internvl_server.api.middleware.request_context import RequestContextMiddleware
@@ -45,6 +48,8 @@ from internvl_server.prompt.tokenizer import load_tokenizer
 from internvl_server.protocol.dialects import MESSAGES
 from internvl_server.settings import Settings
 from internvl_server.startup_check import fingerprint_of, run_startup_check
+from internvl_server.telemetry.observer import Observer, Observers
+from internvl_server.telemetry.prometheus import PrometheusObserver
 
 __all__ = ["create_app"]
 
@@ -129,20 +134,28 @@ def create_app(
         budgets=budgets,
         startup_check=check,
         fingerprint=fingerprint_of(check, __version__, checkpoint.config_hash),
+        registry=CollectorRegistry(),
         created=int(time.time()),
     )
+    observer = _observer(services)
     app = FastAPI(
         title="InternVL server",
         version=__version__,
-        lifespan=_lifespan(services, media, on_fatal, on_ready),
+        lifespan=_lifespan(services, observer, on_fatal, on_ready),
         openapi_url=None,  # `install_openapi` adds it
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # a redirect would be built from the client's Host header
     )
     app.state.services = services
-    _install(app, settings, keys)
+    _install(app, settings, keys, observer)
     return app
+
+
+def _observer(services: Services) -> Observers:
+    """What is told about requests, with a registry that reads the rest."""
+    services.registry.register(LiveCollector(services))
+    return Observers([PrometheusObserver(services.registry)])
 
 
 def _taken_keys(settings: Settings) -> tuple[KeyRing, Settings]:
@@ -169,7 +182,7 @@ def _with_room_for_texts(settings: Settings, max_model_len: int) -> Settings:
     return settings.model_copy(update={"limits": limits})
 
 
-def _install(app: FastAPI, settings: Settings, keys: KeyRing) -> None:
+def _install(app: FastAPI, settings: Settings, keys: KeyRing, observer: Observer) -> None:
     install_error_handlers(app)
     install_openapi(app, is_served=settings.server.openapi)
     for module in (chat, completions, messages, responses, tokens, models, version, health, index):
@@ -178,8 +191,10 @@ def _install(app: FastAPI, settings: Settings, keys: KeyRing) -> None:
     app.state.playground = playground.Playground() if settings.server.playground else None
     if settings.server.playground:
         app.router.routes += playground.router.routes
+    if settings.server.metrics and not settings.server.metrics_port:
+        app.router.routes += metrics.router.routes
     app.add_middleware(AuthMiddleware, keys=keys)
-    app.add_middleware(RequestContextMiddleware)
+    app.add_middleware(RequestContextMiddleware, observer=observer)
     if settings.server.allowed_origins:
         # The outermost: preflight requests carry no key, and errors need its headers too.
         app.add_middleware(
@@ -199,20 +214,21 @@ def _install(app: FastAPI, settings: Settings, keys: KeyRing) -> None:
 
 def _lifespan(
     services: Services,
-    media: MediaPreparer,
+    observer: Observer,
     on_fatal: Callable[[StartupError], None] | None,
     on_ready: Callable[[], None] | None = None,
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as running:
+            running.callback(observer.close)
             running.push_async_callback(services.engine.close)
-            running.push_async_callback(media.close)
+            running.push_async_callback(services.media.close)
             running.push_async_callback(services.pipeline.close)
             # In the background, so that the socket opens at once and /health answers while weights load.
             starting = asyncio.create_task(_start(services, on_fatal, on_ready))
             running.callback(starting.cancel)
-            watching = asyncio.create_task(_end_stalled(services))
+            watching = asyncio.create_task(_watch(services, observer))
             running.callback(watching.cancel)
             yield
             services.gate.state = GateState.DRAINING
@@ -220,9 +236,13 @@ def _lifespan(
     return lifespan
 
 
-async def _end_stalled(services: Services) -> None:
+async def _watch(services: Services, observer: Observer) -> None:
+    """End the requests of an engine that has stalled, and measure how late the event loop is."""
     while True:
+        started = time.monotonic()
         await asyncio.sleep(_WATCH_S)
+        observer.loop_lagged(max(time.monotonic() - started - _WATCH_S, 0.0))
+        services.pipeline.meter.fold()
         services.pipeline.end_stalled(services.settings.engine.stall_timeout_s)
 
 

@@ -36,7 +36,7 @@ def routes(routers: Iterable[Any]) -> set[tuple[str, str]]:
 
 def test_every_route_asks_for_a_key(locked_server: LiveServer) -> None:
     tried = routes(locked_server.app.routes)
-    assert len(tried) == 25, "whether a new route may be open is decided here"
+    assert len(tried) == 26, "whether a new route may be open is decided here"
     open_ones = set()
     for method, path in tried:
         answer = httpx2.request(method, locked_server.url + path, timeout=60)
@@ -44,12 +44,12 @@ def test_every_route_asks_for_a_key(locked_server: LiveServer) -> None:
             open_ones.add(path)
             assert answer.status_code == 200, path
     assert open_ones == {*OPEN_PATHS, f"{OPEN_FOLDER}icon.svg"}
-    assert open_ones == {"/", "/health", "/ready", "/playground/icon.svg"}
+    assert open_ones == {"/", "/health", "/metrics", "/ready", "/playground/icon.svg"}
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "OPTIONS", "TRACE", "PURGE"])
 def test_paths_without_a_route_ask_for_a_key(locked_server: LiveServer, method: str) -> None:
-    for path in ("/nope", "/v1/nope", "/docs", "/metrics", "/v1/chat/completions/x"):
+    for path in ("/nope", "/v1/nope", "/docs", "/metrics/", "/v1/chat/completions/x"):
         assert httpx2.request(method, locked_server.url + path).status_code == 401
 
 

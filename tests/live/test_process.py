@@ -131,6 +131,21 @@ def test_one_port_is_open(tiny_checkpoint: Path) -> None:
         assert listening == [f"0100007F:{int(url.rpartition(':')[2]):04X}"]
 
 
+def test_metrics_may_have_a_separate_port(tiny_checkpoint: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = ("--server.metrics-port", str(port), "--api-key", "a-key")
+    with serving(tiny_checkpoint, *options) as (process, url):
+        assert "internvl_engine_ready 1.0" in httpx2.get(f"http://127.0.0.1:{port}/metrics").text
+        assert httpx2.get(f"{url}/metrics").status_code == 404
+        taken = run("--port", "0", "--model", str(tiny_checkpoint), *options)
+        assert taken.returncode == 1
+        assert f"server.metrics_port {port}" in taken.stderr
+        process.terminate()
+        assert process.wait(20) == 0
+
+
 def test_sighup_reads_the_keys_file_again(tiny_checkpoint: Path, tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("alice:one\n")

@@ -30,6 +30,7 @@ from internvl_server.protocol.dialects import (
     Dialect,
     ErrorBody,
 )
+from internvl_server.telemetry.record import RequestRecord, current_record
 
 __all__ = [
     "ERROR_TABLE",
@@ -44,6 +45,7 @@ __all__ = [
     "error_response",
     "error_rows",
     "install_error_handlers",
+    "note_error",
     "unexpected_response",
 ]
 
@@ -189,12 +191,19 @@ def envelope(error: ServerError, dialect: Dialect) -> dict[str, Any]:
 def error_response(error: ServerError, dialect: Dialect = CHAT) -> JSONResponse:
     """An error as an answer. Its headers tell the SDK whether to retry, and when."""
     row = _row(error)
+    note_error(current_record.get(), error)
     headers = {"x-should-retry": "true" if row.retry_after_s else "false"}
     if row.retry_after_s:
         headers["Retry-After"] = str(getattr(error, "retry_after_s", row.retry_after_s))
     if isinstance(error, errors.AuthenticationError):
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(envelope(error, dialect), status_code=row.status, headers=headers)
+
+
+def note_error(record: RequestRecord | None, error: ServerError) -> None:
+    """Write to a request's record which error it is answered with."""
+    if record is not None:
+        record.error_code = error.code or _row(error).code or ""
 
 
 def client_facing_error(error: Exception) -> ServerError:

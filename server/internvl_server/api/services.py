@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
+from prometheus_client import CollectorRegistry
 
 from internvl_server.api.admission import AdmissionGate
 from internvl_server.api.middleware.keys import KeyRing
@@ -35,6 +36,7 @@ class Services:
     budgets: Budgets
     startup_check: StartupCheck
     fingerprint: str
+    registry: CollectorRegistry
     created: int
 
     def check_model(self, name: str) -> None:

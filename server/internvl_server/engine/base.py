@@ -20,8 +20,7 @@ class Capability(StrEnum):
     IMAGES = "image_url"
     LOGPROBS = "logprobs"
     GUIDED_DECODING = "response_format"
-    # Constrains calls that the model makes by its own choice, too.
-    GUIDED_TOOL_CALLS = "tools"
+    GUIDED_TOOL_CALLS = "tools"  # also of calls that the model makes by its own choice
     LOGIT_BIAS = "logit_bias"
     PRESENCE_PENALTY = "presence_penalty"
     FREQUENCY_PENALTY = "frequency_penalty"
@@ -33,9 +32,9 @@ class EngineInfo:
     """Facts that do not change while an engine lives.
 
     `max_model_len` is the largest number of tokens of one request, prompt and completion together, and
-    `max_num_seqs` of requests computed at the same time. What needs one of the `ignored` capabilities is
-    left out with a warning, not refused. `default_max_tokens` limits an answer whose request has no limit;
-    0 is the rest of the context. `pixel_type` of its `pixel_values` may be known only once it has started.
+    `max_num_seqs` of requests computed at the same time. What needs one of the `ignored` capabilities is left
+    out with a warning, not refused. `default_max_tokens` limits an answer whose request has no limit; 0 is no
+    limit. `pixel_type`, of its `pixel_values`, may be known only once it has started.
     """
 
     backend: str
@@ -51,8 +50,8 @@ class EngineInfo:
 class EngineHealth:
     """Current status. A ready engine can produce tokens; one that is not alive has hung or ended.
 
-    Of the running requests `num_unconfirmed` were cancelled, but the engine does not end them. It has had
-    work without making progress for `silence_s`.
+    `num_unconfirmed` running requests were cancelled but do not end. Work has made no progress for
+    `silence_s`. `kv_usage` is the part of the KV cache in use, if it is known.
     """
 
     is_ready: bool
@@ -60,6 +59,7 @@ class EngineHealth:
     num_running: int = 0
     num_waiting: int = 0
     num_unconfirmed: int = 0
+    kv_usage: float | None = None
     is_alive: bool = True
     silence_s: float = 0.0
 

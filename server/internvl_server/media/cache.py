@@ -37,13 +37,23 @@ class TileCache:
 
     Args:
         max_bytes: Most bytes of pixels; 0 keeps none.
+
+    Attributes:
+        num_bytes: Bytes of pixels that are kept.
+        num_queries: Calls of `get`.
+        num_hits: Those whose tiles were kept, or were being prepared.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._kept: OrderedDict[Key, Tiles] = OrderedDict()
         self._flights: dict[Key, _Flight] = {}
-        self.num_bytes = 0
+        self.num_bytes = self.num_queries = self.num_hits = 0
+
+    @property
+    def num_entries(self) -> int:
+        """Images and videos whose tiles are kept."""
+        return len(self._kept)
 
     async def get(self, key: Key, prepare: Callable[[], Coroutine[Any, Any, Tiles]]) -> Tiles:
         """The tiles of a key.
@@ -53,10 +63,13 @@ class TileCache:
             prepare: Makes them. It is cancelled if all that wait for it leave; its failure is raised for all
                 of them, and is not kept.
         """
+        self.num_queries += 1
         if (tiles := self._kept.get(key)) is not None:
+            self.num_hits += 1
             self._kept.move_to_end(key)
             return tiles
         flight = self._flights.get(key)
+        self.num_hits += flight is not None
         if flight is None:
             flight = self._flights[key] = _Flight(asyncio.create_task(prepare()))
             flight.task.add_done_callback(partial(self._land, key, flight))

@@ -90,7 +90,7 @@ class MediaPreparer:
             timeout_s=settings.decode_timeout_s,
             pixel_format=self._pixel_format,
         )
-        cache = TileCache(settings.cache_bytes)
+        self.cache = cache = TileCache(settings.cache_bytes)
         pool = CachedPool(self._pool, cache, num_workers)
         self._images = ImagePreparer(pool, tile_px=tile_px, auto_max_tiles=auto_max_tiles)
         self._videos = VideoPreparer(settings, tile_px, pool, self._pixel_format, cache)

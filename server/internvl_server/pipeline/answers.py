@@ -1,6 +1,7 @@
 """One answer to a request: takes its tokens from the engine and passes on what is certain."""
 
 import asyncio
+import time
 from dataclasses import replace
 from typing import Protocol
 
@@ -9,6 +10,7 @@ from internvl_server.engine.stream import Stream
 from internvl_server.errors import ServerError
 from internvl_server.output.text import AnswerText
 from internvl_server.pipeline.conformity import CheckedAnswer
+from internvl_server.telemetry.tokens import TokenMeter
 
 __all__ = ["Answer", "Reader"]
 
@@ -40,10 +42,21 @@ class Answer:
         stream: The engine's stream.
         text: Converts the tokens.
         checked: Checks the text; None where the engine enforces all of the constraint.
+        meter: Counts its tokens.
+
+    Attributes:
+        first_at: When the first tokens came, by `time.monotonic`; 0 before.
+        last_at: When the last ones came.
     """
 
     def __init__(
-        self, index: int, stream: Stream, text: AnswerText, checked: CheckedAnswer | None = None
+        self,
+        index: int,
+        stream: Stream,
+        text: AnswerText,
+        checked: CheckedAnswer | None = None,
+        *,
+        meter: TokenMeter,
     ) -> None:
         self.index = index
         self._stream = stream
@@ -53,6 +66,10 @@ class Answer:
         self._is_paused = self._is_over = self._writes_json = False
         self._reader: Reader
         self.num_cached_tokens = 0
+        self.first_at = self.last_at = 0.0
+        self._meter = meter
+        self._add_gap = meter.gaps.append
+        meter.begin(self)
 
     @property
     def num_tokens(self) -> int:
@@ -85,12 +102,19 @@ class Answer:
     async def aclose(self) -> None:
         """End the answer, and the check of its text. Idempotent."""
         self.end()
+        self._meter.end(self)
         if self._check is not None:
             self._check.cancel()
             await asyncio.gather(self._check, return_exceptions=True)
 
     def put(self, delta: TokenDelta) -> None:
         """Take tokens; called by the stream."""
+        now = time.monotonic()
+        if self.first_at:
+            self._add_gap(now - self.last_at)
+        else:
+            self.first_at = now
+        self.last_at = now
         try:
             if not self._put_json(delta):
                 self._put(delta)

@@ -1,6 +1,7 @@
 """A running request: its answers, read as they are generated or as a whole."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ from internvl_server.concurrency.sharing import Share
 from internvl_server.core import TextDelta, TextLogprobs, ToolCallDelta, Usage
 from internvl_server.pipeline.answers import Answer, Reader
 from internvl_server.pipeline.watch import Patience, Watch
+from internvl_server.telemetry.record import RequestRecord
 
 __all__ = ["Generation"]
 
@@ -39,6 +41,8 @@ class Generation:
         self._slots: Share | None = None
         self._patience: Patience | None = None
         self._watch: Watch | None = None
+        self._entered_at = time.monotonic()
+        self._reasons: list[str] = []
         self._reader: Reader
 
     @classmethod
@@ -81,6 +85,20 @@ class Generation:
             num_reasoning_tokens=sum(answer.num_reasoning_tokens for answer in self._answers),
         )
 
+    def note(self, record: RequestRecord) -> None:
+        """Write to a record what the prompts and the answers have taken so far."""
+        usage = self.usage()
+        record.entered_at = self._entered_at
+        record.first_token_at = min((a.first_at for a in self._answers if a.first_at), default=0.0)
+        record.last_token_at = max(answer.last_at for answer in self._answers)
+        record.num_prompt_tokens = usage.num_prompt_tokens
+        record.num_image_tokens = usage.num_image_tokens
+        record.num_images = len(usage.images)
+        record.num_tiles = sum(image.num_tiles for image in usage.images)
+        record.num_cached_tokens = usage.num_cached_tokens
+        record.num_completion_tokens = usage.num_completion_tokens
+        record.finish_reasons = tuple(self._reasons)
+
     def hold(self, slots: Share, patience: Patience) -> None:
         """Own places in the engine, which are free as answers end, and limit its time."""
         self._slots, self._patience = slots, patience
@@ -120,6 +138,7 @@ class Generation:
             return
         if delta.finish_reason is not None:
             self._num_open -= 1
+            self._reasons.append(delta.finish_reason)
             self._leave_engine()
             if not self._num_open:
                 delta = replace(delta, usage=self.usage())

@@ -38,6 +38,8 @@ from internvl_server.pipeline.prompts import (
 )
 from internvl_server.pipeline.watch import Patience
 from internvl_server.prompt.builder import PromptBuilder
+from internvl_server.telemetry.record import Stage, stage
+from internvl_server.telemetry.tokens import TokenMeter
 
 __all__ = ["Pipeline"]
 
@@ -54,6 +56,9 @@ class Pipeline:
         vocabulary: The model's tokens.
         lengths: Says how many tokens images and answers may have.
         budgets: What all requests together may hold, and the limits of each.
+
+    Attributes:
+        meter: Counts the tokens of all answers.
     """
 
     def __init__(
@@ -77,6 +82,7 @@ class Pipeline:
         limits = budgets.limits
         self._max_choices = limits.max_choices
         self._running: set[Stream] = set()
+        self.meter = TokenMeter()
         self._patience = Patience(limits.first_token_timeout_s, limits.next_token_timeout_s)
 
     async def close(self) -> None:
@@ -227,10 +233,11 @@ class Pipeline:
         More answers than the engine computes at the same time wait in it.
         """
         num_answers = len(accepted) * params.num_choices
-        slots = await self._slots.reserve(
-            min(num_answers, self._max_slots),
-            cost=sum(a.usage.num_prompt_tokens for a in accepted) + num_answers,
-        )
+        with stage(Stage.QUEUE):
+            slots = await self._slots.reserve(
+                min(num_answers, self._max_slots),
+                cost=sum(a.usage.num_prompt_tokens for a in accepted) + num_answers,
+            )
         owner.enter_context(slots)
         generations = []
         for index, one in enumerate(accepted):
@@ -267,7 +274,7 @@ class Pipeline:
             CheckedAnswer(constraint, self._checker) if constraint and params.is_checked else None
         )
         text = AnswerText.of(request, params, self._vocabulary, accepted.start)
-        return Answer(index, stream, text, checked)
+        return Answer(index, stream, text, checked, meter=self.meter)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from internvl_server.media.tile_budget import ImageBudget
 from internvl_server.pipeline.budgets import Budgets
 from internvl_server.pipeline.lengths import Lengths, fewer_tiles_warnings
 from internvl_server.prompt.builder import PromptBuilder, PromptSkeleton
+from internvl_server.telemetry.record import Stage, stage
 
 __all__ = ["Accepted", "PromptPreparer", "prompt_usage", "tokenize_conversation", "tokenize_raw"]
 
@@ -45,13 +46,15 @@ async def tokenize_conversation(
     """
     builder.check_length_of_text(conversation)
     render = partial(builder.skeleton, conversation)
-    return await offload(render, size=conversation.num_text_chars, limit=MAX_TEXT_CHARS)
+    with stage(Stage.TOKENIZE):
+        return await offload(render, size=conversation.num_text_chars, limit=MAX_TEXT_CHARS)
 
 
 async def tokenize_raw(builder: PromptBuilder, raw: str | Sequence[int]) -> Prompt:
     """The prompt of literal text or of token ids; raises like `PromptBuilder.build_raw`."""
     limit = MAX_TEXT_CHARS if isinstance(raw, str) else MAX_TOKEN_IDS
-    return await offload(partial(builder.build_raw, raw), size=len(raw), limit=limit)
+    with stage(Stage.TOKENIZE):
+        return await offload(partial(builder.build_raw, raw), size=len(raw), limit=limit)
 
 
 class PromptPreparer:

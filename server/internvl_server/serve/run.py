@@ -8,11 +8,13 @@ import resource
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import cast
 
 import uvicorn
+from prometheus_client import CollectorRegistry, start_http_server
 
 from internvl_server.api.services import Services
 from internvl_server.app import create_app
@@ -72,11 +74,33 @@ def serve(settings: Settings) -> int:
     server = DrainingServer(config, app.state.services)
     listener = _bind(config)
     _announce(app.state.services, *listener.getsockname()[:2])
-    server.run(sockets=[listener])
+    with _metrics_served(settings.server, app.state.services.registry):
+        server.run(sockets=[listener])
     _leave_threads(exit_code=1 if failures else 0)
     for failure in failures:
         raise failure
     return 0
+
+
+@contextmanager
+def _metrics_served(settings: ServerSettings, registry: CollectorRegistry) -> Iterator[None]:
+    """Serve the metrics on a port of their own, if there is one, on a thread."""
+    if not (settings.metrics and settings.metrics_port):
+        yield
+        return
+    try:
+        server, thread = start_http_server(settings.metrics_port, settings.metrics_host, registry)
+    except OSError as err:
+        raise StartupError(
+            f"Cannot listen on server.metrics_host {settings.metrics_host}, server.metrics_port "
+            f"{settings.metrics_port}: {err.strerror}."
+        ) from err
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def _leave_threads(exit_code: int) -> None:

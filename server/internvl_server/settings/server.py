@@ -56,6 +56,12 @@ class ServerSettings(Section):
     """Names and addresses, without ports, that requests may have in their Host header; `/health` and `/ready`
     answer to all. Empty means all. Set it where web pages must not reach the server under names of their
     own (DNS rebinding)."""
+    metrics: bool = True
+    """Answer at `/metrics` with figures for Prometheus, to requests without a key."""
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Separate TCP port for `/metrics`, which `port` then does not have; 0 for none."""
+    metrics_host: str = "127.0.0.1"
+    """Address to listen on for `metrics_port`."""
     openapi: bool = True
     """Describe the API at `/openapi.json`, which needs a key, as the rest does; there are no pages for it."""
     playground: bool = True

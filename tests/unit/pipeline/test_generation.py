@@ -10,6 +10,7 @@ from internvl_server.output.text import AnswerRules, AnswerText
 from internvl_server.pipeline.answers import Answer
 from internvl_server.pipeline.conformity import CheckedAnswer, SchemaChecker
 from internvl_server.pipeline.generation import Generation
+from internvl_server.telemetry.tokens import TokenMeter
 
 
 async def test_the_engine_does_not_go_on_while_the_answer_is_checked() -> None:
@@ -26,7 +27,7 @@ async def test_the_engine_does_not_go_on_while_the_answer_is_checked() -> None:
 
     text = AnswerText(AnswerRules(), BytesDetokenizer([b"1", b"."]), StopMatcher(["."]))
     async with Stream(enter) as stream:
-        answer = Answer(0, stream, text, Checked(Regex("1"), SchemaChecker()))
+        answer = Answer(0, stream, text, Checked(Regex("1"), SchemaChecker()), meter=TokenMeter())
         generation = Generation(Usage(1, 0), [answer])
         reading = asyncio.create_task(generation.whole_deltas())
         await asyncio.sleep(0)

@@ -13,7 +13,7 @@ __all__ = ["ANONYMOUS", "OPEN_FOLDER", "OPEN_PATHS", "AuthMiddleware"]
 ANONYMOUS = "anonymous"
 """The client of requests without a key."""
 
-OPEN_PATHS = frozenset({"/", "/health", "/ready"})
+OPEN_PATHS = frozenset({"/", "/health", "/metrics", "/ready"})
 """What needs no key: compared with `scope["path"]`, never with a URL rebuilt from the Host header."""
 
 OPEN_FOLDER = "/playground/"

@@ -1,7 +1,8 @@
-"""ASGI middleware that gives each request an id, returns it, and writes one access log line."""
+"""ASGI middleware that gives each request an id and a record, and says when it has ended and how."""
 
 import asyncio
 import time
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -9,6 +10,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from internvl_server.api.errors import dialect_of, unexpected_response
 from internvl_server.api.headers import SECURITY_HEADERS
 from internvl_server.api.middleware.access import log_access
+from internvl_server.pipeline import Generation
+from internvl_server.telemetry.observer import Observer
+from internvl_server.telemetry.record import RequestRecord, current_record
 from internvl_server.telemetry.request_id import (
     current_request_id,
     is_valid_request_id,
@@ -17,12 +21,20 @@ from internvl_server.telemetry.request_id import (
 
 __all__ = ["RequestContextMiddleware"]
 
+CLIENT_LEFT = 499
+
 
 class RequestContextMiddleware:
-    """Assigns the id in `x-request-id` (the caller's, if it is valid), adds headers, and logs the request."""
+    """Assigns the id in `x-request-id` (the caller's, if it is valid), adds headers, and logs the request.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        app: Serves the requests.
+        observer: Gets the record of each request that has ended.
+    """
+
+    def __init__(self, app: ASGIApp, observer: Observer) -> None:
         self._app = app
+        self._observer = observer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope."""
@@ -31,26 +43,33 @@ class RequestContextMiddleware:
             return
         supplied = Headers(scope=scope).get("x-request-id", "")
         request_id = supplied if is_valid_request_id(supplied) else new_request_id()
-        token = current_request_id.set(request_id)
-        scope.setdefault("state", {})
-        started = time.monotonic()
+        id_token = current_request_id.set(request_id)
+        record = RequestRecord(request_id, scope["method"])
+        record_token = current_record.set(record)
+        state = scope.setdefault("state", {})
+        state["record"] = record
         answer = _Answer(send, dict.fromkeys(dialect_of(scope).id_headers, request_id))
         try:
             await self._app(scope, receive, answer.send)
         except BaseException as error:
-            scope["state"]["has_failed"] = True
+            state["has_failed"] = True
             # Of an answer that has begun only the end of the connection shows that it is incomplete.
             if answer.status or not isinstance(error, Exception | asyncio.CancelledError):
                 raise
             response = unexpected_response(error, dialect_of(scope))
             await response(scope, receive, answer.send)
         finally:
-            log_access(scope, answer.status, started=started, is_whole=answer.is_whole)
-            current_request_id.reset(token)
+            _complete(record, scope, answer)
+            log_access(scope["path"], record)
+            self._observer.request_ended(record)
+            # Not kept: an idle connection keeps the scope of its last request.
+            del state["record"]
+            current_record.reset(record_token)
+            current_request_id.reset(id_token)
 
 
 class _Answer:
-    """Adds headers to an answer, and keeps what the log says of it."""
+    """Adds headers to an answer, and keeps what the record says of it."""
 
     def __init__(self, send: Send, headers: dict[str, str]) -> None:
         self._send = send
@@ -68,3 +87,28 @@ class _Answer:
         elif message["type"] == "http.response.body":
             self.is_whole = not message.get("more_body", False)
         await self._send(message)
+
+
+def _complete(record: RequestRecord, scope: Scope, answer: _Answer) -> None:
+    """Write to a record how the request has ended."""
+    state: dict[str, Any] = scope["state"]
+    has_failed = "has_failed" in state
+    record.ended = time.monotonic()
+    record.status = answer.status if answer.is_whole or has_failed else CLIENT_LEFT
+    record.outcome = _outcome(record.status, has_failed=has_failed)
+    record.client = state.get("client", "-")
+    route = scope.get("route")
+    if route is not None:
+        record.route = route.path
+    record.first_event_at = state.get("first_event_at", 0.0)
+    generation: Generation | None = state.pop("generation", None)
+    if generation is not None:
+        generation.note(record)
+
+
+def _outcome(status: int, *, has_failed: bool) -> str:
+    if has_failed or status >= 500:  # noqa: PLR2004
+        return "failed"
+    if status == CLIENT_LEFT:
+        return "left"
+    return "refused" if status >= 400 else "ok"  # noqa: PLR2004

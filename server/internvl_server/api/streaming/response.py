@@ -13,7 +13,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.types import Receive, Scope, Send
 
 from internvl_server.api.disconnect import until_gone, watch
-from internvl_server.api.errors import client_facing_error, error_body
+from internvl_server.api.errors import client_facing_error, error_body, note_error
 from internvl_server.api.streaming.channel import Channel, ClientStalledError
 from internvl_server.core import TextDelta
 from internvl_server.errors import ShuttingDownError
@@ -192,6 +192,7 @@ class EventStream(EventSourceResponse):
         self._state["has_failed"] = True
         try:
             shown = self._context.run(client_facing_error, error)  # logs it, with the request's id
+            note_error(self._state.get("record"), shown)
             self._write(self._writer.failed(error_body(shown, self._writer.dialect)), is_last=True)
         except Exception as defect:  # noqa: BLE001  (raised where the response is awaited)
             self._end(defect)

@@ -163,7 +163,11 @@ class CpuEngine:
             num_waiting=worker.num_waiting,
             last_progress=worker.last_progress,
         )
-        return replace(health, is_alive=health.is_alive and not self._has_crashed)
+        return replace(
+            health,
+            kv_usage=self._scheduler.num_kv_tokens / self._max_kv_tokens,
+            is_alive=health.is_alive and not self._has_crashed,
+        )
 
     async def compile(self, constraint: Constraint) -> tuple[str, ...]:
         """Compile a constraint; see `Engine.compile`."""

@@ -155,7 +155,9 @@ class TurbomindEngine:
             num_waiting=self._jobs.num_waiting,
             last_progress=self._jobs.last_progress,
         )
-        return replace(health, num_unconfirmed=num_unconfirmed)
+        metrics = self.scheduler_metrics
+        kv_usage = None if metrics is None else metrics.cache_usage
+        return replace(health, num_unconfirmed=num_unconfirmed, kv_usage=kv_usage)
 
     async def compile(self, constraint: Constraint) -> tuple[str, ...]:
         """Compile a constraint; see `Engine.compile`."""

@@ -17,6 +17,7 @@ from internvl_server.media.sources.data_url import (
 from internvl_server.media.sources.fetch import MediaFetcher
 from internvl_server.media.types import IMAGE, MediaError, MediaType
 from internvl_server.settings import MediaSettings
+from internvl_server.telemetry.record import Stage, stage
 
 __all__ = ["RequestLoader", "attach_param", "gather"]
 
@@ -66,7 +67,8 @@ class RequestLoader:
         check_scheme(url, param=param, kind=kind)
         on_size = partial(self._note_size, param) if kind is IMAGE else None
         async with self._slots:
-            data = await self._fetcher.fetch(url, param=param, kind=kind, on_size=on_size)
+            with stage(Stage.FETCH):
+                data = await self._fetcher.fetch(url, param=param, kind=kind, on_size=on_size)
         return await offload(partial(EncodedMedia.of, data), size=len(data), limit=MAX_MEDIA_BYTES)
 
     def _note_size(self, param: str, num_bytes: int) -> None:

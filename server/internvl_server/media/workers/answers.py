@@ -16,6 +16,7 @@ __all__ = [
     "count_grid",
     "error_of",
     "read_pair",
+    "tile_seconds",
 ]
 
 
@@ -74,3 +75,11 @@ def read_pair(value: Any) -> tuple[int, int]:  # noqa: ANN401 - JSON of a proces
     if not (type(first) is type(second) is int and first > 0 and second > 0):
         raise ValueError
     return first, second
+
+
+def tile_seconds(answer: dict[str, Any], most: float) -> float:
+    """The part of a job's seconds in which its tiles were made; 0 if the worker says nothing sensible."""
+    seconds = answer.get("tile_s")
+    if isinstance(seconds, int | float) and 0 <= seconds <= most:
+        return float(seconds)
+    return 0.0

@@ -12,6 +12,7 @@ import mmap
 import os
 import resource
 import sys
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cache, partial
@@ -76,8 +77,13 @@ class WorkerMemory:
 
     def write(
         self, image: Image.Image, grid: tuple[int, int], job: dict[str, Any], index: int = 0
-    ) -> None:
-        """Write the tiles of an image, the image of that index among several that have as many tiles."""
+    ) -> float:
+        """Write the tiles of an image, the image of that index among several that have as many tiles.
+
+        Returns:
+            The seconds that it took.
+        """
+        started = time.monotonic()
         pixel_format = PixelFormat(PixelType(job["pixel_type"]), job["is_fast"])
         shape = (count_tiles(grid), 3, self._tile_px, self._tile_px)
         tiles = self._output.view(pixel_format.type.storage)
@@ -86,6 +92,7 @@ class WorkerMemory:
         self._tiler(pixel_format).write(image, grid, tiles)
         if image.width * image.height > KEPT_PIXELS:
             _free_unused()
+        return time.monotonic() - started
 
 
 class ImageWorker:
@@ -119,8 +126,8 @@ class ImageWorker:
             return {"size": read_size(data, self._limits)}
         image = decode_image(data, self._limits)
         grid = select_grid(*image.size, max_tiles=job["max_tiles"], tile_px=self._tile_px)
-        self._memory.write(image, grid, job)
-        return {"size": image.size, "grid": grid}
+        tile_s = self._memory.write(image, grid, job)
+        return {"size": image.size, "grid": grid, "tile_s": tile_s}
 
 
 def import_all(modules: Iterable[str]) -> None:

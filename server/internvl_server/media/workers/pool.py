@@ -8,24 +8,27 @@ two locks: a death under a lock stalls all of them, the death of an idle one bre
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from internvl_server.core import ImageTiles
 from internvl_server.errors import EngineUnavailableError, ServerError, StartupError
 from internvl_server.media.encoded import EncodedMedia
 from internvl_server.media.fingerprint import fingerprint, frame_fingerprints
 from internvl_server.media.pixels.tiler import PixelFormat
-from internvl_server.media.workers.answers import count_grid, read_pair
+from internvl_server.media.workers.answers import count_grid, read_pair, tile_seconds
 from internvl_server.media.workers.process import Result, WorkerSpec
 from internvl_server.media.workers.supply import PoolHealth, WorkerSupply, not_open
+from internvl_server.telemetry.record import Stage, add_stage
 
 __all__ = ["DecodePool"]
 
 T = TypeVar("T")
+_Times: TypeAlias = tuple[float, float, float]
 
 
 class DecodePool:
@@ -110,7 +113,7 @@ class DecodePool:
             ImageError: The image cannot be used or took too long.
             EngineUnavailableError: Two workers were lost, or none can be started; or the pool is closed.
         """
-        return await self._on_thread(partial(self._tile_blocking, image, max_tiles))
+        return _noted(*await self._on_thread(partial(self._tile_blocking, image, max_tiles)))
 
     async def frames(self, video: EncodedMedia, *, num_frames: int) -> tuple[ImageTiles, ...]:
         """Sample frames of a video and scale each to one tile; needs a pool of video workers.
@@ -123,7 +126,7 @@ class DecodePool:
             VideoError: The video cannot be used or took too long.
             EngineUnavailableError: Two workers were lost, or none can be started; or the pool is closed.
         """
-        return await self._on_thread(partial(self._frames_blocking, video, num_frames))
+        return _noted(*await self._on_thread(partial(self._frames_blocking, video, num_frames)))
 
     async def _on_thread(self, work: Callable[[], T]) -> T:
         if not self._supply.is_open:
@@ -150,31 +153,53 @@ class DecodePool:
         with suppress(EngineUnavailableError):  # which the health shows
             self._supply.fill()
 
-    def _tile_blocking(self, image: EncodedMedia, max_tiles: int) -> ImageTiles:
+    def _tile_blocking(self, image: EncodedMedia, max_tiles: int) -> tuple[ImageTiles, _Times]:
         count = partial(count_grid, max_tiles=max_tiles)
         form = self._pixel_format()
         job = {"max_tiles": max_tiles, "pixel_type": form.type, "is_fast": form.is_fast}
+        started = time.monotonic()
         answer, pixels = self._run(image, job, count)
+        times = _times(started, answer)
         assert pixels is not None
         grid = read_pair(answer["grid"])
-        return ImageTiles(
+        tiles = ImageTiles(
             pixels=pixels,
             grid=grid,
             size=read_pair(answer["size"]),
             fingerprint=fingerprint(image, grid, self._spec.tile_px, form),
         )
+        return tiles, times
 
-    def _frames_blocking(self, video: EncodedMedia, num_frames: int) -> tuple[ImageTiles, ...]:
+    def _frames_blocking(
+        self, video: EncodedMedia, num_frames: int
+    ) -> tuple[tuple[ImageTiles, ...], _Times]:
         form = self._pixel_format()
         job = {"num_frames": num_frames, "pixel_type": form.type, "is_fast": form.is_fast}
+        started = time.monotonic()
         answer, pixels = self._run(video, job, lambda _: num_frames)
+        times = _times(started, answer)
         assert pixels is not None
         size = read_pair(answer["size"])
         keys = frame_fingerprints(video, num_frames, self._spec.tile_px, form)
-        return tuple(
+        frames = tuple(
             ImageTiles(pixels=pixels[index : index + 1], grid=(1, 1), size=size, fingerprint=key)
             for index, key in enumerate(keys)
         )
+        return frames, times
+
+
+def _times(started: float, answer: dict[str, Any]) -> _Times:
+    """When a job began, its tiles were begun, and it ended."""
+    ended = time.monotonic()
+    return started, ended - tile_seconds(answer, ended - started), ended
+
+
+def _noted(result: T, times: _Times) -> T:
+    """Note the times of a job with the request that it is done for, and return its result."""
+    started, decoded, ended = times
+    add_stage(Stage.DECODE_MEDIA, started, decoded)
+    add_stage(Stage.TILE, decoded, ended)
+    return result
 
 
 def _no_tiles(_: dict[str, Any]) -> int:

@@ -42,9 +42,10 @@ class VideoWorker:
 
     def _prepare(self, job: dict[str, Any]) -> dict[str, Any]:
         data = self._memory.read(job, VIDEO)
+        tile_s = 0.0
         for index, frame in enumerate(decode_frames(data, job["num_frames"], self._limits)):
-            self._memory.write(frame, (1, 1), job, index)
-        return {"size": frame.size}
+            tile_s += self._memory.write(frame, (1, 1), job, index)
+        return {"size": frame.size, "tile_s": tile_s}
 
 
 def main(config: dict[str, Any]) -> None:

@@ -1,0 +1,53 @@
+"""What is told about requests, to whatever keeps figures of them."""
+
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+from internvl_server.telemetry.record import RequestRecord
+
+__all__ = ["Observer", "Observers"]
+
+_log = logging.getLogger(__name__)
+
+
+class Observer(Protocol):
+    """Keeps figures of requests, or sends them elsewhere. Called on the event loop, so it must be quick."""
+
+    def request_ended(self, record: RequestRecord) -> None:
+        """Take the record of a request that has ended, whatever its end was."""
+
+    def loop_lagged(self, seconds: float) -> None:
+        """Take by how much a timer of the event loop was late."""
+
+    def close(self) -> None:
+        """Send what has not been sent, and end. Idempotent."""
+
+
+class Observers:
+    """Several observers as one, of which no failure disturbs a request.
+
+    Args:
+        observers: The observers.
+    """
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = observers
+
+    def request_ended(self, record: RequestRecord) -> None:
+        """See `Observer`."""
+        for observer in self._observers:
+            try:
+                observer.request_ended(record)
+            except Exception:  # noqa: BLE001  (of an observer, for a request that has ended)
+                _log.exception("a request could not be recorded")
+
+    def loop_lagged(self, seconds: float) -> None:
+        """See `Observer`."""
+        for observer in self._observers:
+            observer.loop_lagged(seconds)
+
+    def close(self) -> None:
+        """See `Observer`."""
+        for observer in self._observers:
+            observer.close()
