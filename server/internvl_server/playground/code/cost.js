@@ -57,8 +57,8 @@ export class Cost {
 
 function costText({ input_tokens: input, image_tokens: ofImages, images, max_tokens: most, max_model_len: context, fits }) {
   const tiles = images.reduce((sum, image) => sum + image.tiles, 0);
-  const pictures = images.length ? `, ${count(ofImages)} of them for ${plural(tiles, "tile")}` : "";
-  const rest = fits ? `; up to ${count(most)} for the answer` : `; too long for the context of ${count(context)}`;
+  const pictures = images.length ? ` (${count(ofImages)} for ${plural(tiles, "tile")})` : "";
+  const rest = fits ? ` · up to ${count(most)} for the answer` : ` · too long for the context of ${count(context)}`;
   return `${plural(input, "prompt token")}${pictures}${rest}`;
 }
 

@@ -167,7 +167,10 @@ function failed(turn, error) {
   if (status === 401) askForKey(start, "The server needs an API key.");
 }
 
-function stop() { running?.abort(); }
+function stop() {
+  running?.abort();
+  composer.focus();
+}
 
 function edit(index) {
   if (running) return;
@@ -193,7 +196,7 @@ async function keep(own) {
 
 /** Open a conversation of the list; null begins a new one. */
 function open(chosen) {
-  stop();
+  running?.abort();
   stopEditing();
   lastBody = null;
   conversation = chosen ?? newConversation();

@@ -25,9 +25,12 @@ function altText(item, groups) {
 export function figure(item, options = {}) {
   const caption = h("figcaption", {}, item.tiling && options.withTiles !== false ? tilingText(item.tiling) : item.name);
   if (item.kind === "video") return h("figure", { class: "picture clip" }, strip(item), caption);
-  const open = h("button", {
-    type: "button", class: "picture-button", "aria-label": `Enlarge ${item.name}`, onclick: () => enlarge(item, item.blob, options),
-  }, stage(item, item.blob, options));
+  const open = stage(item, item.blob, options);
+  if (item.isShown) {
+    open.append(h("button", {
+      type: "button", class: "enlarge", "aria-label": `Enlarge ${item.name}`, onclick: () => enlarge(item, item.blob, options),
+    }));
+  }
   const thumbnail = hasThumbnail(item) && options.withTiles !== false && item.isShown
     ? h("img", { class: "thumbnail", src: objectUrl(item.blob), alt: "", title: "The thumbnail, one more tile" }) : null;
   return h("figure", { class: "picture" }, open, h("div", { class: "caption" }, thumbnail, caption));

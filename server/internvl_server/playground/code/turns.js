@@ -16,10 +16,16 @@ export class Turns {
   #actions;
   #settings;
   #turns = [];
+  #wasAtEnd = true;
 
   constructor(actions, settings) {
     this.#actions = actions;
     this.#settings = settings;
+    byId("scroll").addEventListener("scroll", () => { this.#wasAtEnd = this.#isAtEnd(); });
+    // The message field grows over the end of the conversation, and pictures load after their place was made.
+    const observer = new ResizeObserver(() => { if (this.#wasAtEnd) this.#scroll(); });
+    observer.observe(byId("scroll"));
+    observer.observe(this.#list);
   }
 
   /** Show all turns anew. */
@@ -35,12 +41,10 @@ export class Turns {
     const index = this.#turns.indexOf(turn);
     const old = this.#list.children[index];
     if (!old) return;
-    const isAtEnd = this.#isAtEnd();
     const wasOpen = old.querySelector("details.reasoning")?.open;
     const element = this.#element(turn, index);
     if (wasOpen) element.querySelector("details.reasoning").open = true;
-    old.replaceWith(element);
-    if (isAtEnd) this.#scroll();
+    old.replaceWith(element); // the observer keeps the end in view
   }
 
   #isAtEnd() {
@@ -60,8 +64,8 @@ export class Turns {
     const options = { withTiles: this.#settings.withTiles };
     const pictures = turn.media.length ? h("div", { class: "pictures" }, ...turn.media.map((item) => figure(item, options))) : null;
     return h("li", { class: "turn user" }, h("h3", { class: "hidden-text" }, "You"), pictures,
-      turn.text && h("div", { class: "said" }, turn.text),
-      h("div", { class: "turn-actions" }, iconButton("edit", "Edit this message", () => this.#actions.edit(index))));
+      h("div", { class: "said-row" }, iconButton("edit", "Edit this message", () => this.#actions.edit(index)),
+        turn.text && h("div", { class: "said" }, turn.text)));
   }
 
   #assistant(turn, index) {
