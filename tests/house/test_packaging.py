@@ -17,7 +17,7 @@ from scripts.gpu_pack.packages import MACHINE, PACKED
 ROOT = Path(__file__).parents[2]
 CONSTRAINTS = ROOT / "scripts/constraints"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-ENVIRONMENTS = {"cpu": {"cpu", "test", "audit"}, "turbomind": {"turbomind", "test"}}
+ENVIRONMENTS = {"cpu": {"cpu", "test", "audit", "browser"}, "turbomind": {"turbomind", "test"}}
 # The files with the versions of an environment. What depends on the CUDA of torch has its own file.
 FILES = {"cpu": ["cpu"], "turbomind": ["turbomind", "cuda"]}
 # LMDeploy needs an older torch than the CPU engine, and that an older setuptools.
