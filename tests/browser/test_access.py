@@ -51,10 +51,12 @@ def conversation(playground: Playground, pictures: Path) -> None:
     playground.wait_cost()
     playground.play(ANSWER)
     playground.ask("What is in the picture, and where?")
-    playground.attach(pictures / "second.jpg")
-    playground.page.select_option("[aria-label='Detail of second.jpg']", "high")
-    playground.page.fill("#message", "And in this one?")
-    playground.until("document.querySelector('#attachments figcaption').textContent.includes('thumbnail')")
+    playground.attach(pictures / "example.jpg")
+    playground.page.select_option("[aria-label='Detail of example.jpg']", "high")
+    playground.page.fill("#message", "Now look closer.")
+    playground.until(
+        "document.querySelector('#attachments figcaption').textContent.startsWith('3 × 2')"
+    )
     playground.page.wait_for_selector("#attachments svg.tiles")
     playground.page.wait_for_selector("#turns svg.tiles")
     playground.page.wait_for_timeout(300)  # colours fade
