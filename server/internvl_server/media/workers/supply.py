@@ -139,6 +139,8 @@ class WorkerSupply:
         if worker is not None and worker.is_alive() and not worker.is_busy:
             return worker
         if worker is not None:
+            if not worker.is_busy:
+                self._report("ended while it had no job", num_died=1)
             self._close(worker)
         return self._start()
 

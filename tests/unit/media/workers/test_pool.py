@@ -143,6 +143,7 @@ class TestDeath:
             worker._process.wait()
         assert (await pool.tile(GOOD, max_tiles=1)).num_tiles == 1
         assert pids(pool) != [pid]
+        assert pool.health() == PoolHealth(num_alive=1, num_started=2, num_died=1)
 
     async def test_twenty_deaths(self, pool: DecodePool) -> None:
         for _ in range(20):
