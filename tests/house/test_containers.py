@@ -85,8 +85,12 @@ def test_every_install_caches_downloads() -> None:
 
 def test_images_are_pinned() -> None:
     [python] = re.findall(r"^ARG PYTHON_IMAGE=(.*)$", DOCKERFILE, re.MULTILINE)
-    for image in (python, SERVICES["balancer"]["image"]):
-        assert re.fullmatch(r"[a-z]+:\d+\.\d+\.\d+(-[a-z]+)+(@sha256:[0-9a-f]{64})?", image), image
+    others = [service["image"] for service in SERVICES.values() if "build" not in service]
+    assert len(others) == 3
+    for image in (python, *others):
+        assert re.fullmatch(r"[a-z/]+:v?\d+\.\d+\.\d+(-[a-z]+)*(@sha256:[0-9a-f]{64})?", image), (
+            image
+        )
 
 
 def test_images_ask_for_a_key() -> None:
@@ -124,6 +128,8 @@ def test_profiles() -> None:
         "replica-1": ["replicas"],
         "replica-2": ["replicas"],
         "balancer": ["replicas"],
+        "prometheus": ["monitoring"],
+        "grafana": ["monitoring"],
     }
 
 
@@ -142,7 +148,7 @@ def test_services_have_no_more_rights_than_they_need(name: str) -> None:
     assert not service.keys() & {"privileged", "network_mode", "pid", "ipc", "cap_add", "user"}
 
 
-@pytest.mark.parametrize("name", [name for name in SERVICES if name != "balancer"])
+@pytest.mark.parametrize("name", [name for name in SERVICES if "build" in SERVICES[name]])
 def test_services_are_given_time_to_drain(name: str) -> None:
     assert SERVICES[name]["stop_grace_period"] == "2m"
     assert ServerSettings().drain_s < 120
