@@ -155,7 +155,20 @@ def create_app(
 def _observer(services: Services) -> Observers:
     """What is told about requests, with a registry that reads the rest."""
     services.registry.register(LiveCollector(services))
-    return Observers([PrometheusObserver(services.registry)])
+    observers: list[Observer] = [PrometheusObserver(services.registry)]
+    if services.settings.server.tracing:
+        observers.append(_tracing(services.checkpoint.served_name))
+    return Observers(observers)
+
+
+def _tracing(model: str) -> Observer:
+    try:
+        from internvl_server.telemetry.tracing import TracingObserver  # noqa: PLC0415  (optional)
+    except ImportError as err:
+        raise StartupError(
+            "server.tracing needs the OpenTelemetry packages. Install internvl-server[otel]."
+        ) from err
+    return TracingObserver(model)
 
 
 def _taken_keys(settings: Settings) -> tuple[KeyRing, Settings]:
@@ -194,7 +207,9 @@ def _install(app: FastAPI, settings: Settings, keys: KeyRing, observer: Observer
     if settings.server.metrics and not settings.server.metrics_port:
         app.router.routes += metrics.router.routes
     app.add_middleware(AuthMiddleware, keys=keys)
-    app.add_middleware(RequestContextMiddleware, observer=observer)
+    app.add_middleware(
+        RequestContextMiddleware, observer=observer, shows_times=settings.server.server_timing
+    )
     if settings.server.allowed_origins:
         # The outermost: preflight requests carry no key, and errors need its headers too.
         app.add_middleware(
@@ -208,6 +223,8 @@ def _install(app: FastAPI, settings: Settings, keys: KeyRing, observer: Observer
                 *MESSAGES.id_headers,
                 "x-should-retry",
                 "retry-after",
+                "server-timing",
+                "traceresponse",
             ],
         )
 

@@ -56,6 +56,8 @@ def test_an_answer_is_logged_with_what_it_took(
     assert line["prompt_tokens"] > 1
     assert line["completion_tokens"] > 1
     assert line["ms"] >= line.pop("first_ms", 0) >= 0
+    assert line.pop("queue_ms") >= 0
+    assert line.pop("finish") == "stop"
     del line["prompt_tokens"], line["completion_tokens"], line["ms"]
     assert line == {
         "method": "POST",

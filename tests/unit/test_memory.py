@@ -2,10 +2,12 @@
 
 import asyncio
 import ctypes
+import resource
+from pathlib import Path
 
 import pytest
 from internvl_server.serve import memory
-from internvl_server.serve.memory import IdleTrim
+from internvl_server.serve.memory import Trim
 
 
 async def test_it_trims_once_after_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,7 +23,7 @@ async def test_it_trims_once_after_work(monkeypatch: pytest.MonkeyPatch) -> None
             trim.tick(num_requests, 0)
             await asyncio.sleep(0.01)
 
-    trim = IdleTrim(count)
+    trim = Trim(count)
     await quiet(0)
     assert num_trims == 0
     for _ in range(10):
@@ -40,6 +42,33 @@ def test_the_functions_of_the_c_library_are_called(monkeypatch: pytest.MonkeyPat
     called = []
     monkeypatch.setattr(memory, "_call", lambda name, *given: called.append((name, *given)))
     memory.return_large_blocks()
-    IdleTrim()._trim()
+    Trim()._trim()
     assert called == [("mallopt", -3, 1 << 20), ("malloc_trim", 0)]
     assert all(hasattr(ctypes.CDLL(None), name) for name, *_ in called)
+
+
+async def test_it_trims_under_load_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_CHECK_S", 0.05)
+    called: list[str] = []
+    trim = Trim(lambda: called.append("idle"), lambda: called.append("load"))
+    for _ in range(20):
+        trim.tick(1, 1)
+        await asyncio.sleep(0.01)
+    assert 1 <= len(called) <= 4
+    assert set(called) == {"load"}
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc 2.33")
+def test_what_is_free_but_kept_is_returned_if_it_is_much() -> None:
+    blocks = [bytearray(b"x" * 100_000) for _ in range(1000)]
+    kept = blocks[::100]  # so that the heap cannot shrink from its end
+    before = resident_bytes()
+    del blocks
+    memory._trim_a_lot()
+    assert before - resident_bytes() > 50 << 20
+    assert len(kept) == 10

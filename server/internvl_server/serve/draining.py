@@ -15,7 +15,7 @@ import uvicorn
 from internvl_server.api.admission import GateState
 from internvl_server.api.services import Services
 from internvl_server.serve.connection import Connection
-from internvl_server.serve.memory import IdleTrim
+from internvl_server.serve.memory import Trim
 
 __all__ = ["DrainingServer"]
 
@@ -47,7 +47,7 @@ class DrainingServer(uvicorn.Server):
         self._services = services
         self._settings = services.settings.server
         self._signalled_at = self._close_at = self._end_at = math.inf
-        self._memory = IdleTrim()
+        self._memory = Trim()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called by uvicorn on SIGTERM and SIGINT."""

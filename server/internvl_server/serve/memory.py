@@ -8,11 +8,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["IdleTrim", "return_large_blocks"]
+__all__ = ["Trim", "return_large_blocks"]
 
 _LARGE_BYTES = 1 << 20
 _M_MMAP_THRESHOLD = -3  # of mallopt, in malloc.h
 _IDLE_S = 2.0
+_CHECK_S = 10.0
+_MAX_FREE_BYTES = 32 << 20
 
 
 def return_large_blocks() -> None:
@@ -25,15 +27,24 @@ def return_large_blocks() -> None:
     _call("mallopt", _M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
-class IdleTrim:
-    """Frees what is left of ended requests once the server has had nothing to do for a while.
+class Trim:
+    """Frees what is left of ended requests: once the server is idle for a while, and now and then under load.
+
+    glibc keeps freed blocks. Under load that never ends, those into which nothing fits become ever more.
 
     Args:
-        trim: Does it, in a thread.
+        trim: Frees everything, in a thread, while the server is idle.
+        trim_a_lot: Frees what is free already if it is much, in a thread, under load.
     """
 
-    def __init__(self, trim: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        trim: Callable[[], None] | None = None,
+        trim_a_lot: Callable[[], None] | None = None,
+    ) -> None:
         self._trim = trim or _trim
+        self._trim_a_lot = trim_a_lot or _trim_a_lot
+        self._checked_at = time.monotonic()
         self._num_requests = 0
         self._quiet_since = 0.0
         self._is_due = False
@@ -48,6 +59,9 @@ class IdleTrim:
         now = time.monotonic()
         if num_in_flight or num_requests != self._num_requests:
             self._num_requests, self._quiet_since, self._is_due = num_requests, now, True
+            if now - self._checked_at >= _CHECK_S:
+                self._checked_at = now
+                asyncio.get_running_loop().run_in_executor(None, self._trim_a_lot)
         elif self._is_due and now - self._quiet_since >= _IDLE_S:
             self._is_due = False
             asyncio.get_running_loop().run_in_executor(None, self._trim)
@@ -56,6 +70,26 @@ class IdleTrim:
 def _trim() -> None:
     gc.collect()  # takes milliseconds, because all that lives as long as the process is frozen
     _call("malloc_trim", 0)
+
+
+def _trim_a_lot() -> None:
+    with suppress(AttributeError):
+        info = ctypes.CDLL(None).mallinfo2
+        info.restype = _MallocInfo
+        if info().fordblks > _MAX_FREE_BYTES:
+            _call("malloc_trim", 0)
+
+
+class _MallocInfo(ctypes.Structure):
+    """`struct mallinfo2` of malloc.h; `fordblks` are the bytes of blocks that are free but kept."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks",
+            "keepcost",
+        )
+    )  # fmt: skip
 
 
 def _call(name: str, *arguments: Any) -> None:  # noqa: ANN401 - of a C function

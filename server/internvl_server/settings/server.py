@@ -62,6 +62,11 @@ class ServerSettings(Section):
     """Separate TCP port for `/metrics`, which `port` then does not have; 0 for none."""
     metrics_host: str = "127.0.0.1"
     """Address to listen on for `metrics_port`."""
+    server_timing: bool = True
+    """Answer with a `Server-Timing` header: what fetching, decoding, tokenizing, waiting and computing
+    took."""
+    tracing: bool = False
+    """Send OpenTelemetry traces; the variables `OTEL_…` say where to. Needs the extra `otel`."""
     openapi: bool = True
     """Describe the API at `/openapi.json`, which needs a key, as the rest does; there are no pages for it."""
     playground: bool = True

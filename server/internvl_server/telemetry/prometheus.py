@@ -3,6 +3,8 @@
 Labels have few values: routes, codes of errors, reasons. None of them is what a client sent.
 """
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 
 from internvl_server.telemetry.record import RequestRecord, Stage
@@ -84,6 +86,9 @@ class PrometheusObserver:
             "event_loop_lag_seconds", "By how much a timer of the event loop was late.", _STAGE
         )
         ProcessCollector(registry=registry)
+
+    def request_began(self, record: RequestRecord, path: str, headers: Mapping[str, str]) -> None:
+        """Nothing to do."""
 
     def request_ended(self, record: RequestRecord) -> None:
         """Count a request."""

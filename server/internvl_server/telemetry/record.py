@@ -60,6 +60,8 @@ class RequestRecord:
         status: Of the answer; 499 if the client left before its end.
         outcome: "ok", "refused" (4xx), "left" (by the client), or "failed".
         error_code: The code of the error that it was answered with; empty without one.
+        trace_id: Of its trace, as 32 hexadecimal digits; empty without one.
+        trace_response: Its span as a `traceparent`, for the answer; empty without one.
         stages: What was done before the engine had the request.
         entered_at: When the engine had accepted all of its prompts; 0 if it never did.
         first_token_at: When its first token arrived; 0 without one.
@@ -83,6 +85,8 @@ class RequestRecord:
     status: int = 0
     outcome: str = ""
     error_code: str = ""
+    trace_id: str = ""
+    trace_response: str = ""
     stages: list[StageTime] = field(default_factory=list)
     entered_at: float = 0.0
     first_token_at: float = 0.0

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from internvl_server.telemetry.record import RequestRecord
+from internvl_server.telemetry.record import RequestRecord, Stage
 
 __all__ = ["log_access"]
 
@@ -24,14 +24,31 @@ def log_access(path: str, record: RequestRecord) -> None:
         "outcome": record.outcome,
         "client": record.client,
     }
+    if record.error_code:
+        fields["code"] = record.error_code
     if record.entered_at:
-        fields["prompt_tokens"] = record.num_prompt_tokens
-        fields["completion_tokens"] = record.num_completion_tokens
+        fields |= _answer(record)
     if record.first_event_at:
         fields["first_ms"] = _ms(record.first_event_at - record.started)
     fields["ms"] = _ms(record.ended - record.started)
+    if record.trace_id:
+        fields["trace_id"] = record.trace_id
     level = logging.DEBUG if path in _QUIET_PATHS else logging.INFO
     _log.log(level, "%s", _text(fields), extra={"members": fields})
+
+
+def _answer(record: RequestRecord) -> dict[str, Any]:
+    """What a request that reached the engine took."""
+    fields: dict[str, Any] = {"prompt_tokens": record.num_prompt_tokens}
+    if record.num_images:
+        fields |= {"images": record.num_images, "tiles": record.num_tiles}
+    if record.num_cached_tokens:
+        fields["cached_tokens"] = record.num_cached_tokens
+    fields["completion_tokens"] = record.num_completion_tokens
+    if record.finish_reasons:
+        fields["finish"] = ",".join(dict.fromkeys(record.finish_reasons))
+    waits = [time.seconds for time in record.stages if time.stage is Stage.QUEUE]
+    return fields | {"queue_ms": _ms(sum(waits))}
 
 
 def _text(fields: Mapping[str, Any]) -> str:

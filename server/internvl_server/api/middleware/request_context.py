@@ -18,6 +18,7 @@ from internvl_server.telemetry.request_id import (
     is_valid_request_id,
     new_request_id,
 )
+from internvl_server.telemetry.timing import server_timing
 
 __all__ = ["RequestContextMiddleware"]
 
@@ -29,26 +30,31 @@ class RequestContextMiddleware:
 
     Args:
         app: Serves the requests.
-        observer: Gets the record of each request that has ended.
+        observer: Gets the record of each request.
+        shows_times: Whether answers have the header `Server-Timing`.
     """
 
-    def __init__(self, app: ASGIApp, observer: Observer) -> None:
+    def __init__(self, app: ASGIApp, observer: Observer, *, shows_times: bool = True) -> None:
         self._app = app
         self._observer = observer
+        self._shows_times = shows_times
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        supplied = Headers(scope=scope).get("x-request-id", "")
+        given = Headers(scope=scope)
+        supplied = given.get("x-request-id", "")
         request_id = supplied if is_valid_request_id(supplied) else new_request_id()
         id_token = current_request_id.set(request_id)
         record = RequestRecord(request_id, scope["method"])
         record_token = current_record.set(record)
         state = scope.setdefault("state", {})
         state["record"] = record
-        answer = _Answer(send, dict.fromkeys(dialect_of(scope).id_headers, request_id))
+        self._observer.request_began(record, scope["path"], given)
+        headers = dict.fromkeys(dialect_of(scope).id_headers, request_id)
+        answer = _Answer(send, headers, state, shows_times=self._shows_times)
         try:
             await self._app(scope, receive, answer.send)
         except BaseException as error:
@@ -71,9 +77,13 @@ class RequestContextMiddleware:
 class _Answer:
     """Adds headers to an answer, and keeps what the record says of it."""
 
-    def __init__(self, send: Send, headers: dict[str, str]) -> None:
+    def __init__(
+        self, send: Send, headers: dict[str, str], state: dict[str, Any], *, shows_times: bool
+    ) -> None:
         self._send = send
         self._headers = headers
+        self._state = state
+        self._shows_times = shows_times
         self.status = 0
         self.is_whole = False
 
@@ -82,11 +92,23 @@ class _Answer:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers.update(self._headers)
+            self._add_times(headers)
             for name, value in SECURITY_HEADERS.items():
                 headers.setdefault(name, value)
         elif message["type"] == "http.response.body":
             self.is_whole = not message.get("more_body", False)
         await self._send(message)
+
+    def _add_times(self, headers: MutableHeaders) -> None:
+        record: RequestRecord = self._state["record"]
+        if record.trace_response:
+            headers["traceresponse"] = record.trace_response
+        if not (self._shows_times and record.stages):
+            return
+        generation: Generation | None = self._state.get("generation")
+        if generation is not None:
+            generation.note(record)
+        headers["server-timing"] = server_timing(record, time.monotonic())
 
 
 def _complete(record: RequestRecord, scope: Scope, answer: _Answer) -> None:
