@@ -99,10 +99,10 @@ def check_pip(arguments: list[str]) -> None:
 
 
 def check_requirement(requirement: str) -> None:
-    extra = re.fullmatch(r"\.\[(\w+)\]", requirement)
+    extras = re.fullmatch(r"\.\[([\w,]+)\]", requirement)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert extra
-    assert extra[1] in project["optional-dependencies"]
+    assert extras
+    assert {*extras[1].split(",")} <= project["optional-dependencies"].keys()
 
 
 def check_command_line(arguments: list[str]) -> None:
