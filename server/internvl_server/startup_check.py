@@ -155,15 +155,23 @@ def _resize_hash() -> str:
 
 
 def _template_hash(template: Template) -> str:
-    return _sha256(template.name, *(_written(template, sample) for sample in _SAMPLES))
+    prompts = [_written(template, sample) for sample in _SAMPLES]
+    if not any(prompts):
+        raise StartupError(
+            f"The chat template of model.template ({template.name}) accepts no conversation, or does not end."
+        )
+    return _sha256(template.name, *(prompt or "refused" for prompt in prompts))
 
 
-def _written(template: Template, conversation: Conversation) -> str:
-    """The prompt as one string, in which control tokens are marked so that text cannot imitate them."""
+def _written(template: Template, conversation: Conversation) -> str | None:
+    """The prompt as one string, in which control tokens are marked so that text cannot imitate them.
+
+    None if the template does not accept the conversation, as that of a checkpoint may.
+    """
     try:
         return "".join(map(_marked, template.render(conversation)))
-    except InvalidRequestError:  # the template of a checkpoint may not accept the sample
-        return "refused"
+    except InvalidRequestError:
+        return None
 
 
 def _marked(segment: Segment) -> str:

@@ -8,7 +8,7 @@ import pytest
 from internvl_server.checkpoint.files import load_checkpoint
 from internvl_server.core import Conversation, Message, Role, TextPart, Tool, ToolCall
 from internvl_server.prompt.builder import PromptBuilder
-from internvl_server.prompt.chat_template import CheckpointTemplate
+from internvl_server.prompt.checkpoint.template import CheckpointTemplate
 from internvl_server.prompt.template import DEFAULT_SYSTEM_TEXT, InternVL25Template, Template
 from internvl_server.prompt.tokenizer import PromptTokenizer
 from internvl_server.settings import ModelSettings

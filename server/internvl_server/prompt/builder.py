@@ -19,7 +19,7 @@ from internvl_server.errors import (
     InvalidRequestError,
     StartupError,
 )
-from internvl_server.prompt.chat_template import load_checkpoint_template
+from internvl_server.prompt.checkpoint.template import load_checkpoint_template
 from internvl_server.prompt.history import order_results
 from internvl_server.prompt.placement import place_media
 from internvl_server.prompt.segments import Control, ImagePlaceholder, Segment

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from internvl_server.checkpoint.files import load_checkpoint
 from internvl_server.core import Conversation, Detail, ImageReference, Message, TextPart, ToolCall
 from internvl_server.prompt.builder import PromptBuilder
-from internvl_server.prompt.chat_template import CheckpointTemplate
+from internvl_server.prompt.checkpoint.template import CheckpointTemplate
 from internvl_server.prompt.history import order_results
 from internvl_server.prompt.segments import Control, Segment
 from internvl_server.prompt.template import InternVL25Template, Template

@@ -15,7 +15,7 @@ from internvl_server.core import (
     TextPart,
     VideoReference,
 )
-from internvl_server.prompt.chat_template import CheckpointTemplate
+from internvl_server.prompt.checkpoint.template import CheckpointTemplate
 from internvl_server.prompt.placement import place_media
 from internvl_server.prompt.segments import Control, ImagePlaceholder
 from internvl_server.prompt.template import InternVL25Template, Template

@@ -1,11 +1,14 @@
 import re
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from internvl_server.core import Conversation, Detail, ImageReference, Message, Role, TextPart
 from internvl_server.errors import InvalidRequestError, StartupError
-from internvl_server.prompt.chat_template import CheckpointTemplate
+from internvl_server.prompt.checkpoint.template import CheckpointTemplate
 from internvl_server.prompt.segments import Control, ImagePlaceholder, Segment
 from internvl_server.prompt.template import DEFAULT_SYSTEM_TEXT, InternVL25Template
+from internvl_server.startup_check import run_startup_check
 
 IMAGE = ImageReference("data:,", Detail.AUTO, None, "messages[0].content[0].image_url")
 CONTROL = re.compile(r"<\|im_start\|>|<\|im_end\|>")
@@ -100,6 +103,53 @@ def test_checkpoint_template_may_refuse_a_conversation() -> None:
 def test_broken_checkpoint_template_does_not_start(source: str) -> None:
     with pytest.raises(StartupError, match="chat template"):
         CheckpointTemplate(source, CONTROL)
+
+
+ENDLESS = {
+    "nested loops": "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
+    "loops that filter": (
+        "{% for a in range(9999) %}{% for b in range(9999) if b < 0 %}{% endfor %}{% endfor %}"
+    ),
+    "a recursive loop": (
+        "{% for a in range(99) recursive %}{{ loop(range(99)) if loop.depth < 9 }}{% endfor %}"
+    ),
+    "a macro that calls itself": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "macros": (
+        "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(40) }}"
+    ),
+    "filters in loops": "{% for a in range(9999) %}{{ range(9999) | sum }}{% endfor %}",
+    "a product of a text": "{{ 'a' * 10 ** 9 }}",
+    "a product of a list": "{{ (messages * 10 ** 9) | length }}",
+    "a power": "{{ 9 ** (9 ** 9) }}",
+    "much text": "{% for a in range(9999) %}" + "x" * 9999 + "{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_the_work_of_a_checkpoint_template_is_bounded(name: str) -> None:
+    template = CheckpointTemplate(ENDLESS[name], CONTROL)
+    with pytest.raises(InvalidRequestError, match="too much work"):
+        template.render(Conversation((said("user", "hi"),)))
+
+
+def test_a_checkpoint_template_that_never_ends_does_not_start() -> None:
+    tokenizer: Any = SimpleNamespace(digest="")
+    with pytest.raises(StartupError, match="does not end"):
+        run_startup_check(CheckpointTemplate(ENDLESS["filters in loops"], CONTROL), tokenizer)
+
+
+def test_loops_of_a_checkpoint_template_keep_their_variables() -> None:
+    source = (
+        "{% for m in messages %}{{ loop.index }}/{{ loop.length }}{{ '.' if loop.last else ',' }}"
+        "{% else %}none{% endfor %}{% for m in messages if m.role == 'tool' %}{% else %} no tool{% endfor %}"
+        "{% for a in [[1, []], [2, [[3, []]]]] recursive %} {{ a[0] }}{{ loop(a[1]) }}{% endfor %}"
+        "{% for name in {'a': 1} %} {{ name | upper }}{{ 2 * 3 }}{{ 'b' * 2 }}{% endfor %}"
+    )
+    template = CheckpointTemplate(source, CONTROL)
+    conversation = Conversation(tuple(said("user", "hi") for _ in range(1000)))
+    text = shown(template.render(conversation))
+    assert text.startswith("1/1000,2/1000,")
+    assert text.endswith("1000/1000. no tool 1 2 3 A6bb"), text[-40:]
 
 
 def test_checkpoint_template_is_sandboxed() -> None:

@@ -7,7 +7,7 @@ from internvl_server.checkpoint.files import load_checkpoint
 from internvl_server.core import Conversation, Message, TextPart, Thinking
 from internvl_server.errors import StartupError, UnsupportedParameterError
 from internvl_server.prompt.builder import PromptBuilder, PromptSkeleton
-from internvl_server.prompt.chat_template import CheckpointTemplate
+from internvl_server.prompt.checkpoint.template import CheckpointTemplate
 from internvl_server.prompt.template import DEFAULT_SYSTEM_TEXT, InternVL25Template, Template
 from internvl_server.prompt.thinking import THINKING_SYSTEM_TEXT, ThinkingMode
 from internvl_server.prompt.tokenizer import PromptTokenizer, load_tokenizer

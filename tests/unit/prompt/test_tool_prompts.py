@@ -17,7 +17,7 @@ from internvl_server.core import (
 )
 from internvl_server.errors import Field, UnsupportedParameterError
 from internvl_server.prompt.builder import PromptBuilder
-from internvl_server.prompt.chat_template import CheckpointTemplate
+from internvl_server.prompt.checkpoint.template import CheckpointTemplate
 from internvl_server.prompt.segments import Control, ImagePlaceholder, Segment
 from internvl_server.prompt.template import DEFAULT_SYSTEM_TEXT, InternVL25Template, Template
 from internvl_server.prompt.tokenizer import PromptTokenizer, load_tokenizer

@@ -22,10 +22,12 @@ class Reader:
     def __init__(self, news):
         self._news = list(news)
         self.has_ended = False
+        self.was_read = threading.Event()
 
     def read(self):
         new = self._news.pop(0)
         self.has_ended = not self._news
+        self.was_read.set()
         if isinstance(new, Exception):
             raise new
         return new
@@ -49,11 +51,13 @@ class Handle:
             for number in range(len(self._all)):
                 if number == self._num_before_wait:
                     self.may_go_on.wait()
-                signal()
-                time.sleep(0.002)
+                signal()  # signals are joined while the loop is late, and this reader has one piece each
+                reader.was_read.wait(10)
+                reader.was_read.clear()
 
+        reader = Reader(self._all)
         threading.Thread(target=run).start()
-        return Reader(self._all)
+        return reader
 
     def cancel(self):
         self.num_cancelled += 1
@@ -103,15 +107,18 @@ async def test_a_handle_is_in_use_until_the_end_even_if_reading_fails():
         job = pool.submit(stream, Work(REQUEST, None, None))
         return lambda: pool.abort(job)
 
-    async with asyncio.timeout(5), Stream(enter) as stream:
-        assert await anext(stream) == TokenDelta((1,))
-        with pytest.raises(EngineError, match="The engine failed"):
-            await anext(stream)
-        assert (handle.num_cancelled, pool.num_running, pool.num_free) == (1, 1, 0)
-        handle.may_go_on.set()
-        while pool.num_running:
-            await asyncio.sleep(0.005)
-        assert (handle.num_cancelled, pool.num_free) == (1, 1)
+    try:
+        async with asyncio.timeout(30), Stream(enter) as stream:
+            assert await anext(stream) == TokenDelta((1,))
+            with pytest.raises(EngineError, match="The engine failed"):
+                await anext(stream)
+            assert (handle.num_cancelled, pool.num_running, pool.num_free) == (1, 1, 0)
+            handle.may_go_on.set()
+            while pool.num_running:
+                await asyncio.sleep(0.005)
+            assert (handle.num_cancelled, pool.num_free) == (1, 1)
+    finally:
+        handle.may_go_on.set()  # otherwise a failed test would wait for it
 
 
 async def test_a_handle_that_cannot_be_replaced_fails_one_request():

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from internvl_server.core import Conversation, Message
 from internvl_server.errors import (
@@ -21,7 +20,8 @@ from internvl_server.errors import (
     StartupError,
     UnsupportedParameterError,
 )
-from internvl_server.prompt.placeholders import Placeholders, to_json
+from internvl_server.prompt.checkpoint.placeholders import Placeholders, to_json
+from internvl_server.prompt.checkpoint.sandbox import BoundedSandbox, TemplateLimitError, render
 from internvl_server.prompt.segments import Control, Segment
 from internvl_server.prompt.template import ImageNumbering, content_segments
 
@@ -41,11 +41,11 @@ class CheckpointTemplate:
     name = "checkpoint"
 
     def __init__(self, source: str, control_pattern: re.Pattern[str]) -> None:
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment = BoundedSandbox()
         environment.globals["raise_exception"] = _raise_exception
         environment.filters["tojson"] = to_json
         try:
-            self._template = environment.from_string(source)
+            self._template = environment.bounded(source)
         except TemplateError as err:
             raise StartupError(f"The checkpoint's chat template is not valid: {err}") from err
         self._control_pattern = control_pattern
@@ -78,7 +78,12 @@ class CheckpointTemplate:
 
     def _rendered(self, **variables: object) -> str:
         try:
-            return self._template.render(variables)
+            return render(self._template, variables)
+        except TemplateLimitError as err:
+            raise InvalidRequestError(
+                "The model's chat template has too much work with this conversation. Shorten it.",
+                param=Field.PROMPT,
+            ) from err
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as err:
             raise InvalidRequestError(
                 "The model's chat template does not accept this order of messages.",
