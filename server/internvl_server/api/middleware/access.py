@@ -12,6 +12,7 @@ __all__ = ["log_access"]
 _log = logging.getLogger("server.access")
 
 _QUIET_PATHS = frozenset({"/health", "/ready", "/metrics"})
+_QUIET_FOLDER = "/playground/"
 _MAX_PATH_CHARS = 200
 
 
@@ -33,7 +34,8 @@ def log_access(path: str, record: RequestRecord) -> None:
     fields["ms"] = _ms(record.ended - record.started)
     if record.trace_id:
         fields["trace_id"] = record.trace_id
-    level = logging.DEBUG if path in _QUIET_PATHS else logging.INFO
+    is_quiet = path in _QUIET_PATHS or path.startswith(_QUIET_FOLDER)
+    level = logging.DEBUG if is_quiet else logging.INFO
     _log.log(level, "%s", _text(fields), extra={"members": fields})
 
 

@@ -36,7 +36,6 @@ _HEADERS: Mapping[str, str] = {
     # Kept, but asked about each time: a new version of the server replaces all files at once.
     "cache-control": "no-cache",
     "content-security-policy": _POLICY,
-    "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(self), microphone=(), geolocation=()",
     "referrer-policy": "no-referrer",
