@@ -41,7 +41,7 @@ def browser() -> Iterator[Any]:
 
     arguments = [
         "--no-sandbox", "--disable-dev-shm-usage", "--use-fake-device-for-media-stream",
-        "--use-fake-ui-for-media-stream",
+        "--use-fake-ui-for-media-stream", "--host-resolver-rules=MAP playground.test 127.0.0.1",
     ]  # fmt: skip
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)

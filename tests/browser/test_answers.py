@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from internvl_server.settings import Settings
@@ -148,10 +149,10 @@ def test_tool_calls_are_shown_and_answered(playground: Playground) -> None:
     page.select_option("#set-tool_choice", "required")
     playground.page.fill("#message", "Weather?")
     playground.page.press("#message", "Enter")
-    page.wait_for_selector(".call-result")
+    page.wait_for_selector(".call textarea")
     assert page.inner_text(".call code") == "weather"
     page.select_option("#set-tool_choice", "none")
-    page.fill(".call-result textarea", "sunny")
+    page.fill(".call textarea", "sunny")
     page.click("text=Send the result")
     playground.wait_answer()
     call, result = playground.bodies[-1]["messages"][-2:]
@@ -161,6 +162,24 @@ def test_tool_calls_are_shown_and_answered(playground: Playground) -> None:
         "tool_call_id": call["tool_calls"][0]["id"],
         "content": "sunny",
     }
+
+
+def test_results_of_several_calls_are_sent_together(playground: Playground) -> None:
+    names = ("one", "two")
+    calls = [
+        {"index": i, "id": f"call_{name}", "function": {"name": name, "arguments": "{}"}}
+        for i, name in enumerate(names)
+    ]
+    delta = {"index": 0, "delta": {"tool_calls": calls}, "finish_reason": "tool_calls"}
+    playground.play_chunks([{"choices": [delta]}])
+    playground.ask("Both!")
+    playground.page.unroute("**/v1/chat/completions")
+    for name in names:
+        playground.page.fill(f"[aria-label='Result of {name}']", name.upper())
+    playground.page.click("text=Send the results")
+    playground.wait_answer()
+    results = [(m["tool_call_id"], m["content"]) for m in playground.bodies[-1]["messages"][-2:]]
+    assert results == [("call_one", "ONE"), ("call_two", "TWO")]
 
 
 def test_reasoning_is_folded(playground: Playground) -> None:
@@ -224,6 +243,22 @@ def test_errors_say_what_to_do(open_page: Callable[..., Playground]) -> None:
     playground.page.click("[aria-label='Answer again']")
     playground.page.wait_for_selector("#turns .markdown >> text=Half")
     assert "The server is busy." in failure.inner_text()
+
+
+def test_warnings_of_the_server_are_shown(playground: Playground) -> None:
+    playground.page.click("text=Format and tools")
+    playground.page.select_option("#set-format", "json_schema")
+    text = {"type": "string", "not": {"const": "x"}}
+    schema = {"type": "object", "properties": {"a": text}, "required": ["a"]}
+    playground.set("schema", json.dumps(schema | {"additionalProperties": False}))
+    playground.set("max_tokens", 40)
+    playground.page.fill("#message", "Who are you?")
+    with playground.page.expect_response("**/v1/chat/completions") as response:
+        playground.page.press("#message", "Enter")
+    playground.wait_answer()
+    warnings = response.value.headers.get("x-warnings")
+    assert warnings
+    assert playground.page.inner_text("#notice.note") == unquote(warnings)
 
 
 def test_a_key_is_asked_for(open_page: Callable[..., Playground]) -> None:

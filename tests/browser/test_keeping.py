@@ -62,6 +62,28 @@ def test_conversations_are_renamed_exported_imported_and_deleted(
     page.wait_for_selector("#notice >> text=not an export")
 
 
+def test_a_strange_import_does_no_harm(playground: Playground, tmp_path: Path) -> None:
+    """Whatever types a file has: what can be shown is shown, as text."""
+    picture = "data:image/svg+xml;base64,PHN2ZyBvbmxvYWQ9ImFsZXJ0KDEpIi8+"
+    media = [
+        {"kind": 7, "name": ["<b>"], "blob": picture, "tiling": {"grid": "x"}, "isShown": True}
+    ]
+    turns = [
+        {"role": "user", "text": {"a": 1}, "media": media},
+        {"role": "assistant", "text": "<img src=x onerror=window.hacked=1>",
+         "usage": {"prompt_tokens": "<b>"}, "calls": [{"name": "<i>", "arguments": 7}],
+         "error": {"message": "<u>", "advice": 3}},
+    ]  # fmt: skip
+    file = tmp_path / "strange.json"
+    strange = {"title": "<script>", "turns": turns, "created": "x"}
+    file.write_text(json.dumps({"format": "internvl-playground-1", "conversations": [strange]}))
+    playground.page.set_input_files("#import-file", str(file))
+    playground.page.click("#conversations >> text=<script>")
+    playground.page.wait_for_selector("#turns .turn-foot")
+    assert playground.page.locator("#turns b, #turns i, #turns u, #turns script").count() == 0
+    assert playground.page.evaluate("window.hacked") is None
+
+
 class Proxy(BaseHTTPRequestHandler):
     """Passes on what is below /internvl/ without that part of the path, and streams answers."""
 
@@ -128,6 +150,29 @@ def streamed(lines: str) -> str:
     chunks = [json.loads(x[6:]) for x in lines.splitlines() if x.startswith("data: {")]
     choices = [choice for chunk in chunks for choice in chunk["choices"]]
     return "".join(choice["delta"].get("content") or "" for choice in choices)
+
+
+def test_everything_works_without_https(
+    open_page: Callable[..., Playground], demo: LiveServer
+) -> None:
+    """Pages of other hosts over HTTP have no clipboard, no camera and no random ids."""
+    playground = open_page(f"http://playground.test:{demo.port}/")
+    page = playground.page
+    assert not page.evaluate("isSecureContext")
+    answer = playground.ask("Who are you?")
+    page.click("[aria-label='Copy the answer']")
+    page.fill("#message", "")
+    page.keyboard.press("Control+V")
+    assert page.input_value("#message") == answer
+    page.click("#open-code")
+    page.click("dialog [aria-label='Copy curl']")
+    page.wait_for_selector("dialog >> text=Copied.")
+    page.keyboard.press("Escape")
+    page.fill("#message", "")
+    page.keyboard.press("Control+V")
+    assert page.input_value("#message").startswith("curl -sN ")
+    with page.expect_file_chooser():
+        page.click("#photograph")
 
 
 @pytest.fixture

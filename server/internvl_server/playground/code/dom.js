@@ -75,10 +75,15 @@ export function openDialog(title, ...children) {
   return dialog;
 }
 
-/** Show a sentence as an alert above the message field; nothing hides it. */
-export function notify(text) {
+/**
+ * Show a sentence above the message field; an empty one hides it.
+ * @param {string} text
+ * @param {"problem"|"note"} kind
+ */
+export function notify(text, kind = "problem") {
   const notice = byId("notice");
   notice.hidden = !text;
+  notice.classList.toggle("note", kind === "note");
   notice.replaceChildren();
   if (!text) return;
   notice.append(h("span", {}, text), iconButton("close", "Dismiss", () => notify("")));
@@ -97,3 +102,16 @@ export const count = (number) => Number(number).toLocaleString("en");
 
 /** "1 tile", "2 tiles". */
 export const plural = (number, word) => `${count(number)} ${word}${number === 1 ? "" : "s"}`;
+
+/** Copy a text, also where the page has no clipboard because it was not loaded over HTTPS. */
+export async function copyText(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const field = h("textarea", { value: text, class: "hidden-text", "aria-hidden": "true" });
+  const place = document.querySelector("dialog[open]") ?? document.body; // all else is inert while a dialog is open
+  const focused = document.activeElement;
+  place.append(field);
+  field.select();
+  document.execCommand("copy");
+  field.remove();
+  focused?.focus();
+}

@@ -4,7 +4,7 @@ import { ApiError, call } from "./api.js";
 import { Composer } from "./composer.js";
 import { assistantTurn, mediaOf, newConversation, toolTurn, userTurn } from "./conversation.js";
 import { Cost } from "./cost.js";
-import { announce, byId, count, icon, notify } from "./dom.js";
+import { announce, byId, copyText, count, icon, notify } from "./dom.js";
 import { askForKey, setUpKey } from "./key.js";
 import { ConversationList } from "./list.js";
 import { chatBody } from "./request.js";
@@ -21,7 +21,7 @@ const OPEN = "internvl-playground-open";
 const storage = new Storage();
 const settings = new Settings(settingsChanged);
 const composer = new Composer(settings, { onchange: draftChanged, onsend: send, onstop: stop });
-const turns = new Turns({ edit, again, proceed, answerCall, copy: (text) => navigator.clipboard.writeText(text) }, settings);
+const turns = new Turns({ edit, again, proceed, answerCalls, copy: copyText }, settings);
 const list = new ConversationList(storage, open);
 const cost = new Cost(draftBody, measured);
 
@@ -82,10 +82,10 @@ async function send() {
   await answer();
 }
 
-async function answerCall(call_, text) {
-  const last = conversation.turns.at(-1);
-  const missing = last.calls.filter(({ id }) => id !== call_.id);
-  conversation.turns.push(...missing.map(({ id }) => toolTurn(id, "")), toolTurn(call_.id, text));
+/** Send the results of tool calls, given as pairs of id and text. */
+async function answerCalls(results) {
+  if (running || !validSettings()) return;
+  conversation.turns.push(...results.map(([id, text]) => toolTurn(id, text)));
   await answer();
 }
 
@@ -142,7 +142,7 @@ async function begin(turn, body) {
   turn.timing = { started: performance.now() };
   const response = await call("v1/chat/completions", { body, signal: running.signal });
   const warnings = response.headers.get("x-warnings");
-  if (warnings) notify(decodeURIComponent(warnings));
+  if (warnings) notify(decodeURIComponent(warnings), "note");
   return response;
 }
 
@@ -206,7 +206,7 @@ function open(chosen) {
   turns.show(conversation.turns);
   list.show(conversation.id);
   closeList();
-  composer.focus();
+  if (!matchMedia("(pointer: coarse)").matches) composer.focus(); // it would open the keyboard of a phone
 }
 
 async function start() {

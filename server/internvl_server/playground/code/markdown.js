@@ -2,7 +2,7 @@
 
 import { Marked } from "../vendor/marked.esm.js";
 import DOMPurify from "../vendor/purify.es.mjs";
-import { h, iconButton } from "./dom.js";
+import { copyText, h, iconButton } from "./dom.js";
 
 const escape = (text) => text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
 
@@ -54,7 +54,7 @@ function addCopy(block) {
   block.tabIndex = 0;
   const box = h("div", { class: "code-box" });
   block.replaceWith(box);
-  box.append(block, iconButton("copy", "Copy the code", () => navigator.clipboard.writeText(text)));
+  box.append(block, iconButton("copy", "Copy the code", () => copyText(text)));
 }
 
 /** Replace the marks that `parseGrounding` left by elements. */

@@ -226,6 +226,7 @@ export function setUpPanel(buttonId, panelId, iconName, isOpen) {
     button.focus();
     event.stopPropagation();
   });
+  document.querySelector("main").addEventListener("pointerdown", () => { if (isNarrow() && !panel.hidden) show(false); });
   show(isOpen);
   return () => { if (isNarrow()) show(false); };
 }

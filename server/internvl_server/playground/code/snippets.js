@@ -1,7 +1,7 @@
 // The request as a program: curl, Python and JavaScript.
 
 import { BASE, endpoint } from "./api.js";
-import { announce, h, openDialog } from "./dom.js";
+import { announce, copyText, h, openDialog } from "./dom.js";
 
 // Parameters of the SDK's `create`; all other fields go into `extra_body`.
 const OF_THE_SDK = new Set([
@@ -80,7 +80,7 @@ export function showCode(body) {
     const text = write(body);
     const copied = h("span", { class: "hint", role: "status" });
     const copy = h("button", { type: "button", class: "primary", "aria-label": `Copy ${name}`, onclick: async () => {
-      await navigator.clipboard.writeText(text);
+      await copyText(text);
       copied.textContent = "Copied.";
       announce(`${name} copied.`);
     } }, "Copy");

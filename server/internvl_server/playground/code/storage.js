@@ -91,5 +91,10 @@ function importedTurn(turn) {
 
 function importedItem(item) {
   if (!String(item?.blob).startsWith("data:")) throw new Error("A picture in the file cannot be read.");
-  return { ...item, name: String(item.name), blob: blobOf(item.blob), ...(item.frames ? { frames: item.frames.map(blobOf) } : {}) };
+  const frames = Array.isArray(item.frames) ? item.frames.map(blobOf) : [];
+  return {
+    kind: item.kind === "video" ? "video" : "image", name: String(item.name), blob: blobOf(item.blob), frames, isShown: item.isShown === true,
+    width: Number(item.width) || 0, height: Number(item.height) || 0, detail: item.detail ? String(item.detail) : null,
+    tiling: null, // counted anew
+  };
 }

@@ -9,7 +9,7 @@ import { figure } from "./picture.js";
 
 /**
  * Shows a conversation in the page.
- * @param {object} actions what the buttons do: edit(index), again(index), proceed(index), answerCall(call, text), copy(text)
+ * @param {object} actions what the buttons do: edit(index), again(index), proceed(index), answerCalls(results), copy(text)
  */
 export class Turns {
   #list = byId("turns");
@@ -78,19 +78,23 @@ export class Turns {
     if (shown) fillGrounded(shown, picturesFor(this.#turns, index), groups);
     const item = h("li", { class: "turn assistant" }, h("h3", { class: "hidden-text" }, "Answer"),
       turn.reasoning && reasoning(turn), isRunning && !turn.text && !turn.calls.length ? h("p", { class: "waiting" }, "Working…") : body,
-      shown, ...turn.calls.map((call) => this.#call(call, index)), turn.error && failure(turn.error), this.#footer(turn, index));
+      shown, turn.calls.length > 0 && this.#calls(turn, index), turn.error && failure(turn.error), this.#footer(turn, index));
     item.setAttribute("aria-busy", String(isRunning));
     return item;
   }
 
-  #call(call, index) {
-    const isLast = index === this.#turns.length - 1 && this.#turns[index].state !== "running";
-    const field = h("textarea", { rows: 2, "aria-label": `Result of ${call.name}`, placeholder: "Result, sent back to the model" });
-    const form = isLast ? h("form", { class: "call-result", onsubmit: (event) => {
+  /** The calls of a turn, and fields for their results if it is the last one. */
+  #calls(turn, index) {
+    const isOpen = index === this.#turns.length - 1 && turn.state !== "running";
+    const fields = turn.calls.map(({ name }) => h("textarea", { rows: 2, "aria-label": `Result of ${name}`, placeholder: "Result, sent back to the model" }));
+    const boxes = turn.calls.map((call, number) => h("div", { class: "call" }, h("h4", {}, "Tool call: ", h("code", {}, call.name)),
+      h("pre", { tabIndex: 0 }, pretty(call.arguments)), isOpen && fields[number]));
+    if (!isOpen) return h("div", { class: "calls" }, ...boxes);
+    const send = h("button", { type: "submit" }, turn.calls.length === 1 ? "Send the result" : "Send the results");
+    return h("form", { class: "calls", onsubmit: (event) => {
       event.preventDefault();
-      this.#actions.answerCall(call, field.value);
-    } }, field, h("button", { type: "submit" }, "Send the result")) : null;
-    return h("div", { class: "call" }, h("h4", {}, "Tool call: ", h("code", {}, call.name)), h("pre", { tabIndex: 0 }, pretty(call.arguments)), form);
+      this.#actions.answerCalls(turn.calls.map(({ id }, number) => [id, fields[number].value]));
+    } }, ...boxes, h("div", { class: "row end" }, send));
   }
 
   #footer(turn, index) {
