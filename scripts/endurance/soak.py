@@ -22,7 +22,7 @@ from typing import Any
 from scripts.endurance.criteria import Criterion, at_most, report
 from scripts.endurance.mix import Mix, hostile_requests
 from scripts.endurance.running import Soak, growth
-from scripts.endurance.starting import Folder, folder, served_name, watched_server
+from scripts.endurance.starting import Folder, folder, metrics_of, served_name, watched_server
 from scripts.load.accounts.outcomes import Outcome
 from scripts.load.media_host import MediaHost
 from scripts.load.watch.state import State
@@ -51,6 +51,7 @@ async def run(options: argparse.Namespace, place: Folder) -> int:
             ready_s = await server.wait_ready()
             mix = Mix(await served_name(server), host, hostile, seed=options.seed)
             soak = Soak(server, place.temporary, mix)
+            metrics = await metrics_of(server)
             await soak.idle_state()  # starts what is started on demand
             rate = options.rate or await soak.capacity(min(10.0, seconds / 10)) / 2
             before = soak.memory_mib
@@ -59,6 +60,7 @@ async def run(options: argparse.Namespace, place: Folder) -> int:
             async with soak.sampling(min(1.0, seconds / 100)):
                 await soak.load(seconds * 2 / 3, rate)
             end = await soak.idle_state()
+            wrong = soak.ledger.compare_with_metrics(metrics, await metrics_of(server))
     facts = {
         "engine": f"{options.engine}, ready after {ready_s:.1f} s",
         "load": f"{rate:.1f} requests/s for {options.minutes:g} minutes, {len(hostile)} hostile ones",
@@ -69,8 +71,9 @@ async def run(options: argparse.Namespace, place: Folder) -> int:
     log = place.log.read_text(errors="replace").splitlines()
     rows = [*criteria_of_memory(soak, options), *criteria_of_state(start, end)]
     rows += criteria_of_accounts(soak, log)
+    rows.append(at_most("differences between answers and metrics", len(wrong), 0))
     codes = [f"{count} × {code}" for code, count in soak.ledger.codes.most_common(12)]
-    return report(rows, facts, [*soak.ledger.notes, *codes], options.json)
+    return report(rows, facts, [*soak.ledger.notes, *wrong, *codes], options.json)
 
 
 def criteria_of_memory(soak: Soak, options: argparse.Namespace) -> list[Criterion]:

@@ -14,7 +14,7 @@ from scripts.load.servers import ServerProcess, python
 from scripts.load.systems import flat
 from scripts.side_by_side.model import make_model
 
-__all__ = ["Folder", "folder", "served_name", "watched_server"]
+__all__ = ["Folder", "folder", "metrics_of", "served_name", "watched_server"]
 
 
 @dataclass(frozen=True)
@@ -75,3 +75,9 @@ async def served_name(server: ServerProcess) -> str:
     """The name of its model."""
     answer = await exchange(server.address, request_bytes("/v1/models", method="GET"))
     return str(json.loads(bytes(answer.body))["data"][0]["id"])
+
+
+async def metrics_of(server: ServerProcess) -> str:
+    """What it shows to Prometheus."""
+    answer = await exchange(server.address, request_bytes("/metrics", method="GET"))
+    return bytes(answer.body).decode()

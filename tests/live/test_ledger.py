@@ -2,15 +2,16 @@
 
 import asyncio
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from scripts.load.accounts.exchange import Answer, Leave, request_bytes
-from scripts.load.accounts.ledger import Ledger, access_lines
+from scripts.load.accounts.ledger import Ledger, access_lines, counted_requests
 from scripts.load.accounts.outcomes import Outcome
 from scripts.load.streams import Address
-from tests.live_server import start_echo_server
+from tests.live_server import LiveServer, start_echo_server
 
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 MESSAGES = "/v1/messages"
@@ -44,6 +45,7 @@ async def test_refusals_failures_and_departures_are_told_apart(tiny_checkpoint: 
     faults = {"token_delay_s": 0.02, "fail_after_tokens": 2}
     with start_echo_server(tiny_checkpoint, engine={"echo": faults}) as server:
         address = Address(server.port)
+        before = metrics(server)
         for path in BODIES:
             await ledger.send(address, request(path, stream=True))
         await ledger.send(address, request(CHAT))
@@ -56,10 +58,55 @@ async def test_refusals_failures_and_departures_are_told_apart(tiny_checkpoint: 
         for leave in (Leave(after_sent=20), Leave(after_s=0.01), Leave(after_received=1)):
             await ledger.send(address, request(CHAT, stream=True), leave=leave)
         assert ledger.outcomes[Outcome.CANCELLED] == 3
+        server.wait_idle()
+        after = metrics(server)
+    assert ledger.compare_with_metrics(before, after) == []
+    counts = counted_requests(after) - counted_requests(before)
+    # Of the others one never was a whole request, and one may have ended before.
+    assert 1 <= counts["outcome=left"] == counts["status=499"] <= 2
+    assert ledger.compare_with_metrics(after, after) != []
     await ledger.send(address, request(CHAT))
     assert ledger.outcomes[Outcome.UNCONNECTED] == 1
     assert ledger.num_unexplained == 0
     assert "11 sent = 0 completed + 3 refused + 4 failed" in ledger.identity
+
+
+def metrics(server: LiveServer) -> str:
+    time.sleep(0.1)  # the last request is counted after its answer
+    return server.get("/metrics").text
+
+
+METRICS = """
+internvl_requests_total{outcome="ok",route="/v1/x"} %d.0
+internvl_requests_total{outcome="refused",route="/v1/x"} %d.0
+internvl_http_responses_total{status="200",route="/v1/x"} %d.0
+internvl_http_responses_total{status="400",route="other"} %d.0
+internvl_requests_total{outcome="ok",route="/ready"} 9.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("counts", "is_right"),
+    [
+        ((3, 1, 3, 1), True),
+        ((4, 1, 4, 1), True),  # one that was cancelled, and answered
+        ((2, 1, 3, 1), False),
+        ((3, 1, 2, 2), False),
+        ((3, 0, 3, 1), False),
+        ((5, 1, 5, 1), False),
+    ],
+)
+def test_answers_are_compared_with_the_metrics(counts: tuple[int, ...], is_right: bool) -> None:
+    ledger = Ledger()
+    error = b'{"error":{"message":"m","type":"t"}}'
+    for status, body in ((200, b""), (200, b""), (200, b""), (400, error)):
+        ledger.open()
+        headers = {"x-request-id": "a"}
+        whole = Answer("/v1/x", status, headers, bytearray(body), is_connected=True, is_whole=True)
+        ledger.close(whole)
+    ledger.open()
+    ledger.close(Answer("/v1/x", is_connected=True, has_left=True))
+    assert (ledger.compare_with_metrics("", METRICS % counts) == []) is is_right
 
 
 DELTA = b'data: {"choices":[{"index":0,"delta":{"content":"x"},"finish_reason":null}]}\n\n'

@@ -5,14 +5,16 @@ from collections import Counter
 from collections.abc import Iterable
 from http import HTTPStatus
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from scripts.load.accounts.exchange import STAY, Answer, Leave, exchange
 from scripts.load.accounts.outcomes import Outcome, error_code, judge
 from scripts.load.streams import Address
 
-__all__ = ["Ledger", "access_lines"]
+__all__ = ["Ledger", "access_lines", "counted_requests"]
 
 _MAX_NOTES = 20
-_QUIET_PATHS = {"/health", "/ready"}  # which have a line at the level `debug` only
+_QUIET_PATHS = {"/health", "/ready", "/metrics"}  # which have a line at the level `debug` only
 _ACCESS = re.compile(r" server\.access \[([^\]]+)\] \S+ \S+ (\d+) ")
 
 
@@ -31,6 +33,9 @@ class Ledger:
         self.notes: list[str] = []  # of the first that are unexplained
         self.num_server_errors = 0  # statuses of 5xx other than 503 and 504
         self._ids: Counter[str] = Counter()  # of whole answers
+        self._counts: Counter[str] = (
+            Counter()
+        )  # of the same answers, as `counted_requests` has them
 
     async def send(
         self,
@@ -71,6 +76,7 @@ class Ledger:
         is_logged = answer.path.partition("?")[0] not in _QUIET_PATHS
         if is_logged and answer.is_whole and "x-request-id" in answer.headers:
             self._ids[answer.headers["x-request-id"]] += 1
+            self._counts.update([f"status={answer.status}", f"outcome={_outcome(outcome, answer)}"])
         return outcome
 
     @property
@@ -97,9 +103,55 @@ class Ledger:
         wrong = {key: count for key, count in self._ids.items() if found[key] != count}
         return [f"{found[key]} log lines of request {key}" for key in list(wrong)[:_MAX_NOTES]]
 
+    def compare_with_metrics(self, before: str, after: str) -> list[str]:
+        """What is wrong between the whole answers and the server's metrics, if anything.
+
+        Every whole answer is counted, with its status and outcome. Requests that were cancelled may be
+        counted, whatever the server did for them.
+
+        Args:
+            before, after: What `/metrics` was before the first request, and after the end of the last one.
+        """
+        counts = counted_requests(after)
+        counts.subtract(counted_requests(before))
+        wrong = []
+        for kind in ("status", "outcome"):
+            differences = [
+                counts[name] - self._counts[name]
+                for name in counts.keys() | self._counts.keys()
+                if name.startswith(kind)
+            ]
+            num_more = sum(max(difference, 0) for difference in differences)
+            if min(differences, default=0) < 0 or num_more > self.outcomes[Outcome.CANCELLED]:
+                wrong.append(f"by {kind}: {dict(counts)} counted, {dict(self._counts)} answered")
+        return wrong
+
     def _note(self, note: str) -> None:
         if len(self.notes) < _MAX_NOTES:
             self.notes.append(note)
+
+
+def counted_requests(metrics: str) -> Counter[str]:
+    """The requests that `/metrics` has counted, by status and by outcome, without probes and scrapes."""
+    counts: Counter[str] = Counter()
+    for family in text_string_to_metric_families(metrics):
+        for sample in family.samples:
+            labels = sample.labels
+            if labels.get("route") in _QUIET_PATHS:
+                continue
+            if sample.name == "internvl_http_responses_total":
+                counts[f"status={labels['status']}"] += int(sample.value)
+            elif sample.name == "internvl_requests_total":
+                counts[f"outcome={labels['outcome']}"] += int(sample.value)
+    return counts
+
+
+def _outcome(outcome: Outcome, answer: Answer) -> str:
+    """What the server calls it."""
+    if outcome is Outcome.COMPLETED:
+        return "ok"
+    is_refusal = outcome is Outcome.REFUSED and answer.status < HTTPStatus.INTERNAL_SERVER_ERROR
+    return "refused" if is_refusal else "failed"
 
 
 def access_lines(lines: Iterable[str]) -> list[tuple[str, int]]:
