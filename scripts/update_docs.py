@@ -13,10 +13,14 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from internvl_server.api.errors import Row, error_rows
+from internvl_server.app import create_app
 from internvl_server.cli import main as run_command
 from internvl_server.engine import cpu, echo, turbomind
+from internvl_server.engine.base import EngineHealth, EngineInfo
 from internvl_server.planner.models import MODELS, repositories
 from internvl_server.protocol.chat.request import CHAT_FIELDS
 from internvl_server.protocol.completions.request import COMPLETION_FIELDS
@@ -33,6 +37,7 @@ from internvl_server.protocol.messages.request import MESSAGES_FIELDS
 from internvl_server.protocol.responses.request import RESPONSES_FIELDS
 from internvl_server.protocol.tokenize import TOKENIZE_FIELDS
 from internvl_server.settings import Settings
+from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel
 
 CAPABILITIES = {
@@ -197,6 +202,27 @@ def plan_table() -> str:
     return output.getvalue()
 
 
+def metrics_table() -> str:
+    """Name, type, labels and meaning of every metric, in the order of `/metrics`."""
+    # An engine that knows its cache.
+    engine: Any = SimpleNamespace(
+        info=EngineInfo("", 1, 1, frozenset()),
+        health=lambda: EngineHealth(is_ready=True, reason="", kv_usage=0.0),
+    )
+    registry = create_app(Settings(), engine).state.services.registry
+    rows = ["| Metric | Type | Labels | Meaning |", "| --- | --- | --- | --- |"]
+    for collector in registry._collector_to_names:
+        for metric in collector.collect():
+            suffix = {"counter": "_total", "info": "_info"}.get(metric.type, "")
+            names = {label for sample in metric.samples for label in sample.labels} - {"le"}
+            if isinstance(collector, MetricWrapperBase):  # it may have no samples yet
+                names = set(collector._labelnames)
+            labels = ", ".join(f"`{name}`" for name in sorted(names))
+            kind = "gauge" if metric.type == "info" else metric.type
+            rows.append(f"| `{metric.name}{suffix}` | {kind} | {labels} | {metric.documentation} |")
+    return "\n".join(rows)
+
+
 ENDPOINTS = {
     "chat": CHAT_FIELDS,
     "completions": COMPLETION_FIELDS,
@@ -221,6 +247,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "messages_fields": partial(fields_table, MESSAGES_FIELDS),
     "foreign": foreign_table,
     "family": family_table,
+    "metrics": metrics_table,
     "plan": plan_table,
     "settings": settings_table,
 }

@@ -5,7 +5,13 @@ Labels have few values: routes, codes of errors, reasons. None of them is what a
 
 from collections.abc import Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
 from internvl_server.telemetry.record import RequestRecord, Stage
 
@@ -43,6 +49,7 @@ class PrometheusObserver:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        disable_created_metrics()  # of the whole process: one series more for each counter, of no use here
         self._registry = registry
         self._requests = self._counter(
             "requests", "Requests that ended, by route and outcome.", "route", "outcome"

@@ -112,6 +112,7 @@ def _named_budgets(services: Services) -> Iterator[tuple[tuple[str, ...], Shared
 
 def _media(services: Services) -> Iterator[Metric]:
     alive = _gauges("decode_workers", "Processes that decode and tile.", "pool")
+    busy = _gauges("decode_workers_busy", "Those of them that start or have a job.", "pool")
     started = CounterMetricFamily(
         f"{PREFIX}decode_workers_started", "Processes started.", labels=["pool"]
     )
@@ -120,9 +121,10 @@ def _media(services: Services) -> Iterator[Metric]:
     )
     for name, pool in services.media.pools().items():
         alive.add_metric((name,), pool.num_alive)
+        busy.add_metric((name,), pool.num_busy)
         started.add_metric((name,), pool.num_started)
         lost.add_metric((name,), pool.num_died + pool.num_killed)
-    yield from (alive, started, lost)
+    yield from (alive, busy, started, lost)
     cache = services.media.cache
     queries = CounterMetricFamily(f"{PREFIX}media_cache_queries", "Images and videos looked up.")
     queries.add_metric((), cache.num_queries)

@@ -28,6 +28,7 @@ class PoolHealth:
 
     Attributes:
         num_alive: Processes that run.
+        num_busy: Those of them that start or have a job.
         num_started: Processes that were started, the first ones and those in the place of others.
         num_died: Processes that ended by themselves, or were ended because of what they answered.
         num_killed: Processes that were ended because a job took too long.
@@ -36,6 +37,7 @@ class PoolHealth:
     """
 
     num_alive: int = 0
+    num_busy: int = 0
     num_started: int = 0
     num_died: int = 0
     num_killed: int = 0
@@ -65,8 +67,9 @@ class WorkerSupply:
 
     def health(self) -> PoolHealth:
         """How the processes are now."""
-        num_alive = sum(worker.is_alive() for worker in tuple(self.workers))
-        return replace(self._health, num_alive=num_alive)
+        alive = [worker for worker in tuple(self.workers) if worker.is_alive()]
+        num_busy = sum(worker.is_busy for worker in alive)
+        return replace(self._health, num_alive=len(alive), num_busy=num_busy)
 
     @property
     def has_gap(self) -> bool:
