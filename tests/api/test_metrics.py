@@ -4,14 +4,18 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx2
 import pytest
+from internvl_server.engine.base import EngineHealth
+from internvl_server.settings import Settings
 from internvl_server.telemetry.tokens import GAP_BOUNDS, TokenMeter
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from tests.live_server import LiveServer
+from tests.scripted_engine import ScriptedEngine
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hello there"}]}
 
@@ -91,6 +95,7 @@ def test_images_are_counted_and_found_again(
     assert after["internvl_media_cache_bytes"] > 0
     assert after["internvl_media_cache_entries"] == 1
     assert after["internvl_decode_workers{pool=image}"] > 0
+    assert after["internvl_decode_workers_busy{pool=image}"] == 0
 
 
 def test_refusals_are_counted_by_code(server: LiveServer) -> None:
@@ -173,6 +178,28 @@ def test_metrics_with_a_separate_port_are_not_on_the_main_one(
     start_server: Callable[..., LiveServer],
 ) -> None:
     assert start_server(server={"metrics_port": 9400}).get("/metrics").status_code == 404
+
+
+class Ailing(ScriptedEngine):
+    """An engine that ends while the server runs."""
+
+    has_ended = False
+
+    def health(self) -> EngineHealth:
+        if self.has_ended:
+            return EngineHealth(False, "It has ended.", is_alive=False, silence_s=99.0)
+        return super().health()
+
+
+def test_an_engine_that_has_ended_is_shown(tiny_checkpoint: Path) -> None:
+    engine = Ailing(end_id=0)
+    with LiveServer(Settings(model={"path": str(tiny_checkpoint)}), engine) as server:
+        for name in ("ready", "alive"):
+            assert f"internvl_engine_{name} 1.0\n" in server.get("/metrics").text
+        engine.has_ended = True
+        text = server.get("/metrics").text
+    for line in ("ready 0.0", "alive 0.0", "silence_seconds 99.0"):
+        assert f"internvl_engine_{line}\n" in text
 
 
 class Answer:

@@ -22,15 +22,12 @@ from typing import Any
 import httpx2
 import pytest
 import yaml
-from internvl_server.engine.base import EngineHealth
 from internvl_server.settings import Settings
 from prometheus_client.parser import text_string_to_metric_families
 
 from scripts.load.servers import free_port
 from tests.live.test_process import descendants, serving
 from tests.live.test_streams import wait_until
-from tests.live_server import LiveServer
-from tests.scripted_engine import ScriptedEngine
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "configs" / "monitoring"
@@ -256,6 +253,16 @@ def test_every_metric_of_dashboard_and_alerts_exists_and_moves(
     assert sorted(EVERY_NAME - watch.moved - FIXED) == []
 
 
+def test_the_page_names_every_metric_and_no_other(loaded: tuple[Watch, object]) -> None:
+    watch, _ = loaded
+    page = (ROOT / "server/docs/metrics.md").read_text("utf-8")
+    table, rest = re.split("<!-- metrics:end -->", page)
+    described = set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE))
+    shown = {re.sub(r"_(bucket|sum|count)$", "", name) for name in watch.names}
+    assert described == shown
+    assert named(rest) <= described
+
+
 @pytest.mark.skipif(
     shutil.which("prometheus") is None,
     reason="prometheus IS NOT INSTALLED: the expressions of configs/monitoring are not computed",
@@ -273,25 +280,3 @@ def test_prometheus_computes_every_expression(
     assert empty == []
     rules = [rule for group in get("rules")["groups"] for rule in group["rules"]]
     assert {rule["name"]: rule["health"] for rule in rules} == dict.fromkeys(ALERTS, "ok")
-
-
-class Ailing(ScriptedEngine):
-    """An engine that ends while the server runs."""
-
-    has_ended = False
-
-    def health(self) -> EngineHealth:
-        if self.has_ended:
-            return EngineHealth(False, "It has ended.", is_alive=False, silence_s=99.0)
-        return super().health()
-
-
-def test_an_engine_that_has_ended_is_shown(tiny_checkpoint: Path) -> None:
-    engine = Ailing(end_id=0)
-    with LiveServer(Settings(model={"path": str(tiny_checkpoint)}), engine) as server:
-        for name in ("ready", "alive"):
-            assert f"internvl_engine_{name} 1.0\n" in server.get("/metrics").text
-        engine.has_ended = True
-        text = server.get("/metrics").text
-    for line in ("ready 0.0", "alive 0.0", "silence_seconds 99.0"):
-        assert f"internvl_engine_{line}\n" in text
