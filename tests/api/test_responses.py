@@ -1,11 +1,13 @@
 """`/v1/responses` with the real SDK, strict validation on, against the whole server with the echo engine."""
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx2
 import openai
 import pytest
+from internvl_server.protocol.responses.events import ResponseWriter
 from openai.types.responses import Response
 
 from tests.live_server import LiveServer
@@ -138,6 +140,36 @@ def test_log_probabilities(client: openai.OpenAI) -> None:
     ]
     plain = client.responses.create(**ASK)
     assert plain.output[0].content[0].logprobs == []
+
+
+def test_many_log_probabilities_are_repeated_off_the_event_loop(
+    client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last four events of a stream have those of the whole answer."""
+    threads: dict[str, set[str]] = {}
+    write = ResponseWriter._frame
+
+    def noted(self: ResponseWriter, event: dict[str, Any]) -> bytes:
+        threads.setdefault(event["type"], set()).add(threading.current_thread().name)
+        return write(self, event)
+
+    monkeypatch.setattr(ResponseWriter, "_frame", noted)
+    ask = ASK | {
+        "input": "hello " * 200, "include": ["message.output_text.logprobs"], "top_logprobs": 2,
+    }  # fmt: skip
+    [whole] = client.responses.create(**ask).output[0].content
+    events = list(client.responses.create(**ask, stream=True))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    *_, text, part, item, last = events
+    assert len(whole.logprobs) > 200
+    for repeated in (text, part.part, item.item.content[0], last.response.output[0].content[0]):
+        assert repeated.text == whole.text
+        assert [entry.to_dict() for entry in repeated.logprobs] == [
+            entry.to_dict() for entry in whole.logprobs
+        ]
+    [of_delta], [of_last] = threads["response.output_text.delta"], threads[last.type]
+    assert of_last.startswith("offload")
+    assert of_delta != of_last
 
 
 def test_output_goes_back_in_as_history(client: openai.OpenAI) -> None:

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from internvl_server.api.answer import Answer, respond, start_conversation
 from internvl_server.api.counting import count_prompt
 from internvl_server.api.headers import notice_headers
+from internvl_server.api.json_text import json_text
 from internvl_server.api.openapi import json_body
 from internvl_server.api.services import Services, ServicesDep, ServicesRoute
 from internvl_server.pipeline import Generation
@@ -57,7 +58,7 @@ async def _accept(request: Request, services: Services, owner: AsyncExitStack) -
         # What an accepted request repeats is no longer than its prompt may be.
         echo=echoed_parameters(parsed.body),
     )
-    writer = ResponseWriter(head, obfuscate=bool(options.include_obfuscation))
+    writer = ResponseWriter(head, json_text, obfuscate=bool(options.include_obfuscation))
     return Answer(
         generation,
         writer,

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from internvl_server.api.disconnect import until_gone, watch
 from internvl_server.api.errors import client_facing_error, error_body, note_error
 from internvl_server.api.streaming.channel import Channel, ClientStalledError
+from internvl_server.concurrency.offload import MAX_ANSWER_TOKENS, offload
 from internvl_server.core import TextDelta
 from internvl_server.errors import ShuttingDownError
 from internvl_server.pipeline import Generation
@@ -32,10 +33,12 @@ _LAST_EVENT_S = 2.0
 class StreamWriter(Protocol):
     """Writes the events of one answer in a dialect, as encoded server-sent events.
 
-    `end` is what follows the last delta, and may be empty.
+    `end` is what follows the last delta, and may be empty. `num_logprobs` is the number of tokens whose log
+    probabilities the last events repeat.
     """
 
     dialect: Dialect
+    num_logprobs: int
     end: bytes
 
     def begin(self) -> bytes:
@@ -69,7 +72,7 @@ class EventStream(EventSourceResponse):
 
     # A dictionary of more than thirty attributes, the base's among them, takes 1.6 kB.
     __slots__ = (
-        "_around", "_begin", "_channel", "_context", "_generation", "_loop", "_over", "_owner",
+        "_around", "_begin", "_channel", "_context", "_ending", "_generation", "_loop", "_over", "_owner",
         "_state", "_timeout_s", "_timer", "_writer", "_written_at", "takes_json",
     )  # fmt: skip
 
@@ -178,9 +181,21 @@ class EventStream(EventSourceResponse):
     def put(self, delta: TextDelta) -> None:
         """Send the events of a delta. Called by the generation, as all that follow."""
         is_last = delta.usage is not None
+        if is_last and self._writer.num_logprobs > MAX_ANSWER_TOKENS:
+            self._ending = asyncio.create_task(self._finish(delta))
+            return
         events = self._writer.delta(delta)
         if events or is_last:
             self._write(events + self._writer.end if is_last else events, is_last=is_last)
+
+    async def _finish(self, delta: TextDelta) -> None:
+        """Send the last events, which take long to write."""
+        try:
+            events = await offload(partial(self._writer.delta, delta))
+        except Exception as defect:  # noqa: BLE001  (raised where the response is awaited)
+            self._end(defect)
+        else:
+            self._write(events + self._writer.end, is_last=True)
 
     def put_json(self, index: int, text: bytes) -> None:
         """Send the event of a delta that is nothing but text."""

@@ -73,6 +73,7 @@ class ChunkWriter:
     """
 
     dialect = CHAT
+    num_logprobs = 0
     end = DONE
 
     def __init__(

@@ -71,6 +71,7 @@ class CompletionWriter:
     """
 
     dialect = COMPLETIONS
+    num_logprobs = 0
     end = DONE
 
     def __init__(

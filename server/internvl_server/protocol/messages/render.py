@@ -53,6 +53,7 @@ class MessageWriter:
     """
 
     dialect = MESSAGES
+    num_logprobs = 0
     end = b""
 
     def __init__(self, head: MessageHead) -> None:

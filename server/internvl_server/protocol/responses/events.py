@@ -1,7 +1,8 @@
 """Writes the numbered events of a streamed response as bytes."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from internvl_server.core import TextDelta
 from internvl_server.protocol.chat.render import dumps, obfuscation
@@ -11,20 +12,30 @@ from internvl_server.protocol.responses.render import Ending, ResponseHead
 
 __all__ = ["ResponseWriter"]
 
+_MANY_LOGPROBS = 32
+
 
 class ResponseWriter:
     """Writes one response, as a stream of events or as a whole.
 
     Args:
         head: The members that do not depend on the output.
+        write_long: Writes an event that repeats many log probabilities as JSON.
         obfuscate: Whether deltas are padded, so that their lengths reveal little about the text's.
+
+    Attributes:
+        num_logprobs: Tokens whose log probabilities the last events repeat, each four times.
     """
 
     dialect = RESPONSES
     end = b""
 
-    def __init__(self, head: ResponseHead, *, obfuscate: bool = False) -> None:
+    def __init__(
+        self, head: ResponseHead, write_long: Callable[[Any], bytes], *, obfuscate: bool = False
+    ) -> None:
         self._head = head
+        self._write_long = write_long
+        self.num_logprobs = 0
         self._items = OutputItems(head.id.partition("_")[2])
         self._obfuscate = obfuscate
         self._num_events = 0
@@ -37,6 +48,7 @@ class ResponseWriter:
 
     def delta(self, delta: TextDelta) -> bytes:
         """The events of a delta; the last delta is followed by the whole response."""
+        self.num_logprobs += len(delta.logprobs)
         events = self._items.push(delta)
         if delta.finish_reason is not None:
             response = self.response()
@@ -70,8 +82,12 @@ class ResponseWriter:
 
     def _frame(self, event: Event) -> bytes:
         kind = event["type"]
-        data = dumps({"type": kind, "sequence_number": self._num_events, **event})
+        numbered = {"type": kind, "sequence_number": self._num_events, **event}
         self._num_events += 1
-        if self._obfuscate and kind.endswith(".delta"):
+        is_delta = kind.endswith(".delta")
+        if self.num_logprobs > _MANY_LOGPROBS and not is_delta:
+            return b"event: %b\ndata: %b\n\n" % (kind.encode(), self._write_long(numbered))
+        data = dumps(numbered)
+        if self._obfuscate and is_delta:
             data = data[:-1] + obfuscation(len(data)) + "}"
         return f"event: {kind}\ndata: {data}\n\n".encode()

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from internvl_server.api.json_text import json_text
 from internvl_server.core import (
     ImageUsage,
     LogprobToken,
@@ -27,7 +28,7 @@ EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 def writer(*, obfuscate: bool = False, **fields: Any) -> ResponseWriter:
     body = ResponsesRequest.model_validate({"model": "m", "input": "hi"} | fields)
     return ResponseWriter(
-        ResponseHead("resp_1", "m", 1, echoed_parameters(body)), obfuscate=obfuscate
+        ResponseHead("resp_1", "m", 1, echoed_parameters(body)), json_text, obfuscate=obfuscate
     )
 
 
