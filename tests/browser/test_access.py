@@ -129,6 +129,19 @@ def test_everything_is_done_with_the_keyboard(playground: Playground) -> None:
     assert page.evaluate("document.activeElement.id") == "open-key"
 
 
+def test_the_focus_stays_when_tiles_are_counted_anew(
+    playground: Playground, pictures: Path
+) -> None:
+    playground.attach(pictures / "example.jpg")
+    playground.until("document.querySelector('#attachments .tiles')?.dataset.columns === '2'")
+    page = playground.page
+    reach(page, "[aria-label='Detail of example.jpg']", backwards=True)
+    page.keyboard.press("End")
+    playground.until("document.querySelector('#attachments .tiles').dataset.columns === '3'")
+    assert page.evaluate("document.activeElement.ariaLabel") == "Detail of example.jpg"
+    assert page.evaluate("document.activeElement.value") == "high"
+
+
 def reach(page: Any, selector: str, *, backwards: bool = False) -> None:
     """Press Tab until an element has the focus."""
     for _ in range(80):

@@ -243,6 +243,7 @@ def test_errors_say_what_to_do(open_page: Callable[..., Playground]) -> None:
     playground.page.click("[aria-label='Answer again']")
     playground.page.wait_for_selector("#turns .markdown >> text=Half")
     assert "The server is busy." in failure.inner_text()
+    assert failure.inner_text().startswith("Error · overloaded")
 
 
 def test_warnings_of_the_server_are_shown(playground: Playground) -> None:

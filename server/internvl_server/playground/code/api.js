@@ -7,7 +7,7 @@ export const BASE = new URL(".", document.baseURI);
 /** The address of an endpoint, such as "v1/models". */
 export const endpoint = (path) => new URL(path, BASE).href;
 
-/** An error that the server answered with, or a failure to reach it (status 0). */
+/** An error that the server answered with, in a stream (status null), or a failure to reach it (status 0). */
 export class ApiError extends Error {
   constructor({ status = 0, code = "", message = "", retryAfter = null, requestId = "" }) {
     super(message);
@@ -23,7 +23,7 @@ export class ApiError extends Error {
       return this.retryAfter ? `Try again in ${this.retryAfter} s.` : "Try again shortly.";
     }
     if (this.code === "context_length_exceeded") return "Start a new conversation, use a lower detail, or shorten the answer.";
-    if (this.status >= 500) return "Try again; the server's log has the details.";
+    if (this.status === null || this.status >= 500) return "Try again; the server's log has the details.";
     return "Change the request and send it again.";
   }
 }
@@ -32,7 +32,7 @@ export class ApiError extends Error {
 export function errorOf(body, response = null) {
   const error = body?.error ?? {};
   return new ApiError({
-    status: response?.status ?? (Number.isInteger(error.code) ? error.code : 500),
+    status: response?.status ?? null,
     code: String(error.code ?? error.type ?? ""),
     message: error.message ?? "The server sent an error without a message.",
     retryAfter: response?.headers.get("retry-after") ?? null,

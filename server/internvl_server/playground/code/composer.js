@@ -1,7 +1,7 @@
 // The message field: text, pictures and clips, and how they get there.
 
 import { setUpCamera } from "./camera.js";
-import { byId, h, icon, iconButton, notify } from "./dom.js";
+import { byId, h, icon, iconButton, notify, replaceKeepingFocus } from "./dom.js";
 import { readFiles, readFrames } from "./media.js";
 import { figure } from "./picture.js";
 
@@ -62,7 +62,7 @@ export class Composer {
 
   /** Show the pictures and clips anew, with the tiles that are known now. */
   show() {
-    byId("attachments").replaceChildren(...this.#media.map((item, index) => this.#card(item, index)));
+    replaceKeepingFocus(byId("attachments"), this.#media.map((item, index) => this.#card(item, index)));
   }
 
   /** Take the frames of all clips again, after their number has changed. */

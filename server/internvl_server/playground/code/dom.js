@@ -115,3 +115,15 @@ export async function copyText(text) {
   field.remove();
   focused?.focus();
 }
+
+const nameOf = (element) => element.getAttribute("aria-label") ?? element.textContent;
+
+/** Replace the children of a list; if one has the focus, the control of the same name in the same place gets it. */
+export function replaceKeepingFocus(list, children) {
+  const focused = list.contains(document.activeElement) ? document.activeElement : null;
+  const place = focused ? [...list.children].findIndex((child) => child.contains(focused)) : -1;
+  list.replaceChildren(...children);
+  if (place < 0) return;
+  const controls = list.children[place]?.querySelectorAll("button, select, input, [tabindex]") ?? [];
+  [...controls].find((control) => nameOf(control) === nameOf(focused))?.focus();
+}

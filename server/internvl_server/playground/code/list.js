@@ -1,7 +1,7 @@
 // The list of conversations: open, rename, delete, export and import.
 
 import { titleOf } from "./conversation.js";
-import { byId, h, iconButton, notify } from "./dom.js";
+import { byId, h, iconButton, notify, replaceKeepingFocus } from "./dom.js";
 import { exported, imported } from "./storage.js";
 
 /** Shows the conversations of a Storage; `onopen` gets the one that the user chooses, or null for a new one. */
@@ -9,6 +9,7 @@ export class ConversationList {
   #storage;
   #onopen;
   #current = null;
+  #isRenamed = false;
 
   constructor(storage, onopen) {
     this.#storage = storage;
@@ -23,7 +24,9 @@ export class ConversationList {
   async show(currentId = this.#current) {
     this.#current = currentId;
     const all = await this.#storage.all();
-    byId("conversations").replaceChildren(...all.map((one) => this.#entry(one)));
+    if (byId("conversations").querySelector("input") && !this.#isRenamed) return; // a name is being written
+    this.#isRenamed = false;
+    replaceKeepingFocus(byId("conversations"), all.map((one) => this.#entry(one)));
     byId("export").disabled = !all.length;
   }
 
@@ -38,15 +41,19 @@ export class ConversationList {
 
   #rename(one, entry) {
     const field = h("input", { value: titleOf(one), "aria-label": "New name", maxLength: 200 });
+    const finish = async () => {
+      this.#isRenamed = true;
+      await this.show();
+    };
     const save = async () => {
       const current = await this.#storage.get(one.id);
       if (field.value.trim() && current) await this.#storage.put({ ...current, title: field.value.trim() });
-      await this.show();
+      await finish();
     };
     field.addEventListener("keydown", (event) => {
       event.stopPropagation();
       if (event.key === "Enter") save();
-      if (event.key === "Escape") this.show();
+      if (event.key === "Escape") finish();
     });
     entry.replaceChildren(field, h("button", { type: "button", onclick: save }, "Save"));
     field.select();

@@ -46,9 +46,9 @@ async function draftBody() {
 }
 
 function measured(images) {
+  const before = JSON.stringify(counted.map((item) => item.tiling));
   assignTilings(counted, images, settings.numFrames);
-  composer.show();
-  for (const turn of conversation.turns) if (turn.media?.length) turns.update(turn);
+  if (JSON.stringify(counted.map((item) => item.tiling)) !== before) showPictures();
 }
 
 function draftChanged() {
@@ -58,9 +58,13 @@ function draftChanged() {
 
 async function settingsChanged() {
   await composer.retakeFrames();
+  showPictures();
+  draftChanged();
+}
+
+function showPictures() {
   composer.show();
   for (const turn of conversation.turns) if (turn.media?.length) turns.update(turn);
-  draftChanged();
 }
 
 /** The settings, or null after the field that is wrong was shown. */
@@ -132,7 +136,7 @@ async function stream(turn, body) {
   }
   running = null;
   composer.setRunning(false);
-  if (own === conversation) turns.show(own.turns);
+  if (own === conversation) turns.update(turn);
   announce(turn.error ? `${turn.error.message} ${turn.error.advice}` : turn.text || "The answer has ended.");
   await keep(own);
   draftChanged();
@@ -142,8 +146,13 @@ async function begin(turn, body) {
   turn.timing = { started: performance.now() };
   const response = await call("v1/chat/completions", { body, signal: running.signal });
   const warnings = response.headers.get("x-warnings");
-  if (warnings) notify(decodeURIComponent(warnings), "note");
+  if (warnings) notify(decoded(warnings), "note");
   return response;
+}
+
+/** A percent-encoded header; one that was cut off is shown as it is. */
+function decoded(text) {
+  try { return decodeURIComponent(text); } catch { return text; }
 }
 
 async function receive(turn, response) {
