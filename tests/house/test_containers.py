@@ -17,6 +17,7 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 HAPROXY = (ROOT / "configs/haproxy.cfg").read_text(encoding="utf-8")
 NGINX = (ROOT / "configs/nginx.conf").read_text(encoding="utf-8")
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+MONITORING = ROOT / "configs" / "monitoring"
 SERVICES: dict[str, Any] = COMPOSE["services"]
 
 
@@ -131,6 +132,41 @@ def test_profiles() -> None:
         "prometheus": ["monitoring"],
         "grafana": ["monitoring"],
     }
+
+
+def test_prometheus_knows_the_servers_and_grafana_knows_prometheus() -> None:
+    prometheus, grafana = SERVICES["prometheus"], SERVICES["grafana"]
+    assert "./configs/monitoring:/etc/prometheus:ro" in prometheus["volumes"]
+    [job] = yaml.safe_load((MONITORING / "prometheus.yml").read_text("utf-8"))["scrape_configs"]
+    [found] = job["dns_sd_configs"]
+    assert found["names"] == [
+        name for name in SERVICES if "models:/models" in SERVICES[name]["volumes"]
+    ]
+    mounts = dict(mount.removesuffix(":ro").split(":") for mount in grafana["volumes"])
+    assert all((ROOT / source).exists() for source in mounts if source.startswith("."))
+    [source] = yaml.safe_load(
+        (MONITORING / "grafana/datasources/prometheus.yml").read_text("utf-8")
+    )["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    [provider] = yaml.safe_load((MONITORING / "grafana/dashboards/files.yml").read_text("utf-8"))[
+        "providers"
+    ]
+    path = grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert mounts["./configs/monitoring/dashboard.json"] == path
+    assert path == f"{provider['options']['path']}/dashboard.json"
+
+
+def test_no_panel_covers_another() -> None:
+    panels = json.loads((MONITORING / "dashboard.json").read_text("utf-8"))["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    cells = []
+    for panel in panels:
+        place = panel["gridPos"]
+        assert 0 <= place["x"] <= 24 - place["w"]
+        cells += [
+            (place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])
+        ]
+    assert len(set(cells)) == len(cells)
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -16,6 +16,7 @@ import httpx2
 import pytest
 
 from scripts.load.costs import descendants
+from scripts.load.servers import free_port
 from tests.live.test_process import COMMAND, ROOT, serving
 
 HELLO = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
@@ -54,6 +55,27 @@ def test_a_stopped_server_finishes_what_runs(tiny_checkpoint: Path, sign: signal
             rest = list(events)
         assert "data: [DONE]" in rest
         assert process.wait(timeout=30) == 0
+
+
+def test_a_separate_port_shows_metrics_until_the_last_request_has_ended(
+    tiny_checkpoint: Path,
+) -> None:
+    port = free_port()
+    metrics = f"http://127.0.0.1:{port}/metrics"
+    with serving(tiny_checkpoint, *SLOW, "--server.metrics-port", str(port)) as (process, url):
+        with streaming(url, LONG | {"min_tokens": 60, "max_tokens": 60}) as events:
+            process.send_signal(signal.SIGTERM)
+            while is_open(int(url.rpartition(":")[2])):
+                time.sleep(0.02)
+            assert "internvl_num_requests_running 1.0\n" in httpx2.get(metrics).text
+            assert "data: [DONE]" in list(events)
+        assert process.wait(timeout=30) == 0
+        assert not is_open(port)
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_a_leaving_server_serves_on_until_balancers_have_noticed(tiny_checkpoint: Path) -> None:
