@@ -153,6 +153,7 @@ def test_tool_calls_are_shown_and_answered(playground: Playground) -> None:
     assert page.inner_text(".call code") == "weather"
     page.select_option("#set-tool_choice", "none")
     page.fill(".call textarea", "sunny")
+    playground.set("max_tokens", 10)
     page.click("text=Send the result")
     playground.wait_answer()
     call, result = playground.bodies[-1]["messages"][-2:]

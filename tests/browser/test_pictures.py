@@ -167,7 +167,7 @@ def test_a_box_is_not_shown_as_text_while_it_is_written(
 ) -> None:
     cut = open_page().page.evaluate(
         """async () => {
-          const { parseGrounding } = await import("./playground/code/boxes.js");
+          const { parseGrounding } = await import("./playground/code/pictures/boxes.js");
           const whole = "a <ref>b</ref><box>[[1, 2, 3, 4]]</box> c";
           return Array.from(whole, (_, end) => parseGrounding(whole.slice(0, end), {isWhole: false}).text);
         }"""

@@ -1,20 +1,24 @@
 // The page: wires the parts, and sends requests.
 
-import { ApiError, call } from "./api.js";
-import { Composer } from "./composer.js";
-import { assistantTurn, mediaOf, newConversation, toolTurn, userTurn } from "./conversation.js";
-import { Cost } from "./cost.js";
-import { announce, byId, copyText, count, icon, notify } from "./dom.js";
-import { askForKey, setUpKey } from "./key.js";
-import { ConversationList } from "./list.js";
-import { chatBody } from "./request.js";
-import { isNarrow, setUpPanel, Settings } from "./settings.js";
-import { showCode } from "./snippets.js";
-import { Storage } from "./storage.js";
-import { addChunk, chunks } from "./stream.js";
-import { setUpTheme } from "./theme.js";
-import { assignTilings } from "./tiles.js";
-import { Turns } from "./turns.js";
+import { Composer } from "./conversation/composer.js";
+import { ConversationList } from "./conversation/list.js";
+import { assistantTurn, mediaOf, newConversation, toolTurn, userTurn } from "./conversation/model.js";
+import { Storage } from "./conversation/storage.js";
+import { Turns } from "./conversation/turns.js";
+import { copyText } from "./page/copying.js";
+import { byId, count } from "./page/dom.js";
+import { icon } from "./page/icons.js";
+import { announce, notify } from "./page/messages.js";
+import { isNarrow, setUpPanel } from "./page/panels.js";
+import { setUpTheme } from "./page/theme.js";
+import { assignTilings } from "./pictures/tiles.js";
+import { ApiError, call } from "./requests/api.js";
+import { chatBody } from "./requests/body.js";
+import { Cost } from "./requests/cost.js";
+import { askForKey, setUpKey } from "./requests/key.js";
+import { showCode } from "./requests/snippets.js";
+import { addChunk, chunks } from "./requests/stream.js";
+import { Settings } from "./settings/form.js";
 
 const OPEN = "internvl-playground-open";
 
@@ -152,13 +156,20 @@ async function begin(turn, body) {
 
 /** A percent-encoded header; one that was cut off is shown as it is. */
 function decoded(text) {
-  try { return decodeURIComponent(text); } catch { return text; }
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
 }
 
 async function receive(turn, response) {
   const { started } = turn.timing;
   let isDrawn = true;
-  const draw = () => { isDrawn = true; if (turn.state === "running") turns.update(turn); };
+  const draw = () => {
+    isDrawn = true;
+    if (turn.state === "running") turns.update(turn);
+  };
   for await (const chunk of chunks(response)) {
     if (addChunk(turn, chunk)) turn.timing.firstMs ??= performance.now() - started;
     turn.timing.totalMs = performance.now() - started;
@@ -231,24 +242,29 @@ async function start() {
   }
 }
 
-async function code() {
+async function showRequestAsCode() {
   const body = composer.isEmpty ? lastBody : await draftBody();
   const values = body ? null : validSettings();
-  if (body || values) showCode(body ?? await chatBody(conversation.turns, values));
+  if (body || values) showCode(body ?? (await chatBody(conversation.turns, values)));
 }
 
 setUpTheme();
 setUpKey(start);
 byId("open-code").append(icon("code"));
-byId("open-code").addEventListener("click", code);
-byId("cancel-edit").addEventListener("click", () => { stopEditing(); composer.fill("", []); composer.focus(); });
+byId("open-code").addEventListener("click", showRequestAsCode);
+byId("cancel-edit").addEventListener("click", () => {
+  stopEditing();
+  composer.fill("", []);
+  composer.focus();
+});
 const closeList = setUpPanel("toggle-list", "list", "menu", !isNarrow());
 setUpPanel("toggle-settings", "settings", "sliders", innerWidth >= 1200);
 addEventListener("keydown", (event) => {
   if (event.key === "Escape" && running && !document.querySelector("dialog[open]")) stop();
 });
 
-if (!(await storage.open())) byId("storage-note").textContent = "This browser keeps no data: conversations end with this page.";
+if (!(await storage.open()))
+  byId("storage-note").textContent = "This browser keeps no data: conversations end with this page.";
 const last = await storage.get(sessionStorage.getItem(OPEN) ?? "");
 open(last ?? null);
 await start();

@@ -1,11 +1,19 @@
 // The message field: text, pictures and clips, and how they get there.
 
-import { setUpCamera } from "./camera.js";
-import { byId, h, icon, iconButton, notify, replaceKeepingFocus } from "./dom.js";
-import { readFiles, readFrames } from "./media.js";
-import { figure } from "./picture.js";
+import { byId, h, replaceKeepingFocus } from "../page/dom.js";
+import { icon, iconButton } from "../page/icons.js";
+import { notify } from "../page/messages.js";
+import { setUpCamera } from "../pictures/camera.js";
+import { readFiles, readFrames } from "../pictures/media.js";
+import { figure } from "../pictures/picture.js";
 
-const DETAILS = [["", "Detail: default"], ["auto", "Automatic"], ["low", "Low"], ["medium", "Medium"], ["high", "High"]];
+const DETAILS = [
+  ["", "Detail: default"],
+  ["auto", "Automatic"],
+  ["low", "Low"],
+  ["medium", "Medium"],
+  ["high", "High"],
+];
 
 /** The draft of a message. `onchange` is called for every change, `onsend` to send it, `onstop` to stop the answer. */
 export class Composer {
@@ -21,10 +29,19 @@ export class Composer {
     byId("send").append(icon("send"));
     byId("stop").append(icon("stop"));
     byId("attach").addEventListener("click", () => byId("files").click());
-    byId("files").addEventListener("change", (event) => { this.add([...event.target.files]); event.target.value = ""; });
-    byId("composer").addEventListener("submit", (event) => { event.preventDefault(); onsend(); });
+    byId("files").addEventListener("change", (event) => {
+      this.add([...event.target.files]);
+      event.target.value = "";
+    });
+    byId("composer").addEventListener("submit", (event) => {
+      event.preventDefault();
+      onsend();
+    });
     byId("stop").addEventListener("click", onstop);
-    this.#field.addEventListener("input", () => { this.#fit(); onchange(); });
+    this.#field.addEventListener("input", () => {
+      this.#fit();
+      onchange();
+    });
     this.#field.addEventListener("keydown", (event) => {
       if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
       event.preventDefault();
@@ -34,11 +51,17 @@ export class Composer {
     this.#setUpDrop();
   }
 
-  get text() { return this.#field.value; }
+  get text() {
+    return this.#field.value;
+  }
 
-  get media() { return this.#media; }
+  get media() {
+    return this.#media;
+  }
 
-  get isEmpty() { return !this.#field.value.trim() && !this.#media.length; }
+  get isEmpty() {
+    return !this.#field.value.trim() && !this.#media.length;
+  }
 
   /** Put a draft into the field, such as a message to edit. */
   fill(text, media) {
@@ -49,7 +72,9 @@ export class Composer {
     this.#onchange();
   }
 
-  focus() { this.#field.focus(); }
+  focus() {
+    this.#field.focus();
+  }
 
   /** Add files; those that are neither pictures nor clips are named in a notice. */
   async add(files) {
@@ -62,12 +87,17 @@ export class Composer {
 
   /** Show the pictures and clips anew, with the tiles that are known now. */
   show() {
-    replaceKeepingFocus(byId("attachments"), this.#media.map((item, index) => this.#card(item, index)));
+    replaceKeepingFocus(
+      byId("attachments"),
+      this.#media.map((item, index) => this.#card(item, index)),
+    );
   }
 
   /** Take the frames of all clips again, after their number has changed. */
   async retakeFrames() {
-    const clips = this.#media.filter((item) => item.kind === "video" && item.isShown && item.frames.length !== this.#settings.numFrames);
+    const clips = this.#media.filter(
+      (item) => item.kind === "video" && item.isShown && item.frames.length !== this.#settings.numFrames,
+    );
     for (const item of clips) await readFrames(item, this.#settings.numFrames);
     if (clips.length) this.show();
   }
@@ -80,19 +110,35 @@ export class Composer {
 
   #card(item, index) {
     const last = this.#media.length - 1;
-    return h("li", {}, figure(item, { withTiles: this.#settings.withTiles }),
-      h("div", { class: "card-row" },
+    return h(
+      "li",
+      {},
+      figure(item, { withTiles: this.#settings.withTiles }),
+      h(
+        "div",
+        { class: "card-row" },
         item.kind === "image" ? this.#detail(item) : h("span", { class: "hint" }, item.name),
         index > 0 && iconButton("left", `Move ${item.name} forward`, () => this.#move(index, index - 1)),
         index < last && iconButton("right", `Move ${item.name} back`, () => this.#move(index, index + 1)),
-        iconButton("close", `Remove ${item.name}`, () => this.#remove(index))));
+        iconButton("close", `Remove ${item.name}`, () => this.#remove(index)),
+      ),
+    );
   }
 
   #detail(item) {
-    return h("select", { "aria-label": `Detail of ${item.name}`, onchange: (event) => {
-      item.detail = event.target.value || null;
-      this.#onchange();
-    } }, ...DETAILS.map(([value, text]) => h("option", { value, selected: (item.detail ?? "") === value }, text)));
+    return h(
+      "select",
+      {
+        "aria-label": `Detail of ${item.name}`,
+        onchange: (event) => {
+          item.detail = event.target.value || null;
+          this.#onchange();
+        },
+      },
+      ...DETAILS.map(([value, text]) =>
+        h("option", { value, selected: (item.detail ?? "") === value }, text),
+      ),
+    );
   }
 
   #move(from, to) {
@@ -120,9 +166,21 @@ export class Composer {
     let depth = 0;
     const show = (isShown) => byId("drop").classList.toggle("shown", isShown);
     const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
-    addEventListener("dragenter", (event) => { if (hasFiles(event)) { depth += 1; show(true); } });
-    addEventListener("dragleave", (event) => { if (hasFiles(event)) { depth = Math.max(0, depth - 1); show(depth > 0); } });
-    addEventListener("dragover", (event) => { if (hasFiles(event)) event.preventDefault(); });
+    addEventListener("dragenter", (event) => {
+      if (hasFiles(event)) {
+        depth += 1;
+        show(true);
+      }
+    });
+    addEventListener("dragleave", (event) => {
+      if (hasFiles(event)) {
+        depth = Math.max(0, depth - 1);
+        show(depth > 0);
+      }
+    });
+    addEventListener("dragover", (event) => {
+      if (hasFiles(event)) event.preventDefault();
+    });
     addEventListener("drop", (event) => {
       if (!hasFiles(event)) return;
       event.preventDefault();

@@ -1,6 +1,6 @@
 // Boxes of grounding answers: finds them in a text and draws them.
 
-import { h } from "./dom.js";
+import { h } from "../page/dom.js";
 
 const GROUNDING = /(?:<ref>([\s\S]*?)<\/ref>\s*)?<box>([\s\S]*?)<\/box>/g;
 const UNFINISHED = /<(?:ref|box)>(?:(?!<\/box>)[\s\S])*$|<\/?(?:r(?:e(?:f)?)?|b(?:o(?:x)?)?)?$/;
@@ -9,10 +9,16 @@ const NUMBER_OF_COLOURS = 6;
 /** The boxes in a JSON text: `[[x1, y1, x2, y2], …]` or one such list, thousandths of the picture. */
 function parseBoxes(text) {
   let value;
-  try { value = JSON.parse(text); } catch { return []; }
+  try {
+    value = JSON.parse(text);
+  } catch {
+    return [];
+  }
   const boxes = Array.isArray(value) && value.every(Number.isFinite) ? [value] : value;
   if (!Array.isArray(boxes)) return [];
-  return boxes.filter((box) => Array.isArray(box) && box.length === 4 && box.every(Number.isFinite)).map(upright);
+  return boxes
+    .filter((box) => Array.isArray(box) && box.length === 4 && box.every(Number.isFinite))
+    .map(upright);
 }
 
 function upright(box) {
@@ -43,23 +49,44 @@ export const groupName = (group, index) => group.label || `Box ${index + 1}`;
 
 /** One frame with a label for each box, to lie over a picture. */
 export function boxFrames(groups) {
-  return groups.flatMap((group, index) => group.boxes.map((box) => {
-    const [x1, y1, x2, y2] = box;
-    const label = h("span", { class: "box-label" }, groupName(group, index));
-    const frame = h("div", {
-      class: `box colour-${index % NUMBER_OF_COLOURS}${y1 < 80 ? " label-inside" : ""}`,
-      "data-group": index, "data-box": box.join(","),
-    }, label);
-    Object.assign(frame.style, { left: `${x1 / 10}%`, top: `${y1 / 10}%`, width: `${(x2 - x1) / 10}%`, height: `${(y2 - y1) / 10}%` });
-    return frame;
-  }));
+  return groups.flatMap((group, index) =>
+    group.boxes.map((box) => {
+      const [x1, y1, x2, y2] = box;
+      const label = h("span", { class: "box-label" }, groupName(group, index));
+      const frame = h(
+        "div",
+        {
+          class: `box colour-${index % NUMBER_OF_COLOURS}${y1 < 80 ? " label-inside" : ""}`,
+          "data-group": index,
+          "data-box": box.join(","),
+        },
+        label,
+      );
+      Object.assign(frame.style, {
+        left: `${x1 / 10}%`,
+        top: `${y1 / 10}%`,
+        width: `${(x2 - x1) / 10}%`,
+        height: `${(y2 - y1) / 10}%`,
+      });
+      return frame;
+    }),
+  );
 }
 
 /** What stands in an answer's text for a group; the pointer or the focus on it marks its boxes. */
 export function chip(group, index, onmark) {
   const where = group.boxes.map((box) => box.join(", ")).join("; ");
-  return h("button", {
-    type: "button", class: `chip colour-${index % NUMBER_OF_COLOURS}`, title: `Boxes: ${where}`,
-    onmouseenter: () => onmark(index), onfocus: () => onmark(index), onmouseleave: () => onmark(null), onblur: () => onmark(null),
-  }, groupName(group, index));
+  return h(
+    "button",
+    {
+      type: "button",
+      class: `chip colour-${index % NUMBER_OF_COLOURS}`,
+      title: `Boxes: ${where}`,
+      onmouseenter: () => onmark(index),
+      onfocus: () => onmark(index),
+      onmouseleave: () => onmark(null),
+      onblur: () => onmark(null),
+    },
+    groupName(group, index),
+  );
 }

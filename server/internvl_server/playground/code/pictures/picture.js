@@ -1,7 +1,8 @@
 // A picture with its tiles and boxes over it, small or large, and a clip as a strip of frames.
 
+import { h } from "../page/dom.js";
+import { openDialog } from "../page/messages.js";
 import { boxFrames, groupName } from "./boxes.js";
-import { h, openDialog } from "./dom.js";
 import { objectUrl } from "./media.js";
 import { tileGrid, tilingText } from "./tiles.js";
 
@@ -23,16 +24,32 @@ function altText(item, groups) {
  * @param {{groups?: object[], withTiles?: boolean}} options boxes to draw, and whether to draw tiles
  */
 export function figure(item, options = {}) {
-  const caption = h("figcaption", {}, item.tiling && options.withTiles !== false ? tilingText(item.tiling) : item.name);
+  const caption = h(
+    "figcaption",
+    {},
+    item.tiling && options.withTiles !== false ? tilingText(item.tiling) : item.name,
+  );
   if (item.kind === "video") return h("figure", { class: "picture clip" }, strip(item), caption);
   const open = stage(item, item.blob, options);
   if (item.isShown) {
-    open.append(h("button", {
-      type: "button", class: "enlarge", "aria-label": `Enlarge ${item.name}`, onclick: () => enlarge(item, item.blob, options),
-    }));
+    open.append(
+      h("button", {
+        type: "button",
+        class: "enlarge",
+        "aria-label": `Enlarge ${item.name}`,
+        onclick: () => enlarge(item, item.blob, options),
+      }),
+    );
   }
-  const thumbnail = hasThumbnail(item) && options.withTiles !== false && item.isShown
-    ? h("img", { class: "thumbnail", src: objectUrl(item.blob), alt: "", title: "The thumbnail, one more tile" }) : null;
+  const thumbnail =
+    hasThumbnail(item) && options.withTiles !== false && item.isShown
+      ? h("img", {
+          class: "thumbnail",
+          src: objectUrl(item.blob),
+          alt: "",
+          title: "The thumbnail, one more tile",
+        })
+      : null;
   return h("figure", { class: "picture" }, open, h("div", { class: "caption" }, thumbnail, caption));
 }
 
@@ -41,12 +58,19 @@ const hasThumbnail = ({ tiling }) => Boolean(tiling) && tiling.tiles > tiling.gr
 /** The frames that the server takes from a clip. */
 export function strip(item) {
   if (!item.isShown) return stage(item);
-  return h("ol", { class: "strip", "aria-label": `Frames of ${item.name}`, tabIndex: 0 }, ...item.frames.map((blob, index) =>
-    h("li", {}, h("img", { src: objectUrl(blob), alt: `Frame ${index + 1}` }))));
+  return h(
+    "ol",
+    { class: "strip", "aria-label": `Frames of ${item.name}`, tabIndex: 0 },
+    ...item.frames.map((blob, index) =>
+      h("li", {}, h("img", { src: objectUrl(blob), alt: `Frame ${index + 1}` })),
+    ),
+  );
 }
 
 function enlarge(item, blob, options) {
-  const text = item.tiling ? `${item.width} × ${item.height} px, ${tilingText(item.tiling)}` : `${item.width} × ${item.height} px`;
+  const text = item.tiling
+    ? `${item.width} × ${item.height} px, ${tilingText(item.tiling)}`
+    : `${item.width} × ${item.height} px`;
   const large = h("div", { class: "large" }, stage(item, blob, options));
   openDialog(item.name, large, h("p", { class: "hint" }, text)).classList.add("viewer");
 }

@@ -1,6 +1,7 @@
 // Colours: those of the system, light or dark.
 
-import { byId, icon } from "./dom.js";
+import { byId } from "./dom.js";
+import { icon } from "./icons.js";
 
 const NAME = "internvl-playground-theme";
 const ORDER = ["system", "light", "dark"];

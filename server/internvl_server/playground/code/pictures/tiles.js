@@ -1,6 +1,6 @@
 // Draws the tiles that the server cuts a picture into. The numbers are the server's.
 
-import { plural, svg } from "./dom.js";
+import { plural, svg } from "../page/dom.js";
 
 /** Lines between the tiles, over the whole picture. */
 export function tileGrid([columns, rows]) {
@@ -8,10 +8,19 @@ export function tileGrid([columns, rows]) {
   for (let x = 1; x < columns; x += 1) lines.push(`M${x} 0V${rows}`);
   for (let y = 1; y < rows; y += 1) lines.push(`M0 ${y}H${columns}`);
   const shape = { d: lines.join("") || "M0 0", "vector-effect": "non-scaling-stroke" };
-  return svg("svg", {
-    class: "tiles", viewBox: `0 0 ${columns} ${rows}`, preserveAspectRatio: "none", "aria-hidden": "true",
-    "data-columns": columns, "data-rows": rows,
-  }, svg("path", { ...shape, class: "tiles-dark" }), svg("path", { ...shape, class: "tiles-light" }));
+  return svg(
+    "svg",
+    {
+      class: "tiles",
+      viewBox: `0 0 ${columns} ${rows}`,
+      preserveAspectRatio: "none",
+      "aria-hidden": "true",
+      "data-columns": columns,
+      "data-rows": rows,
+    },
+    svg("path", { ...shape, class: "tiles-dark" }),
+    svg("path", { ...shape, class: "tiles-light" }),
+  );
 }
 
 /** "3 × 2 tiles and a thumbnail, 448 tokens". */
@@ -34,7 +43,12 @@ export function assignTilings(items, measured, numFrames) {
   for (const item of items) {
     if (item.kind === "video") {
       const frames = measured.slice(index, index + numFrames);
-      item.tiling = { grid: [1, 1], tiles: frames.length, frames: frames.length, tokens: frames.reduce((sum, frame) => sum + frame.tokens, 0) };
+      item.tiling = {
+        grid: [1, 1],
+        tiles: frames.length,
+        frames: frames.length,
+        tokens: frames.reduce((sum, frame) => sum + frame.tokens, 0),
+      };
       index += numFrames;
     } else {
       item.tiling = measured[index] ?? null;

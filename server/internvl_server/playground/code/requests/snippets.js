@@ -1,12 +1,26 @@
 // The request as a program: curl, Python and JavaScript.
 
+import { copyText } from "../page/copying.js";
+import { h } from "../page/dom.js";
+import { announce, openDialog } from "../page/messages.js";
 import { BASE, endpoint } from "./api.js";
-import { announce, copyText, h, openDialog } from "./dom.js";
 
 // Parameters of the SDK's `create`; all other fields go into `extra_body`.
 const OF_THE_SDK = new Set([
-  "frequency_penalty", "max_tokens", "messages", "model", "presence_penalty", "response_format", "seed", "stop", "stream", "stream_options",
-  "temperature", "tool_choice", "tools", "top_p",
+  "frequency_penalty",
+  "max_tokens",
+  "messages",
+  "model",
+  "presence_penalty",
+  "response_format",
+  "seed",
+  "stop",
+  "stream",
+  "stream_options",
+  "temperature",
+  "tool_choice",
+  "tools",
+  "top_p",
 ]);
 const baseUrl = () => new URL("v1", BASE).href;
 
@@ -16,7 +30,7 @@ export function curl(body) {
   return [
     `curl -sN ${quoted(endpoint("v1/chat/completions"))} \\`,
     "  -H 'Content-Type: application/json' \\",
-    "  -H \"Authorization: Bearer ${INTERNVL_API_KEY:-none}\" \\",
+    '  -H "Authorization: Bearer ${INTERNVL_API_KEY:-none}" \\',
     "  --data-binary @- <<'JSON'",
     json,
     "JSON",
@@ -54,10 +68,13 @@ function pythonValue(value, depth) {
   if (typeof value !== "object") return JSON.stringify(value);
   const [outer, inner] = ["    ".repeat(depth), "    ".repeat(depth + 1)];
   const isList = Array.isArray(value);
-  const items = isList ? value.map((item) => pythonValue(item, depth + 1))
+  const items = isList
+    ? value.map((item) => pythonValue(item, depth + 1))
     : Object.entries(value).map(([name, item]) => `${JSON.stringify(name)}: ${pythonValue(item, depth + 1)}`);
   const [open, close] = isList ? "[]" : "{}";
-  return items.length ? `${open}\n${items.map((item) => `${inner}${item},\n`).join("")}${outer}${close}` : open + close;
+  return items.length
+    ? `${open}\n${items.map((item) => `${inner}${item},\n`).join("")}${outer}${close}`
+    : open + close;
 }
 
 /** A program with OpenAI's SDK for JavaScript, which passes all fields on. */
@@ -79,14 +96,35 @@ export function showCode(body) {
   const panels = Object.entries(LANGUAGES).map(([name, write], index) => {
     const text = write(body);
     const copied = h("span", { class: "hint", role: "status" });
-    const copy = h("button", { type: "button", class: "primary", "aria-label": `Copy ${name}`, onclick: async () => {
-      await copyText(text);
-      copied.textContent = "Copied.";
-      announce(`${name} copied.`);
-    } }, "Copy");
-    return h("details", { open: index === 0, name: "code" }, h("summary", {}, name),
-      h("pre", { tabIndex: 0, class: "code-text", "aria-label": name }, shortened(text)), h("div", { class: "row" }, copy, copied));
+    const copy = h(
+      "button",
+      {
+        type: "button",
+        class: "primary",
+        "aria-label": `Copy ${name}`,
+        onclick: async () => {
+          await copyText(text);
+          copied.textContent = "Copied.";
+          announce(`${name} copied.`);
+        },
+      },
+      "Copy",
+    );
+    return h(
+      "details",
+      { open: index === 0, name: "code" },
+      h("summary", {}, name),
+      h("pre", { tabIndex: 0, class: "code-text", "aria-label": name }, shortened(text)),
+      h("div", { class: "row" }, copy, copied),
+    );
   });
-  openDialog("Copy as code", h("p", { class: "hint" },
-    "The request that was sent last, or would be sent now. The key is read from INTERNVL_API_KEY."), ...panels).classList.add("wide-dialog");
+  openDialog(
+    "Copy as code",
+    h(
+      "p",
+      { class: "hint" },
+      "The request that was sent last, or would be sent now. The key is read from INTERNVL_API_KEY.",
+    ),
+    ...panels,
+  ).classList.add("wide-dialog");
 }

@@ -1,7 +1,7 @@
 // What a request would take, counted by the server before it is sent.
 
+import { byId, count, plural } from "../page/dom.js";
 import { call } from "./api.js";
-import { byId, count, plural } from "./dom.js";
 
 const PAUSE_MS = 350;
 const PAUSE_PER_MEGABYTE_MS = 150;
@@ -43,7 +43,8 @@ export class Cost {
       this.#onmeasured(counted.images);
       this.#show(costText(counted), counted);
     } catch (error) {
-      if (error.name !== "AbortError") this.#show(error.status === 401 ? "" : `Cannot be counted: ${error.message}`, null, true);
+      if (error.name !== "AbortError")
+        this.#show(error.status === 401 ? "" : `Cannot be counted: ${error.message}`, null, true);
     }
   }
 
@@ -55,10 +56,19 @@ export class Cost {
   }
 }
 
-function costText({ input_tokens: input, image_tokens: ofImages, images, max_tokens: most, max_model_len: context, fits }) {
+function costText({
+  input_tokens: input,
+  image_tokens: ofImages,
+  images,
+  max_tokens: most,
+  max_model_len: context,
+  fits,
+}) {
   const tiles = images.reduce((sum, image) => sum + image.tiles, 0);
   const pictures = images.length ? ` (${count(ofImages)} for ${plural(tiles, "tile")})` : "";
-  const rest = fits ? ` · up to ${count(most)} for the answer` : ` · too long for the context of ${count(context)}`;
+  const rest = fits
+    ? ` · up to ${count(most)} for the answer`
+    : ` · too long for the context of ${count(context)}`;
   return `${plural(input, "prompt token")}${pictures}${rest}`;
 }
 
@@ -66,12 +76,16 @@ function costText({ input_tokens: input, image_tokens: ofImages, images, max_tok
 export function usageText({ usage, timing }) {
   const parts = [];
   if (usage) {
-    parts.push(`${plural(usage.prompt_tokens, "prompt token")}, ${plural(usage.completion_tokens, "answer token")}`);
+    parts.push(
+      `${plural(usage.prompt_tokens, "prompt token")}, ${plural(usage.completion_tokens, "answer token")}`,
+    );
     const images = usage.prompt_tokens_details?.image_tokens;
-    if (images) parts[0] = `${plural(usage.prompt_tokens, "prompt token")} (${count(images)} for pictures), ${plural(usage.completion_tokens, "answer token")}`;
+    if (images)
+      parts[0] = `${plural(usage.prompt_tokens, "prompt token")} (${count(images)} for pictures), ${plural(usage.completion_tokens, "answer token")}`;
   }
   if (timing?.firstMs !== undefined) parts.push(`first token after ${(timing.firstMs / 1000).toFixed(2)} s`);
   const seconds = timing?.firstMs === undefined ? 0 : (timing.totalMs - timing.firstMs) / 1000;
-  if (usage?.completion_tokens > 1 && seconds > 0) parts.push(`${((usage.completion_tokens - 1) / seconds).toFixed(1)} tokens/s`);
+  if (usage?.completion_tokens > 1 && seconds > 0)
+    parts.push(`${((usage.completion_tokens - 1) / seconds).toFixed(1)} tokens/s`);
   return parts.join(" · ");
 }

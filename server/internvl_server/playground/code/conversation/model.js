@@ -1,7 +1,13 @@
 // A conversation: a list of turns by the user, the assistant and tools.
 
 /** An empty conversation. */
-export const newConversation = () => ({ id: crypto.randomUUID?.() ?? String(Math.random()), title: "", created: Date.now(), updated: Date.now(), turns: [] });
+export const newConversation = () => ({
+  id: crypto.randomUUID?.() ?? String(Math.random()),
+  title: "",
+  created: Date.now(),
+  updated: Date.now(),
+  turns: [],
+});
 
 export const userTurn = (text, media) => ({ role: "user", text, media });
 
@@ -9,7 +15,15 @@ export const toolTurn = (callId, text) => ({ role: "tool", callId, text });
 
 /** `state` is "running", "done", "stopped" or "failed". */
 export const assistantTurn = () => ({
-  role: "assistant", text: "", reasoning: "", calls: [], finish: null, usage: null, timing: null, error: null, state: "running",
+  role: "assistant",
+  text: "",
+  reasoning: "",
+  calls: [],
+  finish: null,
+  usage: null,
+  timing: null,
+  error: null,
+  state: "running",
 });
 
 /** Pictures and clips of all turns, in the order of the request. */
@@ -34,5 +48,10 @@ export function titleOf(conversation) {
 
 /** Whether the last answer can be continued: it was cut off, and has nothing but text. */
 export function canContinue(turn) {
-  return turn.role === "assistant" && turn.text !== "" && !turn.calls.length && (turn.finish === "length" || turn.state === "stopped");
+  return (
+    turn.role === "assistant" &&
+    turn.text !== "" &&
+    !turn.calls.length &&
+    (turn.finish === "length" || turn.state === "stopped")
+  );
 }

@@ -13,12 +13,15 @@ export function objectUrl(blob) {
 /** A blob as a `data:` URL. */
 export function dataUrl(blob) {
   if (!encoded.has(blob)) {
-    encoded.set(blob, new Promise((resolve, reject) => {
-      const reader = new FileReader();
-      reader.onload = () => resolve(reader.result);
-      reader.onerror = () => reject(reader.error);
-      reader.readAsDataURL(blob);
-    }));
+    encoded.set(
+      blob,
+      new Promise((resolve, reject) => {
+        const reader = new FileReader();
+        reader.onload = () => resolve(reader.result);
+        reader.onerror = () => reject(reader.error);
+        reader.readAsDataURL(blob);
+      }),
+    );
   }
   return encoded.get(blob);
 }
@@ -31,7 +34,8 @@ export function blobOf(url) {
 }
 
 const isVideo = (file) => file.type.startsWith("video/") || /\.(mp4|m4v|mov|webm|mkv)$/i.test(file.name);
-const isPicture = (file) => file.type.startsWith("image/") || /\.(heic|heif|avif|tiff?|jpe?g|png|webp|gif|bmp)$/i.test(file.name);
+const isPicture = (file) =>
+  file.type.startsWith("image/") || /\.(heic|heif|avif|tiff?|jpe?g|png|webp|gif|bmp)$/i.test(file.name);
 
 /**
  * Items of files. Those that are neither pictures nor videos are left out.
@@ -48,7 +52,16 @@ export async function readFiles(files, numFrames) {
 }
 
 async function pictureItem(file) {
-  const item = { kind: "image", name: file.name || "picture", blob: file, width: 0, height: 0, isShown: true, detail: null, tiling: null };
+  const item = {
+    kind: "image",
+    name: file.name || "picture",
+    blob: file,
+    width: 0,
+    height: 0,
+    isShown: true,
+    detail: null,
+    tiling: null,
+  };
   const image = new Image();
   image.src = objectUrl(file);
   try {
@@ -61,7 +74,16 @@ async function pictureItem(file) {
 }
 
 async function videoItem(file, numFrames) {
-  const item = { kind: "video", name: file.name || "clip", blob: file, width: 0, height: 0, isShown: true, frames: [], tiling: null };
+  const item = {
+    kind: "video",
+    name: file.name || "clip",
+    blob: file,
+    width: 0,
+    height: 0,
+    isShown: true,
+    frames: [],
+    tiling: null,
+  };
   try {
     await readFrames(item, numFrames);
   } catch {
@@ -70,17 +92,25 @@ async function videoItem(file, numFrames) {
   return item;
 }
 
-const once = (target, name) => new Promise((resolve, reject) => {
-  target.addEventListener(name, resolve, { once: true });
-  target.addEventListener("error", () => reject(new Error("The browser cannot play this clip.")), { once: true });
-});
+const once = (target, name) =>
+  new Promise((resolve, reject) => {
+    target.addEventListener(name, resolve, { once: true });
+    target.addEventListener("error", () => reject(new Error("The browser cannot play this clip.")), {
+      once: true,
+    });
+  });
 
 /** Take the middle frame of each of equal segments, as the server does. */
 export async function readFrames(item, numFrames) {
   const video = document.createElement("video");
   Object.assign(video, { muted: true, preload: "auto", playsInline: true, src: objectUrl(item.blob) });
   await once(video, "loadeddata");
-  Object.assign(item, { width: video.videoWidth, height: video.videoHeight, duration: video.duration, frames: [] });
+  Object.assign(item, {
+    width: video.videoWidth,
+    height: video.videoHeight,
+    duration: video.duration,
+    frames: [],
+  });
   const scale = Math.min(1, FRAME_SIDE / Math.max(video.videoWidth, video.videoHeight));
   const canvas = document.createElement("canvas");
   canvas.width = Math.round(video.videoWidth * scale);
@@ -90,6 +120,10 @@ export async function readFrames(item, numFrames) {
     video.currentTime = ((index + 0.5) * video.duration) / numFrames;
     await sought;
     canvas.getContext("2d").drawImage(video, 0, 0, canvas.width, canvas.height);
-    item.frames.push(await new Promise((resolve) => { canvas.toBlob(resolve, "image/jpeg", 0.85); }));
+    item.frames.push(
+      await new Promise((resolve) => {
+        canvas.toBlob(resolve, "image/jpeg", 0.85);
+      }),
+    );
   }
 }

@@ -1,8 +1,10 @@
 // Markdown of answers. What a model writes is untrusted: HTML in it is shown as text, and what is made of it is sanitised.
 
-import { Marked } from "../vendor/marked.esm.js";
-import DOMPurify from "../vendor/purify.es.mjs";
-import { copyText, h, iconButton } from "./dom.js";
+import { Marked } from "../../vendor/marked.esm.js";
+import DOMPurify from "../../vendor/purify.es.mjs";
+import { copyText } from "../page/copying.js";
+import { h } from "../page/dom.js";
+import { iconButton } from "../page/icons.js";
 
 const escape = (text) => text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
 
@@ -16,8 +18,33 @@ const marked = new Marked({
 });
 
 const ALLOWED = {
-  ALLOWED_TAGS: ["a", "blockquote", "br", "code", "del", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p", "pre",
-    "strong", "table", "tbody", "td", "th", "thead", "tr", "ul"],
+  ALLOWED_TAGS: [
+    "a",
+    "blockquote",
+    "br",
+    "code",
+    "del",
+    "em",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "hr",
+    "li",
+    "ol",
+    "p",
+    "pre",
+    "strong",
+    "table",
+    "tbody",
+    "td",
+    "th",
+    "thead",
+    "tr",
+    "ul",
+  ],
   ALLOWED_ATTR: ["href", "start", "class"],
   ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
   ALLOW_DATA_ATTR: false,
@@ -54,7 +81,10 @@ function addCopy(block) {
   block.tabIndex = 0;
   const box = h("div", { class: "code-box" });
   block.replaceWith(box);
-  box.append(block, iconButton("copy", "Copy the code", () => copyText(text)));
+  box.append(
+    block,
+    iconButton("copy", "Copy the code", () => copyText(text)),
+  );
 }
 
 /** Replace the marks that `parseGrounding` left by elements. */
@@ -63,7 +93,9 @@ export function fillMarks(fragment, make) {
   const nodes = [];
   while (walker.nextNode()) if (walker.currentNode.data.includes("\ue000")) nodes.push(walker.currentNode);
   for (const node of nodes) {
-    const pieces = node.data.split(/\ue000(\d+)\ue001/).map((piece, index) => (index % 2 ? make(Number(piece)) : piece));
+    const pieces = node.data
+      .split(/\ue000(\d+)\ue001/)
+      .map((piece, index) => (index % 2 ? make(Number(piece)) : piece));
     node.replaceWith(...pieces);
   }
   return fragment;

@@ -1,6 +1,6 @@
 // Makes the body of a chat request from a conversation.
 
-import { dataUrl } from "./media.js";
+import { dataUrl } from "../pictures/media.js";
 
 async function partOf(item, settings) {
   const url = await dataUrl(item.blob);
@@ -12,7 +12,11 @@ async function partOf(item, settings) {
 async function messageOf(turn, settings) {
   if (turn.role === "tool") return { role: "tool", tool_call_id: turn.callId, content: turn.text };
   if (turn.role === "assistant") {
-    const calls = turn.calls.map(({ id, name, arguments: text }) => ({ id, type: "function", function: { name, arguments: text } }));
+    const calls = turn.calls.map(({ id, name, arguments: text }) => ({
+      id,
+      type: "function",
+      function: { name, arguments: text },
+    }));
     return { role: "assistant", content: turn.text, ...(calls.length ? { tool_calls: calls } : {}) };
   }
   if (!turn.media.length) return { role: "user", content: turn.text };

@@ -1,7 +1,9 @@
 // The list of conversations: open, rename, delete, export and import.
 
-import { titleOf } from "./conversation.js";
-import { byId, h, iconButton, notify, replaceKeepingFocus } from "./dom.js";
+import { byId, h, replaceKeepingFocus } from "../page/dom.js";
+import { iconButton } from "../page/icons.js";
+import { notify } from "../page/messages.js";
+import { titleOf } from "./model.js";
 import { exported, imported } from "./storage.js";
 
 /** Shows the conversations of a Storage; `onopen` gets the one that the user chooses, or null for a new one. */
@@ -26,7 +28,10 @@ export class ConversationList {
     const all = await this.#storage.all();
     if (byId("conversations").querySelector("input") && !this.#isRenamed) return; // a name is being written
     this.#isRenamed = false;
-    replaceKeepingFocus(byId("conversations"), all.map((one) => this.#entry(one)));
+    replaceKeepingFocus(
+      byId("conversations"),
+      all.map((one) => this.#entry(one)),
+    );
     byId("export").disabled = !all.length;
   }
 
@@ -34,9 +39,13 @@ export class ConversationList {
     const title = titleOf(one);
     const open = h("button", { type: "button", class: "open", onclick: () => this.#onopen(one) }, title);
     if (one.id === this.#current) open.setAttribute("aria-current", "true");
-    return h("li", {}, open,
+    return h(
+      "li",
+      {},
+      open,
       iconButton("edit", `Rename ${title}`, (event) => this.#rename(one, event.currentTarget.closest("li"))),
-      iconButton("trash", `Delete ${title}`, () => this.#remove(one)));
+      iconButton("trash", `Delete ${title}`, () => this.#remove(one)),
+    );
   }
 
   #rename(one, entry) {
@@ -70,7 +79,10 @@ export class ConversationList {
   async #export() {
     const text = await exported(await this.#storage.all());
     const address = URL.createObjectURL(new Blob([text], { type: "application/json" }));
-    h("a", { href: address, download: `internvl-conversations-${new Date().toISOString().slice(0, 10)}.json` }).click();
+    h("a", {
+      href: address,
+      download: `internvl-conversations-${new Date().toISOString().slice(0, 10)}.json`,
+    }).click();
     setTimeout(() => URL.revokeObjectURL(address), 1000);
   }
 

@@ -22,7 +22,8 @@ export class ApiError extends Error {
     if (this.status === 429 || this.status === 503) {
       return this.retryAfter ? `Try again in ${this.retryAfter} s.` : "Try again shortly.";
     }
-    if (this.code === "context_length_exceeded") return "Start a new conversation, use a lower detail, or shorten the answer.";
+    if (this.code === "context_length_exceeded")
+      return "Start a new conversation, use a lower detail, or shorten the answer.";
     if (this.status === null || this.status >= 500) return "Try again; the server's log has the details.";
     return "Change the request and send it again.";
   }
@@ -53,7 +54,9 @@ export async function call(path, { body, signal } = {}) {
   try {
     response = await fetch(endpoint(path), {
       method: body === undefined ? "GET" : "POST",
-      headers, signal, body: body === undefined ? undefined : JSON.stringify(body),
+      headers,
+      signal,
+      body: body === undefined ? undefined : JSON.stringify(body),
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
@@ -62,6 +65,10 @@ export async function call(path, { body, signal } = {}) {
   if (response.ok) return response;
   const text = await response.text();
   let parsed = null;
-  try { parsed = JSON.parse(text); } catch { /* a proxy's page */ }
+  try {
+    parsed = JSON.parse(text);
+  } catch {
+    /* a proxy's page */
+  }
   throw errorOf(parsed ?? { error: { message: `The answer has status ${response.status}.` } }, response);
 }

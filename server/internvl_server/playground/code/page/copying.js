@@ -1,0 +1,16 @@
+// Copies a text.
+
+import { h } from "./dom.js";
+
+/** Copy a text, also where the page has no clipboard because it was not loaded over HTTPS. */
+export async function copyText(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const field = h("textarea", { value: text, class: "hidden-text", "aria-hidden": "true" });
+  const place = document.querySelector("dialog[open]") ?? document.body; // all else is inert while a dialog is open
+  const focused = document.activeElement;
+  place.append(field);
+  field.select();
+  document.execCommand("copy");
+  field.remove();
+  focused?.focus();
+}

@@ -1,0 +1,86 @@
+// The API key: kept for this tab, or in this browser if the user asks for it.
+
+import { byId, h } from "../page/dom.js";
+import { icon } from "../page/icons.js";
+import { openDialog } from "../page/messages.js";
+
+const NAME = "internvl-playground-key";
+
+/** The key, or an empty text. */
+export const currentKey = () => sessionStorage.getItem(NAME) ?? localStorage.getItem(NAME) ?? "";
+
+function keep(key, isRemembered) {
+  sessionStorage.removeItem(NAME);
+  localStorage.removeItem(NAME);
+  if (key) (isRemembered ? localStorage : sessionStorage).setItem(NAME, key);
+}
+
+let open = null;
+
+/** Ask for the key. `reason` says why; `onchange` is called after it was saved. */
+export function askForKey(onchange, reason = "") {
+  if (open) return;
+  const field = h("input", {
+    id: "key",
+    type: "password",
+    value: currentKey(),
+    autocomplete: "off",
+    spellcheck: false,
+  });
+  const remember = h("input", {
+    id: "remember-key",
+    type: "checkbox",
+    checked: localStorage.getItem(NAME) !== null,
+  });
+  const save = () => {
+    keep(field.value.trim(), remember.checked);
+    open.close();
+    onchange();
+  };
+  const form = h(
+    "form",
+    {
+      class: "stack",
+      onsubmit: (event) => {
+        event.preventDefault();
+        save();
+      },
+    },
+    reason && h("p", { class: "error-text" }, reason),
+    h("label", { for: "key" }, "API key"),
+    field,
+    h("label", { class: "check" }, remember, "Remember it in this browser"),
+    h(
+      "p",
+      { class: "hint" },
+      "Otherwise it is forgotten when this tab closes. It is sent to this server only.",
+    ),
+    h(
+      "div",
+      { class: "row end" },
+      h(
+        "button",
+        {
+          type: "button",
+          onclick: () => {
+            field.value = "";
+            save();
+          },
+        },
+        "Forget",
+      ),
+      h("button", { type: "submit", class: "primary" }, "Save"),
+    ),
+  );
+  open = openDialog("API key", form);
+  open.addEventListener("close", () => {
+    open = null;
+  });
+  field.focus();
+}
+
+/** Wire the button. */
+export function setUpKey(onchange) {
+  byId("open-key").append(icon("key"));
+  byId("open-key").addEventListener("click", () => askForKey(onchange));
+}
