@@ -58,7 +58,7 @@ def open_page(browser: Any, demo: LiveServer) -> Iterator[Callable[..., Playgrou
         options = {"viewport": {"width": 1280, "height": 860}} | options
         context = browser.new_context(**options)
         context.add_init_script(WATCH)
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(60_000)
         playground = Playground(context.new_page(), url or f"{demo.url}/", allowed_errors)
         opened.append(playground)
         playground.open()

@@ -50,7 +50,7 @@ class Playground:
             "document.querySelector('#set-model')?.value || document.querySelector('dialog')"
         )
 
-    def until(self, expression: str, timeout_s: float = 15) -> None:
+    def until(self, expression: str, timeout_s: float = 60) -> None:
         """Wait until an expression is true. Playwright's own way needs `eval`, which the page forbids."""
         deadline = time.monotonic() + timeout_s
         while not self.page.evaluate(expression):

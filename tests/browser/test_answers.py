@@ -48,7 +48,7 @@ def test_a_stopped_answer_leaves_the_engine(
     else:
         playground.page.click("#stop")
     playground.wait_answer()
-    demo.wait_idle()
+    demo.wait_idle(60)
     assert "Stopped" in playground.page.inner_text("#turns .usage")
     assert playground.page.is_visible("#send")
     assert playground.page.evaluate("document.activeElement.id") == "message"
@@ -59,7 +59,7 @@ def test_opening_another_conversation_stops_the_answer(
 ) -> None:
     begin_long_answer(playground)
     playground.page.click("#new-chat")
-    demo.wait_idle()
+    demo.wait_idle(60)
     assert playground.page.locator("#turns > li").count() == 0
     playground.page.click("#conversations .open")
     assert "Stopped" in playground.page.inner_text("#turns .usage")

@@ -88,6 +88,8 @@ class Proxy(BaseHTTPRequestHandler):
     """Passes on what is below /internvl/ without that part of the path, and streams answers."""
 
     target = ""
+    max_pieces: int | None = None  # of an answer of the model, which then breaks off
+    promised_bytes = 0
 
     def do_GET(self) -> None:
         self._pass_on()
@@ -106,33 +108,62 @@ class Proxy(BaseHTTPRequestHandler):
             for name, value in answer.headers.items():
                 if name not in ("connection", "transfer-encoding", "date"):
                     self.send_header(name, value)
+            is_answer = self.path.endswith("/chat/completions")
+            if is_answer and self.promised_bytes:
+                self.send_header("content-length", str(self.promised_bytes))
             self.end_headers()
-            for piece in answer.iter_raw():
+            for number, piece in enumerate(answer.iter_raw(), 1):
                 self.wfile.write(piece)
                 self.wfile.flush()
+                if is_answer and number == self.max_pieces:
+                    return
 
     def log_message(self, *_: object) -> None:
         """Nothing."""
 
 
 @pytest.fixture
-def proxied(demo: LiveServer) -> Iterator[str]:
-    handler = type("Handler", (Proxy,), {"target": demo.url})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/internvl/"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+def start_proxy(demo: LiveServer) -> Iterator[Callable[..., str]]:
+    """Starts proxies before the server, with attributes of `Proxy`; returns their addresses."""
+    running = []
+
+    def start(**options: int) -> str:
+        handler = type("Handler", (Proxy,), {"target": demo.url} | options)
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        running.append((server, thread))
+        return f"http://127.0.0.1:{server.server_address[1]}/internvl/"
+
+    yield start
+    for server, thread in running:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def test_it_works_below_the_path_of_a_proxy(
-    open_page: Callable[..., Playground], proxied: str
+    open_page: Callable[..., Playground], start_proxy: Callable[..., str]
 ) -> None:
-    playground = open_page(proxied)
+    playground = open_page(start_proxy())
     playground.set("temperature", 0)
     assert playground.ask("Who are you?").startswith("I am the small demo model")
+
+
+@pytest.mark.parametrize("promised_bytes", [0, 1_000_000])
+def test_an_answer_that_breaks_off_is_an_error(
+    open_page: Callable[..., Playground],
+    start_proxy: Callable[..., str],
+    demo: LiveServer,
+    promised_bytes: int,
+) -> None:
+    """Whether the connection ends in order or not. What had come is kept."""
+    url = start_proxy(max_pieces=3, promised_bytes=promised_bytes)
+    playground = open_page(url, allowed_errors=("net::ERR_CONTENT_LENGTH_MISMATCH",))
+    assert playground.ask("Who are you?")
+    code = "connection_lost" if promised_bytes else "stream_ended"
+    assert playground.page.inner_text(".failure strong") == f"Error · {code}"
+    demo.wait_idle(60)
 
 
 def copied(playground: Playground, name: str) -> str:

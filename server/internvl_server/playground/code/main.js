@@ -106,9 +106,7 @@ async function again(index) {
 async function proceed(index) {
   const values = !running && validSettings();
   if (!values) return;
-  const turn = conversation.turns[index];
-  const body = await chatBody(conversation.turns, values, { continues: true });
-  await stream(turn, body);
+  await stream(conversation.turns[index], values, { continues: true });
 }
 
 /** Ask for the next turn of the assistant. */
@@ -116,15 +114,14 @@ async function answer() {
   const values = validSettings();
   if (!values) return;
   sessionStorage.setItem(OPEN, conversation.id);
-  const body = await chatBody(conversation.turns, values);
   const turn = assistantTurn();
   conversation.turns.push(turn);
-  await stream(turn, body);
+  await stream(turn, values);
 }
 
-async function stream(turn, body) {
+/** Stream an answer into a turn, the last one of the conversation. */
+async function stream(turn, values, options = {}) {
   const own = conversation; // the user may open another one meanwhile
-  lastBody = body;
   running = new AbortController();
   Object.assign(turn, { state: "running", finish: null, error: null, usage: null });
   notify("");
@@ -133,7 +130,8 @@ async function stream(turn, body) {
   composer.focus();
   await keep(own);
   try {
-    await receive(turn, await begin(turn, body));
+    lastBody = await chatBody(own.turns, values, options);
+    await receive(turn, await begin(turn, lastBody));
     turn.state = "done";
   } catch (error) {
     failed(turn, error);
@@ -208,14 +206,19 @@ function stopEditing() {
 /** Keep the conversation in the browser. */
 async function keep(own) {
   own.updated = Date.now();
-  const stored = await storage.get(own.id);
-  if (stored?.title) own.title = stored.title; // it may have been renamed in the list
-  await storage.put(own);
-  await list.show(conversation.id);
+  try {
+    const stored = await storage.get(own.id);
+    if (stored?.title) own.title = stored.title; // it may have been renamed in the list
+    await storage.put(own);
+    await list.show(conversation.id);
+  } catch (error) {
+    notify(`The browser could not keep this conversation: ${error.message}`);
+  }
 }
 
 /** Open a conversation of the list; null begins a new one. */
 function open(chosen) {
+  if (chosen && chosen.id === conversation.id && conversation.turns.length) return closeList();
   running?.abort();
   stopEditing();
   lastBody = null;

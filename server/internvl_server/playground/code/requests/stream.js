@@ -2,12 +2,19 @@
 
 import { errorOf } from "./api.js";
 
+function brokenOff(error) {
+  if (error.name === "AbortError") throw error;
+  throw errorOf({
+    error: { code: "connection_lost", message: "The connection broke off before the answer ended." },
+  });
+}
+
 /** The data of each event as text. Comments and other fields are left out. */
 async function* dataOf(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch(brokenOff);
     if (done) return;
     rest += value;
     const events = rest.split(/\r?\n\r?\n/);
