@@ -184,7 +184,8 @@ class Client:
         if chunk.text and not is_whole:
             record.chunk_s.append(now)
         if chunk.usage is not None:
-            record.input_tokens, record.output_tokens = chunk.usage
+            record.input_tokens, record.output_tokens = chunk.usage.input, chunk.usage.output
+            record.cached_tokens = chunk.usage.cached
         if self._keeps_text:
             record.text += chunk.text
         return chunk.is_last

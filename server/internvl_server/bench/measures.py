@@ -48,6 +48,7 @@ class Record:
     text_tokens: int = 0
     input_tokens: int | None = None
     output_tokens: int | None = None
+    cached_tokens: int | None = None
     text: str = ""
 
     @property
@@ -123,6 +124,7 @@ def figures(
         "errors_by_code": _counts(records, "code"),
         "total_input_tokens": num_input,
         "total_output_tokens": num_output,
+        "total_cached_tokens": _num_cached(done),
         "output_tokens_from": _source(done),
         "request_throughput": len(done) * per_second,
         "request_goodput": good * per_second if goodput_ms else None,
@@ -177,6 +179,12 @@ def _source(done: Sequence[Record]) -> str:
     """Where the numbers of output tokens are from: "usage", "chunks", or "both"."""
     kinds = {"chunks" if record.output_tokens is None else "usage" for record in done}
     return "both" if len(kinds) > 1 else kinds.pop() if kinds else "usage"
+
+
+def _num_cached(done: Sequence[Record]) -> int | None:
+    """Input tokens that the server knew from earlier requests; None if it does not say."""
+    known = [record.cached_tokens for record in done if record.cached_tokens is not None]
+    return sum(known) if known else None
 
 
 def _max_per_second(done: Sequence[Record]) -> float:

@@ -15,6 +15,7 @@ _COUNTS = {
     "aborted": "Aborted requests",
     "duration": "Duration (s)",
     "total_input_tokens": "Input tokens",
+    "total_cached_tokens": "  of the input cached",
     "total_output_tokens": "Output tokens",
     "request_throughput": "Requests/s",
     "request_goodput": "Good requests/s",

@@ -8,18 +8,27 @@ from pydantic_core import from_json
 
 from internvl_server.bench.datasets.base import Prompt
 
-__all__ = ["ENDPOINTS", "Chunk", "Endpoint"]
+__all__ = ["ENDPOINTS", "Chunk", "Endpoint", "Usage"]
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What one event, or a whole answer, says. `usage` is (input, output) tokens."""
+    """What one event, or a whole answer, says."""
 
     text: str = ""
-    usage: tuple[int | None, int | None] | None = None
+    usage: "Usage | None" = None
     is_part: bool = True
     is_last: bool = False
     error: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the server counts them; None where it does not. `cached` are those of the input it knew."""
+
+    input: int | None
+    output: int | None
+    cached: int | None = None
 
 
 class Endpoint:
@@ -126,13 +135,15 @@ ENDPOINTS: dict[str, Endpoint] = {
 }
 
 
-def usage_of(usage: object) -> tuple[int | None, int | None] | None:
-    """Input and output tokens, by either pair of names."""
+def usage_of(usage: object) -> Usage | None:
+    """Tokens by the names of chat or of responses."""
     if not isinstance(usage, dict):
         return None
-    return (
+    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
+    return Usage(
         usage.get("prompt_tokens", usage.get("input_tokens")),
         usage.get("completion_tokens", usage.get("output_tokens")),
+        details.get("cached_tokens"),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from internvl_server.bench.client import EventReader
 from internvl_server.bench.datasets.base import Prompt
-from internvl_server.bench.wire import ENDPOINTS, Chunk
+from internvl_server.bench.wire import ENDPOINTS, Chunk, Usage
 
 EVENTS = b'data: {"a": 1}\n\n: ping\n\nevent: x\ndata: {"b": 2}\n\ndata: [DONE]\n\n'
 
@@ -44,10 +44,12 @@ def test_all_that_a_model_writes_is_text(delta: dict[str, Any]) -> None:
 
 def test_usage_has_either_names() -> None:
     chat = parse("chat", {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}})
-    assert (chat.usage, chat.is_part) == ((3, 4), False)
-    response = {"usage": {"input_tokens": 3, "output_tokens": 4}}
+    assert (chat.usage, chat.is_part) == (Usage(3, 4), False)
+    details = {"cached_tokens": 2}
+    usage = {"input_tokens": 3, "output_tokens": 4, "input_tokens_details": details}
+    response = {"usage": usage}
     ended = parse("responses", {"type": "response.completed", "response": response})
-    assert (ended.usage, ended.is_last) == ((3, 4), True)
+    assert (ended.usage, ended.is_last) == (Usage(3, 4, 2), True)
 
 
 def test_errors_within_a_stream_are_errors() -> None:
