@@ -176,6 +176,7 @@ def test_screen_readers_hear_an_answer_once(playground: Playground) -> None:
         change.addedNodes.forEach((node) => heard.push(node.textContent)))).observe(
         document.getElementById("announcer"), {childList: true}); }"""
     )
+    playground.set("temperature", 0)
     answer = playground.ask("Who are you?")
     assert page.evaluate("window.heard") == [answer]
     assert page.locator("[aria-live]").count() == 1

@@ -190,6 +190,7 @@ def test_everything_works_without_https(
     playground = open_page(f"http://playground.test:{demo.port}/")
     page = playground.page
     assert not page.evaluate("isSecureContext")
+    playground.set("temperature", 0)
     answer = playground.ask("Who are you?")
     page.click("[aria-label='Copy the answer']")
     page.fill("#message", "")
