@@ -1,6 +1,7 @@
 """What all tests share: a tiny checkpoint, servers on real sockets, clients, pictures."""
 
 import base64
+import importlib.util
 import io
 import os
 from collections.abc import Callable, Iterator
@@ -13,6 +14,9 @@ from PIL import Image
 
 from scripts.make_random_checkpoint import SHAPES, write_checkpoint
 from tests.live_server import LiveServer, start_echo_server
+
+# scripts/test-ray runs these, where Ray is installed.
+collect_ignore = [] if importlib.util.find_spec("ray") else ["ray"]
 
 # The time of a single example depends on what else the machine does.
 hypothesis.settings.register_profile("no-deadline", deadline=None)

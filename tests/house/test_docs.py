@@ -67,6 +67,8 @@ def test_commands_work(page: Path, words: list[str], monkeypatch: pytest.MonkeyP
             assert f" AS {target}\n" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
         case ["pip", "install", *options]:
             check_pip(options)
+        case ["serve", "run" | "deploy", config]:  # Ray's; scripts/test-ray validates the file
+            assert (ROOT / config).is_file()
         case ["internvl-server", *arguments]:
             check_command_line(arguments)
         case [program, *arguments] if program.startswith(("scripts/", ".venv/")):

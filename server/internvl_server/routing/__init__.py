@@ -1,0 +1,1 @@
+"""Which of several servers a request goes to: one that knows its images and the start of its prompt."""
