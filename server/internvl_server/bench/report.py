@@ -75,10 +75,14 @@ def details(records: Sequence[Record], started_s: float) -> dict[str, list[Any]]
 def _is_shown(name: str, result: Mapping[str, Any]) -> bool:
     """Failures and goodput only where there are any."""
     value = result.get(name)
+    if name == "total_cached_tokens":
+        return True
     return value is not None and (bool(value) or name not in ("failed", "refused", "aborted"))
 
 
-def _number(value: float) -> str:
+def _number(value: float | None) -> str:
+    if value is None:
+        return "unknown"
     if isinstance(value, int):
         return str(value)
     return f"{value:.2f}" if math.isfinite(value) else str(value)
