@@ -128,7 +128,8 @@ def test_a_request_with_an_image_is_one_trace(
     assert found["internvl.request_id"] == answer.headers["x-request-id"]
     assert collector.resource["service.name"] == "internvl-server"
     assert "secret" not in str(collector.spans)
-    [line] = [vars(record)["members"] for record in caplog.records]
+    access = [record for record in caplog.records if record.name == "server.access"]
+    [line] = [vars(record)["members"] for record in access]
     assert line["trace_id"] == TRACE_ID
     assert line["images"] == 1
     assert line["tiles"] == found["internvl.num_tiles"]

@@ -1,8 +1,7 @@
 """The key by which balancers keep a conversation on one server, from the beginning of a request's body.
 
 It is computed from the raw text of the JSON, without parsing it, so that a balancer can do so while the rest
-of the body is still on its way. `server/docs/routing.md` describes it; `configs/affinity.lua` computes it for
-HAProxy.
+of the body is still on its way. `server/docs/ray.md` says how it is used.
 """
 
 import hashlib

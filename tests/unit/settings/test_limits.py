@@ -14,7 +14,7 @@ NUMBERS = [
     if type(value) in (int, float)
 ]
 # 0 has a meaning: any port, no limit of answers, no wait.
-MAY_BE_ZERO = {"port", "default_max_tokens", "pre_drain_s"}
+MAY_BE_ZERO = {"metrics_port", "port", "default_max_tokens", "pre_drain_s"}
 
 
 @pytest.mark.parametrize(("section", "name"), NUMBERS)
