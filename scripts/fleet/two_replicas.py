@@ -52,7 +52,7 @@ _ROWS = {
 
 
 class _Picture:
-    """A picture of its own colours for each conversation."""
+    """A picture of random colours, which are the same for all turns of a conversation."""
 
     type = "image_url"
 
@@ -65,7 +65,7 @@ class _Picture:
 
 
 def _prompt(key: str, number: int, num_tokens: int) -> Prompt:
-    """One turn: the conversation's system text and picture, and a question of its own."""
+    """One turn: the conversation's system text and picture, and a question with the turn's number."""
     text = f"question {number % 10}{number // 10 % 10}{number // 100 % 10}?"
     system = f"{key} {_SYSTEM}"
     return Prompt(text, system, [_Picture(key)], max_tokens=num_tokens)

@@ -1,14 +1,19 @@
 """What a request's stages took: as a trace that a collector receives, and in the header `Server-Timing`."""
 
+import asyncio
+import io
 import logging
 import re
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from internvl_server.app import create_app
 from internvl_server.errors import StartupError
@@ -16,8 +21,9 @@ from internvl_server.settings import Settings
 from internvl_server.telemetry.record import RequestRecord, Stage, StageTime
 from internvl_server.telemetry.timing import server_timing
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from PIL import Image
 
-from tests.live_server import LiveServer
+from tests.live_server import LiveServer, start_echo_server
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hello there"}], "max_tokens": 9}
 TRACE_ID, PARENT_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -172,6 +178,68 @@ def test_requests_do_not_notice_that_the_collector_is_gone(
     server = start_server(server={"tracing": True})
     for _ in range(3):
         assert server.post(CHAT).status_code == 200
+
+
+def test_a_collector_that_never_answers_does_not_hold_up_the_end(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "120")
+    with silent, start_echo_server(tiny_checkpoint, server={"tracing": True}) as server:
+        assert server.post(CHAT).status_code == 200
+        server.__exit__(None, None, None)  # fails if the server does not end in half a minute
+
+
+async def test_a_fetched_image_has_a_span_and_its_host_learns_nothing(
+    start_server: Callable[..., LiveServer], collector: Collector
+) -> None:
+    heads: list[bytes] = []
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(buffer, "PNG")
+    png = buffer.getvalue()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        length = f"content-length: {len(png)}\r\n\r\n".encode()
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: image/png\r\n" + length + png)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.2", 0) as host:
+        port = host.sockets[0].getsockname()[1]
+        server = start_server(
+            server={"tracing": True},
+            media={"allowed_private_networks": ["127.0.0.2/32"], "allowed_ports": [port]},
+        )
+        url = {"url": f"http://127.0.0.2:{port}/a.png"}
+        content = [{"type": "image_url", "image_url": url}, {"type": "text", "text": "what?"}]
+        body = {**CHAT, "messages": [{"role": "user", "content": content}]}
+        answer = await asyncio.to_thread(server.post, body, headers={"traceparent": TRACEPARENT})
+    assert answer.status_code == 200, answer.text
+    root = await asyncio.to_thread(collector.wait, "POST /v1/chat/completions")
+    names = {span.name for span in collector.spans if span.parent_span_id == root.span_id}
+    stages = {"fetch", "decode_media", "tile", "tokenize", "queue", "prefill", "decode"}
+    assert names == stages
+    assert {span.trace_id.hex() for span in collector.spans} == {TRACE_ID}
+    [head] = heads
+    assert b"traceparent" not in head.lower()
+
+
+def test_a_client_that_leaves_has_a_span(
+    start_server: Callable[..., LiveServer], collector: Collector
+) -> None:
+    server = start_server(server={"tracing": True}, engine={"echo": {"token_delay_s": 0.05}})
+    url = f"{server.url}/v1/chat/completions"
+    body = {**CHAT, "max_tokens": 100, "stream": True}
+    with httpx2.stream("POST", url, json=body, timeout=60) as answer:
+        events = answer.iter_bytes()
+        next(events)
+    left = values(collector.wait("POST /v1/chat/completions"))
+    assert left["internvl.outcome"] == "left"
+    assert left["http.response.status_code"] == 499
+    assert 0 < left["gen_ai.usage.output_tokens"] < 100
 
 
 def test_tracing_without_the_packages_does_not_start(

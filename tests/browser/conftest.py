@@ -51,7 +51,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(browser: Any, demo: LiveServer) -> Iterator[Callable[..., Playground]]:
-    """Opens the page in a context of its own; options are those of the context."""
+    """Opens the page in a new context; options are those of the context."""
     opened: list[Playground] = []
 
     def start(url: str = "", *, allowed_errors: tuple[str, ...] = (), **options: Any) -> Playground:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+
+from internvl_server.settings.options import at_least, server_url
 
 __all__ = ["add_options"]
 
@@ -26,8 +27,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_server(group: "argparse._ArgumentGroup") -> None:
     add = group.add_argument
-    add("URL", nargs="?", type=_server_url, help=f"http://HOST:PORT or …/v1 ({_DEFAULT_URL})")
-    add("--base-url", type=_server_url, help="the same as URL")
+    add("URL", nargs="?", type=server_url, help=f"http://HOST:PORT or …/v1 ({_DEFAULT_URL})")
+    add("--base-url", type=server_url, help="the same as URL")
     add("--model", help="name of the model (the first that the server lists)")
     add(
         "--endpoint",
@@ -55,12 +56,12 @@ def _add_load(group: "argparse._ArgumentGroup") -> None:
         help="1: Poisson; less: bursts; inf: constant intervals (%(default)s)",
     )  # fmt: skip
     add(
-        "--max-concurrency", type=_at_least(1), metavar="N",
+        "--max-concurrency", type=at_least(1), metavar="N",
         help="most requests at a time; without --request-rate, N clients in a closed loop",
     )  # fmt: skip
     add(
         "--num-prompts",
-        type=_at_least(1),
+        type=at_least(1),
         metavar="N",
         help="(1000, or as many as --duration takes)",
     )
@@ -73,12 +74,12 @@ def _add_load(group: "argparse._ArgumentGroup") -> None:
     )
     add(
         "--num-warmups",
-        type=_at_least(0),
+        type=at_least(0),
         default=0,
         metavar="N",
         help="requests that are not measured",
     )
-    add("--seed", type=_at_least(0), default=0, help="of arrivals and prompts (%(default)s)")
+    add("--seed", type=at_least(0), default=0, help="of arrivals and prompts (%(default)s)")
 
 
 def _add_prompts(group: "argparse._ArgumentGroup") -> None:
@@ -103,10 +104,10 @@ def _add_prompts(group: "argparse._ArgumentGroup") -> None:
         metavar="R",
         help="lengths vary by this share",
     )
-    add("--num-prefixes", type=_at_least(0), default=0, metavar="N", help="shared system texts")
+    add("--num-prefixes", type=at_least(0), default=0, metavar="N", help="shared system texts")
     add(
         "--prefix-len",
-        type=_at_least(0),
+        type=at_least(0),
         default=0,
         metavar="TOKENS",
         help="length of each of them",
@@ -117,16 +118,16 @@ def _add_prompts(group: "argparse._ArgumentGroup") -> None:
 
 def _add_media(group: "argparse._ArgumentGroup") -> None:
     add = group.add_argument
-    add("--image-count", type=_at_least(0), default=0, metavar="N", help="pictures of a prompt")
+    add("--image-count", type=at_least(0), default=0, metavar="N", help="pictures of a prompt")
     add(
         "--image-size", type=_sizes, default="1280x720", metavar="WxH[,…]",
         help="one is drawn for each picture (%(default)s)",
     )  # fmt: skip
     add("--image-format", choices=("jpeg", "png"), default="jpeg", help="(%(default)s)")
-    add("--video-count", type=_at_least(0), default=0, metavar="N", help="videos of a prompt")
+    add("--video-count", type=at_least(0), default=0, metavar="N", help="videos of a prompt")
     add(
         "--video-frames",
-        type=_at_least(1),
+        type=at_least(1),
         default=16,
         metavar="N",
         help="frames of each (%(default)s)",
@@ -134,7 +135,7 @@ def _add_media(group: "argparse._ArgumentGroup") -> None:
     add("--video-size", type=_sizes, default="640x360", metavar="WxH", help="(%(default)s)")
     add(
         "--media-pool",
-        type=_at_least(1),
+        type=at_least(1),
         default=1,
         metavar="N",
         help="different files that are repeated",
@@ -170,23 +171,6 @@ def _add_result(group: "argparse._ArgumentGroup") -> None:
     add("--label", help="what is measured, for the file and the plot")
     add("--plot", type=Path, metavar="FILE.svg", help="draw latencies and their course")
     add("--disable-tqdm", action="store_true", help="no progress bar, which only terminals get")
-
-
-def _server_url(text: str) -> str:
-    """The address of a server without `/v1`."""
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
-        raise argparse.ArgumentTypeError(f"{text!r}: write http://HOST:PORT/v1")
-    return text.rstrip("/").removesuffix("/v1")
-
-
-def _at_least(minimum: int) -> Callable[[str], int]:
-    def integer(text: str) -> int:
-        if int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"it must be at least {minimum}")
-        return int(text)
-
-    return integer
 
 
 def _above_zero(text: str) -> float:

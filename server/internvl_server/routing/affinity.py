@@ -31,7 +31,8 @@ def affinity_key(body: bytes) -> str:
 
     It is a hash of two parts: what is before the first message of a user, with the system's text; and the
     first 4,096 bytes of the first image or video, or without one, of the first text from there on, up to its
-    first escaped character. What is beyond the window does not count, so later turns have the same key.
+    first escaped character. What is beyond the window does not count. Later turns have the same key if each
+    `role` is before its `content`, and if the first image came in the first turn.
 
     Args:
         body: Its beginning, at least `WINDOW_BYTES` of it if it has as many.

@@ -84,7 +84,7 @@ def serve(settings: Settings) -> int:
 
 @contextmanager
 def _metrics_served(settings: ServerSettings, registry: CollectorRegistry) -> Iterator[None]:
-    """Serve the metrics on a port of their own, if there is one, on a thread."""
+    """Serve the metrics on a separate port, if there is one, on a thread."""
     if not (settings.metrics and settings.metrics_port):
         yield
         return

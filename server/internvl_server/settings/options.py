@@ -1,18 +1,20 @@
 """The settings as command-line options: one option per setting, and short names for the common ones.
 
 pydantic-settings generates the options and their help texts from the types and docstrings of the settings.
+`at_least` and `server_url` are types of other arguments, which several commands have.
 """
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic_settings import CliSettingsSource
 
 from internvl_server.settings import DEMO_MODEL, Settings
 
-__all__ = ["OptionsFormatter", "SettingsOptions"]
+__all__ = ["OptionsFormatter", "SettingsOptions", "at_least", "server_url"]
 
 # Setting → its short names. The first is this server's, others are those of LMDeploy and vLLM.
 _SHORT_NAMES: Mapping[str, tuple[str, ...]] = {
@@ -177,3 +179,26 @@ def _decode(value: object, option: str) -> object:
         return json.loads(value)
     except ValueError:
         raise ValueError(f"{option}: a value that begins with [ must be a JSON list") from None
+
+
+def server_url(text: str) -> str:
+    """The address of a server without `/v1`, of an argument.
+
+    Raises:
+        ArgumentTypeError: It is none.
+    """
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
+        raise argparse.ArgumentTypeError(f"{text!r}: write http://HOST:PORT/v1")
+    return text.rstrip("/").removesuffix("/v1")
+
+
+def at_least(minimum: int) -> Callable[[str], int]:
+    """The type of an argument that is an integer of at least a minimum."""
+
+    def integer(text: str) -> int:
+        if int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"it must be at least {minimum}")
+        return int(text)
+
+    return integer

@@ -5,6 +5,7 @@ client wrote is in them. Exporter, sampling and resource are configured by the `
 environment, which the library reads.
 """
 
+import threading
 import time
 from collections.abc import Mapping
 
@@ -22,7 +23,7 @@ __all__ = ["TracingObserver"]
 
 _PATHS = "/v1/"
 _NS = 1_000_000_000
-_CLOSE_MS = 3_000
+_CLOSE_S = 3.0
 _OPERATIONS = {"/v1/completions": "text_completion"}
 
 
@@ -41,7 +42,7 @@ class TracingObserver:
         resource = Resource.create(
             {"service.version": __version__, **_default_name(Resource.create())}
         )
-        self._provider = TracerProvider(resource=resource)
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(processor or _otlp())
         self._tracer = self._provider.get_tracer("internvl_server", __version__)
         self._propagator = TraceContextTextMapPropagator()
@@ -84,8 +85,10 @@ class TracingObserver:
 
     def close(self) -> None:
         """Send what has not been sent, for three seconds at most."""
-        self._provider.force_flush(_CLOSE_MS)
-        self._provider.shutdown()
+        # The library's own limit does not hold while a collector keeps a connection open and does not answer.
+        closing = threading.Thread(target=self._provider.shutdown, name="tracing", daemon=True)
+        closing.start()
+        closing.join(_CLOSE_S)
 
     def _describe(self, span: Span, record: RequestRecord) -> None:
         span.update_name(f"{record.method} {record.route}")
@@ -123,7 +126,7 @@ class TracingObserver:
         )
         if record.first_token_at:
             seconds = record.first_token_at - record.started
-            span.set_attribute("gen_ai.server.time_to_first_token", seconds)
+            span.set_attribute("internvl.time_to_first_token", seconds)
 
 
 def _otlp() -> SpanProcessor:
