@@ -31,7 +31,7 @@ FOREIGN_ROUTES = (
     "/distserve/p2p_connect", "/v1/encode", "/pooling", "/v1/embeddings", "/invocations", "/pause", "/resume",
     "/load_lora_adapter", "/v1/load_lora_adapter", "/collective_rpc", "/start_profile", "/stop_profile",
     "/reset_prefix_cache", "/update_weights_from_disk", "/init_weights_update_group", "/flush_cache",
-    "/get_server_info", "/server_info", "/configure_logging", "/docs", "/redoc", "/metrics",
+    "/get_server_info", "/server_info", "/configure_logging", "/docs", "/redoc",
 )  # fmt: skip
 
 
