@@ -148,8 +148,9 @@ def test_connections_that_wait_to_be_accepted_are_served(tiny_checkpoint: Path) 
         assert process.wait(timeout=30) == 0
 
 
-def test_a_server_that_is_starting_ends_at_once(tiny_checkpoint: Path) -> None:
-    command = [*COMMAND, "--engine", "cpu", "--port", "0", "--model", str(tiny_checkpoint)]
+def test_a_server_that_is_starting_ends_at_once() -> None:
+    # The demo model: a tiny one may be loaded before the signal arrives.
+    command = [*COMMAND, "--engine", "cpu", "--port", "0"]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         lines = []
         for line in process.stderr:

@@ -107,7 +107,7 @@ class TestTiles:
         measured = await preparer.measure(media_parts, budget=tokens(8 * 256))
         tiles = await preparer.prepare(media_parts, budget=tokens(8 * 256))
         assert measured == tuple(
-            ImageMeasure(t.size, t.num_tiles, t.num_requested_tiles) for t in tiles
+            ImageMeasure(t.size, t.num_tiles, t.num_requested_tiles, t.grid) for t in tiles
         )
         assert [m.num_tiles for m in measured] == [1, 1, 1, 4, 1]
 
