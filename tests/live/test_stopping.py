@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import pytest
 
 from scripts.load.costs import descendants
 from scripts.load.servers import free_port
-from tests.live.test_process import COMMAND, ROOT, serving
+from tests.live.test_process import ROOT, serving
 
 HELLO = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 LONG = HELLO | {"min_tokens": 1500, "max_tokens": 1500}
@@ -148,9 +149,19 @@ def test_connections_that_wait_to_be_accepted_are_served(tiny_checkpoint: Path) 
         assert process.wait(timeout=30) == 0
 
 
-def test_a_server_that_is_starting_ends_at_once() -> None:
-    # The demo model: a tiny one may be loaded before the signal arrives.
-    command = [*COMMAND, "--engine", "cpu", "--port", "0"]
+# A small model would be loaded before the signal arrives.
+SLOW_START = """
+import sys, time
+from internvl_server.cli import main
+from internvl_server.engine.cpu.engine import CpuEngine
+CpuEngine._load = lambda self: time.sleep(60)
+sys.exit(main())
+"""
+
+
+def test_a_server_that_is_starting_ends_at_once(tiny_checkpoint: Path) -> None:
+    options = ["serve", "--engine", "cpu", "--port", "0", "--model", str(tiny_checkpoint)]
+    command = [sys.executable, "-c", SLOW_START, *options]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         lines = []
         for line in process.stderr:
