@@ -22,6 +22,7 @@ from internvl_server.cli import main as run_command
 from internvl_server.engine import cpu, echo, turbomind
 from internvl_server.engine.base import EngineHealth, EngineInfo
 from internvl_server.planner.models import MODELS, repositories
+from internvl_server.planner.support import CPU_TEXT_MODELS
 from internvl_server.protocol.chat.request import CHAT_FIELDS
 from internvl_server.protocol.completions.request import COMPLETION_FIELDS
 from internvl_server.protocol.fields import FieldRow, FieldTable, Foreign
@@ -186,7 +187,7 @@ def family_table() -> str:
     ]
     for name, model in MODELS.items():
         served = ", ".join(f"`{repository}`" for repository in repositories(model))
-        has_cpu = model.text.family in ("qwen2", "qwen3")
+        has_cpu = model.text.family in CPU_TEXT_MODELS
         config = f"`{name.lower()}`" if (CONFIGS / f"{name.lower()}.toml").exists() else ""
         engines = ("TurboMind, CPU" if has_cpu else "TurboMind") if served else ""
         cells = name, TEXT_MODELS[model.text.family], served or "none", engines, config

@@ -118,4 +118,8 @@ def check_command_line(arguments: list[str]) -> None:
         if "--help" in arguments:
             stack.enter_context(pytest.raises(SystemExit, match="0"))
         assert main(arguments) == 0
-        assert any(command.called for command in started) or arguments[0] in ("plan", "keys")
+        assert any(command.called for command in started) or arguments[0] in (
+            "models",
+            "plan",
+            "keys",
+        )

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from internvl_server import __version__
-from internvl_server.cli.commands import batch, bench, keys, plan, serve
+from internvl_server.cli.commands import batch, bench, keys, models, plan, serve
 from internvl_server.cli.settings import UsageError
 from internvl_server.errors import StartupError
 
@@ -45,6 +45,7 @@ class Command(Protocol):
 COMMANDS: Mapping[str, Command] = {
     "serve": serve,
     "batch": batch,
+    "models": models,
     "plan": plan,
     "bench": bench,
     "keys": keys,

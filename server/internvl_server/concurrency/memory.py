@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["MemoryGuard"]
+__all__ = ["MemoryGuard", "available_bytes"]
 
 _CHECK_S = 0.25
 # Version 1 has this for "no limit", rounded to pages.
@@ -65,6 +65,26 @@ class MemoryGuard:
             except (OSError, ValueError):
                 self._usage = 0.0
         return self._usage
+
+
+def available_bytes(
+    root: Path = Path("/sys/fs/cgroup"),
+    membership: Path = Path("/proc/self/cgroup"),
+    meminfo: Path = Path("/proc/meminfo"),
+) -> int | None:
+    """Bytes that this process can still take: what the machine has, within the limits of its groups.
+
+    Returns:
+        None where the system does not say.
+    """
+    try:
+        available = int(meminfo.read_text().partition("MemAvailable:")[2].split()[0]) * 1024
+        free = [
+            int(group.limit * (1 - group.used())) for group in _limited_groups(root, membership)
+        ]
+    except (OSError, ValueError, IndexError):
+        return None
+    return max(0, min([available, *free]))
 
 
 def _limited_groups(root: Path, membership: Path) -> list[_Group]:

@@ -17,7 +17,15 @@ from internvl_server.checkpoint.config import (
     VisionConfig,
 )
 
-__all__ = ["MODELS", "awq", "find_model", "repositories", "smaller", "why_unserved"]
+__all__ = [
+    "MODELS",
+    "awq",
+    "find_model",
+    "licence",
+    "repositories",
+    "smaller",
+    "why_unserved",
+]
 
 _INTERNVIT_300M = VisionConfig(
     hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096,
@@ -139,6 +147,7 @@ _CODE_FAMILIES = (
     "internlm3",
 )  # their tokenizers are code, except in transformers' layout
 _WITHOUT_AWQ = ("InternVL2_5-1B", "InternVL2_5-2B")  # and all of 3.5
+_APACHE_TEXT = ("InternVL2_5-1B", "InternVL2_5-38B")  # Qwen2.5 under Apache-2.0
 _HF_VERSIONS: Mapping[str, str] = {
     "InternVL2_5-2B": "InternVL2_5-2B-MPO-hf",
     "InternVL2_5-8B": "InternVL2_5-8B-MPO-hf",
@@ -183,6 +192,17 @@ def repositories(model: CheckpointConfig) -> list[str]:
     has_awq = name not in _WITHOUT_AWQ and not name.startswith("InternVL3_5")
     others = [] if is_code else [name, f"{name}-AWQ"] if has_awq else [name]
     return [hf_version, *others] if hf_version else others
+
+
+def licence(model: CheckpointConfig) -> str:
+    """The licences of a model of `MODELS`, and of its text model if that has another one.
+
+    Source: the model cards, and those of the text models that InternVL2.5 is built of.
+    """
+    if model.name.startswith("InternVL3_5"):
+        return "Apache-2.0"
+    is_qwen = model.text.family == "qwen2" and model.name not in _APACHE_TEXT
+    return f"MIT, {'Qwen' if is_qwen else 'Apache-2.0'}"
 
 
 def why_unserved(name: str) -> str:

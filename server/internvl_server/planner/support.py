@@ -6,8 +6,9 @@ from internvl_server.checkpoint.config import CheckpointConfig
 from internvl_server.errors import StartupError
 from internvl_server.planner.models import why_unserved
 
-__all__ = ["check_quantization", "check_served", "check_text_model"]
+__all__ = ["CPU_TEXT_MODELS", "check_quantization", "check_served", "check_text_model"]
 
+CPU_TEXT_MODELS = ("qwen2", "qwen3")  # those that the CPU engine computes
 _TEXT_MODELS = ("qwen2", "qwen3", "qwen3_moe", "internlm2", "internlm3", "llama")
 # Bits of a weight and sizes of groups that LMDeploy computes, by method. Source: turbomind/converter.py.
 _QUANTIZED = {

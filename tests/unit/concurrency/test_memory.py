@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from internvl_server.concurrency.memory import MemoryGuard
+from internvl_server.concurrency.memory import MemoryGuard, available_bytes
 
 
 def write(directory: Path, **files: str) -> None:
@@ -62,3 +62,20 @@ def test_the_usage_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert watched.usage() == pytest.approx(0.5)
     (group / "memory.current").unlink()
     assert watched.usage() == 0
+
+
+@pytest.mark.parametrize(
+    ("limit", "left"), [("1000000", 600_000), ("max", 4096 * 1024), ("9000000", 4096 * 1024)]
+)
+def test_what_can_still_be_taken(tmp_path: Path, limit: str, left: int) -> None:
+    group = tmp_path / "cgroup"
+    write(group, memory__max=limit, memory__current="500000", memory__stat="active_file 100000")
+    write(tmp_path, membership="0::/", meminfo="MemTotal: 8192 kB\nMemAvailable: 4096 kB")
+    paths = group, tmp_path / "membership", tmp_path / "meminfo"
+    assert available_bytes(*paths) == left
+
+
+def test_a_system_that_does_not_say_what_is_available(tmp_path: Path) -> None:
+    assert available_bytes(tmp_path, tmp_path / "membership", tmp_path / "meminfo") is None
+    write(tmp_path, meminfo="MemTotal: 8192 kB")
+    assert available_bytes(tmp_path, tmp_path / "membership", tmp_path / "meminfo") is None

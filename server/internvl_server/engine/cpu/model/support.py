@@ -4,10 +4,9 @@ from collections.abc import Iterator
 
 from internvl_server.checkpoint.config import CheckpointConfig
 from internvl_server.errors import StartupError
+from internvl_server.planner.support import CPU_TEXT_MODELS
 
 __all__ = ["check_supported", "num_encoded_layers"]
-
-_FAMILIES = ("qwen2", "qwen3")
 
 
 def check_supported(config: CheckpointConfig, *, max_model_len: int) -> None:
@@ -17,7 +16,7 @@ def check_supported(config: CheckpointConfig, *, max_model_len: int) -> None:
         StartupError: Names the value, and the values that are supported.
     """
     vision, text = config.vision, config.text
-    if text.family not in _FAMILIES:
+    if text.family not in CPU_TEXT_MODELS:
         raise StartupError(
             f"The checkpoint's text model is {text.family!r}; the CPU engine runs Qwen2, Qwen2.5 and Qwen3 "
             "without experts (all InternVL3 but -9B, and InternVL3.5 up to -38B)."
