@@ -42,6 +42,7 @@ def local_config(name: str, port: int, replicas: list[int], folder: Path) -> str
         named = f"bind 127.0.0.1:{port}\n    http-response set-header x-replica %s"
         text, binds = re.subn(r"bind :8080", named, text)
         text = text.replace(" resolvers system init-addr libc,none", "")
+        text = text.replace("affinity.lua", str(_CONFIGS / "affinity.lua"))
         text, servers = re.subn(r"(server replica-\d )replica-(\d):8000", local, text)
     else:
         named = f"listen 127.0.0.1:{port};\n        add_header x-replica $upstream_addr always"

@@ -221,7 +221,7 @@ def test_the_environment_of_the_services_is_understood(
         "option httpchk GET /ready",
         "default-server check inter 2s fall 3 rise 2",
         "retries 3",
-        "stick on req.hdr(x-conversation-id)",
+        "balance hash var(txn.affinity)",
         "option redispatch",
         "retry-on conn-failure",
         "option http-server-close",

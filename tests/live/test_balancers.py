@@ -163,8 +163,11 @@ def test_a_conversation_stays_on_its_server(
     name: str, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     with balanced(name, tiny_checkpoint, tmp_path) as (url, servers):
-        assert len(servers_of(url, {})) == 2
-        (first,) = servers_of(url, {"x-conversation-id": "a"})
+        keys = [{"x-affinity-key": key} for key in "abcdef"]
+        servers_of_keys = [servers_of(url, headers) for headers in keys]
+        assert {len(found) for found in servers_of_keys} == {1}
+        assert len(set.union(*servers_of_keys)) == 2
+        (first,) = servers_of_keys[0]
         servers[int(first[-1]) - 1].kill()
-        (other,) = servers_of(url, {"x-conversation-id": "a"})
+        (other,) = servers_of(url, {"x-affinity-key": "a"})
         assert other != first

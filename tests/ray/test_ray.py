@@ -1,7 +1,6 @@
 """The server on Ray Serve, with two replicas here: streams, failures, scaling, updates, affinity."""
 
 import asyncio
-import json
 import os
 import re
 import signal
@@ -16,6 +15,7 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
+from tests.conversations import picture_bodies
 from tests.ray.conftest import Cluster
 
 ROOT = Path(__file__).parents[2]
@@ -177,25 +177,6 @@ async def test_an_update_under_load_loses_nothing(cluster: Cluster) -> None:
     assert old.isdisjoint(new), "all replicas were replaced"
 
 
-def picture_bodies(picture_url: Any) -> list[dict[str, Any]]:
-    """Three turns of each of eight conversations about different pictures, in turn."""
-    conversations = []
-    for index in range(8):
-        url = picture_url(200 + 10 * index, 150)
-        picture = {"type": "image_url", "image_url": {"url": url}}
-        text = {"type": "text", "text": "What is it?"}
-        conversations.append([{"role": "user", "content": [picture, text]}])
-    bodies = []
-    for turn in range(3):
-        for messages in conversations:
-            bodies.append({"model": "tiny", "messages": [*messages], "max_tokens": 4})
-            messages += [
-                {"role": "assistant", "content": f"answer {turn}"},
-                {"role": "user", "content": "And then?"},
-            ]
-    return json.loads(json.dumps(bodies))
-
-
 async def cache_hits(cluster: Cluster, bodies: list[dict[str, Any]]) -> float:
     """The share of images whose tiles were known, of all replicas."""
     async with httpx2.AsyncClient(timeout=60) as client:
@@ -220,7 +201,7 @@ async def cache_hits(cluster: Cluster, bodies: list[dict[str, Any]]) -> float:
 
 
 async def test_affinity_raises_the_hit_rate(cluster: Cluster, picture_url: Any) -> None:
-    bodies = picture_bodies(picture_url)
+    bodies = picture_bodies(picture_url, "tiny")
     cluster.deploy(2, affinity=False, token_delay_s=0.001)
     without = await cache_hits(cluster, bodies)
     cluster.deploy(2, affinity=True, token_delay_s=0.002)

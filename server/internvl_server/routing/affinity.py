@@ -1,7 +1,7 @@
 """The key by which balancers keep a conversation on one server, from the beginning of a request's body.
 
 It is computed from the raw text of the JSON, without parsing it, so that a balancer can do so while the rest
-of the body is still on its way. `server/docs/ray.md` says how it is used.
+of the body is still on its way. `configs/affinity.lua` computes the same key for HAProxy.
 """
 
 import hashlib
@@ -31,8 +31,8 @@ def affinity_key(body: bytes) -> str:
 
     It is a hash of two parts: what is before the first message of a user, with the system's text; and the
     first 4,096 bytes of the first image or video, or without one, of the first text from there on, up to its
-    first escaped character. What is beyond the window does not count. Later turns have the same key if each
-    `role` is before its `content`, and if the first image came in the first turn.
+    first escaped character. What is beyond the window does not count. Later turns have the same key if the
+    first image came in the first turn.
 
     Args:
         body: Its beginning, at least `WINDOW_BYTES` of it if it has as many.
@@ -41,11 +41,24 @@ def affinity_key(body: bytes) -> str:
     begin = _BEGIN.search(window)
     if begin is None:
         return ""
-    user = _USER.search(window, begin.end())
-    first = user.start() if user else begin.start()
+    first = _first_message(window, begin.end())
+    if first < 0:
+        first = begin.start()
     found = _MEDIA.search(window, begin.end()) or _TEXT.search(window, first)
     parts = window[begin.start() : first] + b"\0" + (found[1] if found else b"")
     return hashlib.sha256(parts).hexdigest()[:32]
+
+
+def _first_message(window: bytes, start: int) -> int:
+    """Where the object begins in which the first message of a user says so; negative without one.
+
+    Its `content` may be before its `role`.
+    """
+    user = _USER.search(window, start)
+    if user is None:
+        return -1
+    brace = window.rfind(b"{", start, user.start())
+    return user.start() if brace < 0 else brace
 
 
 class AffinityMiddleware:

@@ -31,6 +31,19 @@ def test_later_turns_have_the_key_of_the_first(first: list[dict[str, Any]]) -> N
     assert key(first) == key([*first, *LATER], temperature=0.5) == key([*first, *LATER, *LATER])
 
 
+def test_content_may_be_before_its_role() -> None:
+    turned: list[list[dict[str, Any]]] = [
+        [{"content": "Hello", "role": "user"}],
+        [{"content": [{"text": "Hello", "type": "text"}], "role": "user"}],
+        [{"content": "Be brief.", "role": "system"}, {"content": "Hello", "role": "user"}],
+    ]
+    assert len({key(first) for first in turned}) == 3
+    for first in turned:
+        later = [{"content": "Hi.", "role": "assistant"}, {"content": "Then?", "role": "user"}]
+        assert key(first) == key([*first, *later])
+    assert key(turned[0]) != key([{"content": "Hi", "role": "user"}])
+
+
 def test_what_differs_has_another_key() -> None:
     keys = [
         key([USER]),
