@@ -112,8 +112,10 @@ def check_command_line(arguments: list[str]) -> None:
     with contextlib.ExitStack() as stack:
         started = [
             stack.enter_context(patch(f"internvl_server.{name}", return_value=0))
-            for name in ("serve.serve", "batch.command.run_batch", "bench.command.bench")
-        ]
+            for name in (
+                "serve.serve", "batch.command.run_batch", "bench.command.bench", "chat.command.chat",
+            )
+        ]  # fmt: skip
         stack.enter_context(patch("internvl_server.cli.commands.serve.check_machine"))
         if "--help" in arguments:
             stack.enter_context(pytest.raises(SystemExit, match="0"))

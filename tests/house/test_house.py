@@ -103,12 +103,12 @@ def test_every_code_that_is_raised_is_in_the_table() -> None:
 
 
 def test_only_the_fetcher_and_the_client_commands_dial_out() -> None:
-    """`batch` and `bench` connect to the address that their user names, and to no other."""
+    """`batch`, `bench` and `chat` connect to the address that their user names, and to no other."""
     names = r"httpx2?|httpcore2?|aiohttp|urllib3|requests|urllib\.request"
     clients = re.compile(rf"^\s*(?:import|from) ({names})\b", re.MULTILINE)
     users = {p for p in MODULES if clients.search(p.read_text(encoding="utf-8"))}
     package = ROOT / "server" / "internvl_server"
-    commands = {package / "batch", package / "bench", package / "bench/datasets"}
+    commands = {package / "batch", package / "bench", package / "bench/datasets", package / "chat"}
     others = {path for path in users if path.parent not in commands}
     assert others == {package / "media/sources/fetch.py"}
     dials = re.compile(

@@ -97,8 +97,8 @@ def test_the_gpu_pack_contains_what_the_server_needs() -> None:
     """LMDeploy's needs, of which it imports few for the server, are in tests/lmdeploy/test_gpu_pack.py."""
     needed = {canonicalize_name(x.name) for x in all_requirements("cpu", set())}
     of_transformers = {
-        "certifi", "click", "filelock", "fsspec", "hf-xet", "huggingface-hub", "packaging", "pyyaml",
-        "tqdm",
+        "certifi", "click", "filelock", "fsspec", "hf-xet", "huggingface-hub", "markdown-it-py",
+        "mdurl", "packaging", "pygments", "pyyaml", "rich", "tqdm",
     }  # fmt: skip
     known = {*PACKED, *MACHINE, *of_transformers, "av"}
     assert needed - known == set()

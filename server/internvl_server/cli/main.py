@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from internvl_server import __version__
-from internvl_server.cli.commands import batch, bench, keys, models, plan, serve
+from internvl_server.cli.commands import batch, bench, chat, keys, models, plan, serve
 from internvl_server.cli.settings import UsageError
 from internvl_server.errors import StartupError
 
@@ -48,6 +48,7 @@ COMMANDS: Mapping[str, Command] = {
     "models": models,
     "plan": plan,
     "bench": bench,
+    "chat": chat,
     "keys": keys,
 }
 

@@ -1,0 +1,168 @@
+"""How an answer is shown while it grows: as plain text, or as Markdown in a terminal."""
+
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Protocol, Self
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.markdown import Markdown
+from rich.segment import Segment
+from rich.spinner import Spinner
+from rich.text import Text
+
+from internvl_server.chat.client import Delta
+
+__all__ = ["MarkdownView", "PlainView", "View", "without_controls"]
+
+_REFRESHES_PER_S = 12
+# HTML is text here: a terminal cannot show it, and InternVL's answers contain <ref> and <box>.
+_PARSER = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
+# Blocks before which `rich` writes an empty line even where they are the first.
+_WITH_LINE = {"blockquote_open", "bullet_list_open", "ordered_list_open", "table_open"}
+_CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+
+
+def without_controls(text: str) -> str:
+    """A text of a server without the characters by which it could control the terminal."""
+    return text.translate(_CONTROLS)
+
+
+class View(Protocol):
+    """Shows one answer, as a context."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+    def show(self, delta: Delta) -> None:
+        """Show what has come."""
+
+
+class PlainView:
+    """Writes the text to standard output as it comes, without reasoning."""
+
+    def __init__(self) -> None:
+        self._last = "\n"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def show(self, delta: Delta) -> None:
+        """Write the text."""
+        if delta.text:
+            sys.stdout.write(delta.text)
+            sys.stdout.flush()
+            self._last = delta.text[-1]
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._last != "\n" and not isinstance(error, BrokenPipeError):
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+
+
+class MarkdownView:
+    """Prints the finished blocks of a growing Markdown text, and redraws the end of the last one.
+
+    A terminal can only redraw what is on its screen, and an answer may be longer.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(
+            self, console=console, refresh_per_second=_REFRESHES_PER_S, transient=True,
+            redirect_stdout=False, redirect_stderr=False,
+        )  # fmt: skip
+        self._spinner = Spinner("dots", style="dim")
+        self._reasoning = ""
+        self._text = ""  # from the first line that may still change
+        self._is_first = True
+
+    def __enter__(self) -> Self:
+        self._live.start(refresh=True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+        self._end_reasoning()
+        if self._text.strip():
+            self._print(self._text)
+
+    def show(self, delta: Delta) -> None:
+        """Add what has come."""
+        self._reasoning += without_controls(delta.reasoning)
+        if not delta.text:
+            return
+        self._end_reasoning()
+        self._text += without_controls(delta.text)
+        if "\n" in delta.text:
+            self._print_finished()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The end of what is not printed, as much as fits on the screen."""
+        shown = _markdown(self._text) if self._text else Text(self._reasoning, style="dim")
+        lines = console.render_lines(shown, options.update(height=None), pad=False)
+        for line in (
+            lines[-max(1, options.size.height - 2) :] if self._text or self._reasoning else ()
+        ):
+            yield from line
+            yield Segment.line()
+        if not self._text:
+            yield self._spinner
+
+    def _end_reasoning(self) -> None:
+        reasoning, self._reasoning = self._reasoning.strip(), ""
+        if reasoning:
+            self._console.print(Text(reasoning, style="dim"))
+            self._console.line()
+
+    def _print_finished(self) -> None:
+        """Print all blocks but the last. Only whole lines are parsed: others may become anything."""
+        lines = self._text.splitlines(keepends=True)
+        whole = lines if self._text.endswith("\n") else lines[:-1]
+        starts = _block_starts(_PARSER.parse("".join(whole)))
+        if len(starts) > 1:
+            finished = "".join(lines[: starts[-1]])
+            self._text = "".join(lines[starts[-1] :])
+            self._print(finished)
+
+    def _print(self, text: str) -> None:
+        shown = _markdown(text)
+        if not self._is_first and shown.parsed and shown.parsed[0].type not in _WITH_LINE:
+            self._console.line()
+        self._is_first = False
+        self._console.print(shown)
+
+
+def _markdown(text: str) -> Markdown:
+    """A text as Markdown whose line breaks are kept, as models mean them."""
+    shown = Markdown("", hyperlinks=False)
+    shown.parsed = _PARSER.parse(text)
+    for token in shown.parsed:
+        for child in token.children or ():
+            if child.type == "softbreak":
+                child.type = "hardbreak"
+    return shown
+
+
+def _block_starts(tokens: Sequence[Token]) -> list[int]:
+    """The first line of each block at the top level."""
+    return [
+        token.map[0] for token in tokens if token.level == 0 and token.map and token.nesting >= 0
+    ]

@@ -1,0 +1,299 @@
+"""`internvl-server chat` as a process: in a pipe and in a terminal, against this server and a plain stub."""
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from scripts.load.openai_stub import Stub, listening
+from tests.live_server import LiveServer
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "internvl_server", "chat"]
+SLOW = {"kind": "echo", "echo": {"token_delay_s": 0.02}}
+
+
+def piped(
+    *options: str, said: bytes = b"", env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [*COMMAND, *options], input=said, cwd=ROOT, capture_output=True, timeout=60, check=False,
+        env=os.environ | (env or {}),
+    )  # fmt: skip
+
+
+def started(*options: str) -> subprocess.Popen[bytes]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen([*COMMAND, *options], cwd=ROOT, stdout=pipe, stderr=pipe)
+
+
+class Terminal:
+    """The command in a pseudo-terminal of 80 columns."""
+
+    def __init__(self, *options: str, **variables: str) -> None:
+        pid, self._fd = pty.fork()
+        if not pid:
+            os.chdir(ROOT)
+            os.execvpe(
+                COMMAND[0],
+                [*COMMAND, *options],
+                os.environ | {"TERM": "xterm-256color"} | variables,
+            )
+        self._pid = pid
+        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        self._start = 0
+        self.written = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+        os.close(self._fd)
+
+    def type(self, text: str) -> None:
+        self._start = len(self.written)
+        os.write(self._fd, text.encode())
+
+    def read_until(self, pattern: str, timeout_s: float = 60) -> str:
+        """What was written since the last `type`, without styles, once it contains the pattern."""
+        deadline = time.monotonic() + timeout_s
+        while not re.search(pattern, since := self._since()):
+            assert time.monotonic() < deadline, since
+            self._read()
+        return since
+
+    def exit_code(self, timeout_s: float = 60) -> int:
+        deadline = time.monotonic() + timeout_s
+        while not (ended := os.waitpid(self._pid, os.WNOHANG))[0]:
+            assert time.monotonic() < deadline, self.written
+            self._read()
+        self._read()
+        self._pid = 2**30  # nothing to kill
+        return os.waitstatus_to_exitcode(ended[1])
+
+    def _since(self) -> str:
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x07", "", self.written[self._start :])
+
+    def _read(self) -> None:
+        if select.select([self._fd], [], [], 0.1)[0]:
+            with contextlib.suppress(OSError):  # the process has ended
+                self.written += os.read(self._fd, 65536).decode(errors="replace")
+
+
+@pytest.fixture
+def slow_server(start_server: Callable[..., LiveServer]) -> LiveServer:
+    return start_server(engine=SLOW)
+
+
+@pytest.fixture
+def terminal(echo_server: LiveServer) -> Iterator[Terminal]:
+    with Terminal("--url", f"{echo_server.url}/v1") as opened:
+        opened.read_until("> ")
+        yield opened
+
+
+def test_a_pipe_gets_only_the_answer(echo_server: LiveServer) -> None:
+    done = piped("--url", f"{echo_server.url}/v1", said="Grüße\n".encode())
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode().endswith("user\nGrüße\nassistant\n")
+    assert b"\x1b" not in done.stdout
+
+
+async def test_what_is_sent() -> None:
+    async with listening(Stub()) as stub:
+        url = f"http://127.0.0.1:{stub.port}"
+        options = ["--url", url, "--system", "Be brief.", "--temperature", "0", "--max-tokens", "9"]
+        options += ["--image", "tests/data/example.jpg", "--video", "https://example.org/a.mp4"]
+        done = await asyncio.to_thread(piped, *options, "What is this?", said=b"not read")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"www\n", b"")
+    [body] = stub.bodies
+    system, question = body["messages"]
+    assert (body["model"], body["temperature"], body["max_tokens"]) == ("stub", 0, 9)
+    assert (system["role"], system["content"]) == ("system", "Be brief.")
+    image, video, text = question["content"]
+    assert image["image_url"]["url"].startswith("data:image/jpeg;base64,/9j/")
+    assert video["video_url"]["url"] == "https://example.org/a.mp4"
+    assert text["text"] == "What is this?"
+
+
+async def test_failures_are_named_on_stderr() -> None:
+    async with listening(Stub(status_of=lambda _: 429)) as stub:
+        refused = await asyncio.to_thread(piped, "--url", f"http://127.0.0.1:{stub.port}", "hi")
+    async with listening(Stub(is_cut=True)) as stub:
+        cut = await asyncio.to_thread(piped, "--url", f"http://127.0.0.1:{stub.port}", "hi")
+    missing = await asyncio.to_thread(piped, "--url", f"http://127.0.0.1:{stub.port}", "hi")
+    assert (refused.returncode, refused.stdout) == (1, b"")
+    assert refused.stderr == b"internvl-server: status 429: scripted\n"
+    assert (cut.returncode, cut.stdout) == (1, b"www\n")
+    assert b"ended before the answer did" in cut.stderr
+    assert (missing.returncode, missing.stdout) == (1, b"")
+    assert b"/v1/models" in missing.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "message"),
+    [
+        (["--image", "missing.jpg", "hi"], b"", b"there is no file missing.jpg"),
+        (["--video", "README.md", "hi"], b"", b"not of the kind video"),
+        ([], b" \n", b"there is no question"),
+        ([], b"\xff", b"not UTF-8"),
+        (["--temperature", "-1", "hi"], b"", b"--temperature"),
+        (["--url", "localhost:8000", "hi"], b"", b"http://HOST:PORT/v1"),
+    ],
+)
+def test_what_cannot_be_used(options: list[str], said: bytes, message: bytes) -> None:
+    done = piped(*options, said=said)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert message in done.stderr
+
+
+def test_the_key_is_an_option_or_the_variable_of_openai(
+    start_server: Callable[..., LiveServer],
+) -> None:
+    url = f"{start_server(server={'api_keys': ['right']}).url}/v1"
+    assert piped("--url", url, "--api-key", "right", "hi").returncode == 0
+    assert piped("--url", url, "hi", env={"OPENAI_API_KEY": "right"}).returncode == 0
+    wrong = piped("--url", url, "--api-key", "wrong", "hi")
+    assert (wrong.returncode, wrong.stdout) == (1, b"")
+    assert b"401" in wrong.stderr
+
+
+def test_an_interrupt_ends_a_single_answer(slow_server: LiveServer) -> None:
+    with started("--url", slow_server.url, "word " * 200) as process:
+        assert process.stdout.read(4)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (130, b"")
+    slow_server.wait_idle()
+
+
+def test_a_reader_that_leaves_ends_the_answer(slow_server: LiveServer) -> None:
+    with started("--url", slow_server.url, "word " * 200) as process:
+        assert process.stdout.read(4)
+        process.stdout.close()
+        assert process.wait(timeout=30) == 141
+        assert process.stderr.read() == b""
+    slow_server.wait_idle()
+
+
+def test_a_conversation_in_a_terminal(terminal: Terminal) -> None:
+    terminal.type("say **bold** words\n")
+    answer = terminal.read_until(r"tokens/s[^>]*> ")
+    assert re.search(r"say bold words", answer), answer
+    assert re.search(r"\d+ \+ \d+ tokens, first after \d+\.\d\d s, [\d,.]+ tokens/s", answer), (
+        answer
+    )
+    terminal.type("/image tests/data/example.jpg 'tests/data/second.jpg'\n")
+    terminal.read_until(r"2 attached to the next question[^>]*> ")
+    terminal.type("two pictures\n")
+    assert "two pictures" in terminal.read_until(r"tokens, [^>]*> ").partition("\n")[2]
+    terminal.type("/undo\n")
+    terminal.read_until(r"dropped the last question[^>]*> ")
+    terminal.type("/nothing\n")
+    terminal.read_until(r"there is no command /nothing[^>]*> ")
+    terminal.type("/help\n")
+    terminal.read_until(r"/video PATH_OR_URL …[\s\S]*needs a space before it\.[^>]*> ")
+    terminal.type("/quit\n")
+    assert terminal.exit_code() == 0
+
+
+async def test_the_messages_of_a_conversation(tmp_path: Path) -> None:
+    picture = tmp_path / "it's one.jpg"
+    picture.write_bytes((ROOT / "tests/data/example.jpg").read_bytes())
+
+    def talk(url: str) -> int:
+        with Terminal("--url", url, "--model", "other", TERM="dumb") as terminal:
+            terminal.read_until("> ")
+            for line in (
+                "one", "/system Be brief.", f"/image {picture}", "two \\\nlines", " /three", "/undo",
+                "/undo", "four", "/reset", "five",
+            ):  # fmt: skip
+                terminal.type(f"{line}\n")
+                said = terminal.read_until(r"\n> ")
+                assert "\x1b" not in said
+            terminal.type("\x04")
+            return terminal.exit_code()
+
+    async with listening(Stub()) as stub:
+        assert await asyncio.to_thread(talk, f"http://127.0.0.1:{stub.port}/v1") == 0
+    texts = [[text_of(message) for message in body["messages"]] for body in stub.bodies]
+    assert texts == [
+        ["one"],
+        ["Be brief.", "one", "www", "image, two \nlines"],
+        ["Be brief.", "one", "www", "image, two \nlines", "www", "/three"],
+        ["Be brief.", "one", "www", "four"],
+        ["Be brief.", "five"],
+    ]
+    assert {body["model"] for body in stub.bodies} == {"other"}
+
+
+def text_of(message: dict[str, Any]) -> str:
+    if isinstance(message["content"], str):
+        return message["content"]
+    return ", ".join(part.get("text", "image") for part in message["content"])
+
+
+def test_an_interrupt_stops_an_answer_and_keeps_the_conversation(slow_server: LiveServer) -> None:
+    with Terminal("--url", slow_server.url, "--max-tokens", "100") as terminal:
+        terminal.read_until("> ")
+        terminal.type("one\n")
+        terminal.read_until("system")  # the echo engine repeats the whole prompt
+        terminal.type("\x03")
+        terminal.read_until(r"stopped[^>]*> ")
+        slow_server.wait_idle()
+        terminal.type("two\n")
+        terminal.read_until(r"100 tokens, .* tokens/s, ended by length[^>]*> ")
+        terminal.type("/undo\n")
+        terminal.read_until(r"dropped the last question and its answer[^>]*> ")
+        terminal.type("/undo\n")
+        terminal.read_until(r"dropped the last question and its answer[^>]*> ")
+        terminal.type("\x03")
+        assert terminal.exit_code() == 0
+
+
+async def test_a_refusal_keeps_what_is_attached() -> None:
+    def talk(url: str) -> int:
+        with Terminal("--url", url, "--image", "tests/data/example.jpg") as terminal:
+            terminal.read_until("> ")
+            terminal.type("one\n")
+            terminal.read_until(r"status 503: scripted[^>]*> ")
+            terminal.type("two\n")
+            terminal.read_until(r"tokens/s[^>]*> ")
+            terminal.type("\x04")
+            return terminal.exit_code()
+
+    async with listening(Stub(status_of=lambda number: 503 if number == 0 else 200)) as stub:
+        assert await asyncio.to_thread(talk, f"http://127.0.0.1:{stub.port}") == 0
+    assert [len(body["messages"]) for body in stub.bodies] == [1, 1]
+    assert json.dumps(stub.bodies[1]).count("data:image/jpeg;base64,") == 1
+
+
+def test_a_single_question_in_a_terminal(echo_server: LiveServer) -> None:
+    with Terminal("--url", echo_server.url, "# a heading") as terminal:
+        assert terminal.exit_code() == 0
+        assert "tokens/s" in terminal.written
+
+
+def test_paths_are_completed(terminal: Terminal) -> None:
+    terminal.type("/image tests/data/exam\t")
+    terminal.read_until(r"tests/data/example\.")
+    terminal.type("jpg\n")
+    terminal.read_until("1 attached to the next question")
