@@ -8,8 +8,9 @@ SERVER = (
     "annotated-doc", "annotated-types", "anyio", "attrs", "fastapi", "h11", "httpcore2",
     "httptools", "httpx2", "idna", "jinja2", "jsonschema", "jsonschema-specifications",
     "markupsafe", "opentelemetry-api", "pillow", "pydantic", "pydantic-core", "pydantic-settings",
-    "python-dotenv", "referencing", "rpds-py", "seccompy", "setproctitle", "sse-starlette",
-    "starlette", "truststore", "typing-extensions", "typing-inspection", "uvicorn",
+    "python-dotenv", "referencing", "rpds-py", "seccompy", "setproctitle", "shtab",
+    "sse-starlette", "starlette", "truststore", "typing-extensions", "typing-inspection",
+    "uvicorn",
 )  # fmt: skip
 LMDEPLOY = (
     "addict", "apache-tvm-ffi", "lmdeploy", "mmengine-lite", "nvidia-cuda-runtime-cu12",

@@ -10,7 +10,16 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from internvl_server import __version__
-from internvl_server.cli.commands import batch, bench, chat, keys, models, plan, serve
+from internvl_server.cli.commands import (
+    batch,
+    bench,
+    chat,
+    completion,
+    keys,
+    models,
+    plan,
+    serve,
+)
 from internvl_server.cli.settings import UsageError
 from internvl_server.errors import StartupError
 
@@ -34,7 +43,8 @@ class Command(Protocol):
         """Run the command and return the exit code.
 
         Args:
-            options: Those of `add_options`, and the command line itself as `arguments`.
+            options: Those of `add_options`, the command line itself as `arguments`, and as `build_parser` the
+                function that makes the parser of all commands.
 
         Raises:
             UsageError: The options or an input file cannot be used. Exit code 2.
@@ -50,6 +60,7 @@ COMMANDS: Mapping[str, Command] = {
     "bench": bench,
     "chat": chat,
     "keys": keys,
+    "completion": completion,
 }
 
 
@@ -58,7 +69,7 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     named = next((word for word in arguments if not word.startswith("-")), None)
     options = build_parser(named).parse_args(arguments)
-    options.arguments = arguments
+    options.arguments, options.build_parser = arguments, build_parser
     try:
         return COMMANDS[options.command].run(options)
     except UsageError as err:
