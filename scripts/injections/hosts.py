@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
+import socket
 from types import TracebackType
 
 from scripts.injections.program import HOST
 
 __all__ = ["Host"]
+
+_ESTABLISHED = 1  # of `enum tcp_state`, the first byte of TCP_INFO
 
 
 class Host:
@@ -20,7 +23,8 @@ class Host:
     def __init__(self, manner: str) -> None:
         self.manner = manner
         self.body = b""
-        self.num_open = self.most_open = 0
+        self.most_open = 0  # connections at a time that no side had ended
+        self._open: set[asyncio.StreamWriter] = set()
 
     async def __aenter__(self) -> "Host":
         self._server = await asyncio.start_server(self._serve, HOST, 0, backlog=512)
@@ -36,8 +40,8 @@ class Host:
         self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.num_open += 1
-        self.most_open = max(self.most_open, self.num_open)
+        self._open.add(writer)
+        self.most_open = max(self.most_open, sum(map(_is_established, self._open)))
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             await reader.readuntil(b"\r\n\r\n")
             answer = asyncio.ensure_future(self._answer(writer))
@@ -46,7 +50,7 @@ class Host:
             for task in (answer, gone):
                 task.cancel()
             await asyncio.gather(answer, gone, return_exceptions=True)
-        self.num_open -= 1
+        self._open.discard(writer)
         writer.close()
 
     async def _answer(self, writer: asyncio.StreamWriter) -> None:
@@ -62,6 +66,15 @@ class Host:
         else:
             await _send_for_ever(writer, ok, is_slow=self.manner == "drip")
         await writer.drain()
+
+
+def _is_established(writer: asyncio.StreamWriter) -> bool:
+    """As the system knows it: this host may notice much later that the other side has ended it."""
+    connection = writer.get_extra_info("socket")
+    if connection is None or connection.fileno() < 0:
+        return False
+    state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    return bool(state == _ESTABLISHED)
 
 
 async def _send_for_ever(writer: asyncio.StreamWriter, head: bytes, *, is_slow: bool) -> None:

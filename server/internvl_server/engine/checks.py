@@ -48,6 +48,12 @@ def check_request(request: GenerateRequest, limits: RequestLimits) -> None:
             f"fit the model's {limits.max_model_len}.",
             param=Field.PROMPT,
         )
+    room = limits.max_model_len - num_prompt_tokens
+    if request.sampling.min_tokens > room:
+        raise InvalidRequestError(
+            f"'min_tokens' is {request.sampling.min_tokens}, but the prompt leaves {room} tokens to the answer.",
+            param="min_tokens",
+        )
     if not limits.has_all(request.prompt_token_ids):
         raise InvalidRequestError("The prompt has token ids that the model does not know.")
     _check_biases(request, limits)

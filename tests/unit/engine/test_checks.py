@@ -54,6 +54,17 @@ def test_the_prompt_leaves_room_for_one_token():
         check_request(GenerateRequest("r", (1,) * 16, 4, SamplingParams(), frozenset()), LIMITS)
 
 
+def test_the_prompt_leaves_room_for_the_least_tokens():
+    def request(min_tokens: int) -> GenerateRequest:
+        sampling = SamplingParams(min_tokens=min_tokens)
+        return GenerateRequest("r", (1,) * 10, 6, sampling, frozenset())
+
+    check_request(request(6), LIMITS)
+    with pytest.raises(InvalidRequestError, match="leaves 6 tokens") as caught:
+        check_request(request(7), LIMITS)
+    assert caught.value.param == "min_tokens"
+
+
 def test_an_engine_without_pixels_checks_none():
     check_request(replace(REQUEST, pixel_values=()), RequestLimits(max_model_len=16))
 
