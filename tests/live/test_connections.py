@@ -434,6 +434,34 @@ def test_a_connection_serves_on_when_the_rest_of_a_refused_body_has_arrived(
         assert status_of(read_answer(sock)) == 200
 
 
+def test_a_client_that_is_still_sending_can_read_the_answer(
+    start_server: Callable[..., LiveServer],
+) -> None:
+    server = start_server(server={"api_keys": ["key"]})
+    size = 3_000_000
+    with connected(server) as sock:
+        sock.sendall(HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % size)
+        time.sleep(0.2)  # it has been refused
+        for _ in range(30):
+            sock.sendall(b" " * (size // 30))
+            time.sleep(0.01)
+        answer = read_all(sock)
+    assert status_of(answer) == 401
+    assert error_of(answer)["code"] == "invalid_api_key"
+
+
+def test_after_a_refused_body_nothing_is_served(start_server: Callable[..., LiveServer]) -> None:
+    server = start_server(server={"api_keys": ["key"]})
+    with connected(server) as sock:
+        sock.sendall(HEAD + LENGTH + b"Connection: close\r\n\r\n" + BODY[:10])
+        time.sleep(0.2)
+        with contextlib.suppress(OSError):  # it may have closed the connection
+            sock.sendall(BODY[10:] + GET)
+        answer = read_all(sock)
+    assert status_of(answer) == 401
+    assert answer.count(b"HTTP/1.1") == 1
+
+
 def test_a_slow_body_is_refused(start_server: Callable[..., LiveServer]) -> None:
     server = start_server(limits={"head_timeout_s": 0.3, "body_timeout_s": 0.6})
     with connected(server) as sock:

@@ -51,7 +51,7 @@ def check_request(request: GenerateRequest, limits: RequestLimits) -> None:
     room = limits.max_model_len - num_prompt_tokens
     if request.sampling.min_tokens > room:
         raise InvalidRequestError(
-            f"'min_tokens' is {request.sampling.min_tokens}, but the prompt leaves {room} tokens to the answer.",
+            f"'min_tokens' is {request.sampling.min_tokens}, but the prompt leaves {room} tokens.",
             param="min_tokens",
         )
     if not limits.has_all(request.prompt_token_ids):

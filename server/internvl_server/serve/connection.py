@@ -26,7 +26,13 @@ from internvl_server.errors import (
 )
 from internvl_server.serve.head import check_head, check_url, head_too_large, too_many_headers
 from internvl_server.serve.room import AwaitedHeads, close_idle
-from internvl_server.serve.writing import CycleDirect, ReaderWatch, refusal, write_unframed
+from internvl_server.serve.writing import (
+    AnswerTransport,
+    CycleDirect,
+    ReaderWatch,
+    refusal,
+    write_unframed,
+)
 from internvl_server.settings import Settings
 
 __all__ = ["MAX_REFUSED_CONNECTIONS", "Connection"]
@@ -75,7 +81,6 @@ class Connection(ReaderWatch):
         self._refusal: ServerError | None = None
         self._is_refused = False
         self._unanswered: list[CycleDirect] = []  # the requests without a whole answer
-        self._num_unread_bytes = 0  # of the last answer, when it was whole or later
         # Of the message that is being received:
         self._is_in_message = False
         self._is_in_body = False
@@ -134,7 +139,8 @@ class Connection(ReaderWatch):
 
     def on_headers_complete(self) -> None:
         """Called by the parser. Starts the request."""
-        if self.parser.should_upgrade():  # `_feed` parses the head again
+        # After an answer that ends the connection; or `_feed` parses the head again.
+        if self.transport.is_closing() or self.parser.should_upgrade():
             return
         version = self.parser.get_http_version()
         self._check(partial(check_head, self.headers, version, self.url, self._allowed_hosts))
@@ -145,6 +151,7 @@ class Connection(ReaderWatch):
         self._stop_deadline()
         if version == "1.0":
             write_unframed(self.cycle)
+        self.cycle.transport = cast(asyncio.Transport, AnswerTransport(self.transport, self._end))
         direct = CycleDirect(self.cycle)
         self._unanswered.append(direct)
         cast(dict[str, Any], self.scope)[DIRECT] = ref(
@@ -163,37 +170,35 @@ class Connection(ReaderWatch):
             return
         self._is_in_message = self._is_in_body = False
         super().on_message_complete()
-        if self._is_clients_turn:  # it was answered before it was complete
-            self._stop_deadline()
-            self._start_keep_alive()
+        if not self._is_clients_turn:
+            return
+        # It was answered before it was complete.
+        self._stop_deadline()
+        if self.cycle.keep_alive:
+            self.start_keep_alive()
+        else:
+            self.transport.close()
 
     def on_response_complete(self) -> None:
         """Called at the end of an answer, possibly before the end of its request."""
         self._unanswered.pop(0)
-        self._num_unread_bytes = self.transport.get_write_buffer_size()
         super().on_response_complete()
         if (
             self.transport.is_closing()
         ):  # once the client has read the answer, which it may never do
             self._stop_deadline()
-            self._start_keep_alive()
+            self.start_keep_alive()
         elif self._is_in_message and self._is_clients_turn:
             self._unset_keepalive_if_required()
             self._start_deadline()
 
-    def timeout_keep_alive_handler(self) -> None:
-        """Called on an idle connection. Waits for a client that is reading its answer, and for no other."""
-        num_bytes = self.transport.get_write_buffer_size()
-        if 0 < num_bytes < self._num_unread_bytes:
-            self._num_unread_bytes = num_bytes
-            self._start_keep_alive()
+    def _end(self) -> None:
+        """Close the connection after its last answer, or once a client that sends a body can read it."""
+        if self._is_in_body and not self.pipeline:
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
         else:
-            self.transport.abort()
-
-    def _start_keep_alive(self) -> None:
-        self.timeout_keep_alive_task = self.loop.call_later(
-            self.timeout_keep_alive, self.timeout_keep_alive_handler
-        )
+            self.transport.close()
 
     @property
     def _is_clients_turn(self) -> bool:

@@ -15,7 +15,7 @@ from internvl_server.api.errors import dialect_of_path, error_response
 from internvl_server.api.headers import SECURITY_HEADERS
 from internvl_server.errors import ServerError
 
-__all__ = ["CycleDirect", "ReaderWatch", "refusal", "write_unframed"]
+__all__ = ["AnswerTransport", "CycleDirect", "ReaderWatch", "refusal", "write_unframed"]
 
 # How often the system is asked whether a client has left whose body is not being read.
 _POLL_S = 0.2
@@ -30,6 +30,7 @@ class ReaderWatch(HttpToolsProtocol):
     stuck_after_s: float
     """`server.unread_timeout_s`."""
     _stuck: asyncio.TimerHandle | None = None
+    _num_unread_bytes = 0  # of the last answer, when it was whole or later
 
     def pause_writing(self) -> None:
         """Called by the transport when its buffer is full."""
@@ -40,6 +41,26 @@ class ReaderWatch(HttpToolsProtocol):
         """Called by the transport when there is room again."""
         self._end_watch()
         super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        """Called at the end of an answer."""
+        self._num_unread_bytes = self.transport.get_write_buffer_size()
+        super().on_response_complete()
+
+    def start_keep_alive(self) -> None:
+        """Close the connection after some time without a request."""
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Called on an idle connection. Waits for a client that is reading its answer, and for no other."""
+        num_bytes = self.transport.get_write_buffer_size()
+        if 0 < num_bytes < self._num_unread_bytes:
+            self._num_unread_bytes = num_bytes
+            self.start_keep_alive()
+        else:
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the transport at the end."""
@@ -79,6 +100,24 @@ class _AnyLength(int):
 
     def __sub__(self, other: int) -> Self:
         return self
+
+
+class AnswerTransport:
+    """A connection as the code that writes one answer sees it, which closes it in another way.
+
+    Args:
+        transport: The connection.
+        close: Called instead of its `close`.
+    """
+
+    __slots__ = ("abort", "close", "get_extra_info", "is_closing", "write")
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.close = close
+        self.abort = transport.abort
+        self.get_extra_info = transport.get_extra_info
+        self.is_closing = transport.is_closing
+        self.write = transport.write
 
 
 class CycleDirect:
