@@ -95,9 +95,9 @@ async def hang_all_fetches(stage: Stage) -> None:
             host.manner = "picture"
             slowest = max(answer.total_s for answer in answers)
             stage.finding(
-                "64 requests with a picture: 400 or 429 within 3 × the limit of a fetch",
+                "64 requests with a picture: 400 or 429 within 3 × the limit of a fetch (+ 1 s)",
                 f"{dict(_codes(answers))} in {slowest:.1f} s",
-                {answer.status for answer in answers} <= {400, 429} and slowest <= 3 * _FETCH_S,
+                {answer.status for answer in answers} <= {400, 429} and slowest <= 3 * _FETCH_S + 1,
             )
             stage.finding(
                 "all text requests beside are answered",
