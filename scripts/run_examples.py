@@ -1,4 +1,4 @@
-"""Run the curl and Python examples of README.md and server/docs against a running server with the demo model.
+"""Run the shell and Python examples of README.md and server/docs against a server with the demo model.
 
     python scripts/run_examples.py --port 8765
 
@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "server" / "docs").glob("*.md"))]
+CHAT = "internvl-server chat"
 SEPARATOR = "--- next example ---"
 
 
@@ -28,13 +30,13 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return [(kind, text) for kind, text in found]
 
 
-def curl_examples(page: Path) -> list[tuple[str, str]]:
-    """The page's curl commands, each with the `text` block that follows it, or an empty text."""
+def shell_examples(page: Path) -> list[tuple[str, str]]:
+    """The page's commands that ask a server, each with the `text` block that follows it, or an empty text."""
     every = [*blocks(page), ("", "")]
     return [
         (command, out if then == "text" else "")
         for (kind, command), (then, out) in pairwise(every)
-        if kind == "bash" and command.startswith("curl")
+        if kind == "bash" and (command.startswith("curl") or CHAT in command)
     ]
 
 
@@ -74,12 +76,13 @@ def streamed_text(events: str) -> str:
     return "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks)
 
 
-def run_curl(command: str, expected_output: str, page: Path) -> None:
+def run_shell(command: str, expected_output: str, page: Path) -> None:
     """The output must be the expected one, if the page has one, or else an answer without an error.
 
     A streamed description must be the first one of the page's Python examples.
     """
-    output = run(["bash", "-c", command])
+    program = shlex.join([sys.executable, "-m", "internvl_server", "chat"])
+    output = run(["bash", "-c", command.replace(CHAT, program)])
     if expected_output:
         assert output.strip() == expected_output.strip(), output
         return
@@ -111,12 +114,12 @@ def main() -> None:
     options = parser.parse_args()
     wait_ready(options.port, options.pid)
     for page in PAGES:
-        commands = curl_examples(page)
+        commands = shell_examples(page)
         for command, expected_output in commands:
-            run_curl(command.replace(":8000", f":{options.port}"), expected_output, page)
+            run_shell(command.replace(":8000", f":{options.port}"), expected_output, page)
         programs = run_python(page, options.port) if python_examples(page) else 0
         if commands or programs:
-            print(f"{page.name}: {len(commands)} curl and {programs} Python examples ran")
+            print(f"{page.name}: {len(commands)} shell and {programs} Python examples ran")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from unittest.mock import patch
 
 import pytest
 import yaml
-from internvl_server.cli import main
+from internvl_server.cli.main import COMMANDS as NAMES
+from internvl_server.cli.main import run_command as main
 
 from scripts.run_examples import PAGES, blocks
 from scripts.update_docs import updated
@@ -21,6 +22,7 @@ from scripts.update_docs import updated
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 PAGE_IDS = [page.name for page in PAGES]
+PROGRAM = "internvl-server"
 MAX_README_BYTES = 12_288
 
 
@@ -55,11 +57,20 @@ def test_every_page_is_linked_from_the_readme() -> None:
     assert [page.name for page in PAGES[1:] if f"server/docs/{page.name}" not in readme] == []
 
 
+def test_the_page_of_the_command_line_has_every_command() -> None:
+    found = {words[1] for page, words in COMMANDS if (page.name, words[0]) == ("cli.md", PROGRAM)}
+    assert found == NAMES.keys()
+
+
 @pytest.mark.parametrize(("page", "words"), COMMANDS, ids=[" ".join(w) for _, w in COMMANDS])
 def test_commands_work(page: Path, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     while "=" in words[0]:
         words = words[1:]
+    if "|" in words:
+        words = words[words.index("|") + 1 :]
+    if ">" in words:
+        words = words[: words.index(">")]
     match words:
         case ["docker", "compose", *options]:
             check_compose(options)
@@ -69,7 +80,7 @@ def test_commands_work(page: Path, words: list[str], monkeypatch: pytest.MonkeyP
             check_pip(options)
         case ["serve", "run" | "deploy", config]:  # Ray's; scripts/test-ray validates the file
             assert (ROOT / config).is_file()
-        case ["internvl-server", *arguments]:
+        case [program, *arguments] if program == PROGRAM:
             check_command_line(arguments)
         case [program, *arguments] if program.startswith(("scripts/", ".venv/")):
             paths = [word for word in (program, *arguments) if word.startswith("scripts/")]
@@ -124,4 +135,5 @@ def check_command_line(arguments: list[str]) -> None:
             "models",
             "plan",
             "keys",
+            "completion",
         )
