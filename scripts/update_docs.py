@@ -6,6 +6,7 @@ With `--check` nothing is written; the exit code is 1 if a table is out of date.
 """
 
 import contextlib
+import inspect
 import io
 import json
 import re
@@ -19,6 +20,7 @@ from typing import Any
 from internvl_server.api.errors import Row, error_rows
 from internvl_server.app import create_app
 from internvl_server.cli import main as run_command
+from internvl_server.doctor.command import all_checks
 from internvl_server.engine import cpu, echo, turbomind
 from internvl_server.engine.base import EngineHealth, EngineInfo
 from internvl_server.planner.models import MODELS, repositories
@@ -203,6 +205,16 @@ def plan_table() -> str:
     return output.getvalue()
 
 
+def doctor_table() -> str:
+    """What each check of `internvl-server doctor` looks for, by the modules of the checks."""
+    rows = ["| Checks of | Name | What it checks |", "| --- | --- | --- |"]
+    for module, checks in all_checks():
+        for number, check in enumerate(checks):
+            name, text = check.__name__.replace("_", " "), inspect.getdoc(check) or ""
+            rows.append(f"| {'' if number else module} | {name} | {text.removesuffix('.')} |")
+    return "\n".join(rows)
+
+
 def metrics_table() -> str:
     """Name, type, labels and meaning of every metric, in the order of `/metrics`."""
     # An engine that knows its cache.
@@ -242,6 +254,7 @@ OBJECTS = {
 }
 
 TABLES: dict[str, Callable[[], str]] = {
+    "doctor": doctor_table,
     "errors": errors_table,
     "fields": partial(fields_table, CHAT_FIELDS),
     "responses_fields": partial(fields_table, RESPONSES_FIELDS),

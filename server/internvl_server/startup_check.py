@@ -29,7 +29,14 @@ from internvl_server.prompt.segments import Control, Segment
 from internvl_server.prompt.template import Template
 from internvl_server.prompt.tokenizer import PromptTokenizer
 
-__all__ = ["GOLDEN_GRIDS", "StartupCheck", "fingerprint_of", "run_startup_check"]
+__all__ = [
+    "GOLDEN_GRIDS",
+    "StartupCheck",
+    "check_tiles",
+    "fingerprint_of",
+    "run_startup_check",
+    "written_prompt",
+]
 
 # (width, height, maximum number of tiles) → (columns, rows) of the published `dynamic_preprocess`: extreme
 # shapes, ties between grids of the same shape, and sizes one pixel from a border. They are a part of
@@ -107,6 +114,21 @@ def run_startup_check(template: Template, tokenizer: PromptTokenizer) -> Startup
     Raises:
         StartupError: A value differs, so that the model would not see what it was trained on.
     """
+    tiles_hash = check_tiles()
+    template_hash = _template_hash(template)
+    if template_hash != _GOLDEN_TEMPLATES.get(template.name, template_hash):
+        raise _mismatch(f"the prompts of the template {template.name} differ from the stored ones")
+    return StartupCheck(
+        template_hash=template_hash, tokenizer_hash=tokenizer.digest, tiles_hash=tiles_hash
+    )
+
+
+def check_tiles() -> str:
+    """Compare tiling, resize and normalisation with the stored values, and return a hash of them.
+
+    Raises:
+        StartupError: A value differs.
+    """
     grids = {key: select_grid(*key[:2], max_tiles=key[2]) for key in GOLDEN_GRIDS}
     for key, grid in grids.items():
         if grid != GOLDEN_GRIDS[key]:
@@ -120,14 +142,7 @@ def run_startup_check(template: Template, tokenizer: PromptTokenizer) -> Startup
     resized = _resize_hash()
     if resized != _GOLDEN_RESIZE:
         raise _mismatch("resized images differ from the stored ones")
-    template_hash = _template_hash(template)
-    if template_hash != _GOLDEN_TEMPLATES.get(template.name, template_hash):
-        raise _mismatch(f"the prompts of the template {template.name} differ from the stored ones")
-    return StartupCheck(
-        template_hash=template_hash,
-        tokenizer_hash=tokenizer.digest,
-        tiles_hash=_sha256(repr(sorted(grids.items())), pixels, resized),
-    )
+    return _sha256(repr(sorted(grids.items())), pixels, resized)
 
 
 def fingerprint_of(check: StartupCheck, version: str, config_hash: str) -> str:
@@ -155,7 +170,7 @@ def _resize_hash() -> str:
 
 
 def _template_hash(template: Template) -> str:
-    prompts = [_written(template, sample) for sample in _SAMPLES]
+    prompts = [written_prompt(template, sample) for sample in _SAMPLES]
     if not any(prompts):
         raise StartupError(
             f"The chat template of model.template ({template.name}) accepts no conversation, or does not end."
@@ -163,7 +178,7 @@ def _template_hash(template: Template) -> str:
     return _sha256(template.name, *(prompt or "refused" for prompt in prompts))
 
 
-def _written(template: Template, conversation: Conversation) -> str | None:
+def written_prompt(template: Template, conversation: Conversation) -> str | None:
     """The prompt as one string, in which control tokens are marked so that text cannot imitate them.
 
     None if the template does not accept the conversation, as that of a checkpoint may.

@@ -53,7 +53,7 @@ def test_the_stored_grids_are_the_references() -> None:
 
 def test_the_stored_template_is_the_published_format() -> None:
     first, second, third = (
-        startup_check._written(InternVL25Template(), c) for c in startup_check._SAMPLES
+        startup_check.written_prompt(InternVL25Template(), c) for c in startup_check._SAMPLES
     )
     begin, end = "\0<|im_start|>\0", "\0<|im_end|>\0"
     assert first == (

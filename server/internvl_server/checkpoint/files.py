@@ -12,7 +12,7 @@ from internvl_server.checkpoint.config import CheckpointConfig, TextConfig, pars
 from internvl_server.errors import StartupError
 from internvl_server.settings import ModelSettings
 
-__all__ = ["Checkpoint", "load_checkpoint", "load_config", "read_config"]
+__all__ = ["Checkpoint", "find_folder", "load_checkpoint", "load_config", "read_config"]
 
 _log = logging.getLogger(__name__)
 
@@ -116,7 +116,24 @@ def read_config(folder: Path, name: str) -> CheckpointConfig:
     return parse_config(_read_json(path), name)
 
 
+def find_folder(settings: ModelSettings) -> Path | None:
+    """The checkpoint's folder, or the one that its files were downloaded to; downloads nothing.
+
+    Returns:
+        None if the hub repository was not downloaded; the folder may be incomplete.
+
+    Raises:
+        StartupError: `path` is neither a folder nor the name of a hub repository.
+    """
+    return _folder_of(settings) or _downloaded(settings)
+
+
 def _resolve(settings: ModelSettings, files: Sequence[str] = _FILES) -> Path:
+    return _folder_of(settings) or _download(settings, files)
+
+
+def _folder_of(settings: ModelSettings) -> Path | None:
+    """The folder that `path` names; None if it is the name of a hub repository."""
     path = Path(settings.path).expanduser()
     if path.is_dir():
         return path
@@ -125,7 +142,23 @@ def _resolve(settings: ModelSettings, files: Sequence[str] = _FILES) -> Path:
             f"model.path: there is no folder {settings.path!r}. "
             "Give a checkpoint folder or a hub name such as OpenGVLab/InternVL3-1B-hf."
         )
-    return _download(settings, files)
+    return None
+
+
+def _downloaded(settings: ModelSettings) -> Path | None:
+    from huggingface_hub import snapshot_download  # noqa: PLC0415
+    from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
+
+    try:
+        folder = snapshot_download(
+            settings.path,
+            revision=settings.revision or None,
+            cache_dir=settings.download_dir or None,
+            local_files_only=True,
+        )
+    except (LocalEntryNotFoundError, ValueError):
+        return None
+    return Path(folder)
 
 
 def _download(settings: ModelSettings, files: Sequence[str]) -> Path:

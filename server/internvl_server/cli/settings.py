@@ -9,7 +9,7 @@ from internvl_server.settings import Settings
 from internvl_server.settings.loading import find_config, hide_keys, load_settings
 from internvl_server.settings.options import OptionsFormatter, SettingsOptions
 
-__all__ = ["UsageError", "add_settings", "load"]
+__all__ = ["UsageError", "add_model", "add_settings", "load"]
 
 _EPILOG = """\
 Every setting may also be given in the environment (INTERNVL_SECTION__KEY, e.g. INTERNVL_SERVER__PORT=8080;
@@ -34,12 +34,23 @@ def add_settings(parser: argparse.ArgumentParser, without: frozenset[str] = froz
     parser.set_defaults(settings_options=SettingsOptions(parser, without))
 
 
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Declare MODEL, which `load` takes as another way to write --model."""
+    parser.add_argument(
+        "MODEL", nargs="?", help="checkpoint folder or hub repository; the same as --model"
+    )
+
+
 def load(options: argparse.Namespace) -> Settings:
     """Load the settings named by the options, the environment and the file.
 
     Raises:
         UsageError: They cannot be used; names the option or the setting.
     """
+    if getattr(options, "MODEL", None) is not None:
+        if hasattr(options, "model.path"):
+            raise UsageError("Name the model either as MODEL or with --model, not with both.")
+        setattr(options, "model.path", options.MODEL)
     settings_options: SettingsOptions = options.settings_options
     try:
         overrides = settings_options.overrides(options)

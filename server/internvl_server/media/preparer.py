@@ -46,7 +46,7 @@ from internvl_server.media.workers.process import WorkerSpec
 from internvl_server.media.workers.supply import PoolHealth
 from internvl_server.settings import MediaSettings
 
-__all__ = ["MediaPreparer"]
+__all__ = ["MediaPreparer", "worker_spec"]
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class MediaPreparer:
         self._fetcher = MediaFetcher(settings)
         num_workers = settings.num_workers or min(len(os.sched_getaffinity(0)), MAX_AUTO_WORKERS)
         self._pool = DecodePool(
-            _worker_spec(settings, tile_px),
+            worker_spec(settings, tile_px),
             num_workers=num_workers,
             timeout_s=settings.decode_timeout_s,
             pixel_format=self._pixel_format,
@@ -259,7 +259,8 @@ def _can_resize_fast(settings: MediaSettings) -> bool:
     return False
 
 
-def _worker_spec(settings: MediaSettings, tile_px: int) -> WorkerSpec:
+def worker_spec(settings: MediaSettings, tile_px: int) -> WorkerSpec:
+    """How the processes that decode images are started."""
     limits = DecodeLimits(
         max_pixels=settings.max_image_pixels,
         max_side_px=settings.max_image_side_px,

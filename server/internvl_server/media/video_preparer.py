@@ -16,7 +16,7 @@ from internvl_server.media.workers.process import WorkerSpec
 from internvl_server.media.workers.supply import PoolHealth
 from internvl_server.settings import MediaSettings
 
-__all__ = ["VideoPreparer"]
+__all__ = ["VideoPreparer", "worker_spec"]
 
 
 class VideoPreparer:
@@ -46,7 +46,7 @@ class VideoPreparer:
             wait_s=settings.video_fetch_timeout_s,
         )
         self._pool = DecodePool(
-            _worker_spec(settings, tile_px),
+            worker_spec(settings, tile_px),
             num_workers=settings.num_video_workers,
             timeout_s=settings.video_timeout_s,
             pixel_format=pixel_format,
@@ -108,7 +108,8 @@ class VideoPreparer:
             yield await loader.load(video.url, param=video.param, kind=VIDEO)
 
 
-def _worker_spec(settings: MediaSettings, tile_px: int) -> WorkerSpec:
+def worker_spec(settings: MediaSettings, tile_px: int) -> WorkerSpec:
+    """How the processes that decode videos are started."""
     limits = VideoLimits(
         max_pixels=settings.max_image_pixels,
         max_side_px=settings.max_image_side_px,

@@ -29,13 +29,13 @@ def file_bytes(model: CheckpointConfig) -> int:
     return 2 * (num_parameters(model) - matrices) + int(matrices * (bits + group_bits) / 8)
 
 
-def cpu_bytes(model: CheckpointConfig, dtype: CpuType) -> int:
-    """Memory of the CPU engine with its default caches full: an estimate for the program, exact for the rest.
+def cpu_bytes(model: CheckpointConfig, dtype: CpuType, settings: CpuSettings | None = None) -> int:
+    """Memory of the CPU engine with its caches full: an estimate for the program, exact for the rest.
 
     With `int8`, what is not rounded is float32, as `engine.cpu.dtype` is by default.
     """
-    defaults = CpuSettings()
-    caches = defaults.kv_cache_bytes + defaults.feature_cache_bytes
+    settings = settings or CpuSettings()
+    caches = settings.kv_cache_bytes + settings.feature_cache_bytes
     return _weights(model, dtype) + caches + _PROGRAM_BYTES
 
 

@@ -34,8 +34,9 @@ from internvl_server.serve.writing import (
     write_unframed,
 )
 from internvl_server.settings import Settings
+from internvl_server.settings.limits import MAX_REFUSED_CONNECTIONS
 
-__all__ = ["MAX_REFUSED_CONNECTIONS", "Connection"]
+__all__ = ["Connection"]
 
 _log = logging.getLogger(__name__)
 
@@ -44,8 +45,6 @@ _SLICE_BYTES = 16_384
 # A chunk of 48 bytes has 6 bytes of framing. Bodies of smaller chunks may have `max_head_bytes` of them.
 _MIN_BODY_BYTES_PER_FRAMING_BYTE = 8
 _MAX_PIPELINED = 64
-MAX_REFUSED_CONNECTIONS = 256
-"""Connections over the limit that get an answer; further ones are closed at once."""
 # A socket that is closed with unread data makes the client's system drop the answer to what it sent.
 _LINGER_S = 2.0
 

@@ -1,7 +1,6 @@
 """Serves an app on a socket with uvicorn: what must be right before it starts, and the start line."""
 
 import gc
-import ipaddress
 import logging
 import os
 import resource
@@ -20,7 +19,7 @@ from internvl_server.api.services import Services
 from internvl_server.app import create_app
 from internvl_server.concurrency.confinement.process import forbid_looking
 from internvl_server.errors import StartupError
-from internvl_server.serve.connection import MAX_REFUSED_CONNECTIONS, Connection
+from internvl_server.serve.connection import Connection
 from internvl_server.serve.draining import DrainingServer
 from internvl_server.serve.memory import return_large_blocks
 from internvl_server.serve.room import AwaitedHeads
@@ -31,9 +30,6 @@ __all__ = ["connections_of", "serve"]
 
 _log = logging.getLogger(__name__)
 
-# Connections to hosts of images, pipes of workers, libraries.
-_OTHER_FILES = 1024
-
 
 def serve(settings: Settings) -> int:
     """Serve until a signal arrives, and return the exit code.
@@ -43,8 +39,9 @@ def serve(settings: Settings) -> int:
     """
     configure_logs(settings.log.level, settings.log.format)
     forbid_looking()
-    _allow_files(settings.limits.max_connections)
-    _check_exposure(settings.server)
+    _allow_files(settings.limits.num_files)
+    if problem := settings.server.exposure_problem():
+        raise StartupError(problem)
     failures: list[StartupError] = []
 
     def on_fatal(error: StartupError) -> None:
@@ -126,9 +123,8 @@ def connections_of(settings: Settings) -> Callable[..., Connection]:
     return partial(Connection, settings=settings, awaited_heads=heads)
 
 
-def _allow_files(max_connections: int) -> None:
+def _allow_files(needed: int) -> None:
     """Raise the limit of open files so far that it is not reached before that of connections."""
-    needed = max_connections + MAX_REFUSED_CONNECTIONS + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return
@@ -149,25 +145,6 @@ def _bind(config: uvicorn.Config) -> socket.socket:
             f"Cannot listen on server.host {config.host}, server.port {config.port}. Is another server "
             "running there? Choose another port with --port, or 0 for a free one."
         ) from err
-
-
-def _check_exposure(settings: ServerSettings) -> None:
-    has_keys = settings.api_keys or settings.named_keys or settings.keys_file
-    if has_keys or settings.allow_anonymous or _is_loopback(settings.host):
-        return
-    raise StartupError(
-        f"server.host (--host) is {settings.host}, which other machines can reach, but no API keys are set. "
-        "Set server.keys_file (--keys-file) or server.api_keys (--api-key, or "
-        "INTERNVL_SERVER__API_KEYS='[\"…\"]' in the environment), or "
-        "server.allow_anonymous = true behind a proxy that authenticates."
-    )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _announce(services: Services, host: str, port: int) -> None:

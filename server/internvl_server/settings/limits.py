@@ -6,7 +6,12 @@ from pydantic import Field, model_validator
 
 from internvl_server.settings.section import PositiveInt, Section
 
-__all__ = ["LimitSettings"]
+__all__ = ["MAX_REFUSED_CONNECTIONS", "LimitSettings"]
+
+MAX_REFUSED_CONNECTIONS = 256
+"""Connections over the limit that get an answer; further ones are closed at once."""
+# Connections to hosts of images, pipes of workers, libraries.
+_OTHER_FILES = 1024
 
 
 class LimitSettings(Section):
@@ -90,6 +95,11 @@ class LimitSettings(Section):
     default_max_tokens: Annotated[int, Field(ge=0, le=1 << 30)] = 0
     """Maximum number of generated tokens of a request that sets no limit. 0 means the rest of the context,
     or on the CPU engine `engine.cpu.default_max_tokens`."""
+
+    @property
+    def num_files(self) -> int:
+        """Open files with which the limit of connections is reached before that of the system."""
+        return self.max_connections + MAX_REFUSED_CONNECTIONS + _OTHER_FILES
 
     @model_validator(mode="after")
     def _url_fits_head(self) -> Self:

@@ -1,5 +1,6 @@
 """The `server` section: the socket, and who may use it."""
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -92,3 +93,22 @@ class ServerSettings(Section):
     the load balancer needs to notice, e.g. 10 for three checks at intervals of two seconds."""
     drain_s: Annotated[int, Field(gt=0, le=86_400)] = 90
     """Seconds running requests may take to finish after SIGTERM before they are aborted."""
+
+    def exposure_problem(self) -> str:
+        """Why the server must not listen on `host`, as sentences; empty if it may."""
+        has_keys = self.api_keys or self.named_keys or self.keys_file
+        if has_keys or self.allow_anonymous or _is_loopback(self.host):
+            return ""
+        return (
+            f"server.host (--host) is {self.host}, which other machines can reach, but no API keys are set. "
+            "Set server.keys_file (--keys-file) or server.api_keys (--api-key, or "
+            "INTERNVL_SERVER__API_KEYS='[\"…\"]' in the environment), or "
+            "server.allow_anonymous = true behind a proxy that authenticates."
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -3,7 +3,7 @@
 import argparse
 import gc
 
-from internvl_server.cli.settings import UsageError, add_settings, load
+from internvl_server.cli.settings import add_model, add_settings, load
 from internvl_server.engine.turbomind.machine import check_machine
 
 __all__ = ["HELP", "add_options", "run"]
@@ -14,9 +14,7 @@ HELP = "serve a model over HTTP"
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare MODEL and an option for each setting."""
     parser.usage = "internvl-server serve [MODEL] [options]"
-    parser.add_argument(
-        "MODEL", nargs="?", help="checkpoint folder or hub repository; the same as --model"
-    )
+    add_model(parser)
     add_settings(parser)
 
 
@@ -26,10 +24,6 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UsageError, StartupError: See `Command.run`.
     """
-    if options.MODEL is not None:
-        if hasattr(options, "model.path"):
-            raise UsageError("Name the model either as MODEL or with --model, not with both.")
-        setattr(options, "model.path", options.MODEL)
     settings = load(options)
     if settings.engine.kind == "turbomind":
         # Before the imports of the server, which take seconds.

@@ -19,7 +19,14 @@ from internvl_server.errors import StartupError
 from internvl_server.planner.gpus import GpuMemory
 from internvl_server.settings import TurbomindSettings
 
-__all__ = ["SUPPORTED_VERSIONS", "check_machine", "find_problem"]
+__all__ = [
+    "SUPPORTED_VERSIONS",
+    "check_capability",
+    "check_devices",
+    "check_machine",
+    "driver_problem",
+    "find_problem",
+]
 
 _ON_CPU = "To serve on the CPU instead: internvl-server serve --engine cpu."
 _INSTALL = "server/docs/gpus.md has the combinations of driver, torch and GPU that work."
@@ -42,13 +49,13 @@ def check_machine(settings: TurbomindSettings) -> tuple[GpuMemory, ...]:
     Raises:
         StartupError: Names what is missing, with the numbers, and the alternative.
     """
-    if problem := find_problem() or _driver_problem():
+    if problem := find_problem() or driver_problem():
         raise StartupError(f"The TurboMind engine cannot be used: {problem}. {_ON_CPU}")
     used = settings.devices or range(settings.tp)
-    _check_devices(used, settings)
+    check_devices(used, settings)
     gpus = [gpu for gpu in map(read_gpu, used) if gpu is not None]
     for gpu in gpus:
-        _check_capability(gpu)
+        check_capability(gpu)
     return tuple(gpu.memory for gpu in gpus) if len(gpus) == len(used) else ()
 
 
@@ -61,7 +68,7 @@ def find_problem() -> str:
     return lmdeploy_problem()
 
 
-def _driver_problem() -> str:
+def driver_problem() -> str:
     """What is wrong between the driver and the installed packages, as a clause; empty if nothing."""
     built_for, driver = torch_cuda(), cuda_version()
     if built_for is None:
@@ -78,7 +85,12 @@ def _driver_problem() -> str:
     )
 
 
-def _check_devices(used: Sequence[int], settings: TurbomindSettings) -> None:
+def check_devices(used: Sequence[int], settings: TurbomindSettings) -> None:
+    """Refuse GPUs that the driver does not show.
+
+    Raises:
+        StartupError: Names the first one, or the number.
+    """
     num_found = count_gpus()
     if settings.devices and max(used) >= num_found:
         raise StartupError(
@@ -92,7 +104,12 @@ def _check_devices(used: Sequence[int], settings: TurbomindSettings) -> None:
         )
 
 
-def _check_capability(gpu: Gpu) -> None:
+def check_capability(gpu: Gpu) -> None:
+    """Refuse a GPU for which the installed packages have no kernels.
+
+    Raises:
+        StartupError: Names its compute capability and the one that is needed.
+    """
     built_for = torch_cuda() or _LMDEPLOY_CUDA
     needed = _TURING if built_for[0] > _LMDEPLOY_CUDA[0] else _VOLTA
     found = f"GPU {gpu.index} has compute capability {_dotted(gpu.capability)}"

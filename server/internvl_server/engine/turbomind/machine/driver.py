@@ -7,7 +7,15 @@ from typing import Any, TypeAlias
 
 from internvl_server.planner.gpus import GpuMemory
 
-__all__ = ["CudaVersion", "Gpu", "count_gpus", "cuda_version", "has_driver", "read_gpu"]
+__all__ = [
+    "CudaVersion",
+    "Gpu",
+    "count_gpus",
+    "cuda_version",
+    "driver_status",
+    "has_driver",
+    "read_gpu",
+]
 
 CudaVersion: TypeAlias = tuple[int, int]  # major, minor
 
@@ -44,6 +52,12 @@ def cuda_version() -> CudaVersion | None:
     if not _call(_library("libcuda.so.1"), "cuDriverGetVersion", ctypes.byref(version)):
         return None
     return version.value // 1000, version.value % 1000 // 10
+
+
+def driver_status() -> int:
+    """What the driver says when it is initialised: 0, or the number of a CUresult; -1 without a driver."""
+    cuda = _library("libcuda.so.1")
+    return -1 if cuda is None else int(cuda.cuInit(0))
 
 
 def count_gpus() -> int:
