@@ -1,6 +1,7 @@
 """How an answer is shown while it grows: as plain text, or as Markdown in a terminal."""
 
 import sys
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol, Self
@@ -11,14 +12,13 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.markdown import Markdown
 from rich.segment import Segment
-from rich.spinner import Spinner
 from rich.text import Text
 
 from internvl_server.chat.client import Delta
 
 __all__ = ["MarkdownView", "PlainView", "View", "without_controls"]
 
-_REFRESHES_PER_S = 12
+_REFRESH_S = 0.08
 # HTML is text here: a terminal cannot show it, and InternVL's answers contain <ref> and <box>.
 _PARSER = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
 # Blocks before which `rich` writes an empty line even where they are the first.
@@ -80,17 +80,19 @@ class MarkdownView:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._waiting = console.status("")
+        # Refreshed by this thread only: what two threads write at a time is written in any order.
         self._live = Live(
-            self, console=console, refresh_per_second=_REFRESHES_PER_S, transient=True,
+            self, console=console, auto_refresh=False, transient=True,
             redirect_stdout=False, redirect_stderr=False,
         )  # fmt: skip
-        self._spinner = Spinner("dots", style="dim")
+        self._next_refresh_s = 0.0
         self._reasoning = ""
         self._text = ""  # from the first line that may still change
         self._is_first = True
 
     def __enter__(self) -> Self:
-        self._live.start(refresh=True)
+        self._waiting.start()
         return self
 
     def __exit__(
@@ -99,6 +101,7 @@ class MarkdownView:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._waiting.stop()
         self._live.stop()
         self._end_reasoning()
         if self._text.strip():
@@ -106,25 +109,27 @@ class MarkdownView:
 
     def show(self, delta: Delta) -> None:
         """Add what has come."""
-        self._reasoning += without_controls(delta.reasoning)
-        if not delta.text:
+        if not (delta.text or delta.reasoning):
             return
-        self._end_reasoning()
-        self._text += without_controls(delta.text)
+        self._waiting.stop()
+        self._live.start()
+        self._reasoning += without_controls(delta.reasoning)
+        if delta.text:
+            self._end_reasoning()
+            self._text += without_controls(delta.text)
         if "\n" in delta.text:
             self._print_finished()
+        if (now := time.monotonic()) >= self._next_refresh_s:
+            self._next_refresh_s = now + _REFRESH_S
+            self._live.refresh()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The end of what is not printed, as much as fits on the screen."""
         shown = _markdown(self._text) if self._text else Text(self._reasoning, style="dim")
         lines = console.render_lines(shown, options.update(height=None), pad=False)
-        for line in (
-            lines[-max(1, options.size.height - 2) :] if self._text or self._reasoning else ()
-        ):
+        for line in lines[1 - options.size.height :]:
             yield from line
             yield Segment.line()
-        if not self._text:
-            yield self._spinner
 
     def _end_reasoning(self) -> None:
         reasoning, self._reasoning = self._reasoning.strip(), ""
