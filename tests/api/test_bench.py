@@ -16,6 +16,7 @@ from internvl_server.cli import main
 
 from scripts.load.openai_stub import Stub, listening
 from tests.live_server import LiveServer
+from tests.terminal import Terminal
 
 ROOT = Path(__file__).parents[2]
 SHORT = ("--num-prompts", "12", "--input-len", "16", "--output-len", "8", "--ignore-eos")
@@ -99,6 +100,17 @@ async def test_both_servers_get_the_same_table(echo_server: LiveServer, bench: B
     assert ours.result["request_goodput"] == pytest.approx(ours.result["request_throughput"])
     assert ours.result["input_lengths_are_exact"]
     assert "%|" not in ours.err  # no progress bar without a terminal
+
+
+async def test_a_terminal_gets_a_progress_bar() -> None:
+    def seen(*options: str) -> str:
+        with Terminal("bench", *SHORT, *options) as terminal:
+            assert terminal.exit_code() == 0
+            return terminal.written
+
+    async with listening(Stub()) as stub:
+        assert "12/12" in await asyncio.to_thread(seen, stub_url(stub))
+        assert "12/12" not in await asyncio.to_thread(seen, stub_url(stub), "--disable-tqdm")
 
 
 @pytest.mark.parametrize("endpoint", ["chat", "completions", "responses"])

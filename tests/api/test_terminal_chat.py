@@ -1,27 +1,21 @@
 """`internvl-server chat` as a process: in a pipe and in a terminal, against this server and a plain stub."""
 
 import asyncio
-import contextlib
-import fcntl
 import json
 import os
-import pty
 import re
-import select
 import signal
-import struct
 import subprocess
 import sys
-import termios
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
 from scripts.load.openai_stub import Stub, listening
 from tests.live_server import LiveServer
+from tests.terminal import Terminal
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "internvl_server", "chat"]
@@ -42,60 +36,8 @@ def started(*options: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([*COMMAND, *options], cwd=ROOT, stdout=pipe, stderr=pipe)
 
 
-class Terminal:
-    """The command in a pseudo-terminal of 80 columns."""
-
-    def __init__(self, *options: str, **variables: str) -> None:
-        pid, self._fd = pty.fork()
-        if not pid:
-            os.chdir(ROOT)
-            os.execvpe(
-                COMMAND[0],
-                [*COMMAND, *options],
-                os.environ | {"TERM": "xterm-256color"} | variables,
-            )
-        self._pid = pid
-        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        self._start = 0
-        self.written = ""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._pid, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
-        os.close(self._fd)
-
-    def type(self, text: str) -> None:
-        self._start = len(self.written)
-        os.write(self._fd, text.encode())
-
-    def read_until(self, pattern: str, timeout_s: float = 60) -> str:
-        """What was written since the last `type`, without styles, once it contains the pattern."""
-        deadline = time.monotonic() + timeout_s
-        while not re.search(pattern, since := self._since()):
-            assert time.monotonic() < deadline, since
-            self._read()
-        return since
-
-    def exit_code(self, timeout_s: float = 60) -> int:
-        deadline = time.monotonic() + timeout_s
-        while not (ended := os.waitpid(self._pid, os.WNOHANG))[0]:
-            assert time.monotonic() < deadline, self.written
-            self._read()
-        self._read()
-        self._pid = 2**30  # nothing to kill
-        return os.waitstatus_to_exitcode(ended[1])
-
-    def _since(self) -> str:
-        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x07", "", self.written[self._start :])
-
-    def _read(self) -> None:
-        if select.select([self._fd], [], [], 0.1)[0]:
-            with contextlib.suppress(OSError):  # the process has ended
-                self.written += os.read(self._fd, 65536).decode(errors="replace")
+def talking(*options: str, **variables: str) -> Terminal:
+    return Terminal("chat", *options, **variables)
 
 
 @pytest.fixture
@@ -105,7 +47,7 @@ def slow_server(start_server: Callable[..., LiveServer]) -> LiveServer:
 
 @pytest.fixture
 def terminal(echo_server: LiveServer) -> Iterator[Terminal]:
-    with Terminal("--url", f"{echo_server.url}/v1") as opened:
+    with talking("--url", f"{echo_server.url}/v1") as opened:
         opened.read_until("> ")
         yield opened
 
@@ -220,7 +162,7 @@ async def test_the_messages_of_a_conversation(tmp_path: Path) -> None:
     picture.write_bytes((ROOT / "tests/data/example.jpg").read_bytes())
 
     def talk(url: str) -> int:
-        with Terminal("--url", url, "--model", "other", TERM="dumb") as terminal:
+        with talking("--url", url, "--model", "other", TERM="dumb") as terminal:
             terminal.read_until("> ")
             for line in (
                 "one", "/system Be brief.", f"/image {picture}", "two \\\nlines", " /three", "/undo",
@@ -252,7 +194,7 @@ def text_of(message: dict[str, Any]) -> str:
 
 
 def test_an_interrupt_stops_an_answer_and_keeps_the_conversation(slow_server: LiveServer) -> None:
-    with Terminal("--url", slow_server.url, "--max-tokens", "100") as terminal:
+    with talking("--url", slow_server.url, "--max-tokens", "100") as terminal:
         terminal.read_until("> ")
         terminal.type("one\n")
         terminal.read_until("system")  # the echo engine repeats the whole prompt
@@ -271,7 +213,7 @@ def test_an_interrupt_stops_an_answer_and_keeps_the_conversation(slow_server: Li
 
 async def test_a_refusal_keeps_what_is_attached() -> None:
     def talk(url: str) -> int:
-        with Terminal("--url", url, "--image", "tests/data/example.jpg") as terminal:
+        with talking("--url", url, "--image", "tests/data/example.jpg") as terminal:
             terminal.read_until("> ")
             terminal.type("one\n")
             terminal.read_until(r"status 503: scripted[^>]*> ")
@@ -287,7 +229,7 @@ async def test_a_refusal_keeps_what_is_attached() -> None:
 
 
 def test_a_single_question_in_a_terminal(echo_server: LiveServer) -> None:
-    with Terminal("--url", echo_server.url, "# a heading") as terminal:
+    with talking("--url", echo_server.url, "# a heading") as terminal:
         assert terminal.exit_code() == 0
         assert "tokens/s" in terminal.written
 
@@ -297,3 +239,19 @@ def test_paths_are_completed(terminal: Terminal) -> None:
     terminal.read_until(r"tests/data/example\.")
     terminal.type("jpg\n")
     terminal.read_until("1 attached to the next question")
+
+
+def test_only_answers_go_to_standard_output(echo_server: LiveServer) -> None:
+    ours, theirs = os.openpty()
+    command = [*COMMAND, "--url", echo_server.url]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        os.close(theirs)
+        os.write(ours, b"**one**\n/undo\n/quit\n")
+        out, err = process.communicate(timeout=60)
+    os.close(ours)
+    assert process.returncode == 0
+    assert out.decode().endswith("user\n**one**\nassistant\n")
+    assert out.count(b"assistant") == 1
+    assert b"dropped the last question" in err
