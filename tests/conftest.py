@@ -15,8 +15,9 @@ from PIL import Image
 from scripts.make_random_checkpoint import SHAPES, write_checkpoint
 from tests.live_server import LiveServer, start_echo_server
 
-# scripts/test-ray runs these, where Ray is installed.
-collect_ignore = [] if importlib.util.find_spec("ray") else ["ray"]
+# scripts/test-ray and scripts/test-helm run these, where their tools are installed.
+_TOOLS = {"ray": "ray", "kubernetes": "kubernetes_validate"}
+collect_ignore = [folder for folder, tool in _TOOLS.items() if not importlib.util.find_spec(tool)]
 
 # The time of a single example depends on what else the machine does.
 hypothesis.settings.register_profile("no-deadline", deadline=None)

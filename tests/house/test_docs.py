@@ -62,22 +62,27 @@ def test_the_page_of_the_command_line_has_every_command() -> None:
     assert found == NAMES.keys()
 
 
-@pytest.mark.parametrize(("page", "words"), COMMANDS, ids=[" ".join(w) for _, w in COMMANDS])
-def test_commands_work(page: Path, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def last_program(words: list[str]) -> list[str]:
+    """The last command of a pipe, without variables before it and a file that it writes."""
     while "=" in words[0]:
         words = words[1:]
     if "|" in words:
         words = words[words.index("|") + 1 :]
-    if ">" in words:
-        words = words[: words.index(">")]
-    match words:
+    return words[: words.index(">")] if ">" in words else words
+
+
+@pytest.mark.parametrize(("page", "words"), COMMANDS, ids=[" ".join(w) for _, w in COMMANDS])
+def test_commands_work(page: Path, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    match last_program(words):
         case ["docker", "compose", *options]:
             check_compose(options)
         case ["docker", "build", "--target", target, *_]:
             assert f" AS {target}\n" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
         case ["pip", "install", *options]:
             check_pip(options)
+        case ["helm" | "kubectl" as program, command, *arguments]:
+            check_kubernetes(program, command, arguments)
         case ["serve", "run" | "deploy", config]:  # Ray's; scripts/test-ray validates the file
             assert (ROOT / config).is_file()
         case [program, *arguments] if program == PROGRAM:
@@ -94,6 +99,17 @@ def check_compose(options: list[str]) -> None:
     [_, *services] = options[2:] if profile else options
     assert all(profile in COMPOSE["services"][name]["profiles"] for name in services)
     assert profile is None or services
+
+
+def check_kubernetes(program: str, command: str, arguments: list[str]) -> None:
+    """The command exists, and so do its files; scripts/test-helm renders the chart with its options."""
+    known = {
+        "helm": {"install", "upgrade"},
+        "kubectl": {"apply", "create", "exec", "port-forward", "rollout"},
+    }
+    assert command in known[program]
+    paths = [part for word in arguments for part in word.split("=") if part.startswith("configs/")]
+    assert all((ROOT / path).exists() for path in paths)
 
 
 def check_pip(arguments: list[str]) -> None:
