@@ -141,7 +141,7 @@ def check_command_line(arguments: list[str]) -> None:
             stack.enter_context(patch(f"internvl_server.{name}", return_value=0))
             for name in (
                 "serve.serve", "batch.command.run_batch", "bench.command.bench", "chat.command.chat",
-                "cli.commands.doctor.diagnose",
+                "cli.commands.doctor.diagnose", "cli.commands.download._download",
             )
         ]  # fmt: skip
         stack.enter_context(patch("internvl_server.cli.commands.serve.check_machine"))

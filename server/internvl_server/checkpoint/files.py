@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from internvl_server.checkpoint.config import CheckpointConfig, TextConfig, parse_config
+from internvl_server.checkpoint.hub import NEEDED, NESTED
 from internvl_server.errors import StartupError
 from internvl_server.settings import ModelSettings
 
@@ -19,7 +20,6 @@ _log = logging.getLogger(__name__)
 _IMAGE_TOKEN = "<IMG_CONTEXT>"  # noqa: S105  (the text of a token, not a secret)
 _TURN_ENDS = ("<|im_end|>", "<|endoftext|>")
 _DEFAULT_MAX_TILES = 12
-_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")
 
 
 class _AddedToken(NamedTuple):
@@ -128,7 +128,7 @@ def find_folder(settings: ModelSettings) -> Path | None:
     return _folder_of(settings) or _downloaded(settings)
 
 
-def _resolve(settings: ModelSettings, files: Sequence[str] = _FILES) -> Path:
+def _resolve(settings: ModelSettings, files: Sequence[str] = NEEDED) -> Path:
     return _folder_of(settings) or _download(settings, files)
 
 
@@ -149,16 +149,19 @@ def _downloaded(settings: ModelSettings) -> Path | None:
     from huggingface_hub import snapshot_download  # noqa: PLC0415
     from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
 
+    found: str | None
     try:
-        folder = snapshot_download(
+        found = snapshot_download(
             settings.path,
             revision=settings.revision or None,
             cache_dir=settings.download_dir or None,
+            allow_patterns=list(NEEDED),
+            ignore_patterns=[NESTED],
             local_files_only=True,
         )
-    except (LocalEntryNotFoundError, ValueError):
-        return None
-    return Path(folder)
+    except (LocalEntryNotFoundError, ValueError) as err:
+        found = getattr(err, "snapshot_path", None)  # where files are missing
+    return None if found is None else Path(found)
 
 
 def _download(settings: ModelSettings, files: Sequence[str]) -> Path:
@@ -172,11 +175,12 @@ def _download(settings: ModelSettings, files: Sequence[str]) -> Path:
             revision=settings.revision or None,
             cache_dir=settings.download_dir or None,
             allow_patterns=list(files),
+            ignore_patterns=[NESTED],
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as err:
         raise StartupError(
             f"model.path: there is no folder {settings.path!r}, and it could not be downloaded from the "
-            f"hub ({type(err).__name__}). Download it beforehand and give its folder."
+            f"hub ({type(err).__name__}). `internvl-server download` says why, and continues after a failure."
         ) from err
     return Path(folder)
 

@@ -34,7 +34,7 @@ def model(subject: Subject) -> Iterator[Finding]:
     size = f"about {gib(file_bytes(known))} are" if known else "it is"
     yield warning(
         f"{name} is not on this machine: {size} downloaded when the server starts.",
-        "Download it beforehand where the server must start quickly or without a network.",
+        f"`internvl-server download {name}` fetches it beforehand.",
     )
 
 

@@ -22,7 +22,8 @@ _CPU_TYPES: tuple[CpuType, ...] = ("float32", "bfloat16", "int8")
 _NOTES = """\
 Weights are in GiB, as published. GPUs are the smallest of COUNTxGB that hold the 16-bit weights and the
 whole context; "4-bit" are the -AWQ repositories. Licences are those of the model cards: of InternVL, and
-of its text model. `internvl-server plan --model NAME` has more."""
+of its text model. `internvl-server plan --model NAME` has more, and `internvl-server download
+NAME` fetches the first repository."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ __all__ = [
     "MODELS",
     "awq",
     "find_model",
+    "find_repository",
     "licence",
     "repositories",
     "smaller",
@@ -192,6 +193,22 @@ def repositories(model: CheckpointConfig) -> list[str]:
     has_awq = name not in _WITHOUT_AWQ and not name.startswith("InternVL3_5")
     others = [] if is_code else [name, f"{name}-AWQ"] if has_awq else [name]
     return [hf_version, *others] if hf_version else others
+
+
+def find_repository(name: str) -> str | None:
+    """The hub repository, without owner, that a name without owner stands for; None if it is not known.
+
+    Args:
+        name: As for `find_model`. A model without -hf or -AWQ means the first of `repositories`.
+    """
+    model = find_model(name)
+    if model is None or "/" in name:
+        return None
+    whole = MODELS[model.name.removesuffix("-AWQ")]
+    published, wanted = repositories(whole), _long(name).lower()
+    if wanted == whole.name.lower():
+        return next(iter(published), None)
+    return next((one for one in published if one.lower() == wanted), None)
 
 
 def licence(model: CheckpointConfig) -> str:

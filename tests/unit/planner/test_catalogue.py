@@ -10,7 +10,7 @@ from internvl_server.planner.catalogue import Machine, catalogue, short_name
 from internvl_server.planner.check import fitting_plan
 from internvl_server.planner.gpus import GIB, GpuMemory, GpuSet
 from internvl_server.planner.memory import Deployment
-from internvl_server.planner.models import MODELS, awq, find_model
+from internvl_server.planner.models import MODELS, awq, find_model, find_repository
 from internvl_server.planner.sizes import cpu_bytes, file_bytes
 
 from tests.nvidia_driver import Driver, install
@@ -27,6 +27,30 @@ def here(memory_bytes: int | None = None, *gpus_gb: int) -> dict[str, str]:
 def test_every_short_name_is_understood() -> None:
     assert all(find_model(short_name(model)) is model for model in MODELS.values())
     assert short_name(MODELS["InternVL3_5-30B-A3B"]) == "internvl3.5-30b-a3b"
+
+
+def test_every_listed_name_means_its_first_repository() -> None:
+    for fact in catalogue(Machine([], None)):
+        assert f"OpenGVLab/{find_repository(fact['name'])}" == fact["repositories"][0]
+
+
+@pytest.mark.parametrize(
+    ("name", "repository"),
+    [
+        ("2B", "InternVL3-2B-hf"),
+        ("internvl3-2b-HF", "InternVL3-2B-hf"),
+        ("8b-awq", "InternVL3-8B-AWQ"),
+        ("3.5-8B", "InternVL3_5-8B-HF"),
+        ("internvl2.5-8b", "InternVL2_5-8B-MPO-hf"),
+        ("internvl3-9b-awq", None),  # not published
+        ("internvl2.5-26b", None),
+        ("internvl3-8b-instruct", None),  # a stage of training: by its repository only
+        ("OpenGVLab/InternVL3-2B", None),
+        ("internvl3-3b", None),
+    ],
+)
+def test_which_repository_a_name_means(name: str, repository: str | None) -> None:
+    assert find_repository(name) == repository
 
 
 def test_only_what_can_be_served_is_listed() -> None:
