@@ -30,6 +30,7 @@ from tests.kubernetes.chart import (
     settings,
     toml,
 )
+from tests.live.test_streams import wait_until
 
 KEY = "sk-a-key-in-a-secret"
 PICTURE = ROOT / "tests/data/example.jpg"
@@ -55,7 +56,8 @@ class Pod:
     def command(self, *words: str) -> list[str]:
         """A command in the container."""
         volumes = {volume["name"]: volume for volume in pod(self.values)["volumes"]}
-        mounts = [f"{ROOT}:/app:ro", f"{sys.prefix}:/opt/venv:ro"]
+        mounts = [f"{ROOT / name}:/app/{name}:ro" for name in ("configs", "server")]
+        mounts.append(f"{sys.prefix}:/opt/venv:ro")
         for mount in container(self.values)["volumeMounts"]:
             source = self._volume(volumes[mount["name"]])
             mounts.append(
@@ -104,7 +106,7 @@ class Pod:
 def in_pod(tmp_path_factory: pytest.TempPathFactory) -> Pod:
     server = {
         "host": "127.0.0.1", "metrics_host": "127.0.0.1", "port": free_port(),
-        "metrics_port": free_port(), "pre_drain_s": 1,
+        "metrics_port": free_port(), "pre_drain_s": 4,
     }  # fmt: skip
     values = merged(CPU, {"settings": {"server": server}})
     return Pod(values, tmp_path_factory.mktemp("pod"))
@@ -208,8 +210,7 @@ def test_metrics_have_their_port_and_the_names_of_the_manifests(running: Running
 
 def test_the_server_drains_and_ends(in_pod: Pod, running: Running) -> None:
     running.process.send_signal(signal.SIGTERM)
-    time.sleep(0.3)
-    assert httpx2.get(f"{running.url}/ready").status_code == 503
+    wait_until(lambda: httpx2.get(f"{running.url}/ready").status_code == 503)
     assert ask(running.url).status_code == 200
     grace_s = pod(in_pod.values)["terminationGracePeriodSeconds"]
     assert running.process.wait(timeout=grace_s) == 0
