@@ -87,9 +87,9 @@ def test_every_install_caches_downloads() -> None:
 def test_images_are_pinned() -> None:
     [python] = re.findall(r"^ARG PYTHON_IMAGE=(.*)$", DOCKERFILE, re.MULTILINE)
     others = [service["image"] for service in SERVICES.values() if "build" not in service]
-    assert len(others) == 3
+    assert len(others) == 4
     for image in (python, *others):
-        assert re.fullmatch(r"[a-z/]+:v?\d+\.\d+\.\d+(-[a-z]+)*(@sha256:[0-9a-f]{64})?", image), (
+        assert re.fullmatch(r"[a-z./-]+:v?\d+\.\d+\.\d+(-[a-z]+)*(@sha256:[0-9a-f]{64})?", image), (
             image
         )
 
@@ -131,6 +131,7 @@ def test_profiles() -> None:
         "balancer": ["replicas"],
         "prometheus": ["monitoring"],
         "grafana": ["monitoring"],
+        "webui": ["webui"],
     }
 
 
@@ -154,6 +155,30 @@ def test_prometheus_knows_the_servers_and_grafana_knows_prometheus() -> None:
     path = grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert mounts["./configs/monitoring/dashboard.json"] == path
     assert path == f"{provider['options']['path']}/dashboard.json"
+
+
+def test_the_web_interface_knows_the_server_and_calls_nobody_else() -> None:
+    webui = SERVICES["webui"]
+    environment = webui["environment"]
+    [(server, wait)] = webui["depends_on"].items()
+    assert environment["OPENAI_API_BASE_URL"] == f"http://{server}:8000/v1"
+    assert wait == {"condition": "service_healthy"}
+    assert environment["OPENAI_API_KEY"] == "${WEBUI_API_KEY:-none}"
+    on = ("OFFLINE_MODE", "DO_NOT_TRACK", "SCARF_NO_ANALYTICS")
+    off = ("ANONYMIZED_TELEMETRY", "ENABLE_COMMUNITY_SHARING", "ENABLE_OLLAMA_API")
+    assert [environment[name] for name in (*on, *off)] == ["true"] * 3 + ["false"] * 3
+    capabilities = json.loads(environment["DEFAULT_MODEL_METADATA"])["capabilities"]
+    assert capabilities == {"vision": True, "usage": True, "builtin_tools": False}
+
+
+def test_the_web_interface_writes_only_where_it_may() -> None:
+    webui = SERVICES["webui"]
+    [volume] = webui["volumes"]
+    name, data = volume.split(":")
+    assert name in COMPOSE["volumes"]
+    written = [webui["environment"][x] for x in ("WEBUI_SECRET_KEY_FILE", "STATIC_DIR", "HOME")]
+    assert all(Path(path).is_relative_to(data) or path.startswith("/tmp") for path in written)
+    assert webui["tmpfs"] == ["/tmp"]
 
 
 def test_no_panel_covers_another() -> None:
