@@ -83,8 +83,10 @@ def test_commands_work(page: Path, words: list[str], monkeypatch: pytest.MonkeyP
             check_pip(options)
         case ["helm" | "kubectl" as program, command, *arguments]:
             check_kubernetes(program, command, arguments)
-        case ["serve", "run" | "deploy", config]:  # Ray's; scripts/test-ray validates the file
-            assert (ROOT / config).is_file()
+        case ["serve", "run" | "deploy", config] | ["litellm", "--config", config, *_]:
+            assert (
+                ROOT / config
+            ).is_file()  # scripts/test-ray and scripts/conformance use the files
         case [program, *arguments] if program == PROGRAM:
             check_command_line(arguments)
         case [program, *arguments] if program.startswith(("scripts/", ".venv/")):
@@ -115,12 +117,14 @@ def check_kubernetes(program: str, command: str, arguments: list[str]) -> None:
 def check_pip(arguments: list[str]) -> None:
     """Files of constraints exist, and every package is an extra of this project or pinned in one of them."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("-c", action="append", type=ROOT.joinpath)
+    parser.add_argument("-c", action="append", default=[], type=ROOT.joinpath)
+    parser.add_argument("-r", type=ROOT.joinpath)
     parser.add_argument("--index-url")
     parser.add_argument("--no-deps", action="store_true")
     parser.add_argument("--force-reinstall", action="store_true")
-    parser.add_argument("packages", nargs="+")
+    parser.add_argument("packages", nargs="*")
     options = parser.parse_args(arguments)
+    assert options.packages or options.r.is_file()
     pinned = "".join(path.read_text(encoding="utf-8") for path in options.c)
     for package in options.packages:
         if not re.search(rf"^{re.escape(package)}==", pinned, re.MULTILINE):
