@@ -3,6 +3,8 @@
 import asyncio
 import ctypes
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,10 +43,41 @@ async def test_it_trims_once_after_work(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_functions_of_the_c_library_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
     called = []
     monkeypatch.setattr(memory, "_call", lambda name, *given: called.append((name, *given)))
+    memory.limit_arenas()
     memory.return_large_blocks()
     Trim()._trim()
-    assert called == [("mallopt", -3, 1 << 20), ("malloc_trim", 0)]
+    assert called == [("mallopt", -8, 2), ("mallopt", -3, 1 << 20), ("malloc_trim", 0)]
     assert all(hasattr(ctypes.CDLL(None), name) for name, *_ in called)
+
+
+THREADS = """
+import ctypes, sys, threading
+from internvl_server.serve.memory import limit_arenas
+if sys.argv[1] == "limited":
+    limit_arenas()
+barrier = threading.Barrier(6)
+def allocate():
+    barrier.wait()
+    bytearray(1000)
+    barrier.wait()
+threads = [threading.Thread(target=allocate) for _ in range(6)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+libc = ctypes.CDLL(None)
+libc.fopen.restype = ctypes.c_void_p
+file = ctypes.c_void_p(libc.fopen(sys.argv[2].encode(), b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="needs glibc")
+def test_threads_share_two_heaps(tmp_path: Path) -> None:
+    def num_heaps(how: str) -> int:
+        subprocess.run([sys.executable, "-c", THREADS, how, str(tmp_path / how)], check=True)
+        return (tmp_path / how).read_text().count("<heap nr=")
+
+    assert num_heaps("limited") <= 2 < num_heaps("unlimited")
 
 
 async def test_it_trims_under_load_too(monkeypatch: pytest.MonkeyPatch) -> None:

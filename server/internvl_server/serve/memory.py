@@ -8,13 +8,24 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["Trim", "return_large_blocks"]
+__all__ = ["Trim", "limit_arenas", "return_large_blocks"]
 
 _LARGE_BYTES = 1 << 20
 _M_MMAP_THRESHOLD = -3  # of mallopt, in malloc.h
+_M_ARENA_MAX = -8
+_MAX_ARENAS = 2
 _IDLE_S = 2.0
 _CHECK_S = 10.0
 _MAX_FREE_BYTES = 32 << 20
+
+
+def limit_arenas() -> None:
+    """Have all threads share two heaps. Call it before there are threads.
+
+    By default glibc makes up to eight for each core, and what is freed in one serves no thread of another:
+    under mixed load, a server with the CPU engine kept 280 MiB that were free, beside 310 MiB in use.
+    """
+    _call("mallopt", _M_ARENA_MAX, _MAX_ARENAS)
 
 
 def return_large_blocks() -> None:

@@ -21,7 +21,7 @@ from internvl_server.concurrency.confinement.process import forbid_looking
 from internvl_server.errors import StartupError
 from internvl_server.serve.connection import Connection
 from internvl_server.serve.draining import DrainingServer
-from internvl_server.serve.memory import return_large_blocks
+from internvl_server.serve.memory import limit_arenas, return_large_blocks
 from internvl_server.serve.room import AwaitedHeads
 from internvl_server.settings import ServerSettings, Settings
 from internvl_server.telemetry.logging import configure_logs
@@ -38,6 +38,7 @@ def serve(settings: Settings) -> int:
         StartupError: The server cannot start; says why and what to change.
     """
     configure_logs(settings.log.level, settings.log.format)
+    limit_arenas()
     forbid_looking()
     _allow_files(settings.limits.num_files)
     if problem := settings.server.exposure_problem():
