@@ -1,14 +1,17 @@
 """What a connection may send, and when, on raw sockets: what a client library would never send."""
 
 import contextlib
+import gc
 import json
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 from internvl_server.serve import connection
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from tests.live_server import LiveServer
 
@@ -448,6 +451,24 @@ def test_a_client_that_is_still_sending_can_read_the_answer(
         answer = read_all(sock)
     assert status_of(answer) == 401
     assert error_of(answer)["code"] == "invalid_api_key"
+
+
+def test_a_reset_connection_leaves_nothing_of_its_request(echo_server: LiveServer) -> None:
+    with connected(echo_server) as sock:
+        sock.sendall(GET.replace(b"/health", b"/reset-after-this"))
+        assert status_of(read_answer(sock)) == 404
+        assert len(cycles_of("/reset-after-this")) == 1
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    deadline = time.monotonic() + 3  # less than an idle connection is kept
+    while cycles_of("/reset-after-this"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def cycles_of(path: str) -> list[RequestResponseCycle]:
+    gc.collect()
+    found = [thing for thing in gc.get_objects() if type(thing) is RequestResponseCycle]
+    return [cycle for cycle in found if cycle.scope["path"] == path]
 
 
 def test_after_a_refused_body_nothing_is_served(start_server: Callable[..., LiveServer]) -> None:

@@ -99,8 +99,9 @@ class Connection(ReaderWatch):
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timer, and all requests: uvicorn tells only the last one."""
+        """Stop the timers, and all requests: uvicorn tells only the last one."""
         self._stop_deadline()
+        self._unset_keepalive_if_required()  # uvicorn keeps it, and all of the request, after a reset
         self._disconnect()
         super().connection_lost(exc)
 
