@@ -160,6 +160,27 @@ def test_refused(client: openai.OpenAI) -> None:
     assert caught.value.param == "modalities"
 
 
+def num_left() -> float:
+    """How many requests ended because their clients left."""
+    text = httpx2.get(BASE_URL.removesuffix("/v1") + "/metrics").raise_for_status().text
+    lines = [x for x in text.splitlines() if x.startswith("internvl_http_responses_total")]
+    return sum(float(line.split()[-1]) for line in lines if 'status="499"' in line)
+
+
+def test_leaving(client: openai.OpenAI) -> None:
+    """A client that leaves the proxy ends its request in the server."""
+    before = num_left()
+    endless = {"max_tokens": 4096, "extra_body": {"ignore_eos": True, "min_tokens": 4096}}
+    asked = {**ASK, **endless, "messages": hello(), "stream": True}
+    with client.chat.completions.create(**asked) as stream:
+        next(iter(stream))
+    for _ in range(100):
+        if num_left() > before:
+            return
+        time.sleep(0.1)
+    pytest.fail("the server still computes the answer")
+
+
 def test_offline(client: openai.OpenAI, internet: socket.socket) -> None:
     """Neither its start nor a request reaches for another machine."""
     client.chat.completions.create(**ASK, messages=hello())
