@@ -39,8 +39,8 @@ def engine_packages(subject: Subject) -> Iterator[Finding]:
             f"Install internvl-server[{kind}] with pip; server/docs/gpus.md has the commands for GPUs.",
         )
         return
-    versions = (f"{one.name} {importlib.metadata.version(one.name)}" for one in needed)
-    yield ok(f"The {kind} engine can be imported: {', '.join(versions)}.")
+    versions = [f"{one.name} {importlib.metadata.version(one.name)}" for one in needed]
+    yield ok(f"The {kind} engine can be imported{': ' if versions else ''}{', '.join(versions)}.")
 
 
 def formats(subject: Subject) -> Iterator[Finding]:

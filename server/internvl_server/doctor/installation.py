@@ -22,7 +22,15 @@ _AGAIN = "Install the server again with pip, in an empty virtual environment."
 def python() -> Iterator[Finding]:
     """The version of Python."""
     version = platform.python_version()
-    wanted = importlib.metadata.metadata(_NAME)["Requires-Python"]
+    try:
+        wanted = importlib.metadata.metadata(_NAME)["Requires-Python"]
+    except importlib.metadata.PackageNotFoundError:
+        yield warning(
+            f"Python {version}. The server is not installed, and runs from its sources: versions cannot be "
+            "checked.",
+            "Install it with pip.",
+        )
+        return
     if SpecifierSet(wanted).contains(version, prereleases=True):
         yield ok(f"Python {version}.")
     else:
@@ -43,6 +51,8 @@ def system() -> Iterator[Finding]:
 def packages() -> Iterator[Finding]:
     """The versions of the packages that every engine needs."""
     needed = list(requirements())
+    if not needed:  # it is not installed
+        return
     if problems := package_problems(needed):
         yield error(f"{'; '.join(problems)}.", _AGAIN)
     else:
@@ -58,8 +68,11 @@ def imports() -> Iterator[Finding]:
 
 
 def requirements(extra: str = "") -> Iterator[Requirement]:
-    """What the server needs on this platform: without extras, or in addition for one extra."""
-    for line in importlib.metadata.requires(_NAME) or ():
+    """What the server needs on this platform: without extras, or in addition for one extra.
+
+    Nothing if it is not installed, as in a folder of sources.
+    """
+    for line in _requirement_lines():
         requirement = Requirement(line)
         is_basic, is_wanted = (_applies(requirement, name) for name in ("", extra))
         if not is_wanted or (extra and is_basic):
@@ -69,6 +82,13 @@ def requirements(extra: str = "") -> Iterator[Requirement]:
                 yield from requirements(other)
         else:
             yield requirement
+
+
+def _requirement_lines() -> list[str]:
+    try:
+        return importlib.metadata.requires(_NAME) or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
 
 
 def _applies(requirement: Requirement, extra: str) -> bool:

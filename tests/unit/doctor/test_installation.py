@@ -47,6 +47,18 @@ def test_the_versions_of_packages(found, monkeypatch):
     assert "pydantic" not in text
 
 
+def test_sources_that_are_not_installed(found, monkeypatch):
+    def refuse(name: str) -> None:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "metadata", refuse)
+    monkeypatch.setattr(importlib.metadata, "requires", refuse)
+    [(level, text)] = found(installation.python)
+    assert level == "warning"
+    assert "is not installed" in text
+    assert found(installation.packages) == list(requirements("cpu")) == []
+
+
 def test_requirements_of_an_extra_are_those_that_it_adds():
     basic, cpu, gpu = (
         {one.name for one in requirements(extra)} for extra in ("", "cpu", "turbomind")
