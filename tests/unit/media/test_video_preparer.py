@@ -206,8 +206,9 @@ class TestFetch:
             await asyncio.sleep(60)
 
         host.answer = answer
-        preparer = await started(settings, max_videos_in_flight=1, video_fetch_timeout_s=0.3)
-        preparer._fetcher._settings = settings.model_copy(update={"video_fetch_timeout_s": 1.0})
+        preparer = await started(settings, max_videos_in_flight=1, video_fetch_timeout_s=1.0)
+        await preparer.prepare([asked()])  # starts a process, so that another one takes no time
+        preparer._fetcher._settings = settings.model_copy(update={"video_fetch_timeout_s": 2.5})
         stalled = asyncio.create_task(preparer.prepare([asked(host.url())]))
         await arrived.wait()
         with pytest.raises(EngineOverloadedError):
