@@ -87,7 +87,7 @@ async def test_failures_are_named_on_stderr() -> None:
     assert (cut.returncode, cut.stdout) == (1, b"www\n")
     assert b"ended before the answer did" in cut.stderr
     assert (missing.returncode, missing.stdout) == (1, b"")
-    assert b"/v1/models" in missing.stderr
+    assert b"Connection refused. Is it running, and --url right?" in missing.stderr
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,10 @@ async def test_failures_are_named_on_stderr() -> None:
         (["--video", "README.md", "hi"], b"", b"not of the kind video"),
         ([], b" \n", b"there is no question"),
         ([], b"\xff", b"not UTF-8"),
-        (["--temperature", "-1", "hi"], b"", b"--temperature"),
+        (["--image", "~nobody-here/a.jpg", "hi"], b"", b"there is no file ~nobody-here/a.jpg"),
+        (["--temperature", "-1", "hi"], b"", b"'-1' is not a number that is at least 0"),
+        (["--temperature", "inf", "hi"], b"", b"'inf' is not a number that is at least 0"),
+        (["--temperature", "hot", "hi"], b"", b"'hot' is not a number that is at least 0"),
         (["--url", "localhost:8000", "hi"], b"", b"http://HOST:PORT/v1"),
     ],
 )
@@ -113,9 +116,15 @@ def test_the_key_is_an_option_or_the_variable_of_openai(
     url = f"{start_server(server={'api_keys': ['right']}).url}/v1"
     assert piped("--url", url, "--api-key", "right", "hi").returncode == 0
     assert piped("--url", url, "hi", env={"OPENAI_API_KEY": "right"}).returncode == 0
-    wrong = piped("--url", url, "--api-key", "wrong", "hi")
-    assert (wrong.returncode, wrong.stdout) == (1, b"")
-    assert b"401" in wrong.stderr
+    assert piped("--url", url, "hi", env={"OPENAI_API_KEY": "right\r\n"}).returncode == 0
+    for options in (["--api-key", "wrong"], ["--api-key", "wrong", "--model", "m"], []):
+        wrong = piped("--url", url, *options, "hi", env={"OPENAI_API_KEY": ""})
+        assert (wrong.returncode, wrong.stdout) == (1, b"")
+        assert b"status 401: Give a valid key" in wrong.stderr
+    for key in ("secret\nkey", "schlüssel"):
+        unfit = piped("--url", url, "--api-key", key, "hi")
+        assert (unfit.returncode, unfit.stdout) == (1, b"")
+        assert unfit.stderr.endswith(b"The API key has a character that is not printable ASCII.\n")
 
 
 def test_an_interrupt_ends_a_single_answer(slow_server: LiveServer) -> None:
@@ -232,6 +241,33 @@ def test_a_single_question_in_a_terminal(echo_server: LiveServer) -> None:
     with talking("--url", echo_server.url, "# a heading") as terminal:
         assert terminal.exit_code() == 0
         assert "tokens/s" in terminal.written
+
+
+@pytest.mark.parametrize("term", ["dumb", "xterm-256color"])
+def test_an_answer_cannot_control_the_terminal(echo_server: LiveServer, term: str) -> None:
+    question = "one\x1b]0;title\x07\x9b2Jtwo"
+    with talking("--url", echo_server.url, question, TERM=term) as terminal:
+        assert terminal.exit_code() == 0
+    assert "one]0;title2Jtwo" in terminal.written
+
+
+@pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"COLUMNS": "8", "LINES": "2"}])
+def test_other_terminals(echo_server: LiveServer, variables: dict[str, str]) -> None:
+    question = (
+        "# Head\n\n- `a`\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n\n```python\nprint(1)\n```\n"
+    )
+    with talking("--url", echo_server.url, question, **variables) as terminal:
+        assert terminal.exit_code() == 0
+    assert "Traceback" not in terminal.written
+    colour = re.search(r"\x1b\[[0-9;]*(3[0-7]|38;)", terminal.written)
+    assert (colour is None) == ("NO_COLOR" in variables), terminal.written
+
+
+def test_lines_that_are_no_paths_do_not_end_a_conversation(terminal: Terminal) -> None:
+    terminal.type(f"/image https://example.org/a.jpg?{'a' * 300}\n")
+    terminal.read_until(r"1 attached to the next question[^>]*> ")
+    terminal.type("/image ~nobody-here/a.jpg\n")
+    terminal.read_until(r"there is no file ~nobody-here/a\.jpg[^>]*> ")
 
 
 def test_paths_are_completed(terminal: Terminal) -> None:

@@ -68,7 +68,7 @@ def bench(options: argparse.Namespace) -> int:
 
 async def _bench(options: argparse.Namespace) -> _Bench:
     base_url = options.URL or options.base_url or _DEFAULT_URL
-    key = options.api_key or client_api_key()
+    key = client_api_key(options.api_key)
     headers = dict(options.header) | ({"Authorization": f"Bearer {key}"} if key else {})
     async with open_http(base_url, headers, verify=not options.insecure) as http:
         model = options.model or await _first_model(http)

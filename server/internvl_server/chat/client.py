@@ -1,13 +1,14 @@
 """Sends a conversation to a server and reads the stream of its answer."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
 import httpx2
+from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from internvl_server.errors import StartupError
@@ -15,6 +16,7 @@ from internvl_server.errors import StartupError
 __all__ = ["Answer", "AnswerError", "Client", "Delta", "open_client"]
 
 _CONNECT_TIMEOUT_S = 10.0
+_MODELS_TIMEOUT_S = 30.0
 _MAX_MESSAGE = 500
 
 
@@ -28,6 +30,28 @@ class Delta:
 
     text: str = ""
     reasoning: str = ""
+
+
+class _Delta(BaseModel):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+
+class _Choice(BaseModel):
+    delta: _Delta | None = None
+    finish_reason: str | None = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class _Event(BaseModel):
+    choices: Sequence[_Choice] | None = None
+    usage: _Usage | None = None
+    error: Any = None
 
 
 @dataclass
@@ -54,24 +78,27 @@ class Answer:
         """Add one event.
 
         Raises:
-            AnswerError: It reports an error.
-            ValueError: It is not a JSON object.
+            AnswerError: It reports an error, or is not one of chat completions.
         """
-        event = {} if data == "[DONE]" else from_json(data)
-        if not isinstance(event, dict):
-            raise ValueError("an event is not a JSON object")  # noqa: TRY004 - it is data
-        if error := event.get("error"):
-            raise AnswerError(_message_of(error))
-        usage = event.get("usage") or {}
-        self.num_input = usage.get("prompt_tokens", self.num_input)
-        self.num_output = usage.get("completion_tokens", self.num_output)
-        choice: dict[str, Any] = next(iter(event.get("choices") or []), {})
-        self.ended_by = choice.get("finish_reason") or self.ended_by
-        return self._add(choice.get("delta") or {})
+        if data == "[DONE]":
+            return Delta()
+        try:
+            event = _Event.model_validate_json(data)
+        except ValidationError as err:
+            raise AnswerError(f"Not an event of chat completions: {data[:_MAX_MESSAGE]}") from err
+        if event.error:
+            raise AnswerError(_message_of(event.error))
+        if event.usage:
+            self.num_input, self.num_output = (
+                event.usage.prompt_tokens,
+                event.usage.completion_tokens,
+            )
+        choice = next(iter(event.choices or ()), _Choice())
+        self.ended_by = choice.finish_reason or self.ended_by
+        return self._add(choice.delta or _Delta())
 
-    def _add(self, part: Mapping[str, Any]) -> Delta:
-        reasoning = part.get("reasoning_content") or part.get("reasoning") or ""
-        delta = Delta(part.get("content") or "", reasoning)
+    def _add(self, part: _Delta) -> Delta:
+        delta = Delta(part.content or "", part.reasoning_content or part.reasoning or "")
         self.text += delta.text
         if delta.text or delta.reasoning:
             self.last_s = time.perf_counter()
@@ -148,10 +175,17 @@ def open_client(
 
 def _first_model(http: httpx2.Client) -> str:
     try:
-        answer = http.get("/v1/models").raise_for_status().json()
-        return str(answer["data"][0]["id"])
-    except (httpx2.HTTPError, ValueError, LookupError, TypeError) as err:
-        raise StartupError(f"No model from {http.base_url}/v1/models: {err}. Use --model.") from err
+        response = http.get("/v1/models", timeout=_MODELS_TIMEOUT_S)
+    except httpx2.HTTPError as err:
+        raise StartupError(
+            f"No answer from {http.base_url}: {err}. Is it running, and --url right?"
+        ) from err
+    if response.status_code != HTTPStatus.OK:
+        raise StartupError(f"{response.url}: {_refusal(response)}")
+    try:
+        return str(response.json()["data"][0]["id"])
+    except (ValueError, LookupError, TypeError) as err:
+        raise StartupError(f"{response.url} lists no model. Name one with --model.") from err
 
 
 def _refusal(response: httpx2.Response) -> str:

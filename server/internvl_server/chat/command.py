@@ -1,8 +1,6 @@
 """The `chat` command: a single question, standard input, or a conversation in a terminal."""
 
 import argparse
-import os
-import signal
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -20,24 +18,12 @@ __all__ = ["chat"]
 
 
 def chat(options: argparse.Namespace) -> int:
-    """Ask one question or talk, and return the exit code: 0, or 128 plus the number of a signal.
+    """Ask one question or talk, and return the exit code.
 
     Raises:
         ChatError: The question or a file cannot be used.
         StartupError: The server cannot be reached, or the only question has no whole answer.
     """
-    try:
-        _chat(options)
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except BrokenPipeError:
-        # Nobody reads the answer. Python would write what is left at exit, and fail.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    return 0
-
-
-def _chat(options: argparse.Namespace) -> None:
     parts = [media_part("image", source) for source in options.image]
     parts += [media_part("video", source) for source in options.video]
     conversation = Conversation(options.system, parts)
@@ -46,18 +32,19 @@ def _chat(options: argparse.Namespace) -> None:
         raise ChatError("there is no question")
     is_terminal = sys.stdout.isatty()
     console = Console(file=sys.stdout if is_terminal else sys.stderr)
-    key = options.api_key or client_api_key()
+    key = client_api_key(options.api_key)
     with open_client(options.url, key, options.model, _fields(options)) as client:
         session = Session(client, conversation, _new_view(console), console)
         if text is None:
             session.run()
-            return
+            return 0
         try:
             answer = session.ask(text)
         except AnswerError as err:
             raise StartupError(str(err)) from err
         if is_terminal:
             session.summarise(answer)
+    return 0
 
 
 def _new_view(console: Console) -> Callable[[], View]:

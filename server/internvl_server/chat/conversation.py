@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pybase64
 
-__all__ = ["ChatError", "Conversation", "media_part"]
+__all__ = ["ChatError", "Conversation", "find_file", "media_part"]
 
 _UNKNOWN_TYPE = "application/octet-stream"
 
@@ -71,16 +71,26 @@ def media_part(kind: Literal["image", "video"], source: str) -> dict[str, Any]:
         ChatError: The file cannot be read, or its name is that of something else.
     """
     is_url = source.lower().startswith(("http://", "https://", "data:"))
-    url = source if is_url else _data_url(kind, Path(source).expanduser())
+    url = source if is_url else _data_url(kind, source)
     return {"type": f"{kind}_url", f"{kind}_url": {"url": url}}
 
 
-def _data_url(kind: str, path: Path) -> str:
-    media_type = mimetypes.guess_type(path.name)[0] or _UNKNOWN_TYPE
+def find_file(name: str) -> Path | None:
+    """The file of a name, which may begin with ~; None if there is none."""
+    try:
+        path = Path(name).expanduser()
+        return path if path.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # too long, a user who does not exist, a zero byte
+        return None
+
+
+def _data_url(kind: str, source: str) -> str:
+    media_type = mimetypes.guess_type(Path(source).name)[0] or _UNKNOWN_TYPE
     if media_type != _UNKNOWN_TYPE and not media_type.startswith(f"{kind}/"):
-        raise ChatError(f"{path} is not of the kind {kind}, but {media_type}")
-    if not path.is_file():
-        raise ChatError(f"there is no file {path}")
+        raise ChatError(f"{source} is not of the kind {kind}, but {media_type}")
+    path = find_file(source)
+    if path is None:
+        raise ChatError(f"there is no file {source}")
     try:
         data = path.read_bytes()
     except OSError as err:

@@ -1,6 +1,8 @@
 """The options of the `chat` command. Imports nothing large."""
 
 import argparse
+import contextlib
+import math
 
 from internvl_server.settings.options import at_least, server_url
 
@@ -37,6 +39,7 @@ def add_chat_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _temperature(text: str) -> float:
-    if not (value := float(text)) >= 0:
-        raise argparse.ArgumentTypeError("it must be at least 0")
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(text)) < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number that is at least 0")

@@ -4,15 +4,15 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
 from rich.text import Text
 
 from internvl_server.chat.client import Answer, AnswerError, Client
-from internvl_server.chat.conversation import ChatError, Conversation, media_part
-from internvl_server.chat.view import View, without_controls
+from internvl_server.chat.conversation import ChatError, Conversation, find_file, media_part
+from internvl_server.chat.view import View
+from internvl_server.telemetry.terminal import without_controls
 
 with contextlib.suppress(
     ImportError
@@ -60,8 +60,11 @@ class Session:
     def run(self) -> None:
         """Ask what is typed, until /quit, Ctrl-C at the prompt, or the end of the input."""
         self._say(f"{self._client.model}. /help lists the commands.")
-        while (line := self._read()) is not None and line.strip() != "/quit":
+        while True:
             try:
+                line = self._read()
+                if line is None or line.strip() == "/quit":
+                    return
                 if line.startswith("/"):
                     self._obey(line)
                 elif line.strip():
@@ -111,7 +114,11 @@ class Session:
         self._say(", ".join(parts))
 
     def _read(self) -> str | None:
-        """A line, or several that are joined by a backslash; None at the end."""
+        """A line, or several that are joined by a backslash; None at the end.
+
+        Raises:
+            ChatError: It is not text.
+        """
         lines: list[str] = []
         try:
             while True:
@@ -121,6 +128,8 @@ class Session:
         except (EOFError, KeyboardInterrupt):
             self._console.line()
             return None
+        except UnicodeDecodeError as err:
+            raise ChatError(f"the line is not UTF-8: {err}") from err
 
     def _input(self, prompt: str) -> str:
         if sys.stdout.isatty():
@@ -160,7 +169,7 @@ class Session:
 
 def _words(text: str) -> list[str]:
     """The paths of a line: the whole of it if that is a file, or else words as a shell reads them."""
-    if Path(text).expanduser().is_file():
+    if find_file(text):
         return [text]
     try:
         return shlex.split(text)

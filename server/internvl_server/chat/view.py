@@ -15,20 +15,17 @@ from rich.segment import Segment
 from rich.text import Text
 
 from internvl_server.chat.client import Delta
+from internvl_server.telemetry.terminal import without_controls
 
-__all__ = ["MarkdownView", "PlainView", "View", "without_controls"]
+__all__ = ["MarkdownView", "PlainView", "View"]
 
 _REFRESH_S = 0.08
+# A long block takes longer to draw. Then this many times as long is left for reading what comes.
+_REST = 4
 # HTML is text here: a terminal cannot show it, and InternVL's answers contain <ref> and <box>.
 _PARSER = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
 # Blocks before which `rich` writes an empty line even where they are the first.
 _WITH_LINE = {"blockquote_open", "bullet_list_open", "ordered_list_open", "table_open"}
-_CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
-
-
-def without_controls(text: str) -> str:
-    """A text of a server without the characters by which it could control the terminal."""
-    return text.translate(_CONTROLS)
 
 
 class View(Protocol):
@@ -49,6 +46,7 @@ class PlainView:
     """Writes the text to standard output as it comes, without reasoning."""
 
     def __init__(self) -> None:
+        self._is_terminal = sys.stdout.isatty()
         self._last = "\n"
 
     def __enter__(self) -> Self:
@@ -57,7 +55,7 @@ class PlainView:
     def show(self, delta: Delta) -> None:
         """Write the text."""
         if delta.text:
-            sys.stdout.write(delta.text)
+            sys.stdout.write(without_controls(delta.text) if self._is_terminal else delta.text)
             sys.stdout.flush()
             self._last = delta.text[-1]
 
@@ -117,11 +115,11 @@ class MarkdownView:
         if delta.text:
             self._end_reasoning()
             self._text += without_controls(delta.text)
-        if "\n" in delta.text:
+        if (start := time.monotonic()) >= self._next_refresh_s:
             self._print_finished()
-        if (now := time.monotonic()) >= self._next_refresh_s:
-            self._next_refresh_s = now + _REFRESH_S
             self._live.refresh()
+            end = time.monotonic()
+            self._next_refresh_s = end + max(_REFRESH_S, _REST * (end - start))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The end of what is not printed, as much as fits on the screen."""
@@ -139,13 +137,11 @@ class MarkdownView:
 
     def _print_finished(self) -> None:
         """Print all blocks but the last. Only whole lines are parsed: others may become anything."""
-        lines = self._text.splitlines(keepends=True)
-        whole = lines if self._text.endswith("\n") else lines[:-1]
-        starts = _block_starts(_PARSER.parse("".join(whole)))
+        *lines, last = self._text.split("\n")
+        starts = _block_starts(_PARSER.parse("\n".join(lines)))
         if len(starts) > 1:
-            finished = "".join(lines[: starts[-1]])
-            self._text = "".join(lines[starts[-1] :])
-            self._print(finished)
+            self._text = "\n".join([*lines[starts[-1] :], last])
+            self._print("\n".join(lines[: starts[-1]]))
 
     def _print(self, text: str) -> None:
         shown = _markdown(text)

@@ -5,6 +5,7 @@ stopped, 128 plus the number of the signal.
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -23,7 +24,9 @@ from internvl_server.cli.commands import (
     serve,
 )
 from internvl_server.cli.settings import UsageError
+from internvl_server.cli.streams import drop_unread_output, open_closed_streams
 from internvl_server.errors import StartupError
+from internvl_server.telemetry.terminal import without_controls
 
 __all__ = ["COMMANDS", "Command", "build_parser", "run_command"]
 
@@ -70,18 +73,32 @@ COMMANDS: Mapping[str, Command] = {
 
 def run_command(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code of the process."""
+    open_closed_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
     named = next((word for word in arguments if not word.startswith("-")), None)
     options = build_parser(named).parse_args(arguments)
     options.arguments, options.build_parser = arguments, build_parser
     try:
-        return COMMANDS[options.command].run(options)
+        return _run(options)
     except UsageError as err:
         _print_error(str(err))
         return 2
     except StartupError as err:
         _print_error(err.message)
         return 1
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        code = COMMANDS[options.command].run(options)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        if drop_unread_output():
+            return 128 + signal.SIGPIPE
+        raise
+    return code
 
 
 def build_parser(named: str | None = None) -> argparse.ArgumentParser:
@@ -103,4 +120,4 @@ def build_parser(named: str | None = None) -> argparse.ArgumentParser:
 
 
 def _print_error(message: str) -> None:
-    print(f"internvl-server: {message}", file=sys.stderr)
+    print(f"internvl-server: {without_controls(message)}", file=sys.stderr)

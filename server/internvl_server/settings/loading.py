@@ -12,6 +12,7 @@ from pydantic_settings import (
 )
 from setproctitle import setproctitle
 
+from internvl_server.errors import StartupError
 from internvl_server.settings import ENV_PREFIX, Settings
 
 __all__ = ["client_api_key", "find_config", "hide_keys", "load_settings"]
@@ -76,9 +77,16 @@ def load_settings(config: Path | None, overrides: dict[str, Any]) -> Settings:
         ) from err
 
 
-def client_api_key() -> str | None:
-    """The key that commands send to a server, by the variable that OpenAI's clients read."""
-    return os.environ.get("OPENAI_API_KEY") or None
+def client_api_key(given: str | None) -> str | None:
+    """The key that a command sends to a server: the one given, or that of OpenAI's clients, stripped.
+
+    Raises:
+        StartupError: No header can contain it.
+    """
+    key = (given or os.environ.get("OPENAI_API_KEY") or "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise StartupError("The API key has a character that is not printable ASCII.")
+    return key or None
 
 
 def hide_keys(title: str) -> None:

@@ -73,6 +73,14 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"data")
     with pytest.raises(ChatError, match=r"is not of the kind image, but video/mp4"):
         media_part("image", str(tmp_path / "a.mp4"))
-    for missing in (tmp_path / "b.jpg", tmp_path, Path("/dev/zero")):
+    missing = [
+        str(tmp_path / "b.jpg"),
+        str(tmp_path),
+        "/dev/zero",
+        "a" * 300,
+        "~nobody-here/a.jpg",
+        "\0",
+    ]
+    for name in missing:
         with pytest.raises(ChatError, match="there is no file"):
-            media_part("image", str(missing))
+            media_part("image", name)

@@ -39,7 +39,7 @@ def shown(*texts: str, height: int = 50, reasoning: str = "") -> str:
     with MarkdownView(console) as view:
         view.show(Delta(reasoning=reasoning))
         for text in texts:
-            view._live.refresh()  # whatever the refreshing thread does
+            view._next_refresh_s = 0  # however fast the answer comes
             view.show(Delta(text))
     return screen(file.getvalue())
 
@@ -82,6 +82,27 @@ def test_an_answer_longer_than_the_screen_is_printed_once() -> None:
     text = shown("```\n", *pieces, "```\n\n", "end", height=10)
     assert re.findall(r"line (\d+)", text) == [str(number) for number in range(100)]
     assert text.endswith("end")
+
+
+def test_lines_are_those_of_markdown() -> None:
+    text = "a\u2028b\u2028c\n\nd\n\ne\n"
+    assert shown(text, "f") == shown(text[:2], text[2:], "f") == "a\u2028b\u2028c\n\nd\n\ne\nf"
+
+
+def test_what_takes_long_to_draw_is_drawn_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, drawn = 0.0, 0
+
+    def draw() -> None:
+        nonlocal now, drawn
+        now, drawn = now + 1, drawn + 1
+
+    monkeypatch.setattr("internvl_server.chat.view.time.monotonic", lambda: now)
+    with MarkdownView(Console(file=io.StringIO(), force_terminal=True)) as view:
+        view._live.refresh = draw  # type: ignore[method-assign]
+        for _ in range(1000):
+            now += 0.01
+            view.show(Delta("word "))
+        assert drawn == 3
 
 
 def test_reasoning_is_shown_before_the_answer() -> None:
