@@ -143,7 +143,8 @@ def test_a_stopped_server_loses_no_request(
     name: str, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     with balanced(name, tiny_checkpoint, tmp_path) as (url, servers):
-        assert httpx2.get(f"{url}/metrics", timeout=5).status_code == 404
+        for path in ("/metrics", "/%6detrics", "/metrics?a=b"):
+            assert httpx2.get(url + path, timeout=5).status_code == 404, path
         load = Load(url)
         time.sleep(1.5)
         stopped_at = time.monotonic()
