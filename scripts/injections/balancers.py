@@ -22,6 +22,8 @@ __all__ = ["INJECTIONS"]
 _ECHO = {"token_delay_s": 0.02}
 _SHORT = {"min_tokens": 20, "max_tokens": 20}
 _LONG = {"min_tokens": 400, "max_tokens": 400}
+# Most requests are of one conversation, which a balancer keeps on one server as long as that has room.
+_TEXTS = ("one two three", "one two three", "two three four", "one two three", "three four five")
 _NOTICE_S = 7.0  # until a balancer sends requests to a server that has returned
 
 
@@ -42,7 +44,7 @@ class Load:
     async def client(self, number: int) -> None:
         fields = _LONG if number < 2 else _SHORT
         while not self.is_over:
-            body = chat(stream=number % 4 != 3, **fields)
+            body = chat(_TEXTS[number % len(_TEXTS)], stream=number % 4 != 3, **fields)
             began = time.monotonic()
             self.stage.ledger.open()
             answer = await exchange(

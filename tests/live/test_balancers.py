@@ -22,7 +22,7 @@ from scripts.load.servers import free_port
 
 ROOT = Path(__file__).parents[2]
 LOAD_S = 5.0
-NUM_CLIENTS = 12
+NUM_CLIENTS = 24
 
 
 def needs(name: str) -> Any:
@@ -137,10 +137,12 @@ def balanced(
         yield url, servers
 
 
+# HAProxy prefers one of them by the key of the requests, and its stop is the one that is hard to survive.
 @pytest.mark.timeout(180)
+@pytest.mark.parametrize("victim", [0, 1])
 @pytest.mark.parametrize("name", [needs("haproxy"), needs("nginx")])
 def test_a_stopped_server_loses_no_request(
-    name: str, tiny_checkpoint: Path, tmp_path: Path
+    name: str, victim: int, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     with balanced(name, tiny_checkpoint, tmp_path) as (url, servers):
         for path in ("/metrics", "/%6detrics", "/metrics?a=b"):
@@ -148,9 +150,9 @@ def test_a_stopped_server_loses_no_request(
         load = Load(url)
         time.sleep(1.5)
         stopped_at = time.monotonic()
-        servers[0].send_signal(signal.SIGTERM)
+        servers[victim].send_signal(signal.SIGTERM)
         load.wait()
-        assert servers[0].wait(30) == 0, "it drained and left in peace"
+        assert servers[victim].wait(30) == 0, "it drained and left in peace"
         before = [outcome for start, outcome in load.outcomes if start < stopped_at]
         after = [outcome for start, outcome in load.outcomes if start >= stopped_at]
         assert len(before) >= NUM_CLIENTS
