@@ -8,6 +8,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from internvl_server.serve import connection
@@ -465,10 +466,41 @@ def test_a_reset_connection_leaves_nothing_of_its_request(echo_server: LiveServe
         time.sleep(0.05)
 
 
-def cycles_of(path: str) -> list[RequestResponseCycle]:
+def all_of(kind: type) -> list[Any]:
     gc.collect()
-    found = [thing for thing in gc.get_objects() if type(thing) is RequestResponseCycle]
-    return [cycle for cycle in found if cycle.scope["path"] == path]
+    return [thing for thing in gc.get_objects() if type(thing) is kind]
+
+
+def cycles_of(path: str) -> list[RequestResponseCycle]:
+    return [cycle for cycle in all_of(RequestResponseCycle) if cycle.scope["path"] == path]
+
+
+@pytest.mark.parametrize(
+    ("header", "rest"),
+    [(b"", b""), (b"Connection: close\r\n", b""), (b"Connection: close\r\n", BODY[10:])],
+)
+def test_a_client_that_reads_nothing_does_not_hold_the_connection(
+    impatient_server: LiveServer, header: bytes, rest: bytes
+) -> None:
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", impatient_server.port))
+        sock.sendall(GET)
+        assert status_of(read_answer(sock)) == 200
+        [held] = [c for c in all_of(connection.Connection) if c.client == sock.getsockname()]
+        held.timeout_keep_alive = 1
+        while not held.transport.get_write_buffer_size():  # the system's buffers are not full
+            last = held.cycle
+            sock.sendall(GET.replace(b"/health", b"/metrics"))
+            while held.cycle is last or not held.cycle.response_complete:
+                time.sleep(0.002)
+        sock.sendall(HEAD + LENGTH + header + b"\r\n" + BODY[:10])
+        time.sleep(0.1)  # it has been refused
+        sock.sendall(rest)
+        deadline = time.monotonic() + 10
+        while held in held.connections:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def test_after_a_refused_body_nothing_is_served(start_server: Callable[..., LiveServer]) -> None:

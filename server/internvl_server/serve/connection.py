@@ -177,28 +177,25 @@ class Connection(ReaderWatch):
         if self.cycle.keep_alive:
             self.start_keep_alive()
         else:
-            self.transport.close()
+            self.close_when_read()
 
     def on_response_complete(self) -> None:
         """Called at the end of an answer, possibly before the end of its request."""
         self._unanswered.pop(0)
         super().on_response_complete()
-        if (
-            self.transport.is_closing()
-        ):  # once the client has read the answer, which it may never do
+        if self.transport.is_closing():
             self._stop_deadline()
-            self.start_keep_alive()
         elif self._is_in_message and self._is_clients_turn:
             self._unset_keepalive_if_required()
             self._start_deadline()
 
     def _end(self) -> None:
         """Close the connection after its last answer, or once a client that sends a body can read it."""
-        if self._is_in_body and not self.pipeline:
+        if self._is_in_body and self._is_clients_turn and not self.pipeline:
             if self.transport.can_write_eof():
                 self.transport.write_eof()
         else:
-            self.transport.close()
+            self.close_when_read()
 
     @property
     def _is_clients_turn(self) -> bool:
@@ -262,7 +259,7 @@ class Connection(ReaderWatch):
             can_answer = not (self.cycle.response_started or self.pipeline)
         self._disconnect()
         if not can_answer:
-            self.transport.close()
+            self.close_when_read()
             return
         self.transport.write(refusal(error, self.url if self._is_in_message else b""))
         if self.transport.can_write_eof():
@@ -289,7 +286,7 @@ class Connection(ReaderWatch):
         self._deadline = None
         self._awaited_heads.discard(self)
         if not self._is_in_message or self._is_in_body:  # silent, or answered
-            self.transport.close()
+            self.close_when_read()
             return
         self._refuse(
             RequestTimeoutError(

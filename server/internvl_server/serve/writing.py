@@ -49,9 +49,16 @@ class ReaderWatch(HttpToolsProtocol):
 
     def start_keep_alive(self) -> None:
         """Close the connection after some time without a request."""
+        self._unset_keepalive_if_required()
         self.timeout_keep_alive_task = self.loop.call_later(
             self.timeout_keep_alive, self.timeout_keep_alive_handler
         )
+
+    def close_when_read(self) -> None:
+        """Close the connection once the client has read its answer, which it may never do."""
+        self._num_unread_bytes = self.transport.get_write_buffer_size()
+        self.transport.close()
+        self.start_keep_alive()
 
     def timeout_keep_alive_handler(self) -> None:
         """Called on an idle connection. Waits for a client that is reading its answer, and for no other."""
