@@ -68,12 +68,13 @@ async def run(options: argparse.Namespace, place: Folder) -> int:
         f"{soak.samples[-1][1]:.0f} MiB at the end",
         "requests": soak.ledger.identity,
     }
-    log = place.log.read_text(errors="replace").splitlines()
+    log = place.log.read_text(errors="replace").split("\n")
     rows = [*criteria_of_memory(soak, options), *criteria_of_state(start, end)]
     rows += criteria_of_accounts(soak, log)
     rows.append(at_most("differences between answers and metrics", len(wrong), 0))
     codes = [f"{count} × {code}" for code, count in soak.ledger.codes.most_common(12)]
-    return report(rows, facts, [*soak.ledger.notes, *wrong, *codes], options.json)
+    notes = [*soak.ledger.notes, *soak.ledger.compare_with_log(log), *wrong, *codes]
+    return report(rows, facts, notes, options.json)
 
 
 def criteria_of_memory(soak: Soak, options: argparse.Namespace) -> list[Criterion]:

@@ -57,7 +57,7 @@ async def exchange(
 ) -> Answer:
     """Send a request on a fresh connection and read the answer. Raises nothing for what the server does."""
     method, _, rest = request.partition(b" ")
-    answer = Answer(rest.partition(b" ")[0].decode("latin-1"))
+    answer = Answer(rest.lstrip(b" ").partition(b" ")[0].decode("latin-1"))
     start = time.perf_counter()
     loop = asyncio.get_running_loop()
     try:

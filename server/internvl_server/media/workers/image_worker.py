@@ -36,8 +36,10 @@ from internvl_server.media.types import IMAGE, MediaType
 
 __all__ = ["Worker", "WorkerMemory", "import_all", "main", "serve"]
 
-# Memory of larger images is returned to the system after the job; that of smaller ones serves the next.
+# Memory of larger images is returned to the system after the job; that of smaller ones serves the next, for
+# some time: a mixture of sizes, or a large image that turns out to be broken, would keep ever more.
 KEPT_PIXELS = 8_000_000
+KEPT_S = 5.0
 # What libraries import only when an image needs it, which a confined worker cannot do any more.
 IMPORTED_LATE = (
     *(f"PIL.{name}" for name in ("ImageCms", "ImageColor", "ImageOps", "ImagePalette")),
@@ -138,7 +140,8 @@ def import_all(modules: Iterable[str]) -> None:
 
 
 def _free_unused() -> None:
-    """Return the memory of freed images to the system, if the C library is glibc."""
+    """Return the memory of freed images to the system, as far as Pillow and glibc keep it."""
+    Image.core.clear_cache()  # type: ignore[attr-defined]
     with suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -160,6 +163,7 @@ def serve(
     worker = new_worker(WorkerMemory(memory, config), config)
     with Connection(config["pipe_fd"]) as pipe:
         pipe.send_bytes(json.dumps({"unfiltered": confine(pipe.recv_bytes())}).encode())
+        freed_at = time.monotonic()
         while True:
             try:
                 job = json.loads(pipe.recv_bytes())
@@ -169,6 +173,9 @@ def serve(
             answer = worker.answer(job)
             limit_time(0)
             pipe.send_bytes(json.dumps(answer).encode())
+            if time.monotonic() - freed_at > KEPT_S:
+                _free_unused()
+                freed_at = time.monotonic()
 
 
 def main(config: dict[str, Any]) -> None:

@@ -1,10 +1,12 @@
 import asyncio
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from internvl_server.errors import (
 from internvl_server.media.decoding.image import DecodeLimits, decode_image
 from internvl_server.media.encoded import EncodedMedia
 from internvl_server.media.tiling import select_grid
+from internvl_server.media.workers import image_worker
 from internvl_server.media.workers.pool import DecodePool
 from internvl_server.media.workers.process import WorkerSpec
 from internvl_server.media.workers.supply import PoolHealth
@@ -53,6 +56,12 @@ def pids(pool: DecodePool) -> list[int]:
 async def until_busy(pool: DecodePool) -> None:
     while not any(worker.is_busy for worker in pool._supply.workers):
         await asyncio.sleep(0.002)
+
+
+def private_bytes(pid: int) -> int:
+    found = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return int(found[1]) << 10
 
 
 class TestResults:
@@ -377,6 +386,22 @@ class TestIsolation:
             cwd=Path(__file__).parents[4], capture_output=True, text=True, check=True,
         )  # fmt: skip
         assert run.stdout.strip() == "[]"
+
+    async def test_a_large_image_is_not_kept(self, pool: DecodePool) -> None:
+        await pool.tile(GOOD, max_tiles=12)
+        [pid] = pids(pool)
+        usual = private_bytes(pid)
+        large = encode(make_image(6000, 4000), "JPEG")
+        broken = EncodedMedia.of(large[: len(large) // 2])
+        with pytest.raises(ImageDecodeError):
+            await pool.tile(broken, max_tiles=12)
+        await asyncio.sleep(image_worker.KEPT_S)
+        await pool.tile(EncodedMedia.of(encode(make_image(900, 500, seed=3))), max_tiles=12)
+        deadline = time.monotonic() + 5
+        while private_bytes(pid) > usual + (16 << 20):
+            assert time.monotonic() < deadline, private_bytes(pid) - usual
+            await asyncio.sleep(0.05)
+        assert pids(pool) == [pid]
 
     async def test_memory_is_bounded(self) -> None:
         limits = DecodeLimits(max_pixels=10_000, max_side_px=16_000, max_aspect_ratio=200)
