@@ -166,6 +166,10 @@ def as_table(path: tuple[str, ...], value: Any) -> Values:
         ({"ingress": {"enabled": True}}, "hosts"),
         ({"httpRoute": {"enabled": True}}, "parentRefs"),
         ({"autoscaling": {"kind": "vpa"}}, "autoscaling/kind"),
+        # A rule without sources or targets would be one for all.
+        ({"networkPolicy": {"metricsFrom": []}}, "networkPolicy/metricsFrom"),
+        ({"networkPolicy": {"metricsFrom": None}}, "missing property 'metricsFrom'"),
+        ({"networkPolicy": {"dnsTo": None}}, "missing property 'dnsTo'"),
         (
             {"serviceMonitor": {"enabled": True}, "settings": {"server": {"metrics": False}}},
             "serviceMonitor.enabled needs settings.server.metrics",
