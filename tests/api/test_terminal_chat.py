@@ -59,6 +59,13 @@ def test_a_pipe_gets_only_the_answer(echo_server: LiveServer) -> None:
     assert b"\x1b" not in done.stdout
 
 
+def test_an_answer_that_is_cut_off_is_named_on_stderr(echo_server: LiveServer) -> None:
+    done = piped("--url", echo_server.url, "--max-tokens", "2", "hi")
+    assert done.returncode == 0
+    assert b"ended by length" in done.stderr
+    assert b"tokens" not in done.stdout
+
+
 async def test_what_is_sent() -> None:
     async with listening(Stub()) as stub:
         url = f"http://127.0.0.1:{stub.port}"

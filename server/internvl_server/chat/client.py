@@ -74,6 +74,11 @@ class Answer:
     first_s: float | None = None
     last_s: float = 0.0
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the model ended it, and not a limit."""
+        return self.ended_by == "stop"
+
     def take(self, data: str) -> Delta:
         """Add one event.
 

@@ -42,7 +42,7 @@ def chat(options: argparse.Namespace) -> int:
             answer = session.ask(text)
         except AnswerError as err:
             raise StartupError(str(err)) from err
-        if is_terminal:
+        if is_terminal or not answer.is_whole:
             session.summarise(answer)
     return 0
 

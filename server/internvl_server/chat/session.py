@@ -14,9 +14,8 @@ from internvl_server.chat.conversation import ChatError, Conversation, find_file
 from internvl_server.chat.view import View
 from internvl_server.telemetry.terminal import without_controls
 
-with contextlib.suppress(
-    ImportError
-):  # gives `input` a line editor; some builds of Python have none
+# It gives `input` a line editor. Some builds of Python have none.
+with contextlib.suppress(ImportError):
     import readline
 
     readline.parse_and_bind("tab: complete")  # of paths, where no completer is set
@@ -109,7 +108,7 @@ class Session:
             seconds = answer.last_s - answer.first_s
             if seconds and answer.num_output is not None and answer.num_output > 1:
                 parts.append(f"{(answer.num_output - 1) / seconds:.1f} tokens/s")
-        if answer.ended_by != "stop":
+        if not answer.is_whole:
             parts.append(f"ended by {answer.ended_by}")
         self._say(", ".join(parts))
 

@@ -154,9 +154,8 @@ class Connection(ReaderWatch):
         self.cycle.transport = cast(asyncio.Transport, AnswerTransport(self.transport, self._end))
         direct = CycleDirect(self.cycle)
         self._unanswered.append(direct)
-        cast(dict[str, Any], self.scope)[DIRECT] = ref(
-            direct
-        )  # weak: the scope is part of the cycle
+        # Weak, because the scope is part of the cycle.
+        cast(dict[str, Any], self.scope)[DIRECT] = ref(direct)
 
     def on_body(self, body: bytes) -> None:
         """Called by the parser for each piece of the body."""
