@@ -27,6 +27,14 @@ hypothesis.settings.load_profile(
 )
 
 
+@pytest.fixture(autouse=True)
+def keep_pillows_limit() -> Iterator[None]:
+    """Decoding in the process of the tests sets it, as it does in a worker."""
+    limit = Image.MAX_IMAGE_PIXELS
+    yield
+    Image.MAX_IMAGE_PIXELS = limit
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random-weight checkpoint in transformers' layout, with a byte-level tokenizer."""

@@ -183,7 +183,8 @@ class Trial:
             with contextlib.suppress(OSError):  # reset, or no answer in time
                 while piece := sock.recv(65_536):
                     answer += piece
-            sock.shutdown(socket.SHUT_RDWR) if sender.is_alive() else None
+            with contextlib.suppress(OSError):  # it has been reset
+                sock.shutdown(socket.SHUT_RDWR)  # which ends the sender
             sender.join()
         return _Answer(answer)
 
