@@ -148,7 +148,7 @@ def check_command_line(arguments: list[str]) -> None:
                 "cli.commands.doctor.diagnose", "cli.commands.download._download",
             )
         ]  # fmt: skip
-        stack.enter_context(patch("internvl_server.cli.commands.serve.check_machine"))
+        stack.enter_context(patch("internvl_server.engine.turbomind.machine.check_machine"))
         if "--help" in arguments:
             stack.enter_context(pytest.raises(SystemExit, match="0"))
         assert main(arguments) == 0

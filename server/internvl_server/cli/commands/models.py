@@ -3,10 +3,6 @@
 import argparse
 import json
 
-from internvl_server.concurrency.memory import available_bytes
-from internvl_server.engine.turbomind.machine.driver import count_gpus, read_gpu
-from internvl_server.planner.catalogue import Machine, catalogue, render_catalogue
-
 __all__ = ["HELP", "add_options", "run"]
 
 HELP = "list the published models, and which of them fit this machine"
@@ -19,6 +15,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the table."""
+    from internvl_server.concurrency.memory import available_bytes
+    from internvl_server.engine.turbomind.machine.driver import count_gpus, read_gpu
+    from internvl_server.planner.catalogue import Machine, catalogue, render_catalogue
+
     gpus = [gpu for gpu in map(read_gpu, range(count_gpus())) if gpu is not None]
     machine = Machine([gpu.memory for gpu in gpus], available_bytes())
     facts = catalogue(machine)

@@ -4,7 +4,6 @@ import argparse
 import gc
 
 from internvl_server.cli.settings import add_model, add_settings, load
-from internvl_server.engine.turbomind.machine import check_machine
 
 __all__ = ["HELP", "add_options", "run"]
 
@@ -27,6 +26,8 @@ def run(options: argparse.Namespace) -> int:
     settings = load(options)
     if settings.engine.kind == "turbomind":
         # Before the imports of the server, which take seconds.
+        from internvl_server.engine.turbomind.machine import check_machine
+
         check_machine(settings.engine.turbomind)
 
     # Imports make no garbage, and the collector would visit what they make again and again. `serve` enables
