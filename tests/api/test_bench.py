@@ -247,8 +247,15 @@ async def test_options_that_cannot_be_used(bench: Bench, options: list[str], sai
 async def test_no_server(bench: Bench) -> None:
     async with listening(Stub()) as stub:
         url = stub_url(stub)
-    done = await bench(
-        url,
-    )
+    done = await bench(url)
     assert done.code == 1
-    assert "/v1/models" in done.err
+    assert f"No answer from {url.removesuffix('/v1')}" in done.err
+
+
+async def test_a_server_that_needs_a_key(
+    bench: Bench, start_server: Callable[..., LiveServer]
+) -> None:
+    done = await bench(start_server(server={"api_keys": ["right"]}).url)
+    assert done.code == 1
+    assert "status 401" in done.err
+    assert "--model" not in done.err

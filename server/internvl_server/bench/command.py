@@ -34,6 +34,7 @@ __all__ = ["bench"]
 _DEFAULT_URL = "http://127.0.0.1:8000"
 _DEFAULT_PROMPTS = 1000
 _BAD_REQUEST = 400
+_MAX_MESSAGE = 500
 _INTERRUPTED = 130
 
 
@@ -89,10 +90,18 @@ async def _bench(options: argparse.Namespace) -> _Bench:
 
 async def _first_model(http: httpx2.AsyncClient) -> str:
     try:
-        answer = (await http.get("/v1/models")).raise_for_status().json()
-        return str(answer["data"][0]["id"])
-    except (httpx2.HTTPError, ValueError, LookupError, TypeError) as err:
-        raise StartupError(f"No model from {http.base_url}/v1/models: {err}. Use --model.") from err
+        response = await http.get("/v1/models")
+        response.raise_for_status()
+    except httpx2.HTTPStatusError as err:
+        raise StartupError(
+            f"{err.request.url}: status {err.response.status_code}: {err.response.text[:_MAX_MESSAGE]}"
+        ) from err
+    except httpx2.HTTPError as err:
+        raise StartupError(f"No answer from {http.base_url}: {err}.") from err
+    try:
+        return str(response.json()["data"][0]["id"])
+    except (ValueError, LookupError, TypeError) as err:
+        raise StartupError(f"{response.url} lists no model. Name one with --model.") from err
 
 
 def _num_prompts(options: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, TypeAlias
 
 from internvl_server.doctor.finding import Finding, error
+from internvl_server.telemetry.terminal import without_controls
 
 if TYPE_CHECKING:
     from internvl_server.settings import Settings
@@ -115,9 +116,8 @@ def _quiet() -> Iterator[None]:
 
 def _text(line: Line) -> str:
     name, finding = line
-    words = (
-        f"{finding.found} {finding.remedy}".split()
-    )  # messages about settings have several lines
+    # Messages about settings have several lines, and names in a checkpoint may have anything.
+    words = without_controls(f"{finding.found} {finding.remedy}").split()
     return f"{finding.level:<8} {name}: {' '.join(words)}"
 
 

@@ -106,6 +106,15 @@ def test_what_the_checked_parts_log_is_not_printed(capsys, monkeypatch):
     assert logging.root.manager.disable == 0
 
 
+def test_findings_cannot_control_the_terminal(capsys, monkeypatch):
+    def port(subject):
+        yield ok("a\x1b[2Jb\nc")
+
+    monkeypatch.setattr(access, "CHECKS", (port,))
+    assert main(FINE) == 0
+    assert "ok       port: a[2Jb c\n" in capsys.readouterr().out
+
+
 def test_nothing_is_started(capsys, monkeypatch):
     def refuse(*arguments: object, **options: object) -> None:
         raise AssertionError("the server was started")
