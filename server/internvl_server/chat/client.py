@@ -183,7 +183,7 @@ def _first_model(http: httpx2.Client) -> str:
         response = http.get("/v1/models", timeout=_MODELS_TIMEOUT_S)
     except httpx2.HTTPError as err:
         raise StartupError(
-            f"No answer from {http.base_url}: {err}. Is it running, and --url right?"
+            f"No answer from {http.base_url}: {str(err).rstrip('.')}. Is it running, and --url right?"
         ) from err
     if response.status_code != HTTPStatus.OK:
         raise StartupError(f"{response.url}: {_refusal(response)}")
@@ -201,7 +201,7 @@ def _refusal(response: httpx2.Response) -> str:
         message = _message_of(value.get("error", value))
     except (ValueError, AttributeError):
         message = data.decode(errors="replace")
-    return f"status {response.status_code}: {message[:_MAX_MESSAGE]}"
+    return f"status {response.status_code}: {message[:_MAX_MESSAGE] or response.reason_phrase}"
 
 
 def _message_of(error: object) -> str:
