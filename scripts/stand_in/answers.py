@@ -4,7 +4,7 @@ import hashlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +25,13 @@ _TEXT = "The quick brown fox jumps over the lazy dog, and the picture shows a re
 
 def scripted(loop: Loop) -> Plan:
     """The same sentence over and over, whatever the prompt: costs next to nothing."""
-    tokens = _sentence(loop.model_path)
-    return Plan(list(itertools.islice(itertools.cycle(tokens), 4096)))
+    return Plan(_sentences(loop.model_path))
 
 
-_sentences: dict[str, list[int]] = {}
-
-
-def _sentence(folder: str) -> list[int]:
-    if folder not in _sentences:
-        _sentences[folder] = load_tokenizer(Path(folder)).vocabulary.encode(_TEXT)
-    return _sentences[folder]
+@cache
+def _sentences(folder: str) -> list[int]:
+    tokens = load_tokenizer(Path(folder)).vocabulary.encode(_TEXT)
+    return list(itertools.islice(itertools.cycle(tokens), 4096))
 
 
 @dataclass

@@ -18,11 +18,13 @@ from unittest import mock
 
 import lmdeploy.utils
 import lmdeploy.vl.engine
+import numpy as np
 import torch
 from lmdeploy.tokenizer import Tokenizer
 from lmdeploy.turbomind import TurboMind, _turbomind, converter
 from lmdeploy.turbomind import turbomind as turbomind_module
 from lmdeploy.turbomind.supported_models import is_supported
+from numpy.typing import NDArray
 
 FINISH, CANCEL = 7, 8
 GENERATION = 2  # `output_logits`: of the answer's tokens only
@@ -71,7 +73,7 @@ class Plan:
 class Running:
     call: Call
     plan: Plan
-    output_ids: torch.Tensor
+    output_ids: NDArray[np.int32]
     state: "SharedState"
     callback: Callable[[], None]
     logits: torch.Tensor | None
@@ -144,7 +146,7 @@ class Request:
             outputs["logits"] = _turbomind.from_dlpack(logits)
         state = SharedState()
         metrics = SimpleNamespace(enqueue_time=1, scheduled_time=0, cached_tokens=0)
-        self._running = Running(call, plan, output_ids, state, cb, logits, metrics)
+        self._running = Running(call, plan, output_ids.numpy(), state, cb, logits, metrics)
         self._loop.push(self._running)
         return outputs, state, metrics
 
@@ -176,11 +178,13 @@ def sampled(token_ids: list[int], config: Any) -> list[int]:
     tokens exist; the answer ends after any of `stop_ids`.
     """
     kept: list[int] = []
+    # Read once: the native object makes new lists at each access, and this runs on a server's event loop.
+    held, ends, num_least = set(config.eos_ids), set(config.stop_ids[0]), config.min_new_tokens
     for token_id in token_ids[: config.max_new_tokens]:
-        is_held = token_id > 0 and token_id in config.eos_ids
-        is_early = len(kept) + 1 < config.min_new_tokens
+        is_held = token_id > 0 and token_id in held
+        is_early = len(kept) + 1 < num_least
         kept.append(HELD_BACK if is_held and is_early else token_id)
-        if kept[-1] in config.stop_ids[0]:
+        if kept[-1] in ends:
             break
     return kept
 
@@ -297,7 +301,7 @@ class Loop:
                 rows = plan.logits
                 running.logits[place] = logits_at(place) if rows is None else rows[place]
         start = num_prompt + running.num_sent
-        running.output_ids[start : start + len(new)] = torch.tensor(new, dtype=torch.int32)
+        running.output_ids[start : start + len(new)] = new
         running.num_sent += len(new)
         seq_len = num_prompt + running.num_sent
         if running.num_sent >= len(plan.token_ids) and plan.status is not None:
