@@ -109,7 +109,7 @@ class Stream:
         if new.finish_reason is not None:
             self._abort = None  # its reader leaves now, and there is nothing left to abort
         sink = self._sink if self._next_push is None else None
-        if sink is not None and not (new.logprobs and len(new.logprobs) > _MAX_LOGPROBS):
+        if sink is not None and (new.logprobs is None or len(new.logprobs) <= _MAX_LOGPROBS):
             sink.put(new)
             return
         self._token_ids += new.token_ids

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -19,14 +20,14 @@ class Reader(Protocol):
     """Takes what is certain of one answer or of all, as plain calls on the event loop."""
 
     @property
-    def takes_json(self) -> bool:
-        """Whether `put_json` may be called."""
+    def put_json(self) -> Callable[[int, bytes], None] | None:
+        """Takes a choice's index and a delta that has nothing but text, as an encoded JSON string.
+
+        None if it takes every delta by `put`.
+        """
 
     def put(self, delta: TextDelta) -> None:
         """Take a delta. The last one of all answers has the `usage`, and nothing follows it."""
-
-    def put_json(self, index: int, text: bytes) -> None:
-        """Take a delta that has nothing but text, as an encoded JSON string."""
 
     def fail(self, error: Exception) -> None:
         """Take what ended the answers instead. Nothing follows it."""
@@ -63,7 +64,8 @@ class Answer:
         self._text = text
         self._checked = checked
         self._check: asyncio.Task[None] | None = None
-        self._is_paused = self._is_over = self._writes_json = False
+        self._is_paused = self._is_over = False
+        self._put_json: Callable[[int, bytes], None] | None = None
         self._reader: Reader
         self.num_cached_tokens = 0
         self.first_at = self.last_at = 0.0
@@ -84,7 +86,7 @@ class Answer:
     def resume(self, reader: Reader) -> None:
         """Pass text to a reader from now on: each delta that is not empty; the last has a `finish_reason`."""
         self._reader = reader
-        self._writes_json = reader.takes_json and self._checked is None
+        self._put_json = reader.put_json if self._checked is None else None
         self._is_paused = False
         self._attach()
 
@@ -116,8 +118,11 @@ class Answer:
             self.first_at = now
         self.last_at = now
         try:
-            if not self._put_json(delta):
+            put_json = None if delta.finish_reason else self._put_json
+            if put_json is None or (text := self._text.push_json(delta.token_ids)) is None:
                 self._put(delta)
+            elif text:
+                put_json(self.index, text)
         except Exception as error:  # noqa: BLE001  (a defect, which the client must learn of)
             self.end()
             self._reader.fail(error)
@@ -126,15 +131,6 @@ class Answer:
         """Take the engine's error; called by the stream."""
         self._is_over = True
         self._reader.fail(error)
-
-    def _put_json(self, delta: TokenDelta) -> bool:
-        """The short way of most deltas. Returns whether it was one of them."""
-        if delta.finish_reason is not None or not self._writes_json:
-            return False
-        text = self._text.push_json(delta.token_ids)
-        if text:
-            self._reader.put_json(self.index, text)
-        return text is not None
 
     def _put(self, delta: TokenDelta) -> None:
         self.num_cached_tokens = max(self.num_cached_tokens, delta.num_cached_tokens)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from internvl_server.concurrency.sharing import Share
@@ -128,9 +128,9 @@ class Generation:
             answer.resume(self)
 
     @property
-    def takes_json(self) -> bool:
-        """Whether the reader takes text as JSON."""
-        return self._reader.takes_json
+    def put_json(self) -> Callable[[int, bytes], None] | None:
+        """The reader's, which answers call themselves."""
+        return self._reader.put_json
 
     def put(self, delta: TextDelta) -> None:
         """Take a delta; called by an answer, as all that follow."""
@@ -143,10 +143,6 @@ class Generation:
             if not self._num_open:
                 delta = replace(delta, usage=self.usage())
         self._reader.put(delta)
-
-    def put_json(self, index: int, text: bytes) -> None:
-        """Take text."""
-        self._reader.put_json(index, text)
 
     def fail(self, error: Exception) -> None:
         """Take the first failure and end the other answers."""
@@ -210,7 +206,7 @@ class Generation:
 class _Gatherer:
     """Gathers all deltas; a task waits for the end alone."""
 
-    takes_json = False
+    put_json = None
 
     def __init__(self) -> None:
         self.deltas: list[TextDelta] = []
@@ -220,9 +216,6 @@ class _Gatherer:
         self.deltas.append(delta)
         if delta.usage is not None and not self.over.done():
             self.over.set_result(None)
-
-    def put_json(self, index: int, text: bytes) -> None:
-        raise NotImplementedError
 
     def fail(self, error: Exception) -> None:
         if not self.over.done():

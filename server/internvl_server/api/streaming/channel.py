@@ -68,12 +68,10 @@ class Channel:
         if self._rest is not None:
             self._kept.append(body)
             return False
-        self._write(body)
+        if not is_last and self._direct is not None and self._direct.write(body):
+            return True
+        self._begin_sending(body, is_last=is_last)
         return self._rest is None
-
-    def _write(self, body: bytes) -> None:
-        if self._has_last or self._direct is None or not self._direct.write(body):
-            self._begin_sending(body, is_last=self._has_last)
 
     def _begin_sending(self, body: bytes, *, is_last: bool) -> None:
         steps = _steps(
@@ -115,7 +113,7 @@ class Channel:
         if self._kept:
             body = b"".join(self._kept)
             self._kept.clear()
-            self._write(body)
+            self._begin_sending(body, is_last=self._has_last)
         elif self._has_last:
             self._end(None)
         if self._rest is None and not self.is_over:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from contextvars import copy_context
 from functools import partial
@@ -73,7 +73,7 @@ class EventStream(EventSourceResponse):
     # A dictionary of more than thirty attributes, the base's among them, takes 1.6 kB.
     __slots__ = (
         "_around", "_begin", "_channel", "_context", "_ending", "_generation", "_loop", "_over", "_owner",
-        "_state", "_timeout_s", "_timer", "_writer", "_written_at", "takes_json",
+        "_state", "_takes_json", "_timeout_s", "_timer", "_writer", "_written_at",
     )  # fmt: skip
 
     def __init__(
@@ -96,7 +96,7 @@ class EventStream(EventSourceResponse):
         self._begin = writer.begin()  # sent with the first event
         around = [writer.around_text(index) for index in range(generation.num_choices)]
         self._around = [ends for ends in around if ends is not None]
-        self.takes_json = len(self._around) == len(around)
+        self._takes_json = len(self._around) == len(around)
         self._owner = AsyncExitStack()
         self._context = copy_context()
         self._loop: asyncio.AbstractEventLoop
@@ -197,8 +197,12 @@ class EventStream(EventSourceResponse):
         else:
             self._write(events + self._writer.end, is_last=True)
 
-    def put_json(self, index: int, text: bytes) -> None:
-        """Send the event of a delta that is nothing but text."""
+    @property
+    def put_json(self) -> Callable[[int, bytes], None] | None:
+        """Sends the event of a delta that is nothing but text; None if the dialect has no such event."""
+        return self._put_json if self._takes_json else None
+
+    def _put_json(self, index: int, text: bytes) -> None:
         before, after = self._around[index]
         self._write(before + text + after)
 
