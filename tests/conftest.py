@@ -4,6 +4,7 @@ import base64
 import importlib.util
 import io
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from PIL import Image
 
 from scripts.make_random_checkpoint import SHAPES, write_checkpoint
 from tests.live_server import LiveServer, start_echo_server
+
+# It is ignored where a shell started the tests in the background, and so in the programs that they interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # scripts/test-ray and scripts/test-helm run these, where their tools are installed.
 _TOOLS = {"ray": "ray", "kubernetes": "kubernetes_validate"}
