@@ -56,10 +56,19 @@ class Terminal:
             self._read()
         return since
 
-    def exit_code(self, timeout_s: float = 60) -> int:
+    def exit_code(self, timeout_s: float = 60, *, key: str = "") -> int:
+        """Of the process, which a key is to end.
+
+        The key is typed again every two seconds: Python may miss a signal that arrives after it has written
+        a prompt and before it waits for input.
+        """
         deadline = time.monotonic() + timeout_s
+        typed_at = 0.0
         while self._process.poll() is None:
             assert time.monotonic() < deadline, self.written
+            if key and time.monotonic() - typed_at > 2:
+                self.type(key)
+                typed_at = time.monotonic()
             self._read()
         self._read()
         return self._process.returncode

@@ -223,8 +223,7 @@ def test_an_interrupt_stops_an_answer_and_keeps_the_conversation(slow_server: Li
         terminal.read_until(r"dropped the last question and its answer[^>]*> ")
         terminal.type("/undo\n")
         terminal.read_until(r"dropped the last question and its answer[^>]*> ")
-        terminal.type("\x03")
-        assert terminal.exit_code() == 0
+        assert terminal.exit_code(key="\x03") == 0
 
 
 async def test_a_refusal_keeps_what_is_attached() -> None:
