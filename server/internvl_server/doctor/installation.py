@@ -1,4 +1,4 @@
-"""Python and the packages of the server, against the requirements of its own package."""
+"""Checks Python and the installed packages against the requirements of the server."""
 
 import importlib.metadata
 import platform
