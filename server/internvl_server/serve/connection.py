@@ -52,7 +52,7 @@ _LINGER_S = 2.0
 class Connection(ReaderWatch):
     """Answers 400, 408 or 431 to what is not HTTP, slow, or too large, and then closes the connection.
 
-    More connections than `limits.max_connections` are answered 429, unless an idle one can be closed instead.
+    More connections than `limits.max_connections` are answered 429, unless another can be closed instead.
 
     Args:
         config, server_state, app_state, _loop: uvicorn's.
@@ -91,7 +91,7 @@ class Connection(ReaderWatch):
         """Wait for the first request."""
         super().connection_made(transport)
         num_excess = len(self.connections) - self._limits.max_connections
-        if num_excess <= 0 or close_idle(self.connections):
+        if num_excess <= 0 or close_idle(self.connections) or self._awaited_heads.drop_one():
             self._start_deadline()
         elif num_excess <= MAX_REFUSED_CONNECTIONS:
             self._refuse(EngineOverloadedError("Too many connections are open. Retry shortly."))

@@ -120,8 +120,7 @@ def _spare_the_collector() -> None:
 
 def connections_of(settings: Settings) -> Callable[..., Connection]:
     """What makes the connections of one server."""
-    heads = AwaitedHeads(settings.limits.max_awaited_heads_per_address)
-    return partial(Connection, settings=settings, awaited_heads=heads)
+    return partial(Connection, settings=settings, awaited_heads=AwaitedHeads())
 
 
 def _allow_files(needed: int) -> None:

@@ -18,12 +18,10 @@ class LimitSettings(Section):
     """Limits of one request, and of all requests together."""
 
     max_connections: Annotated[int, Field(ge=1, le=100_000)] = 2048
-    """Maximum number of open connections. A further one takes the place of one that is idle between requests;
-    if there is none it gets 429."""
-    max_awaited_heads_per_address: PositiveInt = 512
-    """Maximum number of connections of one client address on which the server waits for the headers of a
-    request; an IPv6 network of 64 bits counts as one address. A further one takes the place of the one that
-    has waited longest. Behind a balancer all clients have its address: it sends whole headers at once."""
+    """Maximum number of open connections. A further one takes the place of one that is idle between requests,
+    or else of the one that has waited longest, and for a second, to send the headers of a request, of the
+    client address that has most such connections; an IPv6 network of 64 bits counts as one address. If there
+    is none it gets 429."""
     max_url_bytes: Annotated[int, Field(ge=256, le=65_536)] = 8192
     """Maximum size of the URL of a request in bytes."""
     max_head_bytes: Annotated[int, Field(ge=1024, le=1 << 20)] = 16_384
