@@ -56,7 +56,9 @@ def test_every_page_is_in_the_index() -> None:
     index = ROOT / "server" / "docs" / "README.md"
     assert "server/docs/README.md" in (ROOT / "README.md").read_text(encoding="utf-8")
     listed = re.findall(r"\]\(([\w-]+\.md)\)", index.read_text(encoding="utf-8"))
-    assert sorted(listed) == sorted(page.name for page in index.parent.glob("*.md") if page != index)
+    assert sorted(listed) == sorted(
+        page.name for page in index.parent.glob("*.md") if page != index
+    )
 
 
 def test_the_page_of_the_command_line_has_every_command() -> None:

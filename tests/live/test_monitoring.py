@@ -48,7 +48,11 @@ FIXED = {
     "process_max_fds",
 }  # fmt: skip
 # They return to zero within milliseconds, and a reading may miss them.
-GAUGES = {"internvl_budget_waiting", "internvl_decode_workers_busy", "internvl_num_requests_waiting"}
+GAUGES = {
+    "internvl_budget_waiting",
+    "internvl_decode_workers_busy",
+    "internvl_num_requests_waiting",
+}
 SCRAPE_MS = 500
 WINDOW = "10m"  # longer than the load, however busy the machine is
 
