@@ -167,7 +167,7 @@ def load(good: str, bad: str, pid: int, picture_url: str, watch: Watch) -> None:
     leave(good)
     for _ in range(10):
         crowd(good, pictures)
-        if GAUGES <= watch.moved:
+        if watch.moved >= GAUGES:
             break
     [worker, *_] = before = descendants(pid)
     os.kill(worker, signal.SIGKILL)
