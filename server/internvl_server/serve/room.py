@@ -36,7 +36,7 @@ class AwaitedHeads:
             self._by_site.pop(site, None)
 
     def drop_one(self) -> bool:
-        """Drop the oldest one of the address that has most of them. Returns whether it was there long enough."""
+        """Drop the oldest one of the address that has most. Returns whether it had waited long enough."""
         others = max(self._by_site.values(), key=len, default=None)
         if not others:
             return False
