@@ -243,14 +243,20 @@ class PromptBuilder:
         return [self._tokenizer.control_id(segment.name)]
 
     def _too_long(self, prompt: Prompt, requested: int | None) -> ContextLengthExceededError:
+        room = self.max_model_len - prompt.num_tokens
         num_image_tokens = sum(span.num_image_tokens for span in prompt.images)
-        asked = f" and you asked for {requested} tokens of answer" if requested is not None else ""
         image_note = f" ({num_image_tokens} of them for images)" if num_image_tokens else ""
-        return ContextLengthExceededError(
+        problem = (
             f"This model's maximum context length is {self.max_model_len} tokens. The prompt has "
-            f"{prompt.num_tokens} tokens{image_note}{asked}. Shorten the prompt, lower ",
+            f"{prompt.num_tokens} tokens{image_note}"
+        )
+        less = ", or request less image detail ('detail')." if num_image_tokens else "."
+        if requested is None or room < 1:
+            return ContextLengthExceededError(f"{problem}; shorten it{less}", param=Field.PROMPT)
+        return ContextLengthExceededError(
+            f"{problem} and you asked for {requested} tokens of answer; shorten the prompt, lower ",
             Field.MAX_TOKENS,
-            ", or request less image detail ('detail').",
+            f" to {room}{less}",
             param=Field.PROMPT,
         )
 

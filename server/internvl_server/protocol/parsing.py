@@ -1,6 +1,7 @@
 """From the bytes of a body to validated wire objects."""
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, NoReturn, TypeVar
@@ -27,8 +28,22 @@ _PART_TYPES = frozenset(
     {"text", "image_url", "video_url", "video", "refusal"}
     | {"reasoning", "thinking", "redacted_thinking"}
 )
-_UNION_FIELDS = frozenset({"stop", "response_format", "tool_choice"})
+_UNION_FIELDS = frozenset({"response_format", "tool_choice"})
 _TAG_ERRORS = frozenset({"union_tag_invalid", "union_tag_not_found"})
+_MISSING = frozenset({"missing", "union_tag_not_found"})
+_TYPES = {
+    "bool_type": "true or false",
+    "dict_type": "an object",
+    "float_type": "a number",
+    "int_from_float": "an integer",
+    "int_type": "an integer",
+    "list_type": "a list",
+    "model_attributes_type": "an object",
+    "model_type": "an object",
+    "string_type": "a string",
+}
+# pydantic's "Input should be …", "List should have …".
+_SUBJECT = re.compile(r"\w+ should")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +68,7 @@ def read_object(body: bytes | str) -> dict[str, Any]:
         value = from_json(body, allow_inf_nan=False)
     except ValueError as err:
         raise InvalidRequestError(
-            "The body is not valid JSON (UTF-8, no NaN or Infinity, no lone surrogates).",
+            f"The body is not valid JSON (UTF-8, no NaN or Infinity, no lone surrogates): {err}.",
             code="invalid_json",
         ) from err
     if not isinstance(value, dict):
@@ -121,7 +136,7 @@ def _raise_first(error: ValidationError) -> NoReturn:
     path = _json_path(_json_steps(first["loc"]))
     if first["type"] in _TAG_ERRORS:
         path += "." + str(first.get("ctx", {}).get("discriminator", "")).strip("'")
-    if first["type"] == "missing":
+    if first["type"] in _MISSING:
         raise InvalidRequestError(
             f"Missing required parameter: '{path}'.",
             param=path,
@@ -171,10 +186,9 @@ def _is_branch(location: tuple[int | str, ...], depth: int) -> bool:
 
 def _reason(first: ErrorDetails) -> str:
     """The reason of a violation as a clause."""
-    if first["type"] in _TAG_ERRORS:
-        expected = first.get("ctx", {}).get("expected_tags")
-        return "it is missing" if expected is None else f"it must be one of {expected}"
-    if first["type"] in ("model_type", "dict_type"):
-        return "it must be an object"
-    message = first["msg"]
+    if expected := _TYPES.get(first["type"]):
+        return f"it must be {expected}"
+    if expected := first.get("ctx", {}).get("expected_tags"):
+        return f"it must be one of {expected}"
+    message = _SUBJECT.sub("it must", first["msg"], count=1).replace(" after validation", "")
     return message[:1].lower() + message[1:]

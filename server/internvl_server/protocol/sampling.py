@@ -18,7 +18,7 @@ from internvl_server.protocol.constraints import combine
 from internvl_server.protocol.fields import Extension, Needs
 from internvl_server.protocol.response_format import StructuredOutputs, structured_constraint
 from internvl_server.protocol.thinking import ReasoningFields
-from internvl_server.protocol.wire import Wire
+from internvl_server.protocol.wire import TextOr, Wire
 from internvl_server.settings import SamplingDefaults
 
 __all__ = [
@@ -71,7 +71,7 @@ class SamplingFields(Wire):
         Needs("seed"),
     ] = None
     """A signed 64-bit integer; choice i uses `seed + i`."""
-    stop: Annotated[str | list[str] | None, _CHAT_FIELD] = None
+    stop: Annotated[TextOr[list[str]] | None, _CHAT_FIELD] = None
     """At most 4 strings of at most 8192 characters, matched on text and never shown in part."""
     top_k: Annotated[
         Annotated[int, Field(ge=-1, le=_INT64_MAX)] | None, _EXTENSION, Needs("top_k")

@@ -73,8 +73,10 @@ def _defined_names(model: type[Wire]) -> DefinedNames:
     return DefinedNames(names, model.foreign)
 
 
-def _branch_of_text_or_list(value: Any) -> str:  # noqa: ANN401  (any JSON value)
-    return "~list" if isinstance(value, list) else "~text"
+def _branch_of_text_or_list(value: Any) -> str | None:  # noqa: ANN401  (any JSON value)
+    if isinstance(value, str):
+        return "~text"
+    return "~list" if isinstance(value, list) else None
 
 
 _List = TypeVar("_List")
@@ -82,7 +84,11 @@ _List = TypeVar("_List")
 # Names of union branches begin with `~`, which keeps them out of the JSON paths of errors.
 TextOr: TypeAlias = Annotated[
     Annotated[str, Tag("~text")] | Annotated[_List, Tag("~list")],
-    Discriminator(_branch_of_text_or_list),
+    Discriminator(
+        _branch_of_text_or_list,
+        custom_error_type="text_or_list",
+        custom_error_message="It must be a string or a list",
+    ),
 ]
 """A text, or a list of the given type."""
 

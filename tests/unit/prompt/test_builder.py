@@ -80,6 +80,7 @@ def test_a_prompt_that_does_not_fit_is_refused_with_the_numbers(
     assert str(checkpoint.max_model_len) in message
     assert str(prompt.num_tokens) in message
     assert str(prompt.images[0].num_image_tokens) in message
+    assert "shorten it, or request less image detail" in message
 
 
 def test_max_tokens_is_applied_refused_or_lowered(
@@ -90,8 +91,9 @@ def test_max_tokens_is_applied_refused_or_lowered(
     assert builder.resolve_max_tokens(prompt, room, 10) == room
     assert builder.resolve_max_tokens(prompt, None, 10) == 10
     assert builder.resolve_max_tokens(prompt, None, 10**9) == room
-    with pytest.raises(ContextLengthExceededError):
+    with pytest.raises(ContextLengthExceededError) as caught:
         builder.resolve_max_tokens(prompt, room + 1, 10)
+    assert caught.value.message.endswith(f"shorten the prompt, lower 'max_tokens' to {room}.")
 
 
 def test_too_long_text_is_refused_before_tokenising(

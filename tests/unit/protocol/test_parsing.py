@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from internvl_server.errors import InvalidRequestError, RequestTooLargeError
+from internvl_server.protocol.chat.request import ChatCompletionRequest
 from internvl_server.protocol.limits import check_lists, check_structure
-from internvl_server.protocol.parsing import read_object
+from internvl_server.protocol.parsing import read_object, validate
 from internvl_server.protocol.tools import to_arguments
 from internvl_server.settings import LimitSettings
 
@@ -87,3 +88,66 @@ def test_large_tools_and_arguments_are_refused_before_they_are_written() -> None
     check_lists({"tools": tools[:2]}, LimitSettings())
     with pytest.raises(InvalidRequestError, match="arguments of a call"):
         to_arguments({"text": "x" * 1_100_000})
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("", "EOF while parsing a value at line 1 column 0."),
+        ('{"a": 1,\n b: 2}', "key must be a string at line 2 column 2."),
+        ('{"a": [1,]}', "trailing comma at line 1 column 10."),
+    ],
+)
+def test_the_place_is_named_where_a_body_is_not_json(body: str, reason: str) -> None:
+    with pytest.raises(InvalidRequestError) as refusal:
+        read_object(body)
+    assert refusal.value.message.endswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "reason"),
+    [
+        ({"messages": "x"}, "messages", "must be a list"),
+        ({"messages": []}, "messages", "must have at least 1 item, not 0"),
+        ({"messages": ["x"]}, "messages[0]", "must be an object"),
+        (
+            {"messages": [{"role": "user", "content": 3}]},
+            "messages[0].content",
+            "a string or a list",
+        ),
+        ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content[0]", "an object"),
+        ({"stop": 3}, "stop", "must be a string or a list"),
+        ({"stop": ["a", 3]}, "stop[1]", "must be a string"),
+        ({"n": 0}, "n", "must be greater than or equal to 1"),
+        ({"n": 1.5}, "n", "must be an integer"),
+        ({"stream": "true"}, "stream", "must be true or false"),
+        ({"tool_choice": "any"}, "tool_choice", "must be 'none', 'auto' or 'required'"),
+    ],
+)
+def test_a_violation_names_its_place_and_what_must_be_there(
+    fields: dict[str, Any], param: str, reason: str
+) -> None:
+    with pytest.raises(InvalidRequestError) as refusal:
+        validate(
+            ChatCompletionRequest,
+            {"model": "m", "messages": [{"role": "user", "content": "x"}]} | fields,
+        )
+    assert refusal.value.param == param
+    assert f"'{param}': it " in refusal.value.message
+    assert reason in refusal.value.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": [{"content": "x"}]}, "messages[0].role"),
+        ({"response_format": {}}, "response_format.type"),
+    ],
+)
+def test_a_tag_is_missing_like_any_other_member(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequestError) as refusal:
+        validate(
+            ChatCompletionRequest,
+            {"model": "m", "messages": [{"role": "user", "content": "x"}]} | fields,
+        )
+    assert (refusal.value.param, refusal.value.code) == (param, "missing_required_parameter")

@@ -154,7 +154,7 @@ class _Sorter:
     def _add_group(self, group: str, value: Any) -> None:  # noqa: ANN401  (any JSON value)
         if not isinstance(value, dict):
             if not is_off(value):
-                raise RefusedMemberError(group, "'{}' must be an object.")
+                raise RefusedMemberError(group, "'{}' must be an object.", code="invalid_value")
             return
         for name, member in value.items():
             self._add_other(f"{group}.{name}", member, ())

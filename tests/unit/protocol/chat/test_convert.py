@@ -79,7 +79,7 @@ def image(**fields: Any) -> list[dict[str, Any]]:
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_completion_tokens": -1}, "max_completion_tokens"),
         ({"stop": 3}, "stop"),
-        ({"stop": [3]}, "stop"),
+        ({"stop": [3]}, "stop[0]"),
         ({"stop": "x" * 8193}, "stop"),
         ({"stop": ["x", "x" * 8193]}, "stop[1]"),
         ({"stream": 1}, "stream"),
