@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(*options: str) -> tuple[int, str]:
-    # Whether the loop stands still is judged by tests/live/test_heavy_requests.py, which tries again.
+    # Whether the loop stands still is judged by tests/pauses/test_heavy_requests.py, which tries again.
     command = [sys.executable, "-m", "scripts.bad_input", "--max-lag", "1", *options]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=250, check=False
