@@ -270,7 +270,7 @@ def test_a_call_that_the_limit_cuts_off(echo_server: LiveServer) -> None:
     body |= {"max_tokens": needed - 20}
     whole = post(echo_server, body).json()
     assert whole["stop_reason"] == "max_tokens"
-    assert whole["content"] == [{"type": "text", "text": ""}]
+    assert whole["content"] == [{"type": "text", "text": ""}], "its name is not complete"
     events = frames(post(echo_server, body | {"stream": True}))
     assert [data["type"] for _, data in events[-3:]] == [
         "content_block_stop",

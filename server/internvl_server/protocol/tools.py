@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Discriminator, StringConstraints, Tag
+from pydantic_core import from_json
 
 from internvl_server.core import Tool, ToolChoice
 from internvl_server.errors import Field, InvalidRequestError
@@ -19,6 +20,7 @@ __all__ = [
     "FunctionName",
     "ToolMode",
     "read_arguments",
+    "read_begun_arguments",
     "to_arguments",
     "to_tool_choice",
     "to_tools",
@@ -146,6 +148,19 @@ def read_arguments(text: str) -> Any:  # noqa: ANN401  (any JSON value)
         return json.loads(text, parse_int=_integer, parse_float=_float)
     except (ValueError, RecursionError):
         return None
+
+
+def read_begun_arguments(text: str) -> dict[str, Any]:
+    """The members that arguments have so far; a string that has not ended is left out.
+
+    Anthropic's SDKs read the input of a streamed call that was cut off in the same way.
+    """
+    try:
+        begun = json.dumps(from_json(text, allow_partial=True))
+    except ValueError:  # nothing has been written yet, or it is nested too deeply
+        return {}
+    members: dict[str, Any] = json.loads(begun, parse_constant=_float)
+    return members
 
 
 def _integer(digits: str) -> int | float:

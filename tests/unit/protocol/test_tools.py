@@ -1,4 +1,5 @@
 import json
+import sys
 from typing import Annotated, Any
 
 import pytest
@@ -9,7 +10,12 @@ from internvl_server.protocol.chat.request import parse_chat_request
 from internvl_server.protocol.chat.tools import ToolChoiceField, ToolList, chosen_tools
 from internvl_server.protocol.limits import check_lists
 from internvl_server.protocol.parsing import validate
-from internvl_server.protocol.tools import read_arguments, to_tool_choice, to_tools
+from internvl_server.protocol.tools import (
+    read_arguments,
+    read_begun_arguments,
+    to_tool_choice,
+    to_tools,
+)
 from internvl_server.protocol.wire import Wire
 from internvl_server.settings import LimitSettings, MediaSettings
 from pydantic import Field
@@ -275,3 +281,20 @@ def test_arguments_can_be_written_whatever_numbers_they_have(number: str) -> Non
 @pytest.mark.parametrize("text", ["", '{"x": ', '{"x": ' + "[" * 5000])
 def test_arguments_that_were_cut_off_have_no_value(text: str) -> None:
     assert read_arguments(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "begun"),
+    [
+        ("", {}),
+        ('{"a', {}),
+        ('{"a": "long', {}),
+        ('{"a": "b", "c": [1, {"d": tr', {"a": "b", "c": [1, {}]}),
+        ('{"a": ' + "[" * 5000, {}),
+        ('{"a": 1e999, "b', {"a": sys.float_info.max}),
+    ],
+)
+def test_of_arguments_that_were_cut_off_the_members_so_far_are_kept(
+    text: str, begun: dict[str, Any]
+) -> None:
+    assert read_begun_arguments(text) == begun

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 from internvl_server.core import TextDelta, ToolCallDelta
-from internvl_server.protocol.tools import read_arguments
+from internvl_server.protocol.tools import read_arguments, read_begun_arguments
 
 __all__ = ["ContentBlocks", "Event"]
 
@@ -70,10 +70,11 @@ class _ToolUse:
         self.pieces.append(arguments)
         return {"type": "input_json_delta", "partial_json": arguments}
 
-    def json(self) -> dict[str, Any] | None:
-        """The block; None if its input was cut off by the end of the answer."""
-        value = read_arguments("".join(self.pieces))
-        return None if value is None else {**self._head, "input": value}
+    def json(self) -> dict[str, Any]:
+        """The block; an input that the end of the answer cut off has the members that were written."""
+        written = "".join(self.pieces)
+        value = read_arguments(written)
+        return {**self._head, "input": read_begun_arguments(written) if value is None else value}
 
 
 class ContentBlocks:
@@ -133,8 +134,7 @@ class ContentBlocks:
     def _end(self) -> Iterator[Event]:
         if self._open is None:
             return
-        if (block := self._open.json()) is not None:
-            self._done.append(block)
+        self._done.append(self._open.json())
         if isinstance(self._open, _Thinking):
             signature = {"type": "signature_delta", "signature": _SIGNATURE}
             yield self._event("content_block_delta", delta=signature)
