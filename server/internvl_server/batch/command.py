@@ -45,7 +45,9 @@ def run_batch(settings: Settings, options: argparse.Namespace) -> int:
         raise BatchError("--model and --engine cannot be combined with --url")
     if options.output.exists() and options.output.samefile(options.input):
         raise BatchError("the output must be another file than the input")
-    read = partial(read_lines, options.input, settings.limits.max_body_bytes + _MAX_HEAD_BYTES)
+    limits = settings.limits
+    max_line_bytes = limits.max_body_bytes + _MAX_HEAD_BYTES
+    read = partial(read_lines, options.input, max_line_bytes, limits.max_json_values)
     ids = {line["custom_id"] for line in read()}
     with open_results(options.output) as results:
         remaining = ids - results.outcomes.keys()

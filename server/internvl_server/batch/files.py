@@ -12,7 +12,8 @@ from typing import IO, Any, Literal
 import httpx2
 from pydantic_core import from_json, to_json
 
-from internvl_server.errors import UnsupportedParameterError
+from internvl_server.errors import RequestTooLargeError, UnsupportedParameterError
+from internvl_server.protocol.limits import check_structure
 from internvl_server.protocol.parsing import validate
 from internvl_server.protocol.wire import Wire
 
@@ -42,14 +43,19 @@ class _Request(Wire):
     body: dict[str, Any]
 
 
-def read_lines(path: Path, max_line_bytes: int) -> Iterator[dict[str, Any]]:
+def read_lines(path: Path, max_line_bytes: int, max_values: int) -> Iterator[dict[str, Any]]:
     """Read the lines of an input file one at a time, without empty ones.
 
     Of the members, only `custom_id` is checked: `parse_request` refuses others without ending the batch.
 
+    Args:
+        path: The file.
+        max_line_bytes: Most bytes of a line.
+        max_values: Most JSON values of a line, counted as those of a body (`check_structure`).
+
     Raises:
-        BatchError: Names a line that is too long, is not a JSON object, or has no `custom_id` or that of
-            an earlier line.
+        BatchError: Names a line that is too long or has too many values, is not a JSON object, or has no
+            `custom_id` or that of an earlier line.
     """
     ids: set[str] = set()
     number = 0
@@ -62,7 +68,7 @@ def read_lines(path: Path, max_line_bytes: int) -> Iterator[dict[str, Any]]:
                 )
             if not data.strip():
                 continue
-            line = _parse_line(number, data)
+            line = _parse_line(number, data, max_values)
             if line["custom_id"] in ids:
                 shown = line["custom_id"][:64]
                 raise BatchError(f"line {number} has the custom_id of an earlier one: {shown!r}")
@@ -70,9 +76,14 @@ def read_lines(path: Path, max_line_bytes: int) -> Iterator[dict[str, Any]]:
             yield line
 
 
-def _parse_line(number: int, data: bytes) -> dict[str, Any]:
+def _parse_line(number: int, data: bytes, max_values: int) -> dict[str, Any]:
     try:
+        check_structure(data, max_values)
         line = from_json(data, allow_inf_nan=False)
+    except RequestTooLargeError as err:
+        raise BatchError(
+            f"line {number} has more than {max_values} JSON values (limits.max_json_values)"
+        ) from err
     except ValueError as err:
         raise BatchError(f"line {number} is not valid JSON") from err
     if not isinstance(line, dict):

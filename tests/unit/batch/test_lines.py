@@ -16,10 +16,10 @@ Read = Callable[..., list[dict[str, Any]]]
 
 @pytest.fixture
 def read(tmp_path: Path) -> Read:
-    def read(text: str, max_line_bytes: int = 1000) -> list[dict[str, Any]]:
+    def read(text: str, max_line_bytes: int = 1000, max_values: int = 50) -> list[dict[str, Any]]:
         path = tmp_path / "in"
         path.write_text(text, newline="")
-        return list(read_lines(path, max_line_bytes))
+        return list(read_lines(path, max_line_bytes, max_values))
 
     return read
 
@@ -50,6 +50,13 @@ def test_empty_lines_are_counted(read: Read) -> None:
 def test_a_bad_line_is_named(read: Read, bad: str, message: str) -> None:
     with pytest.raises(BatchError, match=message):
         read(f"{json.dumps(LINE)}\n{bad}\n")
+
+
+def test_a_line_has_no_more_values_than_a_body(read: Read) -> None:
+    many = json.dumps(LINE | {"body": {"messages": [[]] * 20}})
+    assert len(read(many, max_values=150)) == 1
+    with pytest.raises(BatchError, match=r"line 1 has more than 50 JSON .*limits.max_json_values"):
+        read(many)
 
 
 def test_a_line_may_be_as_long_as_the_limit(read: Read) -> None:
