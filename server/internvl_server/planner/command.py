@@ -77,8 +77,8 @@ def _models(name: str | None) -> list[CheckpointConfig]:
     if model is None:
         raise StartupError(
             why_unserved(name)
-            or f"--model: {name!r} is neither a folder nor one of {', '.join(MODELS)} (or -hf, "
-            "-AWQ)."
+            or f"--model: {name!r} is neither a folder nor one of {', '.join(MODELS)} (or -hf; or -AWQ, "
+            "except of InternVL2_5-1B, InternVL2_5-2B and InternVL3_5)."
         )
     return [model]
 

@@ -139,7 +139,7 @@ MODELS = {
 # OpenGVLab/InternVL3-2B, its transformers layout -hf, stages of training such as -Instruct, 4-bit -AWQ.
 _NAME = re.compile(
     r"(?:.*/)?(?P<model>InternVL(?:2_5|3|3_5)-\d+B(?:-A\d+B)?)"
-    r"(?:-Instruct|-Pretrained|-MPO)?(?P<kind>-hf|-AWQ)?/?",
+    r"(?:-Instruct|-Pretrained|-MPO)?(?:-hf|-AWQ)?/?",
     re.IGNORECASE,
 )
 _BY_NAME = {name.lower(): model for name, model in MODELS.items()}
@@ -160,13 +160,23 @@ def find_model(name: str) -> CheckpointConfig | None:
 
     Args:
         name: InternVL3's may be a bare size such as `2B` or `2B-AWQ`, and `3.5-8B` stands for InternVL3_5-8B.
-            Case does not matter.
+            Case does not matter. 4-bit weights that OpenGVLab has not published are known by other owners.
     """
-    match = _NAME.fullmatch(_long(name))
-    model = _BY_NAME.get(match["model"].lower()) if match else None
-    if match is None or model is None or (match["kind"] or "").upper() != "-AWQ":
+    model = _whole_model(name)
+    if model is None or not name.rstrip("/").upper().endswith("-AWQ"):
         return model
-    return awq(model)
+    is_others = "/" in name and not name.lower().startswith("opengvlab/")
+    return awq(model) if is_others or _has_awq(model) else None
+
+
+def _whole_model(name: str) -> CheckpointConfig | None:
+    """The model with 16-bit weights of which a name is a version, published or not."""
+    match = _NAME.fullmatch(_long(name))
+    return _BY_NAME.get(match["model"].lower()) if match else None
+
+
+def _has_awq(model: CheckpointConfig) -> bool:
+    return model.name not in _WITHOUT_AWQ and not model.name.startswith("InternVL3_5")
 
 
 def awq(model: CheckpointConfig) -> CheckpointConfig:
@@ -190,8 +200,7 @@ def repositories(model: CheckpointConfig) -> list[str]:
     hf_version = _HF_VERSIONS.get(name, "")
     if name.startswith("InternVL3"):
         hf_version = f"{name}-{'HF' if name.startswith('InternVL3_5') else 'hf'}"
-    has_awq = name not in _WITHOUT_AWQ and not name.startswith("InternVL3_5")
-    others = [] if is_code else [name, f"{name}-AWQ"] if has_awq else [name]
+    others = [] if is_code else [name, f"{name}-AWQ"] if _has_awq(model) else [name]
     return [hf_version, *others] if hf_version else others
 
 
@@ -236,7 +245,7 @@ def why_unserved(name: str) -> str:
             f"{short} has the text model GPT-OSS, whose prompts this server does not write. Serve "
             "OpenGVLab/InternVL3_5-30B-A3B-HF."
         )
-    model = find_model(short)
+    model = _whole_model(short)
     if model is None or model.text.family not in _CODE_FAMILIES or short.lower().endswith("-hf"):
         return ""
     instead = repositories(MODELS[model.name.removesuffix("-AWQ")])

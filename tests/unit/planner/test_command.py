@@ -74,6 +74,10 @@ def test_a_folder_is_planned_for(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--model", "InternVL3-3B"], "neither a folder nor one of InternVL2_5-1B"),
         (["--model", "InternVL3_5-8B-Flash"], "how many tokens"),
+        (
+            ["--model", "3.5-8B-AWQ"],
+            "-AWQ, except of InternVL2_5-1B, InternVL2_5-2B and InternVL3_5",
+        ),
         (["--gpus", "many"], "COUNTxGB"),
         (["--model", "8B", "--context", "99999"], "32,768"),
     ],

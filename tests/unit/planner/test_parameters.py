@@ -175,6 +175,7 @@ def test_the_rest_of_the_family_is_found_by_name(name: str, model: str) -> None:
     [
         ("OpenGVLab/InternVL2_5-8B", r"InternVL2_5-8B exists only as Python code .*2_5-8B-MPO-hf,"),
         ("InternVL2_5-8B-AWQ", r"OpenGVLab/InternVL2_5-8B-MPO-hf,"),
+        ("InternVL2_5-2B-AWQ", r"OpenGVLab/InternVL2_5-2B-MPO-hf,"),
         ("OpenGVLab/InternVL2_5-26B", "It is not published, in transformers' layout"),
         ("OpenGVLab/InternVL3-9B-AWQ", "OpenGVLab/InternVL3-9B-hf,"),
         ("OpenGVLab/InternVL3_5-8B-Flash", r"how many tokens .* OpenGVLab/InternVL3_5-8B-HF\."),
@@ -199,6 +200,16 @@ def test_awq_is_found_by_name() -> None:
     weights = found.quantization
     assert (found.name, weights.bits, weights.group_size) == ("InternVL3-38B-AWQ", 4, 128)
     assert num_parameters(found) == num_parameters(MODELS["InternVL3-38B"])
+
+
+@pytest.mark.parametrize(
+    "name", ["InternVL2_5-1B-AWQ", "internvl2.5-2b-awq", "OpenGVLab/InternVL3_5-8B-AWQ"]
+)
+def test_weights_that_were_not_published_are_known_by_other_owners(name: str) -> None:
+    assert find_model(name) is None
+    found = find_model(f"someone/{name.rsplit('/', 1)[-1]}")
+    assert found is not None
+    assert found.quantization.bits == 4
 
 
 @pytest.mark.parametrize("name", ["OpenGVLab/InternVL3-3B", "someone/InternVL2-8B", "8", "model"])
