@@ -244,6 +244,11 @@ def test_no_network(environment):
         ("internvl2.5-26b", "It is not published"),
         ("OpenGVLab/InternVL3-9B", "Serve OpenGVLab/InternVL3-9B-hf"),
         ("a/b/c", "There is no model"),
+        ("../x", "is a path. A folder is served without a download"),
+        ("/models", "is a path."),
+        ("~/internvl", "is a path."),
+        ("owner/-x", "There is no model"),
+        ("owner/", "There is no model"),
     ],
 )
 def test_names_that_are_refused_without_asking(hub, environment, name, says):

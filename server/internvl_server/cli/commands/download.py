@@ -1,6 +1,7 @@
 """`internvl-server download`: fetch a published model before it is served."""
 
 import argparse
+import re
 import shlex
 import signal
 import sys
@@ -14,6 +15,8 @@ from internvl_server.planner.support import check_served
 from internvl_server.settings.loading import load_settings
 
 __all__ = ["HELP", "add_options", "run"]
+
+_ON_HUB = re.compile(r"(?![.-])[\w.-]+/(?![.-])[\w.-]+", re.ASCII)  # OWNER/REPOSITORY
 
 HELP = "download a model from the Hugging Face hub, and check that it is complete"
 
@@ -65,9 +68,14 @@ def _repository(name: str) -> str:
     Raises:
         StartupError: The name is unknown, or the repository cannot be served.
     """
-    if name.count("/") == 1:
+    if _ON_HUB.fullmatch(name):
         check_served(name)
         return name
+    if name.startswith((".", "/", "~")):
+        raise StartupError(
+            f"{name!r} is a path. A folder is served without a download, by `internvl-server serve FOLDER`; "
+            "--to names the folder for a download."
+        )
     if found := find_repository(name):
         return f"OpenGVLab/{found}"
     known = ", ".join(name.lower().replace("_5-", ".5-") for name in MODELS)
