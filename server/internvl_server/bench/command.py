@@ -28,6 +28,7 @@ from internvl_server.bench.strain import Strain
 from internvl_server.bench.wire import ENDPOINTS
 from internvl_server.errors import StartupError
 from internvl_server.settings.loading import client_api_key
+from internvl_server.settings.options import without_credentials
 
 __all__ = ["bench"]
 
@@ -93,15 +94,15 @@ async def _first_model(http: httpx2.AsyncClient) -> str:
         response = await http.get("/v1/models")
         response.raise_for_status()
     except httpx2.HTTPStatusError as err:
-        raise StartupError(
-            f"{err.request.url}: status {err.response.status_code}: {err.response.text[:_MAX_MESSAGE]}"
-        ) from err
+        url, text = without_credentials(err.request.url), err.response.text[:_MAX_MESSAGE]
+        raise StartupError(f"{url}: status {err.response.status_code}: {text}") from err
     except httpx2.HTTPError as err:
-        raise StartupError(f"No answer from {http.base_url}: {err}.") from err
+        raise StartupError(f"No answer from {without_credentials(http.base_url)}: {err}.") from err
     try:
         return str(response.json()["data"][0]["id"])
     except (ValueError, LookupError, TypeError) as err:
-        raise StartupError(f"{response.url} lists no model. Name one with --model.") from err
+        url = without_credentials(response.url)
+        raise StartupError(f"{url} lists no model. Name one with --model.") from err
 
 
 def _num_prompts(options: argparse.Namespace) -> int:
@@ -170,7 +171,7 @@ def _result(
         "label": options.label,
         "backend": "openai",
         "endpoint_type": options.endpoint,
-        "base_url": base_url,
+        "base_url": without_credentials(base_url),
         "model_id": model,
         "tokenizer_id": counter.name,
         "input_lengths_are_exact": counter.is_exact,

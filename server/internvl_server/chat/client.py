@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from internvl_server.errors import StartupError
+from internvl_server.settings.options import without_credentials
 
 __all__ = ["Answer", "AnswerError", "Client", "Delta", "open_client"]
 
@@ -182,15 +183,17 @@ def _first_model(http: httpx2.Client) -> str:
     try:
         response = http.get("/v1/models", timeout=_MODELS_TIMEOUT_S)
     except httpx2.HTTPError as err:
+        url, reason = without_credentials(http.base_url), str(err).rstrip(".")
         raise StartupError(
-            f"No answer from {http.base_url}: {str(err).rstrip('.')}. Is it running, and --url right?"
+            f"No answer from {url}: {reason}. Is it running, and --url right?"
         ) from err
+    url = without_credentials(response.url)
     if response.status_code != HTTPStatus.OK:
-        raise StartupError(f"{response.url}: {_refusal(response)}")
+        raise StartupError(f"{url}: {_refusal(response)}")
     try:
         return str(response.json()["data"][0]["id"])
     except (ValueError, LookupError, TypeError) as err:
-        raise StartupError(f"{response.url} lists no model. Name one with --model.") from err
+        raise StartupError(f"{url} lists no model. Name one with --model.") from err
 
 
 def _refusal(response: httpx2.Response) -> str:

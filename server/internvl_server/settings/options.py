@@ -1,11 +1,13 @@
 """The settings as command-line options: one option per setting, and short names for the common ones.
 
 pydantic-settings generates the options and their help texts from the types and docstrings of the settings.
-`at_least` and `server_url` are types of other arguments, which several commands have.
+`at_least` and `server_url` are types of other arguments, which several commands have; `without_credentials`
+is for what they show.
 """
 
 import argparse
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,7 +16,7 @@ from pydantic_settings import CliSettingsSource
 
 from internvl_server.settings import DEMO_MODEL, Settings
 
-__all__ = ["OptionsFormatter", "SettingsOptions", "at_least", "server_url"]
+__all__ = ["OptionsFormatter", "SettingsOptions", "at_least", "server_url", "without_credentials"]
 
 # Setting → its short names. The first is this server's, others are those of LMDeploy and vLLM.
 _SHORT_NAMES: Mapping[str, tuple[str, ...]] = {
@@ -189,8 +191,15 @@ def server_url(text: str) -> str:
     """
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
-        raise argparse.ArgumentTypeError(f"{text!r}: write http://HOST:PORT/v1")
+        raise argparse.ArgumentTypeError(
+            f"{without_credentials(text)!r}: write http://HOST:PORT/v1"
+        )
     return text.rstrip("/").removesuffix("/v1")
+
+
+def without_credentials(url: object) -> str:
+    """A URL that may be shown and stored."""
+    return re.sub(r"[^/]*@", "***@", str(url))
 
 
 def at_least(minimum: int) -> Callable[[str], int]:
