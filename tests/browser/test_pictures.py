@@ -174,3 +174,16 @@ def test_a_box_is_not_shown_as_text_while_it_is_written(
     )
     assert {text for text in cut if "<" in text or "[[" in text} == set()
     assert cut[-1] == "a \ue0000\ue001 "
+
+
+def test_each_caption_is_below_its_picture(playground: Playground, pictures: Path) -> None:
+    playground.attach(pictures / "example.jpg", pictures / "example.mp4")
+    playground.play("ok")
+    playground.ask("x")
+    gaps = playground.page.evaluate(
+        "[...document.querySelectorAll('#turns .picture')].map((figure) => "
+        "figure.lastChild.getBoundingClientRect().top - "
+        "figure.firstChild.getBoundingClientRect().bottom)"
+    )
+    assert len(gaps) == 2
+    assert max(gaps) < 20
