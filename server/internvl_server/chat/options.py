@@ -15,7 +15,7 @@ def add_chat_options(parser: argparse.ArgumentParser) -> None:
     add(
         "MESSAGE",
         nargs="?",
-        help="a single question; without it, standard input is the question, or a terminal talks",
+        help="a single question; without it: standard input, or a conversation if that is a terminal",
     )
     add(
         "--url",

@@ -113,7 +113,9 @@ class SettingsOptions:
         if metavar:
             kwargs["metavar"] = _metavar(metavar)
         text = kwargs["help"].replace(str(DEMO_MODEL), "the bundled demo model")
-        kwargs["help"] = text.removesuffix(" (default: )").removesuffix(" (default: ())")
+        for nothing in ("", "()", "None"):
+            text = text.removesuffix(f" (default: {nothing})")
+        kwargs["help"] = text
         self._names[key] = (*_SHORT_NAMES.get(key, ()), *names)
         if key in _SHORT_NAMES:
             self._common[key] = kwargs
@@ -155,6 +157,8 @@ class SettingsOptions:
 
 def _metavar(type_name: str) -> str:
     """The placeholder of a value: its choices, or the name of its type."""
+    if type_name == "{Path,null}":
+        return "FILE"
     if type_name.startswith("{"):
         return type_name.replace("{,", "{")  # an empty string is the default
     return "VALUE" if "[" in type_name else type_name.upper()

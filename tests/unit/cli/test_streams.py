@@ -23,9 +23,10 @@ def test_closed_streams() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
-def test_output_that_nobody_reads() -> None:
+@pytest.mark.parametrize("words", [["completion", "bash"], ["plan", "--model", "8B"]])
+def test_output_that_nobody_reads(words: list[str]) -> None:
     pipe = subprocess.PIPE
-    with subprocess.Popen([*COMMAND, "completion", "bash"], stdout=pipe, stderr=pipe) as process:
+    with subprocess.Popen([*COMMAND, *words], stdout=pipe, stderr=pipe) as process:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(60) == 141

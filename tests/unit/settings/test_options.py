@@ -178,3 +178,5 @@ def test_help_shows_every_setting_with_its_docstring(
         assert "".join(docstring.split()) in shown, key
     order = ["commonoptions:", "--model,", "--api-key,", "serveroptions:", "mediaoptions:"]
     assert sorted(order, key=shown.index) == order
+    assert "null}" not in shown
+    assert "None" not in shown

@@ -18,7 +18,8 @@ def run(options: argparse.Namespace) -> int:
         UsageError, StartupError: See `Command.run`.
     """
     try:
-        print(plan_text(options))
+        text = plan_text(options)
     except (OSError, ValueError) as err:
         raise UsageError(str(err)) from err
+    print(text)
     return 0
