@@ -16,7 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from tests.live_server import LiveServer
 from tests.scripted_engine import ScriptedEngine
+from tests.video_files import video, video_url
 
+OUTCOMES = ("ok", "refused", "left", "failed")
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hello there"}]}
 
 
@@ -96,6 +98,24 @@ def test_images_are_counted_and_found_again(
     assert after["internvl_media_cache_entries"] == 1
     assert after["internvl_decode_workers{pool=image}"] > 0
     assert after["internvl_decode_workers_busy{pool=image}"] == 0
+
+
+def test_videos_are_counted_by_outcome(server: LiveServer, picture_url: Callable[..., str]) -> None:
+    frames = {"type": "video", "video": [picture_url()] * 2}
+    before = read(server)
+    for urls in ([video_url(video())], [video_url(video()), video_url(b"no video")]):
+        parts = [{"type": "video_url", "video_url": {"url": url}} for url in urls]
+        server.post({**CHAT, "messages": [{"role": "user", "content": parts}]})
+    assert (
+        server.post({**CHAT, "messages": [{"role": "user", "content": [frames]}]}).status_code
+        == 200
+    )
+    after = read(server)
+    assert change(before, after, "images_total") == 8 + 2
+    counted = {o: change(before, after, f"videos_total{{outcome={o}}}") for o in OUTCOMES}
+    assert counted["refused"] == 1
+    assert counted["ok"] + counted["left"] == 3  # one may be left when the request is refused
+    assert counted["failed"] == 0
 
 
 def test_refusals_are_counted_by_code(server: LiveServer) -> None:

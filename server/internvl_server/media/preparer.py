@@ -104,6 +104,10 @@ class MediaPreparer:
         """How the processes are that decode images, and those that decode videos."""
         return {"image": self._pool.health(), "video": self._videos.health()}
 
+    def video_outcomes(self) -> dict[str, int]:
+        """Videos that were prepared, by outcome."""
+        return self._videos.outcomes
+
     async def start(self) -> None:
         """Start the decode workers.
 

@@ -1,10 +1,12 @@
 """Videos, and lists of images that are frames, to one tile per frame."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from asyncio import CancelledError
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from internvl_server.concurrency.sharing import SharedBudget
 from internvl_server.core import FrameList, ImageMeasure, ImageReference, ImageTiles, VideoReference
+from internvl_server.errors import EngineOverloadedError, InvalidRequestError
 from internvl_server.media.cache import CachedPool, TileCache
 from internvl_server.media.decoding.image import VideoLimits
 from internvl_server.media.encoded import EncodedMedia
@@ -28,6 +30,10 @@ class VideoPreparer:
         images: The pool that decodes frames sent as images.
         pixel_format: Called for each video.
         cache: Keeps frames.
+
+    Attributes:
+        outcomes: Videos and lists of frames that requests had prepared, by outcome as of requests: "ok",
+            "refused", "left" (the request ended meanwhile) or "failed".
     """
 
     def __init__(
@@ -38,6 +44,7 @@ class VideoPreparer:
         pixel_format: Callable[[], PixelFormat],
         cache: TileCache,
     ) -> None:
+        self.outcomes = dict.fromkeys(("ok", "refused", "left", "failed"), 0)
         self._settings = settings
         self._images = images
         self._in_flight = SharedBudget(
@@ -75,11 +82,12 @@ class VideoPreparer:
             VideoError, ImageError: The video or a frame cannot be used; `param` is its JSON path.
             EngineOverloadedError: The server is busy with too many videos or fetches.
         """
-        if isinstance(video, FrameList):
-            return await gather(self._tile(frame, loader) for frame in video.frames)
-        async with self._loaded(video, loader) as encoded:
-            frames = self._cached.frames(encoded, num_frames=video.num_frames)
-            return await attach_param(frames, video.param)
+        with self._counted():
+            if isinstance(video, FrameList):
+                return await gather(self._tile(frame, loader) for frame in video.frames)
+            async with self._loaded(video, loader) as encoded:
+                frames = self._cached.frames(encoded, num_frames=video.num_frames)
+                return await attach_param(frames, video.param)
 
     async def measure(
         self, video: VideoReference | FrameList, loader: RequestLoader
@@ -90,6 +98,21 @@ class VideoPreparer:
         async with self._loaded(video, loader) as encoded:
             [frame] = await attach_param(self._cached.frames(encoded, num_frames=1), video.param)
         return (ImageMeasure(frame.size, num_tiles=1),) * video.num_frames
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        outcome = "failed"
+        try:
+            yield
+            outcome = "ok"
+        except (InvalidRequestError, EngineOverloadedError):
+            outcome = "refused"
+            raise
+        except CancelledError:
+            outcome = "left"
+            raise
+        finally:
+            self.outcomes[outcome] += 1
 
     async def _tile(self, frame: ImageReference, loader: RequestLoader) -> ImageTiles:
         image = await loader.load(frame.url, param=frame.param)

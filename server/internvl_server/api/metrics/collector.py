@@ -38,6 +38,7 @@ class LiveCollector(Collector):
         yield from _engine(self._services)
         yield from _tokens(self._services.pipeline.meter)
         yield from _budgets(self._services)
+        yield from _workers(self._services)
         yield from _media(self._services)
 
 
@@ -110,7 +111,7 @@ def _named_budgets(services: Services) -> Iterator[tuple[tuple[str, ...], Shared
     yield ("engine_slots",), budgets.slots
 
 
-def _media(services: Services) -> Iterator[Metric]:
+def _workers(services: Services) -> Iterator[Metric]:
     alive = _gauges("decode_workers", "Processes that decode and tile.", "pool")
     busy = _gauges("decode_workers_busy", "Those of them that start or have a job.", "pool")
     started = CounterMetricFamily(
@@ -125,6 +126,15 @@ def _media(services: Services) -> Iterator[Metric]:
         started.add_metric((name,), pool.num_started)
         lost.add_metric((name,), pool.num_died + pool.num_killed)
     yield from (alive, busy, started, lost)
+
+
+def _media(services: Services) -> Iterator[Metric]:
+    videos = CounterMetricFamily(
+        f"{PREFIX}videos", "Videos that were prepared, by outcome.", labels=["outcome"]
+    )
+    for outcome, number in services.media.video_outcomes().items():
+        videos.add_metric((outcome,), number)
+    yield videos
     cache = services.media.cache
     queries = CounterMetricFamily(f"{PREFIX}media_cache_queries", "Images and videos looked up.")
     queries.add_metric((), cache.num_queries)
