@@ -77,12 +77,14 @@ class LogprobToken:
 class TextLogprobs:
     """A chosen token and the most likely ones at its position, in descending order, itself included.
 
-    `is_reasoning` says that it belongs to the reasoning before the answer's text.
+    `is_reasoning` says that it belongs to the reasoning before the answer's text. `offset` is the number of
+    characters of that text before the token's; a special token that is left out adds none.
     """
 
     token: LogprobToken
     top: tuple[LogprobToken, ...] = ()
     is_reasoning: bool = False
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,11 @@ class LogprobWriter:
         self._bytes_of = bytes_of
         self._num_top = num_top
 
-    def __call__(self, token_id: int, logprobs: TokenLogprobs) -> TextLogprobs:
-        """The log probabilities of one position."""
+    def __call__(self, token_id: int, logprobs: TokenLogprobs, offset: int = 0) -> TextLogprobs:
+        """The log probabilities of one position, at an offset of the answer's text."""
         chosen = self._token(token_id, logprobs.logprob)
-        return TextLogprobs(chosen, tuple(self._top(token_id, chosen, logprobs.top)))
+        top = tuple(self._top(token_id, chosen, logprobs.top))
+        return TextLogprobs(chosen, top, offset=offset)
 
     def _top(
         self, token_id: int, chosen: LogprobToken, top: Sequence[tuple[int, float]]

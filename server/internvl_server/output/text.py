@@ -1,7 +1,7 @@
 """Turns the tokens of one answer into what the client sees: text, reasoning, calls, log probabilities."""
 
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Self
@@ -40,7 +40,7 @@ class AnswerRules:
     end_ids: frozenset[int] = frozenset()
     show_end: bool = False
     min_tokens: int = 0
-    to_logprobs: Callable[[int, TokenLogprobs], TextLogprobs] | None = None
+    to_logprobs: LogprobWriter | None = None
 
 
 class AnswerText:
@@ -74,7 +74,7 @@ class AnswerText:
         # Fast path: without stop strings and log probabilities, whole deltas are decoded at once.
         self._is_plain = not stop.is_active and rules.to_logprobs is None
         self._num_chars_made = self._num_chars_certain = 0
-        self._pending: list[tuple[int, TextLogprobs]] = []
+        self._pending: list[TextLogprobs] = []
         self.num_tokens = self.num_reasoning_tokens = 0
 
     @classmethod
@@ -207,18 +207,17 @@ class AnswerText:
 
     def _add_logprobs(self, token_id: int, logprobs: TokenLogprobs) -> None:
         assert self._rules.to_logprobs is not None
-        entry = self._rules.to_logprobs(token_id, logprobs)
-        self._pending.append((self._num_chars_made, entry))
+        self._pending.append(self._rules.to_logprobs(token_id, logprobs, self._num_chars_made))
 
     def _add_reasoning_logprobs(self, tokens: Iterable[Token]) -> None:
         for token_id, logprobs in tokens:
             if logprobs is not None and self._rules.to_logprobs is not None:
-                entry = self._rules.to_logprobs(token_id, logprobs)
-                self._pending.append((-1, replace(entry, is_reasoning=True)))
+                entry = self._rules.to_logprobs(token_id, logprobs, -1)
+                self._pending.append(replace(entry, is_reasoning=True))
 
     def _logprobs(self) -> tuple[TextLogprobs, ...]:
         """Log probabilities of the tokens whose text has begun to be shown."""
-        ready = [entry for start, entry in self._pending if start < self._num_chars_certain]
+        ready = [entry for entry in self._pending if entry.offset < self._num_chars_certain]
         del self._pending[: len(ready)]
         return tuple(ready)
 

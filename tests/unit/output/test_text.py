@@ -1,3 +1,4 @@
+import codecs
 from typing import Any
 
 from hypothesis import given
@@ -38,10 +39,10 @@ def answer(
 ) -> tuple[TextDelta, int]:
     """Everything an answer yields, joined, and how many tokens it counted."""
     writer = LogprobWriter(lambda i: TABLE[i], 0) if logprobs else None
-    is_shown = rules.pop("is_shown", False)
+    is_shown, hidden = rules.pop("is_shown", False), rules.pop("hidden", frozenset())
     text = AnswerText(
         AnswerRules(to_logprobs=writer, **rules),
-        BytesDetokenizer(TABLE),
+        BytesDetokenizer(TABLE, hidden),
         StopMatcher(stops, is_shown=is_shown),
     )
     got: list[TextDelta] = []
@@ -125,6 +126,30 @@ def test_stop_strings_count_after_min_tokens() -> None:
     assert answer(ids, stops=("b",), min_tokens=2)[0].text == "aba"
     assert answer(ids, stops=("b",), min_tokens=2, is_shown=True)[0].text == "abab"
     assert answer(ids, stops=("b",), min_tokens=4)[0].text == "abab"
+
+
+@given(
+    ids=IDS.filter(bool),
+    cuts=st.sets(st.integers(1, 11)),
+    hidden=st.frozensets(st.sampled_from([0, 5])),
+)
+def test_tokens_have_their_place_in_the_text_that_is_shown(
+    ids: list[int], cuts: set[int], hidden: frozenset[int]
+) -> None:
+    made, _ = answer(ids, cuts=cuts, logprobs=True, hidden=hidden)
+    shown = [b"" if i in hidden else TABLE[i] for i in ids]
+    for place, entry in enumerate(made.logprobs):
+        before = codecs.getincrementaldecoder("utf-8")("replace").decode(b"".join(shown[:place]))
+        assert entry.offset == len(before)
+        assert made.text.startswith(before)
+
+
+def test_hidden_tokens_and_stop_strings_do_not_move_the_others() -> None:
+    made, _ = answer([5, 0, 5, 1, 3, 4, 0], logprobs=True, hidden=frozenset({5}))
+    assert made.text == "abéa"
+    assert [entry.offset for entry in made.logprobs] == [0, 0, 1, 1, 2, 2, 3]
+    made, _ = answer([0, 1, 0, 5], logprobs=True, stops=("世",), hidden=frozenset({0}))
+    assert (made.text, [entry.offset for entry in made.logprobs]) == ("b", [0, 0])
 
 
 def test_the_chosen_token_is_among_the_likeliest() -> None:

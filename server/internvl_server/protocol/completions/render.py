@@ -1,6 +1,5 @@
 """Writes text deltas as the JSON of `/v1/completions`, whose chunks and answers look alike."""
 
-import codecs
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,47 +14,35 @@ from internvl_server.protocol.chat.render import (
 )
 from internvl_server.protocol.dialects import COMPLETIONS, ErrorBody
 
-__all__ = ["CompletionWriter", "LegacyLogprobs", "text_completion"]
+__all__ = ["CompletionWriter", "legacy_logprobs", "text_completion"]
 
 _KIND = "text_completion"
 
 
-class LegacyLogprobs:
-    """Writes the log probabilities of one choice, piece by piece, in the older format.
+def legacy_logprobs(entries: Sequence[TextLogprobs], num_top: int) -> dict[str, Any] | None:
+    r"""`tokens`, `token_logprobs`, `top_logprobs` and `text_offset`; None where there are none.
+
+    Offsets are in characters from the start of the choice's text. A token that is part of a character is
+    written as `bytes:\xe4`, at the offset of that character.
 
     Args:
+        entries: Those of a piece of one choice.
         num_top: Most likely tokens that are shown at each position, besides the chosen one.
     """
+    if not entries:
+        return None
+    return {
+        "text_offset": [entry.offset for entry in entries],
+        "token_logprobs": [entry.token.logprob for entry in entries],
+        "tokens": [_name(entry.token) for entry in entries],
+        "top_logprobs": [_top(entry, num_top) for entry in entries],
+    }
 
-    def __init__(self, num_top: int) -> None:
-        self._num_top = num_top
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._num_chars = 0
 
-    def json(self, logprobs: Sequence[TextLogprobs]) -> dict[str, Any] | None:
-        r"""`tokens`, `token_logprobs`, `top_logprobs` and `text_offset`; None where there are none.
-
-        Offsets are in characters from the start of the choice's text. A token that is part of a character
-        is written as `bytes:\xe4`, at the offset of that character.
-        """
-        if not logprobs:
-            return None
-        return {
-            "text_offset": [self._offset(entry.token) for entry in logprobs],
-            "token_logprobs": [entry.token.logprob for entry in logprobs],
-            "tokens": [_name(entry.token) for entry in logprobs],
-            "top_logprobs": [self._top(entry) for entry in logprobs],
-        }
-
-    def _offset(self, token: LogprobToken) -> int:
-        offset = self._num_chars
-        self._num_chars += len(self._decoder.decode(token.data))
-        return offset
-
-    def _top(self, entry: TextLogprobs) -> dict[str, float]:
-        """Log probabilities by name; of two tokens with one name the more likely one is kept."""
-        top = {_name(token): token.logprob for token in reversed(entry.top[: self._num_top])}
-        return {_name(entry.token): entry.token.logprob} | top
+def _top(entry: TextLogprobs, num_top: int) -> dict[str, float]:
+    """Log probabilities by name; of two tokens with one name the more likely one is kept."""
+    top = {_name(token): token.logprob for token in reversed(entry.top[:num_top])}
+    return {_name(entry.token): entry.token.logprob} | top
 
 
 class CompletionWriter:
@@ -91,7 +78,6 @@ class CompletionWriter:
         self._include_usage = include_usage
         self._usage = usage
         self._obfuscate = obfuscate
-        self._logprobs: dict[int, LegacyLogprobs] = {}
 
     def begin(self) -> bytes:
         """A chunk for each prompt that is shown before its answer."""
@@ -100,10 +86,7 @@ class CompletionWriter:
 
     def delta(self, delta: TextDelta) -> bytes:
         """The chunks of a delta: its content, and the usage."""
-        logprobs = None
-        if self._num_top is not None:
-            writer = self._logprobs.setdefault(delta.index, LegacyLogprobs(self._num_top))
-            logprobs = writer.json(delta.logprobs)
+        logprobs = legacy_logprobs(delta.logprobs, self._num_top or 0)
         choice = dumps(_choice(delta, delta.text, logprobs))
         filler = obfuscation(len(choice)) if self._obfuscate else ""
         tail = self._plain_tail if self._usage is None else usage_tail(self._usage())
@@ -137,7 +120,7 @@ def text_completion(
     """
     usage = answers[-1].usage
     choices = [
-        _choice(answer, before + answer.text, LegacyLogprobs(num_top or 0).json(answer.logprobs))
+        _choice(answer, before + answer.text, legacy_logprobs(answer.logprobs, num_top or 0))
         for answer, before in zip(answers, shown, strict=True)
     ]
     return head.json(_KIND) | {"choices": choices, "usage": usage_json(usage) if usage else None}
