@@ -78,7 +78,7 @@ class Cluster:
         deployment = serve.status().applications[self.name].deployments[NAME]
         return dict(deployment.replica_states).get("RUNNING", 0)
 
-    def wait(self, condition: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
+    def wait(self, condition: Callable[[], bool], what: str, timeout_s: float = 120) -> None:
         deadline = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < deadline, f"in time: {what}; {serve.status()}"

@@ -20,6 +20,7 @@ from tests.ray.conftest import Cluster
 
 ROOT = Path(__file__).parents[2]
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hello there"}], "stream": True}
+LONG = CHAT | {"min_tokens": 1500, "max_tokens": 1500}
 
 
 @dataclass
@@ -28,7 +29,7 @@ class Load:
 
     url: str
     num_clients: int = 8
-    max_tokens: int = 30
+    num_tokens: int = 30
     outcomes: list[tuple[str, str]] = field(default_factory=list)  # with the replica
     in_flight: Counter[str] = field(default_factory=Counter)  # by replica
     num_sent: int = 0
@@ -50,7 +51,7 @@ class Load:
             self.outcomes.append(await self._request(f"client {index}"))
 
     async def _request(self, session: str) -> tuple[str, str]:
-        body = {**CHAT, "max_tokens": self.max_tokens}
+        body = {**CHAT, "min_tokens": self.num_tokens, "max_tokens": self.num_tokens}
         headers = {"x-session-id": session}
         replica = ""
         try:
@@ -70,21 +71,31 @@ class Load:
             return "completed", replica
         return ("failed" if '"error"' in text else "cut"), replica
 
+    async def more(self, number: int) -> None:
+        """Wait until so many more requests have ended."""
+        number += len(self.outcomes)
+        while len(self.outcomes) < number:
+            await asyncio.sleep(0.05)
+
     def bad(self) -> list[tuple[str, str]]:
         return [outcome for outcome in self.outcomes if outcome[0] != "completed"]
 
+    def busy(self) -> Counter[str]:
+        """The replicas that answer now, and how many requests."""
+        return +self.in_flight
 
-def replica_pids() -> list[int]:
+
+def replica_pids(application: str) -> set[int]:
     """Processes of replicas; Ray names them."""
-    found = []
+    found = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 title = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            if title.startswith(b"ray::ServeReplica:"):
-                found.append(int(entry.name))
+            if title.startswith(b"ray::ServeReplica:%b:" % application.encode()):
+                found.add(int(entry.name))
     return found
 
 
@@ -92,31 +103,21 @@ def metric(text: str, name: str) -> float:
     return sum(float(x) for x in re.findall(rf"^internvl_{name}(?:{{.*}})? (\S+)$", text, re.M))
 
 
-def test_tokens_arrive_one_by_one_and_the_id_is_the_callers(cluster: Cluster) -> None:
-    cluster.deploy(2, token_delay_s=0.05)
-    body = {**CHAT, "max_tokens": 10}
-    headers = {"x-request-id": "my-id"}
-    with httpx2.stream(
-        "POST", f"{cluster.url}/v1/chat/completions", json=body, headers=headers, timeout=30
-    ) as answer:
-        pieces = [time.monotonic() for _ in answer.iter_raw()]
-    assert answer.headers.get_list("x-request-id") == ["my-id"]
-    assert len(pieces) >= 5
-    assert pieces[-1] - pieces[0] > 0.3, "they were not gathered on the way"
-
-
-async def test_a_client_that_leaves_ends_its_request(cluster: Cluster) -> None:
-    cluster.deploy(1, token_delay_s=0.1)
-    async with httpx2.AsyncClient(timeout=30) as client:
+async def test_tokens_arrive_as_they_are_made_until_the_client_leaves(cluster: Cluster) -> None:
+    cluster.deploy(1, token_delay_s=0.05)
+    async with httpx2.AsyncClient(timeout=60) as client:
 
         async def num_running() -> float:
             return metric((await client.get(f"{cluster.url}/metrics")).text, "num_requests_running")
 
-        async with client.stream("POST", f"{cluster.url}/v1/chat/completions", json=CHAT) as answer:
+        url, headers = f"{cluster.url}/v1/chat/completions", {"x-request-id": "my-id"}
+        async with client.stream("POST", url, json=LONG, headers=headers) as answer:
             pieces = answer.aiter_raw()
-            await anext(pieces)
-            assert await num_running() == 1
-        deadline = time.monotonic() + 5
+            for _ in range(5):
+                assert await anext(pieces)
+            assert answer.headers.get_list("x-request-id") == ["my-id"]
+            assert await num_running() == 1, "they were not gathered on the way"
+        deadline = time.monotonic() + 30
         while await num_running():
             assert time.monotonic() < deadline, "its place is free before it would have ended"
             await asyncio.sleep(0.05)
@@ -124,23 +125,28 @@ async def test_a_client_that_leaves_ends_its_request(cluster: Cluster) -> None:
 
 async def test_a_killed_replica_takes_only_its_streams_with_it(cluster: Cluster) -> None:
     cluster.deploy(2, affinity=True, deployment={"health_check_period_s": 1}, token_delay_s=0.02)
-    async with Load(cluster.url, num_clients=12) as load:
-        await asyncio.sleep(3)
+    pids = replica_pids(cluster.name)
+    async with Load(cluster.url, num_clients=12, num_tokens=100) as load:
+        await load.more(24)
         assert load.bad() == []
-        before = len(load.outcomes)
-        in_flight = Counter({key: number for key, number in load.in_flight.items() if number > 0})
-        assert len(in_flight) == 2, "both replicas are in use"
-        os.kill(replica_pids()[0], signal.SIGKILL)
-        await asyncio.sleep(8)
+        while len(load.busy()) < 2:
+            await asyncio.sleep(0.05)
+        before, in_flight = len(load.outcomes), load.busy()
+        num_on_their_way = load.num_clients - in_flight.total()
+        os.kill(min(pids), signal.SIGKILL)
+        await asyncio.to_thread(
+            cluster.wait, lambda: replica_pids(cluster.name) - pids, "another replica is started"
+        )
+        await asyncio.to_thread(cluster.wait, lambda: cluster.num_replicas() == 2, "and runs")
+        await load.more(24)
     assert len(load.outcomes) == load.num_sent
     lost = {replica for _, replica in load.bad()}
     assert len(lost - {""}) <= 1, load.bad()
     [killed] = lost - {""}
-    assert len(load.bad()) <= in_flight[killed] + 2, "those in flight, and any on their way"
+    assert len(load.bad()) <= in_flight[killed] + num_on_their_way + 2, load.bad()
     after = [replica for outcome, replica in load.outcomes[before:] if outcome == "completed"]
     assert after.count(killed) <= in_flight[killed]
     assert len(after) > 20
-    cluster.wait(lambda: cluster.num_replicas() == 2, "another replica is started")
 
 
 async def test_replicas_follow_the_load(cluster: Cluster) -> None:
@@ -167,10 +173,10 @@ async def test_replicas_follow_the_load(cluster: Cluster) -> None:
 async def test_an_update_under_load_loses_nothing(cluster: Cluster) -> None:
     cluster.deploy(2, token_delay_s=0.02)
     async with Load(cluster.url) as load:
-        await asyncio.sleep(1)
+        await load.more(8)
         old = {replica for _, replica in load.outcomes}
         await asyncio.to_thread(cluster.deploy, 2, token_delay_s=0.021)
-        await asyncio.sleep(2)
+        await load.more(32)
     assert load.bad() == []
     assert len(load.outcomes) == load.num_sent
     new = {replica for _, replica in load.outcomes[-8:]}
