@@ -30,7 +30,7 @@ _TIMEOUT_S = 30.0
 _NUM_TRIES = 5
 # What no answer may contain, unless the client has said it.
 _LEAKS = re.compile(
-    rb"0x[0-9a-f]{6,}| object at |Traceback|site-packages|\.py\b|\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}"
+    rb"0x[0-9a-f]{6,}|Traceback|site-packages|\.py\b|\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}"
 )
 _SECRETS = re.compile(rb"data:image|[A-Za-z0-9+/]{64}|Describe the image")
 
