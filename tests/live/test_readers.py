@@ -97,7 +97,7 @@ def test_a_reader_that_stalls_and_returns_gets_everything(
     with ask(server, **LONG, **fields) as client:
         wait_until(lambda: server.engine.num_finished == 2 * len(expected))
         time.sleep(0.1)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)  # or it would read on slowly
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)  # or it reads on slowly
         body = body_of(client)
         texts = texts_of(body, len(expected))
         assert [len(t) for t in texts] == [len(t) for t in expected]
