@@ -83,16 +83,48 @@ async def test_a_later_signal_ends_the_wait_and_what_runs(
 def test_an_unfinished_head_makes_room(
     addresses: list[str | None], dropped: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heads = AwaitedHeads()
-    assert not heads.drop_one()
-    connections = [Mock(client=address and (address, 1)) for address in addresses]
+    heads = AwaitedHeads(fair_share=2)
+    newcomer = client_at("198.51.100.1")
+    assert not heads.drop_one(newcomer)
+    connections = [client_at(address) for address in addresses]
     for connection in connections:
         heads.add(connection)
-    assert not heads.drop_one()  # what they sent may not have been read yet
+    assert not heads.drop_one(newcomer)  # what they sent may not have been read yet
     monkeypatch.setattr("internvl_server.serve.room._GRACE_S", 0.0)
-    assert heads.drop_one()
-    called = [connection.transport.abort.called for connection in connections]
-    assert called == [index == dropped for index in range(len(connections))]
+    assert heads.drop_one(newcomer)
+    assert_dropped(connections, dropped)
     for connection in connections:
         heads.discard(connection)
-    assert not heads.drop_one()
+    assert not heads.drop_one(newcomer)
+
+
+def test_one_host_that_connects_again_and_again_makes_room_for_others() -> None:
+    heads = AwaitedHeads(fair_share=2)
+    connections = [client_at("192.0.2.1") for _ in range(3)]
+    for connection in connections:
+        heads.add(connection)
+    assert not heads.drop_one(client_at("192.0.2.1"))
+    assert heads.drop_one(client_at("192.0.2.2"))
+    assert_dropped(connections, 0)
+    assert not heads.drop_one(client_at("192.0.2.2"))
+
+
+def test_a_late_head_makes_room_beside_a_burst(monkeypatch: pytest.MonkeyPatch) -> None:
+    heads = AwaitedHeads(fair_share=9)
+    times = iter([10.0, 15.0, 15.0, 15.1, 15.1, 15.1, 15.1])
+    monkeypatch.setattr("internvl_server.serve.room.time.monotonic", lambda: next(times))
+    connections = [client_at(address) for address in ("192.0.2.2", "192.0.2.1", "192.0.2.1")]
+    for connection in connections:
+        heads.add(connection)
+    assert heads.drop_one(client_at("192.0.2.1"))
+    assert_dropped(connections, 0)
+    assert not heads.drop_one(client_at("192.0.2.1"))
+
+
+def client_at(address: str | None) -> Mock:
+    return Mock(client=address and (address, 1))
+
+
+def assert_dropped(connections: list[Mock], index: int) -> None:
+    called = [connection.transport.abort.called for connection in connections]
+    assert called == [number == index for number in range(len(connections))]

@@ -91,7 +91,7 @@ class Connection(ReaderWatch):
         """Wait for the first request."""
         super().connection_made(transport)
         num_excess = len(self.connections) - self._limits.max_connections
-        if num_excess <= 0 or close_idle(self.connections) or self._awaited_heads.drop_one():
+        if num_excess <= 0 or close_idle(self.connections) or self._awaited_heads.drop_one(self):
             self._start_deadline()
         elif num_excess <= MAX_REFUSED_CONNECTIONS:
             self._refuse(EngineOverloadedError("Too many connections are open. Retry shortly."))

@@ -15,37 +15,54 @@ _GRACE_S = 1.0
 
 
 class AwaitedHeads:
-    """The connections whose clients have not sent a whole head, by address, from the oldest on.
+    """The connections whose clients have not sent a whole head, from the oldest on, all and by address.
 
     Clients of IPv6 have at least 2^64 addresses, so that the network of that size counts as one.
+
+    Args:
+        fair_share: An address with more of them than this makes room for other addresses at once.
     """
 
-    def __init__(self) -> None:
-        self._by_site: dict[str, MutableMapping[HttpToolsProtocol, float]] = {}
+    def __init__(self, fair_share: int) -> None:
+        self._fair_share = fair_share
+        self._since: MutableMapping[HttpToolsProtocol, float] = {}
+        self._by_site: dict[str, MutableMapping[HttpToolsProtocol, None]] = {}
 
     def add(self, connection: HttpToolsProtocol) -> None:
         """Add a connection."""
-        self._by_site.setdefault(_site(connection), {})[connection] = time.monotonic()
+        self._since[connection] = time.monotonic()
+        self._by_site.setdefault(_site(connection), {})[connection] = None
 
     def discard(self, connection: HttpToolsProtocol) -> None:
         """Remove a connection, which may have been removed before."""
+        if self._since.pop(connection, None) is None:
+            return
         site = _site(connection)
-        others = self._by_site.get(site, {})
-        others.pop(connection, None)
-        if not others:
-            self._by_site.pop(site, None)
+        del self._by_site[site][connection]
+        if not self._by_site[site]:
+            del self._by_site[site]
 
-    def drop_one(self) -> bool:
-        """Drop the oldest one of the address that has most. Returns whether it had waited long enough."""
-        others = max(self._by_site.values(), key=len, default=None)
-        if not others:
+    def drop_one(self, newcomer: HttpToolsProtocol) -> bool:
+        """Drop the oldest one of the address that has most of them, or else the oldest of all.
+
+        Returns whether one had waited long enough, or is of another address that has more than its share:
+        a host that connects again and again has none that has waited.
+        """
+        if not self._since:
             return False
-        oldest, since = next(iter(others.items()))
-        if time.monotonic() - since < _GRACE_S:
-            return False
-        self.discard(oldest)
-        oldest.transport.abort()
+        site, others = max(self._by_site.items(), key=lambda item: len(item[1]))
+        chosen = next(iter(others))
+        is_greedy = len(others) > self._fair_share and site != _site(newcomer)
+        if not is_greedy and not self._is_late(chosen):
+            chosen = next(iter(self._since))
+            if not self._is_late(chosen):
+                return False
+        self.discard(chosen)
+        chosen.transport.abort()
         return True
+
+    def _is_late(self, connection: HttpToolsProtocol) -> bool:
+        return time.monotonic() - self._since[connection] >= _GRACE_S
 
 
 def _site(connection: HttpToolsProtocol) -> str:

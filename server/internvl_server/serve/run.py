@@ -120,7 +120,8 @@ def _spare_the_collector() -> None:
 
 def connections_of(settings: Settings) -> Callable[..., Connection]:
     """What makes the connections of one server."""
-    return partial(Connection, settings=settings, awaited_heads=AwaitedHeads())
+    heads = AwaitedHeads(fair_share=settings.limits.max_connections // 4)
+    return partial(Connection, settings=settings, awaited_heads=heads)
 
 
 def _allow_files(needed: int) -> None:
