@@ -265,8 +265,8 @@ def test_the_balancer_repeats_no_request_and_cuts_no_stream() -> None:
 
 def test_the_balancer_waits_longer_than_the_server() -> None:
     seconds = {name: int(value) for name, value in re.findall(r"timeout ([\w-]+) (\d+)s", HAPROXY)}
-    assert seconds["server"] > max(60, 2 * ServerSettings().sse_keep_alive_s)
-    assert seconds["client"] >= seconds["server"]
+    assert seconds["server"] > LimitSettings().request_timeout_s
+    assert seconds["client"] > 2 * ServerSettings().send_timeout_s
     assert seconds["http-request"] > LimitSettings().body_timeout_s
 
 
@@ -290,7 +290,7 @@ def test_nginx_repeats_no_request_and_hides_no_cut() -> None:
 
 def test_nginx_waits_longer_and_takes_more_than_the_server() -> None:
     [wait_s] = nginx("proxy_read_timeout")
-    assert int(wait_s[:-1]) > max(60, 2 * ServerSettings().sse_keep_alive_s)
+    assert int(wait_s[:-1]) > LimitSettings().request_timeout_s
     [body_s] = nginx("client_body_timeout")
     assert int(body_s[:-1]) > LimitSettings().body_timeout_s
     [size] = nginx("client_max_body_size")
