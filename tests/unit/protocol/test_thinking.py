@@ -60,6 +60,23 @@ def test_it_is_wanted(fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("fields", "is_wanted"),
+    [
+        ({"max_tokens": 2000}, True),
+        ({"max_tokens": 2000, "effort": "none"}, False),
+        ({"max_tokens": 2000, "enabled": False}, False),
+        ({"max_tokens": "many"}, None),
+    ],
+)
+def test_a_budget_asks_for_it_and_is_named_as_ignored(
+    fields: dict[str, Any], is_wanted: bool | None
+) -> None:
+    assert thinking(reasoning=fields).is_wanted is is_wanted
+    assert parsed(reasoning=fields).ignored == ("reasoning.max_tokens",)
+    assert thinking(reasoning={"max_tokens": 0}).is_wanted is False
+
+
+@pytest.mark.parametrize(
     "fields",
     [
         {"enable_thinking": False},
