@@ -168,6 +168,21 @@ def test_tools_are_called_after_reasoning(played: Played) -> None:
         assert choices[-1].finish_reason == "tool_calls"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_reasoning_that_stays_in_the_text_has_no_calls(played: Played, stream: bool) -> None:
+    thought = f"<think>\n{CALL}\n</think>"
+    tools = [{"type": "function", "function": TOOL}]
+    ask: dict[str, Any] = {**ASK, "tools": tools, "extra_body": {"separate_reasoning": False}}
+    for answer, num_calls in (("No.", 0), (CALL, 1)):
+        played.say(f"{thought}\n\n{answer}")
+        made: Any = played.client.chat.completions.create(**ask, stream=stream)
+        choices = [c.choices[0] for c in made] if stream else made.choices
+        said = [c.delta if stream else c.message for c in choices]
+        text = "".join(part.content or "" for part in said)
+        assert text == (thought if num_calls else f"{thought}\n\n{answer}")
+        assert len([c for part in said for c in part.tool_calls or () if c.id]) == num_calls
+
+
 @pytest.mark.parametrize("size", [1, 7, 500])
 def test_a_call_in_reasoning_is_not_the_only_one_that_is_allowed(played: Played, size: int) -> None:
     answer = f"<think>\n{CALL}\n</think>\n\n{CALL}"

@@ -1,17 +1,30 @@
 """Separates the reasoning at the beginning of an answer from the text after it."""
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import NamedTuple, TypeAlias
 
-from internvl_server.core import TokenLogprobs
+from internvl_server.core import TokenDelta, TokenLogprobs
 from internvl_server.output.detokenizer import Detokenizer, json_string
 
-__all__ = ["AfterReasoning", "ReasoningPiece", "ReasoningReader", "Token"]
+__all__ = ["AfterReasoning", "ReasoningPiece", "ReasoningReader", "Token", "delta_of", "tokens_of"]
 
 _BREAKS = "\r\n"
 
 Token: TypeAlias = tuple[int, TokenLogprobs | None]
 """The id of a token, and its log probabilities if they were requested."""
+
+
+def tokens_of(delta: TokenDelta) -> list[Token]:
+    """The tokens of a delta."""
+    return list(zip_longest(delta.token_ids, delta.logprobs or ()))
+
+
+def delta_of(tokens: Sequence[Token], delta: TokenDelta) -> TokenDelta:
+    """The delta with these tokens alone."""
+    logprobs = tuple([logprobs for _, logprobs in tokens if logprobs is not None])
+    ids = tuple([token_id for token_id, _ in tokens])
+    return delta._replace(token_ids=ids, logprobs=logprobs or None)
 
 
 class ReasoningPiece(NamedTuple):

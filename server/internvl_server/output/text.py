@@ -3,7 +3,6 @@
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from typing import Self
 
 from internvl_server.core import (
@@ -21,9 +20,15 @@ from internvl_server.core import (
 from internvl_server.core.vocabulary import Vocabulary
 from internvl_server.output.detokenizer import Detokenizer, new_detokenizer
 from internvl_server.output.logprobs import LogprobWriter
-from internvl_server.output.reasoning import AfterReasoning, ReasoningReader, Token
+from internvl_server.output.reasoning import (
+    AfterReasoning,
+    ReasoningReader,
+    Token,
+    delta_of,
+    tokens_of,
+)
 from internvl_server.output.stop import StopMatcher
-from internvl_server.output.tool_calls import ParsedText, ToolCallParser
+from internvl_server.output.tool_calls import ToolCallParser
 
 __all__ = ["AnswerRules", "AnswerText"]
 
@@ -34,13 +39,14 @@ class AnswerRules:
 
     `end_ids` are the tokens that end it; their text is visible only with `show_end`. Stop strings count
     from the token after `min_tokens`. `to_logprobs` converts log probabilities for the client; it is None
-    when they were not requested.
+    when they were not requested. With `keeps_tags` reasoning stays in the text as it was written.
     """
 
     end_ids: frozenset[int] = frozenset()
     show_end: bool = False
     min_tokens: int = 0
     to_logprobs: LogprobWriter | None = None
+    keeps_tags: bool = False
 
 
 class AnswerText:
@@ -107,28 +113,46 @@ class AnswerText:
 
     def _push_with_reasoning(self, reader: ReasoningReader, delta: TokenDelta) -> TextDelta:
         """The reasoning that is certain now, and the text if it has begun."""
-        if delta.finish_reason is None and self._rules.to_logprobs is None:
+        rules = self._rules
+        if delta.finish_reason is None and rules.to_logprobs is None and not rules.keeps_tags:
             inside = reader.inside(delta.token_ids)
             if inside is not None:
                 self.num_tokens += len(delta.token_ids)
                 self.num_reasoning_tokens += len(delta.token_ids)
                 return TextDelta("", reasoning=inside if self._shows_reasoning else "")
-        tokens = _tokens(delta)
+        tokens = tokens_of(delta)
         num_shown = self._num_shown(delta)
         is_last = delta.finish_reason is not None
         text, taken, rest = reader.push(tokens[:num_shown], is_last=is_last)
         self.num_tokens += len(taken)
         self.num_reasoning_tokens += len(taken)
-        if self._shows_reasoning:
-            self._add_reasoning_logprobs(taken)
         if reader.is_over:
             self._reasoning = None
+        if rules.keeps_tags:
+            return self._push_written(taken, delta_of([*rest, *tokens[num_shown:]], delta))
+        if self._shows_reasoning:
+            for token_id, logprobs in taken:
+                self._add_logprobs(token_id, logprobs, is_reasoning=True)
         if reader.is_over and reader.has_begun:
             self._detokenizer = AfterReasoning(self._detokenizer)
-        made = self._push_text(_delta_of([*rest, *tokens[num_shown:]], delta))
+        made = self._push_text(delta_of([*rest, *tokens[num_shown:]], delta))
         if not text or not self._shows_reasoning:
             return made
         return replace(made, reasoning=text, logprobs=made.logprobs or self._logprobs())
+
+    def _push_written(self, tokens: Iterable[Token], delta: TokenDelta) -> TextDelta:
+        """As `_push_text`, after tokens of reasoning, in which nothing is looked for."""
+        written = ""
+        for token_id, logprobs in tokens:
+            self._add_logprobs(token_id, logprobs)
+            piece = self._detokenizer.push((token_id,))
+            self._num_chars_made += len(piece)
+            written += piece
+        self._num_chars_certain = self._num_chars_made
+        made = self._push_text(delta)
+        if not written:
+            return made
+        return replace(made, text=written + made.text, logprobs=made.logprobs or self._logprobs())
 
     def _push_text(self, delta: TokenDelta) -> TextDelta:
         if self._calls is not None and self._calls.is_single and len(delta.token_ids) > 1:
@@ -141,10 +165,10 @@ class AnswerText:
     def _push_until_call(self, delta: TokenDelta) -> TextDelta:
         """As `_push_text`, one token at a time: those after the only call do not belong to the answer."""
         made: list[TextDelta] = []
-        tokens = _tokens(delta)
+        tokens = tokens_of(delta)
         for number, token in enumerate(tokens, 1):
             reason = delta.finish_reason if number == len(tokens) else None
-            made.append(self._push_text(_delta_of([token], delta._replace(finish_reason=reason))))
+            made.append(self._push_text(delta_of([token], delta._replace(finish_reason=reason))))
             if made[-1].finish_reason is not None:
                 break
         return replace(
@@ -171,13 +195,11 @@ class AnswerText:
     def _text_token_by_token(self, delta: TokenDelta) -> str:
         text = ""
         num_shown = self._num_shown(delta)
-        logprobs = (delta.logprobs or ()) if self._rules.to_logprobs else ()
-        for index, token_id in enumerate(delta.token_ids):
+        for index, (token_id, logprobs) in enumerate(tokens_of(delta)):
             self.num_tokens += 1
             if index == num_shown:
                 break
-            if index < len(logprobs):
-                self._add_logprobs(token_id, logprobs[index])
+            self._add_logprobs(token_id, logprobs)
             text += self._certain(self._detokenizer.push((token_id,)))
             if self._stop.is_stopped:
                 break
@@ -205,15 +227,14 @@ class AnswerText:
             self._num_chars_certain = self._num_chars_made + 1  # every token is
         return text
 
-    def _add_logprobs(self, token_id: int, logprobs: TokenLogprobs) -> None:
-        assert self._rules.to_logprobs is not None
-        self._pending.append(self._rules.to_logprobs(token_id, logprobs, self._num_chars_made))
-
-    def _add_reasoning_logprobs(self, tokens: Iterable[Token]) -> None:
-        for token_id, logprobs in tokens:
-            if logprobs is not None and self._rules.to_logprobs is not None:
-                entry = self._rules.to_logprobs(token_id, logprobs, -1)
-                self._pending.append(replace(entry, is_reasoning=True))
+    def _add_logprobs(
+        self, token_id: int, logprobs: TokenLogprobs | None, *, is_reasoning: bool = False
+    ) -> None:
+        if logprobs is None or self._rules.to_logprobs is None:
+            return
+        offset = -1 if is_reasoning else self._num_chars_made
+        entry = self._rules.to_logprobs(token_id, logprobs, offset)
+        self._pending.append(replace(entry, is_reasoning=True) if is_reasoning else entry)
 
     def _logprobs(self) -> tuple[TextLogprobs, ...]:
         """Log probabilities of the tokens whose text has begun to be shown."""
@@ -232,7 +253,8 @@ class AnswerText:
         # A stop string may stand in a call's arguments, and cut it.
         if reason == "stop" and self._calls.num_calls > self._calls.has_cut_call:
             reason = "tool_calls"
-        return self._delta("".join(p.text for p in parsed), _joined(parsed), reason)
+        calls = tuple([call for piece in parsed for call in piece.tool_calls])
+        return self._delta("".join(p.text for p in parsed), calls, reason)
 
     def _delta(
         self, text: str, tool_calls: tuple[ToolCallDelta, ...], reason: FinishReason | None
@@ -249,6 +271,7 @@ def _rules(request: GenerateRequest, params: AnswerParams, vocabulary: Vocabular
         end_ids=request.stop_token_ids,
         show_end=params.include_stop,
         min_tokens=request.sampling.min_tokens,
+        keeps_tags=params.shows_reasoning and not params.splits_reasoning,
         to_logprobs=None if num_top is None else LogprobWriter(vocabulary.bytes_of, num_top),
     )
 
@@ -267,7 +290,7 @@ def _call_parser(request: GenerateRequest, params: AnswerParams) -> ToolCallPars
 def _reasoning_reader(
     params: AnswerParams, vocabulary: Vocabulary, start: AnswerStart
 ) -> ReasoningReader | None:
-    if vocabulary.think_ids is None or start == "text" or not params.splits_reasoning:
+    if vocabulary.think_ids is None or start == "text":
         return None
     return ReasoningReader(
         vocabulary.think_ids,
@@ -275,19 +298,3 @@ def _reasoning_reader(
         new_detokenizer(vocabulary, skip_special_tokens=params.skip_special_tokens),
         is_open=start == "reasoning",
     )
-
-
-def _tokens(delta: TokenDelta) -> list[Token]:
-    return list(zip_longest(delta.token_ids, delta.logprobs or ()))
-
-
-def _delta_of(tokens: Sequence[Token], delta: TokenDelta) -> TokenDelta:
-    """The delta with these tokens alone."""
-    logprobs = tuple([logprobs for _, logprobs in tokens if logprobs is not None])
-    ids = tuple([token_id for token_id, _ in tokens])
-    return delta._replace(token_ids=ids, logprobs=logprobs or None)
-
-
-def _joined(parsed: Iterable[ParsedText]) -> tuple[ToolCallDelta, ...]:
-    calls: Sequence[ToolCallDelta] = [call for piece in parsed for call in piece.tool_calls]
-    return tuple(calls)

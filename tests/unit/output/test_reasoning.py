@@ -143,6 +143,23 @@ def test_it_may_stay_in_the_text_or_be_left_out() -> None:
     assert [entry.token.text for entry in hidden.logprobs] == ["\n", "b"]
 
 
+def test_where_it_stays_in_the_text_it_is_still_no_call_and_no_stop_string() -> None:
+    call = ["<tool_call>", '{"name": "f"}', "</tool_call>"]
+    thought = ["\n", "<think>", "STOP", *call, "\n", "</think>"]
+    ids = ids_of(*thought, "\n", *call)
+    options = {"tools": True, "logprobs": True, "splits_reasoning": False}
+    for cuts in (frozenset(), frozenset(range(1, len(ids)))):
+        made, counts = answered(ids, cuts, **options)
+        assert (made.text, made.reasoning) == ("".join(thought), "")
+        assert ([c.name for c in made.tool_calls], made.finish_reason) == (["f"], "tool_calls")
+        assert counts.num_reasoning_tokens == len(thought)
+        assert [entry.token.logprob for entry in made.logprobs] == [
+            -float(i) for i in range(len(ids))
+        ]
+    cut, _ = answered(ids_of(*thought, "a", "STOP"), splits_reasoning=False)
+    assert cut.text == "".join([*thought, "a"])
+
+
 def test_log_probabilities_cover_all_tokens() -> None:
     made, _ = answered(ids_of("\n", "<think>", "a", "</think>", "\n", "b"), logprobs=True, stop=())
     assert [entry.token.logprob for entry in made.logprobs] == [-float(i) for i in range(6)]
@@ -152,7 +169,7 @@ def test_log_probabilities_cover_all_tokens() -> None:
 @given(
     ids=IDS, cuts=st.sets(st.integers(1, 14)), reason=st.sampled_from(("stop", "length")),
     start=st.sampled_from(("anything", "reasoning", "text")), tools=st.booleans(),
-    logprobs=st.booleans(),
+    logprobs=st.booleans(), splits_reasoning=st.booleans(),
 )  # fmt: skip
 def test_the_answer_does_not_depend_on_how_tokens_come(
     ids: list[int],
@@ -161,8 +178,12 @@ def test_the_answer_does_not_depend_on_how_tokens_come(
     start: AnswerStart,
     tools: bool,
     logprobs: bool,
+    splits_reasoning: bool,
 ) -> None:
-    options = {"reason": reason, "start": start, "tools": tools, "logprobs": logprobs}
+    options = {
+        "reason": reason, "start": start, "tools": tools, "logprobs": logprobs,
+        "splits_reasoning": splits_reasoning,
+    }  # fmt: skip
     whole, counts = answered(ids, **options)
     split, split_counts = answered(ids, cuts, **options)
     strip = [(c.index, c.name, c.arguments) for c in whole.tool_calls]
@@ -172,6 +193,13 @@ def test_the_answer_does_not_depend_on_how_tokens_come(
     )  # fmt: skip
     assert split_counts.num_tokens == counts.num_tokens
     assert split_counts.num_reasoning_tokens == counts.num_reasoning_tokens
+
+
+@given(ids=IDS, reason=st.sampled_from(("stop", "length")))
+def test_where_it_stays_in_the_text_nothing_is_lost(ids: list[int], reason: FinishReason) -> None:
+    made, _ = answered(ids, reason=reason, stop=(), splits_reasoning=False)
+    raw, _ = answered(ids, reason=reason, stop=(), start="text")
+    assert (made.text, made.reasoning) == (raw.text, "")
 
 
 @given(ids=IDS, reason=st.sampled_from(("stop", "length")))
