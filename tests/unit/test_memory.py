@@ -25,7 +25,8 @@ async def test_it_trims_once_after_work(monkeypatch: pytest.MonkeyPatch) -> None
             trim.tick(num_requests, 0)
             await asyncio.sleep(0.01)
 
-    trim = Trim(count)
+    released: list[float] = []
+    trim = Trim(released.append, count)
     await quiet(0)
     assert num_trims == 0
     for _ in range(10):
@@ -37,6 +38,7 @@ async def test_it_trims_once_after_work(monkeypatch: pytest.MonkeyPatch) -> None
     assert num_trims == 1
     await quiet(2)  # one that came and went between two calls
     assert num_trims == 2
+    assert released == [0, 0]
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
@@ -45,7 +47,7 @@ def test_the_functions_of_the_c_library_are_called(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(memory, "_call", lambda name, *given: called.append((name, *given)))
     memory.limit_arenas()
     memory.return_large_blocks()
-    Trim()._trim()
+    Trim(float)._trim()
     assert called == [("mallopt", -8, 2), ("mallopt", -3, 1 << 20), ("malloc_trim", 0)]
     assert all(hasattr(ctypes.CDLL(None), name) for name, *_ in called)
 
@@ -83,12 +85,14 @@ def test_threads_share_two_heaps(tmp_path: Path) -> None:
 async def test_it_trims_under_load_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_CHECK_S", 0.05)
     called: list[str] = []
-    trim = Trim(lambda: called.append("idle"), lambda: called.append("load"))
+    released: list[float] = []
+    trim = Trim(released.append, lambda: called.append("idle"), lambda: called.append("load"))
     for _ in range(20):
         trim.tick(1, 1)
         await asyncio.sleep(0.01)
     assert 1 <= len(called) <= 4
     assert set(called) == {"load"}
+    assert set(released) == {0.05}  # only what has not been used since the last time
 
 
 def resident_bytes() -> int:

@@ -25,6 +25,7 @@ def server() -> DrainingServer:
     services: Any = SimpleNamespace(
         gate=AdmissionGate(Budgets(LimitSettings(), num_slots=1)),
         engine=SimpleNamespace(health=lambda: health_of("running")),
+        media=SimpleNamespace(release=lambda unused_s: None),
         keys=None,
         settings=Settings(server=ServerSettings(pre_drain_s=60)),
     )

@@ -108,6 +108,11 @@ class MediaPreparer:
         """Videos that were prepared, by outcome."""
         return self._videos.outcomes
 
+    def release(self, unused_s: float) -> None:
+        """Give memory of tiles that nobody has used for so long back to the system. Takes milliseconds."""
+        self._pool.release(unused_s)
+        self._videos.release(unused_s)
+
     async def start(self) -> None:
         """Start the decode workers.
 

@@ -65,6 +65,10 @@ class VideoPreparer:
         """How the processes are."""
         return self._pool.health()
 
+    def release(self, unused_s: float) -> None:
+        """See `DecodePool.release`."""
+        self._pool.release(unused_s)
+
     async def start(self) -> None:
         """Accept videos; processes start with the first one."""
         await self._pool.start()

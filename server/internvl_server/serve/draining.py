@@ -47,7 +47,7 @@ class DrainingServer(uvicorn.Server):
         self._services = services
         self._settings = services.settings.server
         self._signalled_at = self._close_at = self._end_at = math.inf
-        self._memory = Trim()
+        self._memory = Trim(services.media.release)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called by uvicorn on SIGTERM and SIGINT."""

@@ -44,15 +44,18 @@ class Trim:
     glibc keeps freed blocks. Under load that never ends, those into which nothing fits become ever more.
 
     Args:
+        release: Gives back what others keep for reuse but have not used for so many seconds; in a thread.
         trim: Frees everything, in a thread, while the server is idle.
         trim_a_lot: Frees what is free already if it is much, in a thread, under load.
     """
 
     def __init__(
         self,
+        release: Callable[[float], None],
         trim: Callable[[], None] | None = None,
         trim_a_lot: Callable[[], None] | None = None,
     ) -> None:
+        self._release = release
         self._trim = trim or _trim
         self._trim_a_lot = trim_a_lot or _trim_a_lot
         self._checked_at = time.monotonic()
@@ -72,10 +75,17 @@ class Trim:
             self._num_requests, self._quiet_since, self._is_due = num_requests, now, True
             if now - self._checked_at >= _CHECK_S:
                 self._checked_at = now
-                asyncio.get_running_loop().run_in_executor(None, self._trim_a_lot)
+                self._on_thread(_CHECK_S, self._trim_a_lot)
         elif self._is_due and now - self._quiet_since >= _IDLE_S:
             self._is_due = False
-            asyncio.get_running_loop().run_in_executor(None, self._trim)
+            self._on_thread(0, self._trim)
+
+    def _on_thread(self, unused_s: float, trim: Callable[[], None]) -> None:
+        def work() -> None:
+            self._release(unused_s)
+            trim()
+
+        asyncio.get_running_loop().run_in_executor(None, work)
 
 
 def _trim() -> None:

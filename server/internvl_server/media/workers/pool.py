@@ -96,6 +96,10 @@ class DecodePool:
             self._fill_later()
         return health
 
+    def release(self, unused_s: float) -> None:
+        """Give memory of tiles that nobody has used for so long back to the system. Takes milliseconds."""
+        self._supply.release(unused_s)
+
     async def read_size(self, image: EncodedMedia) -> tuple[int, int]:
         """Width and height of the upright image. Raises the errors of `tile`."""
         job = partial(self._run, image, {"max_tiles": None}, _no_tiles)

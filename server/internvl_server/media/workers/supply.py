@@ -76,6 +76,10 @@ class WorkerSupply:
         """Whether a process is missing that is not being started."""
         return None in self._idle and not self._health.problem
 
+    def release(self, unused_s: float) -> None:
+        """Give memory for results that nobody has used for so long back to the system."""
+        self._buffers.release(unused_s)
+
     def kill(self) -> None:
         """Accept no more jobs, and end those that run."""
         self.is_open = False

@@ -63,5 +63,27 @@ def test_idle_memory_is_bounded() -> None:
     buffers = Buffers()
     lent = [buffers.copy(np.zeros(8 << 20, np.uint16)) for _ in range(20)]
     del lent
-    assert sum(map(len, buffers._idle)) <= 256 << 20
+    assert sum(len(memory) for _, memory in buffers._idle) <= 256 << 20
     assert len(buffers._idle) == 16
+
+
+def test_memory_that_is_not_used_is_given_back() -> None:
+    buffers = Buffers()
+    lent = [buffers.copy(VALUES) for _ in range(3)]
+    del lent
+    buffers.release(60)
+    assert len(buffers._idle) == 3
+    kept = buffers.copy(VALUES)
+    buffers.release(0)
+    assert not buffers._idle
+    assert np.array_equal(kept, VALUES)
+
+
+def test_of_several_the_one_that_was_used_last_is_lent() -> None:
+    """The others are then found to be more than is needed."""
+    buffers = Buffers()
+    first, second = buffers.copy(VALUES), buffers.copy(VALUES)
+    place = address(second)
+    del first
+    del second
+    assert address(buffers.copy(VALUES)) == place
