@@ -11,6 +11,7 @@ import math
 import mmap
 import os
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -146,6 +147,29 @@ def _free_unused() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def _alarm() -> Callable[[], None]:
+    """What has the unused memory freed after `KEPT_S`, whether jobs come until then or not.
+
+    A signal interrupts the wait for the next job, which begins again by itself; a job is interrupted between
+    two steps of Python.
+    """
+    is_set = False
+
+    def free(*_: object) -> None:
+        nonlocal is_set
+        is_set = False
+        _free_unused()
+
+    def free_later() -> None:
+        nonlocal is_set
+        if not is_set:
+            is_set = True
+            signal.setitimer(signal.ITIMER_REAL, KEPT_S)
+
+    signal.signal(signal.SIGALRM, free)
+    return free_later
+
+
 def serve(
     config: dict[str, Any], new_worker: Callable[[WorkerMemory, dict[str, Any]], Worker]
 ) -> None:
@@ -161,9 +185,9 @@ def serve(
     memory = mmap.mmap(config["memory_fd"], config["memory_bytes"])
     os.close(config["memory_fd"])
     worker = new_worker(WorkerMemory(memory, config), config)
+    free_later = _alarm()
     with Connection(config["pipe_fd"]) as pipe:
         pipe.send_bytes(json.dumps({"unfiltered": confine(pipe.recv_bytes())}).encode())
-        freed_at = time.monotonic()
         while True:
             try:
                 job = json.loads(pipe.recv_bytes())
@@ -173,9 +197,7 @@ def serve(
             answer = worker.answer(job)
             limit_time(0)
             pipe.send_bytes(json.dumps(answer).encode())
-            if time.monotonic() - freed_at > KEPT_S:
-                _free_unused()
-                freed_at = time.monotonic()
+            free_later()
 
 
 def main(config: dict[str, Any]) -> None:
