@@ -111,7 +111,8 @@ def create_app(
         ),
     )
     lengths = Lengths(engine.info, settings.limits)
-    budgets = Budgets(settings.limits, num_slots=engine.info.max_num_seqs)
+    info = engine.info
+    budgets = Budgets(settings.limits, num_slots=info.max_num_seqs, pixel_type=info.pixel_type)
     pipeline = Pipeline(
         media=media,
         builder=builder,

@@ -18,6 +18,9 @@ from typing import Any
 import httpx2
 import openai
 import pytest
+from internvl_server.core import PixelType
+from internvl_server.pipeline import Budgets
+from internvl_server.settings.limits import LimitSettings
 from PIL import Image
 
 from tests.live.test_process import serving
@@ -185,10 +188,17 @@ def test_requests_that_each_hold_a_part_of_their_tiles_do_not_wait_for_each_othe
         body["messages"][0]["content"][0]["image_url"]["detail"] = "high"
     with ThreadPoolExecutor(1) as thread:
         answers = thread.submit(post_all, server, bodies)
-        wait_until(lambda: budget.in_use[1] == 80)
+        wait_until(lambda: budget.in_use[1] == 40)  # twice as large as those of other engines
         host.go.set()
         assert [answer.status_code for answer in answers.result()] == [200] * 8
     assert_nothing_is_held(server)
+
+
+@pytest.mark.parametrize(("pixel_type", "num_tiles"), [("float32", 40), ("bfloat16", 80)])
+def test_tiles_are_counted_by_their_memory(pixel_type: str, num_tiles: int) -> None:
+    limits = LimitSettings(max_tiles_in_flight=80)
+    budgets = Budgets(limits, num_slots=1, pixel_type=PixelType(pixel_type))
+    assert budgets.media.limits[1] == num_tiles
 
 
 def test_a_burst_after_a_lull_is_served(start_server: Callable[..., LiveServer]) -> None:

@@ -163,11 +163,10 @@ def _cpu_type(subject: Subject) -> CpuType:
 def _request_bytes(settings: Settings) -> int:
     """The most that all requests take, as server/docs/deployment.md lists it."""
     limits, media = settings.limits, settings.media
-    value_bytes = 4 if settings.engine.kind == "cpu" else 2
     return (
         3 * limits.max_body_bytes_in_flight
         + limits.max_fetched_bytes_in_flight
-        + limits.max_tiles_in_flight * 3 * TILE_PX**2 * value_bytes
+        + limits.max_tiles_in_flight * 3 * TILE_PX**2 * 2  # bytes
         + media.max_videos_in_flight * media.max_video_bytes
         + media.cache_bytes
     )

@@ -7,6 +7,7 @@ while it holds a later one. Requests can therefore not wait for each other.
 from internvl_server.concurrency.caller import Clients
 from internvl_server.concurrency.memory import MemoryGuard
 from internvl_server.concurrency.sharing import SharedBudget
+from internvl_server.core import PixelType
 from internvl_server.errors import EngineOverloadedError
 from internvl_server.settings import LimitSettings
 
@@ -19,6 +20,7 @@ class Budgets:
     Args:
         limits: Their sizes, among others.
         num_slots: Most requests that the engine computes at the same time.
+        pixel_type: Of its tiles. `max_tiles_in_flight` is the number of those with values of 16 bits.
 
     Attributes:
         requests: From before the body is read until the last byte of the answer is sent.
@@ -28,7 +30,13 @@ class Budgets:
             the engine. A few more than the engine computes keep it busy when a request ends.
     """
 
-    def __init__(self, limits: LimitSettings, *, num_slots: int) -> None:
+    def __init__(
+        self,
+        limits: LimitSettings,
+        *,
+        num_slots: int,
+        pixel_type: PixelType = PixelType.BFLOAT16,
+    ) -> None:
         self.limits = limits
         wait_s = limits.queue_timeout_s
         self.clients = clients = Clients(limits.max_share_per_key)
@@ -45,7 +53,7 @@ class Budgets:
         )
         self.media = SharedBudget(
             limits.max_fetched_bytes_in_flight,
-            limits.max_tiles_in_flight,
+            max(1, limits.max_tiles_in_flight * 2 // pixel_type.storage.itemsize),
             refusal="Too many images of other requests are in flight. Retry later.",
             wait_s=wait_s,
             clients=clients,

@@ -64,8 +64,8 @@ class LimitSettings(Section):
     are counted by `media.max_videos_in_flight`."""
     max_tiles_in_flight: PositiveInt = 1024
     """Maximum number of image tiles of all accepted requests, counted once per choice. A tile takes 1.2 MB of
-    memory, or 2.4 MB with the CPU engine; `media.cache_bytes` comes on top. Further requests wait before
-    their images are fetched and decoded."""
+    memory; with the CPU engine in `float32` it takes 2.4 MB, and half as many are allowed.
+    `media.cache_bytes` comes on top. Further requests wait before their images are fetched and decoded."""
     max_memory: Annotated[float, Field(gt=0, le=1)] = 0.95
     """Part of the memory limit of the server's control group, such as a container's, from which all requests
     get 429."""

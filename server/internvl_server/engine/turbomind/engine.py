@@ -15,7 +15,7 @@ from PIL import Image, ImageFile
 
 from internvl_server.checkpoint.files import Checkpoint
 from internvl_server.concurrency.budget import Permit
-from internvl_server.core import Constraint, GenerateRequest
+from internvl_server.core import Constraint, GenerateRequest, PixelType
 from internvl_server.engine.base import EngineHealth, EngineInfo
 from internvl_server.engine.checks import RequestLimits, check_request
 from internvl_server.engine.guided.compiler import GrammarCompiler, ProcessJudge
@@ -81,7 +81,11 @@ class TurbomindEngine:
         self._checkpoint = checkpoint
         self._settings = settings
         ignored = PENALTIES if settings.ignore_penalties else frozenset()
-        self._info = EngineInfo("turbomind", max_model_len, max_num_seqs, CAPABILITIES, ignored)
+        # Whether it takes bfloat16 or float16 is known when it has loaded the model.
+        self._info = EngineInfo(
+            "turbomind", max_model_len, max_num_seqs, CAPABILITIES, ignored,
+            pixel_type=PixelType.BFLOAT16,
+        )  # fmt: skip
         self._limits = _limits_of(checkpoint, max_model_len)
         self._logits_budget = logits_budget(MAX_LOGITS_BYTES)
         self._state = "not started"
