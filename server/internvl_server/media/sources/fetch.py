@@ -10,13 +10,10 @@ headers or decompression to switch off, limits the head of an answer, and never 
 """
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from ipaddress import ip_address
 from urllib.parse import urljoin
 
 import httpx2
@@ -24,6 +21,7 @@ import httpx2
 from internvl_server.concurrency.sharing import SharedBudget
 from internvl_server.errors import InvalidRequestError
 from internvl_server.media.sources.exchange import Exchange, ExchangeError, connect
+from internvl_server.media.sources.resolver import Resolver
 from internvl_server.media.sources.url_policy import (
     Address,
     FetchUrl,
@@ -78,13 +76,12 @@ class MediaFetcher:
             refusal="Too many images and videos are being fetched. Retry later.",
             wait_s=settings.fetch_timeout_s,
         )
-        # Separate threads, so that a name server that hangs does not block the loop's shared ones.
-        self._resolver = ThreadPoolExecutor(settings.max_fetches, thread_name_prefix="resolve")
+        self._resolver = Resolver(settings.max_fetches)
         self._tls = httpx2.create_ssl_context(trust_env=False)
 
     async def aclose(self) -> None:
         """Stop looking up names."""
-        self._resolver.shutdown(wait=False, cancel_futures=True)
+        self._resolver.close()
 
     async def fetch(
         self,
@@ -159,12 +156,9 @@ class MediaFetcher:
 
     async def _resolve(self, target: FetchUrl, spec: _FetchSpec) -> tuple[Address, ...]:
         """Resolve the host and check all its addresses; they are in the order to try them."""
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._settings.resolve_timeout_s):
-                addresses = await loop.run_in_executor(
-                    self._resolver, _look_up, target.host, target.port
-                )
+                addresses = await self._resolver.look_up(target.host, target.port)
         except (OSError, UnicodeError, ValueError) as err:
             if isinstance(err, TimeoutError):
                 raise
@@ -218,11 +212,6 @@ async def _read_body(exchange: Exchange, spec: _FetchSpec) -> bytes:
 
 def _ignore(_: int) -> None:
     """Do nothing with the size of a file."""
-
-
-def _look_up(host: str, port: int) -> tuple[Address, ...]:
-    answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
-    return tuple(dict.fromkeys(ip_address(answer[4][0]) for answer in answers))
 
 
 def _check_head(exchange: Exchange, spec: _FetchSpec) -> None:
