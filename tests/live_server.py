@@ -86,7 +86,7 @@ class LiveServer:
             time.sleep(0.05)
         raise TimeoutError("the server did not become ready")
 
-    def wait_idle(self, timeout_s: float = 10) -> None:
+    def wait_idle(self, timeout_s: float = 60) -> None:
         """Until the engine has nothing left of any request, and no place is taken."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
@@ -110,7 +110,7 @@ class LiveServer:
         for client in self._clients:
             client.close()
         self._server.should_exit = True
-        self.thread.join(timeout=30)
+        self.thread.join(timeout=120)  # a step of the CPU engine is not interrupted
         self._socket.close()
         assert not self.thread.is_alive(), "the server did not stop"
 

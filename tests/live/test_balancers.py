@@ -19,9 +19,9 @@ import pytest
 
 from scripts.injections.replicas import command, find, local_config
 from scripts.load.servers import free_port
+from tests.live.test_streams import wait_until
 
 ROOT = Path(__file__).parents[2]
-LOAD_S = 5.0
 NUM_CLIENTS = 24
 
 
@@ -96,27 +96,37 @@ def servers_of(url: str, headers: dict[str, str]) -> set[str]:
 
 
 class Load:
-    """Clients that stream one request after another until the time is over."""
+    """Clients that stream one request after another. A context: they end on leaving."""
 
     def __init__(self, url: str) -> None:
         self.outcomes: list[tuple[float, str]] = []
         self._url = url
-        self._until = time.monotonic() + LOAD_S
+        self._is_over = threading.Event()
         self._threads = [threading.Thread(target=self._run) for _ in range(NUM_CLIENTS)]
+
+    def __enter__(self) -> "Load":
         for thread in self._threads:
             thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        for thread in self._threads:
+            thread.join(60)
+            assert not thread.is_alive()
 
     def _run(self) -> None:
         with openai.OpenAI(
             base_url=f"{self._url}/v1", api_key="none", timeout=30, max_retries=0
         ) as client:
-            while (started := time.monotonic()) < self._until:
+            while not self._is_over.is_set():
+                started = time.monotonic()
                 self.outcomes.append((started, one_stream(client)))
 
-    def wait(self) -> None:
-        for thread in self._threads:
-            thread.join(LOAD_S + 60)
-            assert not thread.is_alive()
+    def more(self, number: int) -> None:
+        """Wait until so many more requests have ended."""
+        number += len(self.outcomes)
+        wait_until(lambda: len(self.outcomes) >= number, 60)
 
 
 @contextmanager
@@ -147,12 +157,12 @@ def test_a_stopped_server_loses_no_request(
     with balanced(name, tiny_checkpoint, tmp_path) as (url, servers):
         for path in ("/metrics", "/%6detrics", "/metrics?a=b"):
             assert httpx2.get(url + path, timeout=5).status_code == 404, path
-        load = Load(url)
-        time.sleep(1.5)
-        stopped_at = time.monotonic()
-        servers[victim].send_signal(signal.SIGTERM)
-        load.wait()
-        assert servers[victim].wait(30) == 0, "it drained and left in peace"
+        with Load(url) as load:
+            load.more(2 * NUM_CLIENTS)
+            stopped_at = time.monotonic()
+            servers[victim].send_signal(signal.SIGTERM)
+            assert servers[victim].wait(60) == 0, "it drained and left in peace"
+            load.more(3 * NUM_CLIENTS)
         before = [outcome for start, outcome in load.outcomes if start < stopped_at]
         after = [outcome for start, outcome in load.outcomes if start >= stopped_at]
         assert len(before) >= NUM_CLIENTS

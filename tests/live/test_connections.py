@@ -437,9 +437,10 @@ def test_a_body_that_is_still_sent_after_the_answer_does_not_hold_the_connection
 
 
 def test_a_connection_serves_on_when_the_rest_of_a_refused_body_has_arrived(
-    impatient_server: LiveServer,
+    start_server: Callable[..., LiveServer],
 ) -> None:
-    with connected(impatient_server) as sock:
+    server = start_server(limits={"head_timeout_s": 0.3}, server={"api_keys": ["key"]})
+    with connected(server) as sock:
         sock.sendall(HEAD + LENGTH + b"\r\n" + BODY[:10])
         assert status_of(read_answer(sock)) == 401
         sock.sendall(BODY[10:])
@@ -464,13 +465,17 @@ def test_a_client_that_is_still_sending_can_read_the_answer(
     assert error_of(answer)["code"] == "invalid_api_key"
 
 
-def test_a_reset_connection_leaves_nothing_of_its_request(echo_server: LiveServer) -> None:
-    with connected(echo_server) as sock:
+def test_a_reset_connection_leaves_nothing_of_its_request(
+    start_server: Callable[..., LiveServer],
+) -> None:
+    server = start_server()
+    server._server.config.timeout_keep_alive = 600
+    with connected(server) as sock:
         sock.sendall(GET.replace(b"/health", b"/reset-after-this"))
         assert status_of(read_answer(sock)) == 404
         assert len(cycles_of("/reset-after-this")) == 1
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    deadline = time.monotonic() + 3  # less than an idle connection is kept
+    deadline = time.monotonic() + 60  # less than an idle connection is kept
     while cycles_of("/reset-after-this"):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -498,16 +503,17 @@ def test_a_client_that_reads_nothing_does_not_hold_the_connection(
         sock.sendall(GET)
         assert status_of(read_answer(sock)) == 200
         [held] = [c for c in all_of(connection.Connection) if c.client == sock.getsockname()]
-        held.timeout_keep_alive = 1
+        held.timeout_keep_alive = 600
         while not held.transport.get_write_buffer_size():  # the system's buffers are not full
             last = held.cycle
             sock.sendall(GET.replace(b"/health", b"/metrics"))
             while held.cycle is last or not held.cycle.response_complete:
                 time.sleep(0.002)
+        held.timeout_keep_alive = 1
         sock.sendall(HEAD + LENGTH + header + b"\r\n" + BODY[:10])
         time.sleep(0.1)  # it has been refused
         sock.sendall(rest)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while held in held.connections:
             assert time.monotonic() < deadline
             time.sleep(0.05)

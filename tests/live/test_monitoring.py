@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,17 @@ def prometheus(urls: list[str], folder: Path) -> Iterator[Callable[..., Any]]:
         process.wait(20)
 
 
+def wait_for_scrapes(get: Callable[..., Any]) -> None:
+    """Until Prometheus has read each server twice more."""
+
+    def is_read_since(begin: float) -> bool:
+        [oldest] = get("query", query="min(timestamp(up))")["result"]
+        return float(oldest["value"][1]) > begin
+
+    for _ in range(2):
+        wait_until(partial(is_read_since, time.time()))
+
+
 @pytest.fixture(scope="module")
 def loaded(
     servers: tuple[str, str, int], picture_url: str, tmp_path_factory: pytest.TempPathFactory
@@ -251,10 +263,11 @@ def loaded(
         if shutil.which("prometheus"):
             folder = tmp_path_factory.mktemp("prometheus")
             get = stack.enter_context(prometheus([good, bad], folder))
-            time.sleep(2 * SCRAPE_MS / 1000)  # rates need a value from before
+            wait_for_scrapes(get)  # rates need a value from before
         with Watch([good, bad]) as watch:
             load(good, bad, pid, picture_url, watch)
-        time.sleep(3 * SCRAPE_MS / 1000)
+        if get is not None:
+            wait_for_scrapes(get)
         yield watch, get
 
 
