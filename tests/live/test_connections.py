@@ -237,6 +237,24 @@ def test_a_connection_between_requests_makes_room_for_another(
             assert status_of(read_answer(busy)) == 200
 
 
+def test_the_connection_that_is_idle_for_longest_makes_room(
+    start_server: Callable[..., LiveServer],
+) -> None:
+    server = start_server(limits={"max_connections": 8})
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(connected(server)) for _ in range(8)]
+        for sock in [*socks, *socks[4:], *socks[:4]]:
+            sock.sendall(GET)
+            assert status_of(read_answer(sock)) == 200
+        for longest in [*socks[4:], *socks[:3]]:
+            newer = stack.enter_context(connected(server))
+            newer.sendall(GET)
+            assert status_of(read_answer(newer)) == 200
+            assert not longest.recv(1)
+        socks[3].sendall(GET)
+        assert status_of(read_answer(socks[3])) == 200
+
+
 def test_silent_clients_leave_room_for_others(start_server: Callable[..., LiveServer]) -> None:
     """One that has waited longer than a second without a head is dropped for a newer one."""
     server = start_server(limits={"max_connections": 3, "head_timeout_s": 600})

@@ -78,9 +78,17 @@ def _site(connection: HttpToolsProtocol) -> str:
 
 
 def close_idle(connections: Iterable[object]) -> bool:
-    """Close a connection that is between requests. Returns whether there was one."""
-    for other in cast(Iterable[HttpToolsProtocol], connections):
-        if other.timeout_keep_alive_task is not None and not other.transport.is_closing():
-            other.transport.close()
-            return True
-    return False
+    """Close the connection that has been between requests for longest. Returns whether there was one.
+
+    The client of another is more likely to be sending its next request, which would be lost.
+    """
+    idle = [
+        (other.timeout_keep_alive_task, other.transport)
+        for other in cast(Iterable[HttpToolsProtocol], connections)
+        if other.timeout_keep_alive_task is not None and not other.transport.is_closing()
+    ]
+    if not idle:
+        return False
+    _, transport = min(idle, key=lambda one: one[0].when())
+    transport.close()
+    return True

@@ -18,11 +18,11 @@ class LimitSettings(Section):
     """Limits of one request, and of all requests together."""
 
     max_connections: Annotated[int, Field(ge=1, le=100_000)] = 2048
-    """Maximum number of open connections. A further one takes the place of one that is idle between requests,
-    or else of one whose client has not sent the headers of a request for a second: the oldest of the client
-    address that has most of them. If that address has more than a quarter of `max_connections`, a connection
-    from another address takes such a place at once. An IPv6 network of 64 bits counts as one address. If
-    there is no such place, the further one gets 429."""
+    """Maximum number of open connections. A further one takes the place of the one that is idle between
+    requests for longest, or else of one whose client has not sent the headers of a request for a second: the
+    oldest of the client address that has most of them. If that address has more than a quarter of
+    `max_connections`, a connection from another address takes such a place at once. An IPv6 network of 64
+    bits counts as one address. If there is no such place, the further one gets 429."""
     max_url_bytes: Annotated[int, Field(ge=256, le=65_536)] = 8192
     """Maximum size of the URL of a request in bytes."""
     max_head_bytes: Annotated[int, Field(ge=1024, le=1 << 20)] = 16_384
