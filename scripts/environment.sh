@@ -34,10 +34,22 @@ install_torch() {
     "${pip[@]}" torch
 }
 
+# Whether an install had all of these extras, and nothing has changed since.
+has_extras() {
+    local stamp extra
+    for stamp in "$venv"/.installed-*; do
+        if ! [ "$stamp" -nt "$root/pyproject.toml" ] || ! [ "$stamp" -nt "$constraints/cpu.txt" ]; then continue; fi
+        for extra in ${1//,/ }; do
+            case ",${stamp##*/.installed-}," in *",$extra,"*) ;; *) continue 2 ;; esac
+        done
+        return
+    done
+    return 1
+}
+
 ensure_environment() {
-    local extras="$1" python stamp
-    stamp="$venv/.installed-$extras"
-    if [ "$stamp" -nt "$root/pyproject.toml" ] && [ "$stamp" -nt "$constraints/cpu.txt" ]; then return; fi
+    local extras="$1" python
+    if has_extras "$extras"; then return; fi
     if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
         python=$(find_python) || exit 1
         rm -rf "$venv" # an interrupted first run may have left a part of one
@@ -46,7 +58,7 @@ ensure_environment() {
     echo "Installing internvl-server[$extras] into .venv ..." >&2
     "$venv/bin/python" -c 'import torch' 2>/dev/null || install_torch "$venv"
     "$venv/bin/python" -m pip install --quiet --constraint "$constraints/cpu.txt" --editable "$root[$extras]"
-    touch "$stamp"
+    touch "$venv/.installed-$extras"
 }
 
 # A TCP port that is free now.
