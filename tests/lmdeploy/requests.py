@@ -1,5 +1,7 @@
 """Requests and how their answers are read."""
 
+import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,12 @@ def make_request(
 def _pixels(rng: np.random.Generator, num_tiles: int, pixel_type: PixelType) -> PixelValues:
     values = rng.standard_normal((num_tiles, 3, TILE_PX, TILE_PX)).astype(np.float16)
     return values.view(pixel_type.storage)
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.005)
 
 
 async def answer(engine: TurbomindEngine, request: GenerateRequest) -> tuple[list[int], str | None]:

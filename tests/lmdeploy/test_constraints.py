@@ -73,13 +73,13 @@ async def test_the_event_loop_runs_on_while_one_is_compiled(make_engine, loop):
     properties = {f"k{n}": {"enum": [f"v{n}-{i}" for i in range(20)]} for n in range(150)}
     constraint = JsonSchema({"type": "object", "properties": properties})
     task = asyncio.ensure_future(answer(engine, make_request(constraint=constraint)))
-    longest = 0.0
+    longest, begin = 0.0, time.monotonic()
     while not task.done():
         start = time.monotonic()
         await asyncio.sleep(0.001)
         longest = max(longest, time.monotonic() - start)
     await task
-    assert longest < 0.5
+    assert longest < (time.monotonic() - begin) / 2
 
 
 def compile_counted_properties():

@@ -1,6 +1,5 @@
 """TurboMind that hangs: the process ends, nothing native is called after the end, and no permit is lost."""
 
-import asyncio
 import re
 import signal
 import subprocess
@@ -15,7 +14,7 @@ import pytest
 from internvl_server.engine.health import STALLED_EXIT_CODE
 
 from tests.lmdeploy.native import Plan
-from tests.lmdeploy.requests import answer, make_request
+from tests.lmdeploy.requests import answer, make_request, until
 
 MESSAGE = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4, "model": "hf"}
 
@@ -32,7 +31,7 @@ def hanging(folder: object, exit_after_s: float) -> Iterator[subprocess.Popen[st
                 if "ready after" in line:
                     break
             url = re.search(r"http://\S+/v1", "".join(lines))[0]
-            with httpx2.Client(timeout=1) as client, pytest.raises(httpx2.ReadTimeout):
+            with httpx2.Client(timeout=1) as client, pytest.raises(httpx2.TransportError):
                 client.post(f"{url}/chat/completions", json=MESSAGE)
             yield process
         finally:
@@ -66,7 +65,7 @@ async def test_the_scheduler_is_not_asked_while_it_is_freed(make_engine, loop, m
 
     loop.get_schedule_metrics = query
     engine = await make_engine()
-    await asyncio.sleep(0.1)
+    await until(lambda: inside)
     freed_while_inside = []
 
     def close() -> None:
@@ -85,19 +84,24 @@ async def test_an_engine_that_does_not_return_is_not_freed(make_engine, loop, mo
     monkeypatch.setattr("internvl_server.engine.turbomind.engine.end_process", end)
     for name in ("_CLOSE_S", "_RETURN_S", "_EXIT_S"):
         monkeypatch.setattr(f"internvl_server.engine.turbomind.engine.{name}", 0.2)
-    never, closed = threading.Event(), []
+    never, asked, closed = threading.Event(), threading.Event(), []
+
+    def hang(*_) -> None:
+        asked.set()
+        never.wait()
+
     engine = await make_engine()
     runtime = engine._runtime
     if where == "the scheduler":
-        loop.get_schedule_metrics = lambda rank: never.wait()
+        loop.get_schedule_metrics = hang
         monkeypatch.setattr(runtime, "close", lambda: closed.append(True))
-        await asyncio.sleep(0.1)
+        await until(asked.is_set)
     else:
-        monkeypatch.setattr(runtime, "close", never.wait)
+        monkeypatch.setattr(runtime, "close", hang)
     await engine.close()
     health = engine.health()
     assert (health.is_alive, health.is_ready, closed) == (False, False, [])
-    await asyncio.sleep(0.4)
+    await until(lambda: end.called)
     end.assert_called_once_with()
     never.set()
 
@@ -138,6 +142,5 @@ async def test_a_request_object_that_cannot_be_made_is_a_fact_of_health(
         await answer(engine, make_request())
     assert "creates no request object" in engine.health().reason
     loop.create_request = create
-    await asyncio.sleep(0.2)
-    assert engine.health().is_ready
+    await until(lambda: engine.health().is_ready)
     assert await answer(engine, make_request()) == ([65, 66, 67], "length")

@@ -1,6 +1,5 @@
 """Every parameter core can express: native, or refused. How answers end, and what their tokens carry."""
 
-import asyncio
 import contextlib
 import dataclasses
 import math
@@ -15,7 +14,7 @@ from internvl_server.errors import EngineError, EngineOverloadedError, Unsupport
 from internvl_server.pipeline.checks import resolve_sampling
 
 from tests.lmdeploy.native import HELD_BACK, Plan, logits_at
-from tests.lmdeploy.requests import END, answer, make_request
+from tests.lmdeploy.requests import END, answer, make_request, until
 
 VOCAB_SIZE = 1000
 
@@ -210,9 +209,7 @@ async def test_logits_of_all_requests_fit_their_memory(make_engine, loop, monkey
         async with engine.generate(make_request()):
             pass
     loop.plan = lambda call: Plan([65, END])
-    async with asyncio.timeout(10):
-        while engine._logits_budget.in_use:
-            await asyncio.sleep(0.005)
+    await until(lambda: not engine._logits_budget.in_use)
     assert await answer(engine, request) == ([65, END], "stop")
 
 
@@ -221,8 +218,7 @@ async def test_a_failed_request_gives_its_memory_back(make_engine, loop):
     loop.plan = lambda call: Plan([65], 5)
     with contextlib.suppress(Exception):
         await answer(engine, make_request(temperature=0.0, num_logprobs=1))
-    await asyncio.sleep(0.01)
-    assert engine._logits_budget.in_use == 0
+    await until(lambda: not engine._logits_budget.in_use)
 
 
 def test_choices_have_seeds_of_their_own():
@@ -276,6 +272,4 @@ async def test_memory_of_log_probabilities_grows_with_the_answer(make_engine, lo
         with pytest.raises(EngineError, match="no memory for more log probabilities"):
             await read()
     assert 700 <= len(ids) < 900
-    async with asyncio.timeout(10):
-        while engine._logits_budget.in_use:
-            await asyncio.sleep(0.005)
+    await until(lambda: not engine._logits_budget.in_use)

@@ -23,7 +23,7 @@ from PIL import Image, ImageFile
 
 from tests.conftest import data_url
 from tests.lmdeploy.native import CANCEL, Plan
-from tests.lmdeploy.requests import END, TILE_PX, answer, make_request
+from tests.lmdeploy.requests import END, TILE_PX, answer, make_request, until
 from tests.parity.pictures import make_picture
 
 GUIDE = Regex("[a-z]+")
@@ -211,15 +211,13 @@ async def test_health_follows_the_scheduler(make_engine, loop, monkeypatch):
     async with engine.generate(make_request()) as deltas:
         waiting = asyncio.ensure_future(anext(deltas))
         await asyncio.sleep(0.8)
-        health = engine.health()
-        assert (health.is_ready, health.num_running) == (True, 1)
+        await until(lambda: engine.health().is_ready)
+        assert engine.health().num_running == 1
         loop.is_frozen = True
-        await asyncio.sleep(0.8)
-        assert not engine.health().is_ready
+        await until(lambda: not engine.health().is_ready)
         assert "no progress" in engine.health().reason
         loop.is_frozen = False
-        await asyncio.sleep(0.2)
-        assert engine.health().is_ready
+        await until(lambda: engine.health().is_ready)
         waiting.cancel()
 
 
@@ -231,8 +229,7 @@ async def test_health_without_ticks_follows_the_tokens(make_engine, loop, monkey
     async with engine.generate(make_request()) as deltas:
         await anext(deltas)
         assert engine.health().is_ready
-        await asyncio.sleep(0.5)
-        assert not engine.health().is_ready
+        await until(lambda: not engine.health().is_ready)
 
 
 async def test_an_engine_that_does_not_run_refuses(make_engine, loop):
@@ -249,7 +246,7 @@ async def test_the_schedulers_metrics_are_read(make_engine, loop, monkeypatch):
     loop.plan = lambda call: Plan([65], None)
     async with engine.generate(make_request()) as deltas:
         await anext(deltas)
-        await asyncio.sleep(0.1)
+        await until(lambda: engine.scheduler_metrics and engine.scheduler_metrics.num_active)
         found = engine.scheduler_metrics
     assert (found.num_active, found.num_waiting) == (1, 2)
     assert (found.cache_usage, found.prefix_cache_hit_rate) == (0.25, 0.5)

@@ -8,13 +8,7 @@ import pytest
 from internvl_server.errors import EngineError, EngineUnavailableError
 
 from tests.lmdeploy.native import Plan
-from tests.lmdeploy.requests import END, answer, make_request
-
-
-async def until(condition, timeout_s=20):
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.005)
+from tests.lmdeploy.requests import END, answer, make_request, until
 
 
 def expected_answer(prompt):
@@ -129,8 +123,7 @@ async def test_leaving_while_waiting_costs_the_engine_nothing(make_engine, loop)
     async with engine.generate(make_request((1,))) as first:
         await anext(first)
         async with engine.generate(make_request((2,))):
-            await asyncio.sleep(0.02)
-            assert engine.health().num_waiting == 1
+            await until(lambda: engine.health().num_waiting == 1)
     await until(lambda: engine._jobs.num_free == 1)
     assert [call.input_ids for call in loop.calls] == [[1]]
     assert loop.num_cancelled == 1
