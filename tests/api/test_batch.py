@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from internvl_server.cli import main
 
+from tests.live.test_streams import wait_until
 from tests.live_server import LiveServer
 
 ROOT = Path(__file__).parents[2]
@@ -205,13 +206,16 @@ def test_a_stopped_batch_is_resumed(batch: Batch) -> None:
     assert len(batch.results()) == 30
 
 
-def test_a_second_signal_does_not_wait(batch: Batch) -> None:
+def test_a_second_signal_does_not_wait(
+    start_server: Callable[..., LiveServer], batch: Batch
+) -> None:
+    server = start_server(engine={"echo": {"hang_after_tokens": 1}})
     batch.write(request_line("hangs"))
-    process = batch.start(*batch.engine, "--set", "engine.echo.hang_after_tokens=1")
-    wait_for_lines(batch.output, 0)
-    time.sleep(2)  # until the request runs; earlier is a stop too, with the same end
+    process = batch.start("--url", server.url)
+    wait_until(lambda: server.engine.num_started == 1, 60)
     process.send_signal(signal.SIGINT)
-    time.sleep(0.2)
+    assert process.stderr is not None
+    assert any("a second signal aborts" in line for line in iter(process.stderr.readline, ""))
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT, said
