@@ -4,10 +4,13 @@ from collections.abc import Callable, Sequence
 
 from internvl_server.core import LogprobToken, TextLogprobs, TokenLogprobs
 
-__all__ = ["LEAST_LOGPROB", "LogprobWriter"]
+__all__ = ["IN_REASONING", "LEAST_LOGPROB", "LogprobWriter"]
 
 # JSON has no infinity; OpenAI writes this for a token that cannot be chosen.
 LEAST_LOGPROB = -9999.0
+
+IN_REASONING = -1
+"""The offset of tokens that are before the text."""
 
 
 class LogprobWriter:
@@ -24,10 +27,10 @@ class LogprobWriter:
         self._num_top = num_top
 
     def __call__(self, token_id: int, logprobs: TokenLogprobs, offset: int = 0) -> TextLogprobs:
-        """The log probabilities of one position, at an offset of the answer's text."""
+        """The log probabilities of one position, at an offset of the answer's text or `IN_REASONING`."""
         chosen = self._token(token_id, logprobs.logprob)
         top = tuple(self._top(token_id, chosen, logprobs.top))
-        return TextLogprobs(chosen, top, offset=offset)
+        return TextLogprobs(chosen, top, offset == IN_REASONING, offset)
 
     def _top(
         self, token_id: int, chosen: LogprobToken, top: Sequence[tuple[int, float]]

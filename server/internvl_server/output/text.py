@@ -19,7 +19,7 @@ from internvl_server.core import (
 )
 from internvl_server.core.vocabulary import Vocabulary
 from internvl_server.output.detokenizer import Detokenizer, new_detokenizer
-from internvl_server.output.logprobs import LogprobWriter
+from internvl_server.output.logprobs import IN_REASONING, LogprobWriter
 from internvl_server.output.reasoning import (
     AfterReasoning,
     ReasoningReader,
@@ -101,8 +101,10 @@ class AnswerText:
             shows_reasoning=params.shows_reasoning,
         )
 
-    def push(self, delta: TokenDelta) -> TextDelta:
+    def push(self, delta: TokenDelta) -> list[TextDelta]:
         """The text that is certain now; the last delta has a `finish_reason`, and no `usage` yet.
+
+        There are several if text follows a call: the text of one comes before its calls.
 
         Tokens after a stop string, or after the only call there may be, are neither visible nor counted, even
         if they came in the same delta. Stop strings and tool calls are not looked for in reasoning.
@@ -111,7 +113,7 @@ class AnswerText:
             return self._push_text(delta)
         return self._push_with_reasoning(self._reasoning, delta)
 
-    def _push_with_reasoning(self, reader: ReasoningReader, delta: TokenDelta) -> TextDelta:
+    def _push_with_reasoning(self, reader: ReasoningReader, delta: TokenDelta) -> list[TextDelta]:
         """The reasoning that is certain now, and the text if it has begun."""
         rules = self._rules
         if delta.finish_reason is None and rules.to_logprobs is None and not rules.keeps_tags:
@@ -119,7 +121,7 @@ class AnswerText:
             if inside is not None:
                 self.num_tokens += len(delta.token_ids)
                 self.num_reasoning_tokens += len(delta.token_ids)
-                return TextDelta("", reasoning=inside if self._shows_reasoning else "")
+                return [TextDelta("", reasoning=inside if self._shows_reasoning else "")]
         tokens = tokens_of(delta)
         num_shown = self._num_shown(delta)
         is_last = delta.finish_reason is not None
@@ -132,29 +134,32 @@ class AnswerText:
             return self._push_written(taken, delta_of([*rest, *tokens[num_shown:]], delta))
         if self._shows_reasoning:
             for token_id, logprobs in taken:
-                self._add_logprobs(token_id, logprobs, is_reasoning=True)
+                self._add_logprobs(token_id, logprobs, IN_REASONING)
         if reader.is_over and reader.has_begun:
             self._detokenizer = AfterReasoning(self._detokenizer)
         made = self._push_text(delta_of([*rest, *tokens[num_shown:]], delta))
-        if not text or not self._shows_reasoning:
-            return made
-        return replace(made, reasoning=text, logprobs=made.logprobs or self._logprobs())
+        return self._led(made, reasoning=text) if text and self._shows_reasoning else made
 
-    def _push_written(self, tokens: Iterable[Token], delta: TokenDelta) -> TextDelta:
+    def _push_written(self, tokens: Iterable[Token], delta: TokenDelta) -> list[TextDelta]:
         """As `_push_text`, after tokens of reasoning, in which nothing is looked for."""
         written = ""
         for token_id, logprobs in tokens:
-            self._add_logprobs(token_id, logprobs)
+            self._add_logprobs(token_id, logprobs, self._num_chars_made)
             piece = self._detokenizer.push((token_id,))
             self._num_chars_made += len(piece)
             written += piece
         self._num_chars_certain = self._num_chars_made
         made = self._push_text(delta)
-        if not written:
-            return made
-        return replace(made, text=written + made.text, logprobs=made.logprobs or self._logprobs())
+        return self._led(made, text=written) if written else made
 
-    def _push_text(self, delta: TokenDelta) -> TextDelta:
+    def _led(
+        self, made: list[TextDelta], *, text: str = "", reasoning: str = ""
+    ) -> list[TextDelta]:
+        made[0] = replace(made[0], text=text + made[0].text, reasoning=reasoning)
+        made[-1] = replace(made[-1], logprobs=made[-1].logprobs or self._logprobs())
+        return made
+
+    def _push_text(self, delta: TokenDelta) -> list[TextDelta]:
         if self._calls is not None and self._calls.is_single and len(delta.token_ids) > 1:
             return self._push_until_call(delta)
         text = self._plain_text(delta) if self._is_plain else self._text_token_by_token(delta)
@@ -162,21 +167,22 @@ class AnswerText:
             text += self._rest()
         return self._parsed(text, "stop" if self._stop.is_stopped else delta.finish_reason)
 
-    def _push_until_call(self, delta: TokenDelta) -> TextDelta:
+    def _push_until_call(self, delta: TokenDelta) -> list[TextDelta]:
         """As `_push_text`, one token at a time: those after the only call do not belong to the answer."""
         made: list[TextDelta] = []
         tokens = tokens_of(delta)
         for number, token in enumerate(tokens, 1):
             reason = delta.finish_reason if number == len(tokens) else None
-            made.append(self._push_text(delta_of([token], delta._replace(finish_reason=reason))))
+            made += self._push_text(delta_of([token], delta._replace(finish_reason=reason)))
             if made[-1].finish_reason is not None:
                 break
-        return replace(
+        whole = replace(
             made[-1],
             text="".join(d.text for d in made),
             tool_calls=tuple([call for d in made for call in d.tool_calls]),
             logprobs=tuple([entry for d in made for entry in d.logprobs]),
         )
+        return [whole]
 
     def push_json(self, token_ids: Sequence[int]) -> bytes | None:
         """As `push`, for tokens that do not end the answer: their text as an encoded JSON string.
@@ -199,7 +205,7 @@ class AnswerText:
             self.num_tokens += 1
             if index == num_shown:
                 break
-            self._add_logprobs(token_id, logprobs)
+            self._add_logprobs(token_id, logprobs, self._num_chars_made)
             text += self._certain(self._detokenizer.push((token_id,)))
             if self._stop.is_stopped:
                 break
@@ -227,14 +233,9 @@ class AnswerText:
             self._num_chars_certain = self._num_chars_made + 1  # every token is
         return text
 
-    def _add_logprobs(
-        self, token_id: int, logprobs: TokenLogprobs | None, *, is_reasoning: bool = False
-    ) -> None:
-        if logprobs is None or self._rules.to_logprobs is None:
-            return
-        offset = -1 if is_reasoning else self._num_chars_made
-        entry = self._rules.to_logprobs(token_id, logprobs, offset)
-        self._pending.append(replace(entry, is_reasoning=True) if is_reasoning else entry)
+    def _add_logprobs(self, token_id: int, logprobs: TokenLogprobs | None, offset: int) -> None:
+        if logprobs is not None and self._rules.to_logprobs is not None:
+            self._pending.append(self._rules.to_logprobs(token_id, logprobs, offset))
 
     def _logprobs(self) -> tuple[TextLogprobs, ...]:
         """Log probabilities of the tokens whose text has begun to be shown."""
@@ -242,19 +243,17 @@ class AnswerText:
         del self._pending[: len(ready)]
         return tuple(ready)
 
-    def _parsed(self, text: str, reason: FinishReason | None) -> TextDelta:
+    def _parsed(self, text: str, reason: FinishReason | None) -> list[TextDelta]:
         if self._calls is None:
-            return self._delta(text, (), reason)
-        parsed = [self._calls.push(text)]
+            return [self._delta(text, (), reason)]
+        *parts, last = self._calls.read(text, is_last=reason is not None)
         if self._calls.is_complete:
             reason = reason or "stop"
-        if reason is not None:
-            parsed.append(self._calls.flush())
         # A stop string may stand in a call's arguments, and cut it.
         if reason == "stop" and self._calls.num_calls > self._calls.has_cut_call:
             reason = "tool_calls"
-        calls = tuple([call for piece in parsed for call in piece.tool_calls])
-        return self._delta("".join(p.text for p in parsed), calls, reason)
+        before = [TextDelta(part.text, tool_calls=part.tool_calls) for part in parts]
+        return [*before, self._delta(last.text, last.tool_calls, reason)]
 
     def _delta(
         self, text: str, tool_calls: tuple[ToolCallDelta, ...], reason: FinishReason | None

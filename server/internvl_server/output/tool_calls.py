@@ -28,6 +28,8 @@ _HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*"(?P<name>[\w-]{1,128})"\s*,\s*"argume
 _SHORTEST_HEAD = '{"name":"'
 _NOT_A_CALL = re.compile(r"\s*(?:[^\s{]|\{\s*[^\s\"])")
 
+_UP_TO_TAG = re.compile(r"[^>]*>|[^>]+")
+
 _State: TypeAlias = Literal["text", "block", "arguments"]
 
 
@@ -86,6 +88,27 @@ class ToolCallParser:
     def is_complete(self) -> bool:
         """Whether there can be no further call, so that the answer is over."""
         return self.is_single and self._num_ended > 0
+
+    def read(self, text: str, *, is_last: bool) -> list[ParsedText]:
+        """As `push`, and at the end `flush`: in several parts if text follows a call.
+
+        Args:
+            text: More of the answer's text.
+            is_last: Whether no text will follow.
+        """
+        # Only the end of a tag ends a call, so that no piece has text after one.
+        parsed = [self.push(piece) for piece in _UP_TO_TAG.findall(text)]
+        if is_last or self.is_complete:
+            parsed.append(self.flush())
+        parts = [ParsedText("")]
+        for piece in parsed:
+            if piece.text and parts[-1].tool_calls:
+                parts.append(piece)
+            else:
+                parts[-1] = ParsedText(
+                    parts[-1].text + piece.text, parts[-1].tool_calls + piece.tool_calls
+                )
+        return parts
 
     def push(self, text: str) -> ParsedText:
         """Take more of the answer's text. It is ignored once the answer is complete."""

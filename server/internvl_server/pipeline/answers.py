@@ -135,21 +135,23 @@ class Answer:
     def _put(self, delta: TokenDelta) -> None:
         self.num_cached_tokens = max(self.num_cached_tokens, delta.num_cached_tokens)
         new = self._text.push(delta)
-        if new.finish_reason is not None:
+        if new[-1].finish_reason is not None:
             self.end()  # the engine does not know stop strings and would go on
         if self._checked is None:
-            self._pass_on(new)
+            for part in new:
+                self._pass_on(part)
         else:
             self._stream.detach()
             self._check = asyncio.create_task(self._put_checked(self._checked, new))
 
-    async def _put_checked(self, checked: CheckedAnswer, delta: TextDelta) -> None:
+    async def _put_checked(self, checked: CheckedAnswer, deltas: list[TextDelta]) -> None:
         try:
-            delta = await checked.push(delta)
+            parts = await checked.push_all(deltas)
             self._check = None
-            if delta.finish_reason is not None:
+            if parts[-1].finish_reason is not None:
                 self.end()  # the check may end the answer too
-            self._pass_on(delta)
+            for part in parts:
+                self._pass_on(part)
             self._attach()
         except Exception as error:  # noqa: BLE001  (as above)
             self.end()

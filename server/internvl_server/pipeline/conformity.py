@@ -6,7 +6,7 @@ rest has been checked, so that no client can parse an answer that is refused.
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -101,6 +101,15 @@ class CheckedAnswer:
         self._index = -1
         self._violation = ""
         self._logprobs: tuple[TextLogprobs, ...] = ()  # of text that is held back
+
+    async def push_all(self, deltas: Sequence[TextDelta]) -> list[TextDelta]:
+        """As `push`, up to a refusal."""
+        made: list[TextDelta] = []
+        for delta in deltas:
+            made.append(await self.push(delta))
+            if made[-1].finish_reason is not None:
+                break
+        return made
 
     async def push(self, delta: TextDelta) -> TextDelta:
         """The delta without what is held back. The last one may be a refusal."""

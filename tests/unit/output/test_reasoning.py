@@ -64,7 +64,7 @@ def answered(
     for begin, end in itertools.pairwise(ends):
         logprobs = tuple(TokenLogprobs(-float(i)) for i in range(begin, end))
         piece = tuple(ids[begin:end])
-        made.append(text.push(TokenDelta(piece, reason if end == len(ids) else None, logprobs)))
+        made += text.push(TokenDelta(piece, reason if end == len(ids) else None, logprobs))
         if made[-1].finish_reason is not None:
             break
     calls = [c for d in made for c in d.tool_calls]

@@ -47,7 +47,7 @@ def answer(
     )
     got: list[TextDelta] = []
     for delta in deltas(token_ids, cuts or set(), reason):
-        got.append(text.push(delta))
+        got += text.push(delta)
         if got[-1].finish_reason is not None:
             break
     assert all(d.finish_reason is None for d in got[:-1])
