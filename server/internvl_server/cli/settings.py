@@ -1,6 +1,7 @@
 """Settings of a command: their options, and their values from options, environment and file."""
 
 import argparse
+from typing import Self
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -19,6 +20,13 @@ environment over the file."""
 
 class UsageError(Exception):
     """The command line, the settings or an input file cannot be used."""
+
+    @classmethod
+    def of(cls, error: Exception) -> Self:
+        """The same about a file as the system says it, without its number."""
+        if isinstance(error, OSError) and error.filename is not None:
+            return cls(f"{error.filename}: {error.strerror}")
+        return cls(str(error))
 
 
 def add_settings(parser: argparse.ArgumentParser, without: frozenset[str] = frozenset()) -> None:
@@ -63,7 +71,7 @@ def load(options: argparse.Namespace) -> Settings:
         ]
         raise UsageError("\n".join(["The settings cannot be used:", *problems])) from err
     except (OSError, ValueError) as err:
-        raise UsageError(str(err)) from err
+        raise UsageError.of(err) from err
     if settings.server.api_keys or settings.server.named_keys:
         hide_keys(f"internvl-server {options.command}")
     return settings

@@ -1,4 +1,4 @@
-"""Standard streams that are closed, that nobody reads, or that show what others wrote."""
+"""Standard streams that are closed, unread, or shown what others wrote; files that are absent."""
 
 import subprocess
 import sys
@@ -52,3 +52,11 @@ def test_other_broken_pipes_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(models, "run", fail)
     with pytest.raises(BrokenPipeError):
         main(["models"])
+
+
+def test_a_file_that_cannot_be_read_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(["batch", "absent.jsonl", "-o", "answers.jsonl", "--url", "http://127.0.0.1:1"]) == 2
+    )
+    expected = "internvl-server: absent.jsonl: No such file or directory\n"
+    assert capsys.readouterr().err == expected

@@ -33,4 +33,4 @@ def run(options: argparse.Namespace) -> int:
     try:
         return run_batch(settings, options)
     except (BatchError, OSError) as err:
-        raise UsageError(str(err)) from err
+        raise UsageError.of(err) from err

@@ -32,4 +32,4 @@ def run(options: argparse.Namespace) -> int:
     try:
         return bench(options)
     except (DatasetError, OSError) as err:
-        raise UsageError(str(err)) from err
+        raise UsageError.of(err) from err

@@ -20,6 +20,6 @@ def run(options: argparse.Namespace) -> int:
     try:
         text = plan_text(options)
     except (OSError, ValueError) as err:
-        raise UsageError(str(err)) from err
+        raise UsageError.of(err) from err
     print(text)
     return 0
