@@ -29,7 +29,7 @@ _THINK_TAGS = ("<think>", "</think>")
 _TEXT_MARKERS = frozenset((*CONTENT_MARKERS, *_THINK_TAGS))
 
 # Texts that templates write between control tokens, and short system prompts, are encoded once.
-_MAX_KEPT_CHARS = 64
+_MAX_KEPT_CHARS = 128
 _MAX_KEPT_TEXTS = 256
 
 # The pre-tokenisation of the Qwen2 family, for checkpoints that have only vocab.json and merges.txt.

@@ -5,6 +5,7 @@ import unicodedata
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from internvl_server.prompt.template import DEFAULT_SYSTEM_TEXT
 from internvl_server.prompt.tokenizer import CONTENT_MARKERS, PromptTokenizer, load_tokenizer
 from internvl_server.settings import DEMO_MODEL
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -54,6 +55,13 @@ def test_only_content_markers_of_a_text_become_added_tokens(
     markers = re.findall("</?(?:ref|box|quad)>", text)
     added = [i for i in ids if i in tokenizer._added]
     assert added == [tokenizer.content_ids[name] for name in markers]
+
+
+def test_the_templates_own_system_text_is_encoded_once() -> None:
+    tokenizer = load_tokenizer(DEMO_MODEL)
+    for _ in range(3):
+        tokenizer.encode_text(f"system\n{DEFAULT_SYSTEM_TEXT}")
+    assert tokenizer._encode_short.cache_info().misses == 1
 
 
 def test_markers_that_the_tokenizer_lacks_are_plain_text() -> None:
