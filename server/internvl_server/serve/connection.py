@@ -61,6 +61,11 @@ class Connection(ReaderWatch):
         awaited_heads: Of all connections.
     """
 
+    __slots__ = (
+        "_allowed_hosts", "_awaited_heads", "_deadline", "_is_in_body", "_is_in_message", "_is_refused",
+        "_limits", "_num_body_bytes", "_num_head_bytes", "_num_other_bytes", "_refusal", "_unanswered",
+    )  # fmt: skip
+
     def __init__(
         self,
         config: Config,

@@ -27,10 +27,17 @@ class ReaderWatch(HttpToolsProtocol):
     This is for all answers; streams have a timeout besides, `server.send_timeout_s`.
     """
 
+    # The dictionary of the base's attributes has room for few others without becoming four times as large.
+    __slots__ = ("_num_unread_bytes", "_stuck", "stuck_after_s")
+
     stuck_after_s: float
     """`server.unread_timeout_s`."""
-    _stuck: asyncio.TimerHandle | None = None
-    _num_unread_bytes = 0  # of the last answer, when it was whole or later
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Called by the transport at the beginning."""
+        super().connection_made(transport)
+        self._stuck: asyncio.TimerHandle | None = None
+        self._num_unread_bytes = 0  # of the last answer, when it was whole or later
 
     def pause_writing(self) -> None:
         """Called by the transport when its buffer is full."""
@@ -132,6 +139,8 @@ class CycleDirect:
 
     It writes as `RequestResponseCycle.send` does, without its coroutine.
     """
+
+    __slots__ = ("__weakref__", "_cycle", "_on_gone", "_polling")
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self._cycle = cycle

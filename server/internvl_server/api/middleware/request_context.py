@@ -77,6 +77,8 @@ class RequestContextMiddleware:
 class _Answer:
     """Adds headers to an answer, and keeps what the record says of it."""
 
+    __slots__ = ("_headers", "_send", "_shows_times", "_state", "is_whole", "status")
+
     def __init__(
         self, send: Send, headers: dict[str, str], state: dict[str, Any], *, shows_times: bool
     ) -> None:
