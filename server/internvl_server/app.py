@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from internvl_server import __version__
 from internvl_server.api.admission import AdmissionGate, GateState
-from internvl_server.api.errors import install_error_handlers
+from internvl_server.api.errors import ERROR_HANDLERS
 from internvl_server.api.headers import IGNORED_HEADER, WARNINGS_HEADER
 from internvl_server.api.metrics import route as metrics
 from internvl_server.api.metrics.collector import LiveCollector
@@ -32,7 +32,7 @@ from internvl_server.api.routes import (
     tokens,
     version,
 )
-from internvl_server.api.services import Services
+from internvl_server.api.services import Application, Services
 from internvl_server.checkpoint.files import load_checkpoint, load_config
 from internvl_server.engine.base import Engine
 from internvl_server.engine.loader import check_backend, choose_engine, load_engine, unused_settings
@@ -139,13 +139,14 @@ def create_app(
         created=int(time.time()),
     )
     observer = _observer(services)
-    app = FastAPI(
+    app = Application(
         title="InternVL server",
         version=__version__,
         lifespan=_lifespan(services, observer, on_fatal, on_ready),
         openapi_url=None,  # `install_openapi` adds it
         docs_url=None,
         redoc_url=None,
+        exception_handlers=ERROR_HANDLERS,
         redirect_slashes=False,  # a redirect would be built from the client's Host header
     )
     app.state.services = services
@@ -197,7 +198,6 @@ def _with_room_for_texts(settings: Settings, max_model_len: int) -> Settings:
 
 
 def _install(app: FastAPI, settings: Settings, keys: KeyRing, observer: Observer) -> None:
-    install_error_handlers(app)
     install_openapi(app, is_served=settings.server.openapi)
     for module in (chat, completions, messages, responses, tokens, models, version, health, index):
         # Their own routes: an included router would be searched twice for each request.

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from fastapi import Request
 from fastapi.responses import Response
+from starlette.types import ASGIApp
 
 from internvl_server.api.admission import within_deadline
 from internvl_server.api.body import BodyParser, read_request
@@ -44,7 +45,7 @@ class Answer:
 Accept: TypeAlias = Callable[[Request, Services, AsyncExitStack], Awaitable[Answer]]
 
 
-async def respond(request: Request, services: Services, accept: Accept) -> Response:
+async def respond(request: Request, services: Services, accept: Accept) -> ASGIApp:
     """Answer a request.
 
     Args:

@@ -6,18 +6,18 @@ A row of the table applies to a class and to its subclasses without a row.
 import asyncio
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
-from starlette.types import ExceptionHandler, Scope
+from starlette.types import Scope
 
 from internvl_server import errors
 from internvl_server.api.disconnect import ClientGoneError
@@ -33,6 +33,7 @@ from internvl_server.protocol.dialects import (
 from internvl_server.telemetry.record import RequestRecord, current_record
 
 __all__ = [
+    "ERROR_HANDLERS",
     "ERROR_TABLE",
     "INTERNAL_ROW",
     "SPECIAL_CODES",
@@ -44,8 +45,8 @@ __all__ = [
     "error_body",
     "error_response",
     "error_rows",
-    "install_error_handlers",
     "note_error",
+    "response_to",
     "unexpected_response",
 ]
 
@@ -215,19 +216,6 @@ def client_facing_error(error: Exception) -> ServerError:
     return _INTERNAL
 
 
-def install_error_handlers(app: FastAPI) -> None:
-    """Answer the server's and the framework's errors in the client's dialect."""
-    handlers: dict[type[Exception], ExceptionHandler] = {
-        ServerError: _on_server_error,
-        StarletteHTTPException: _on_http_exception,
-        RequestValidationError: _on_validation_error,
-        ClientDisconnect: _on_client_gone,
-        ClientGoneError: _on_client_gone,
-    }
-    for cls, handler in handlers.items():
-        app.add_exception_handler(cls, handler)
-
-
 async def _on_server_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServerError), error
     response = error_response(error, dialect_of(request.scope))
@@ -279,10 +267,29 @@ async def _on_validation_error(request: Request, error: Exception) -> JSONRespon
     return error_response(invalid, dialect_of(request.scope))
 
 
-async def _on_client_gone(_: Request, error: Exception) -> Response:
+async def _on_client_gone(_: Request, __: Exception) -> Response:
     """The client is gone; the status is only for the access log."""
-    del error
     return Response(status_code=499)
+
+
+ERROR_HANDLERS: dict[Any, Callable[[Request, Exception], Coroutine[Any, Any, Response]]] = {
+    ServerError: _on_server_error,
+    StarletteHTTPException: _on_http_exception,
+    RequestValidationError: _on_validation_error,
+    ClientDisconnect: _on_client_gone,
+    ClientGoneError: _on_client_gone,
+}
+"""How the server's and the framework's errors are answered, in the client's dialect."""
+
+
+async def response_to(error: Exception, request: Request) -> Response:
+    """The answer to an error of a request. Raises the error if it is a defect."""
+    for cls in type(error).__mro__:
+        if cls in ERROR_HANDLERS:
+            response = await ERROR_HANDLERS[cls](request, error)
+            error.__traceback__ = None  # its frames hold the request's images
+            return response
+    raise error
 
 
 def unexpected_response(error: BaseException, dialect: Dialect) -> JSONResponse:

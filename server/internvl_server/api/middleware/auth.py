@@ -1,5 +1,7 @@
 """ASGI middleware that checks keys before any of the body is read. It denies by default."""
 
+from collections.abc import Awaitable
+
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -19,6 +21,8 @@ OPEN_PATHS = frozenset({"/", "/health", "/metrics", "/ready"})
 OPEN_FOLDER = "/playground/"
 """The files of the page at `/`, which need no key either."""
 
+_NO_LIMITS = KeyLimits()
+
 
 class AuthMiddleware:
     """Admits requests that have one of the keys, or all requests when there are no keys.
@@ -35,11 +39,10 @@ class AuthMiddleware:
         self._app = app
         self._keys = keys
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one connection scope, or answer 401."""
         if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-            return
+            return self._app(scope, receive, send)
         key = self._key_of(Headers(scope=scope)) if self._keys else None
         if self._keys and key is None and not _is_open(scope["path"]):
             refusal = error_response(
@@ -48,12 +51,11 @@ class AuthMiddleware:
                 ),
                 dialect_of(scope),
             )
-            await refusal(scope, receive, send)
-            return
+            return refusal(scope, receive, send)
         state = scope.setdefault("state", {})
         state["client"] = key.name if key else ANONYMOUS
-        state["client_limits"] = key.limits if key else KeyLimits()
-        await self._app(scope, receive, send)
+        state["client_limits"] = key.limits if key else _NO_LIMITS
+        return self._app(scope, receive, send)
 
     def _key_of(self, headers: Headers) -> Key | None:
         scheme, _, bearer = headers.get("authorization", "").partition(" ")

@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp
 
 from internvl_server.api.answer import Answer, respond, start_conversation
 from internvl_server.api.counting import count_prompt
@@ -32,7 +33,7 @@ router = APIRouter(route_class=ServicesRoute)
     openapi_extra=json_body(ChatCompletionRequest, streams=True),
     response_model=None,
 )
-async def create_chat_completion(request: Request, services: ServicesDep) -> Response:
+async def create_chat_completion(request: Request, services: ServicesDep) -> ASGIApp:
     """Answer a conversation, streaming or not."""
     return await respond(request, services, _accept)
 

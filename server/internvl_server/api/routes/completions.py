@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response
+from starlette.types import ASGIApp
 
 from internvl_server.api.answer import Answer, respond
 from internvl_server.api.body import read_request
@@ -38,7 +38,7 @@ router = APIRouter(route_class=ServicesRoute)
     openapi_extra=json_body(CompletionRequest, streams=True),
     response_model=None,
 )
-async def create_completion(request: Request, services: ServicesDep) -> Response:
+async def create_completion(request: Request, services: ServicesDep) -> ASGIApp:
     """Continue a text, streaming or not."""
     return await respond(request, services, _accept)
 

@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp
 
 from internvl_server.api.answer import Answer, respond, start_conversation
 from internvl_server.api.counting import count_prompt
@@ -41,7 +42,7 @@ router = APIRouter(route_class=ServicesRoute)
 @router.post(
     "/v1/responses", openapi_extra=json_body(ResponsesRequest, streams=True), response_model=None
 )
-async def create_response(request: Request, services: ServicesDep) -> Response:
+async def create_response(request: Request, services: ServicesDep) -> ASGIApp:
     """Answer input items, streaming or not."""
     return await respond(request, services, _accept)
 
