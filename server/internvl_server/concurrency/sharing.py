@@ -168,6 +168,9 @@ class SharedBudget:
 
     def _enqueue(self, share: "Share", amounts: Sequence[int], cost: float) -> _Waiter:
         waiter = _Waiter(share, self._clipped(amounts), cost, next(self._numbers))
+        if not self._queues and self._is_possible(waiter):  # nearly always
+            self._grant(waiter)
+            return waiter
         queue = self._queues[share.client]
         num_before = sum(any(w.share.amounts) for w in queue) if any(share.amounts) else len(queue)
         queue.insert(num_before, waiter)
@@ -194,12 +197,20 @@ class SharedBudget:
             self._queues[client].popleft()
             if not self._queues[client]:
                 del self._queues[client]
-            self._now = self._start(client)
-            self._given[client] = self._now + waiter.cost
-            self._set(waiter.share, waiter.amounts)
-            waiter.is_granted = True
-            if waiter.turn is not None and not waiter.turn.done():
-                waiter.turn.set_result(None)
+            self._grant(waiter)
+
+    def _grant(self, waiter: _Waiter) -> None:
+        client = waiter.share.client
+        self._now = self._start(client)
+        self._given[client] = self._now + waiter.cost
+        self._set(waiter.share, waiter.amounts)
+        waiter.is_granted = True
+        if waiter.turn is not None and not waiter.turn.done():
+            waiter.turn.set_result(None)
+
+    def _is_possible(self, waiter: _Waiter) -> bool:
+        share, amounts = waiter.share, waiter.amounts
+        return self._is_within_share(share, amounts) and self._fits(share, amounts)
 
     def _next(self) -> _Waiter | None:
         heads = [queue[0] for queue in self._queues.values()]

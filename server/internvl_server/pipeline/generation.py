@@ -32,7 +32,7 @@ class Generation:
         num_prompts: int = 1,
         warnings: tuple[str, ...] = (),
     ) -> None:
-        self.warnings = warnings
+        self.warnings = tuple(dict.fromkeys(warnings))
         self._firsts = answers[:: len(answers) // num_prompts]
         self._usage = usage
         self._answers = answers
@@ -48,6 +48,8 @@ class Generation:
     @classmethod
     def joined(cls, generations: "Sequence[Generation]") -> "Generation":
         """Join the answers to several prompts into one generation, numbered consecutively."""
+        if len(generations) == 1:
+            return generations[0]
         answers = [answer for generation in generations for answer in generation.answers]
         for index, answer in enumerate(answers):
             answer.index = index
@@ -58,8 +60,8 @@ class Generation:
             num_image_tokens=sum(u.num_image_tokens for u in usages),
             images=tuple(image for u in usages for image in u.images),
         )
-        warnings = dict.fromkeys(w for generation in generations for w in generation.warnings)
-        return cls(usage, answers, num_prompts=len(generations), warnings=tuple(warnings))
+        warnings = tuple(w for generation in generations for w in generation.warnings)
+        return cls(usage, answers, num_prompts=len(generations), warnings=warnings)
 
     @property
     def answers(self) -> Sequence[Answer]:

@@ -46,6 +46,10 @@ _TYPES = {
 _SUBJECT = re.compile(r"\w+ should")
 
 
+# A union of types would be made anew for each value.
+_CHECKED = (dict, list, float)
+
+
 @dataclass(frozen=True, slots=True)
 class ParsedRequest(Generic[W]):
     """A valid request: its body, what the stages take from it, and the JSON paths that were ignored."""
@@ -91,7 +95,7 @@ def _check_values(value: Any, steps: tuple[int | str, ...]) -> None:  # noqa: AN
     elif isinstance(value, list):
         items = enumerate(value)
     for key, item in items:
-        if isinstance(item, dict | list | float):
+        if isinstance(item, _CHECKED):
             _check_values(item, (*steps, key))
 
 

@@ -1,7 +1,7 @@
 """The header `Server-Timing`: what a request's stages took, for whoever sent it."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from internvl_server.telemetry.record import RequestRecord
 
@@ -25,8 +25,10 @@ def server_timing(record: RequestRecord, now: float) -> str:
     return ", ".join(f"{name};dur={1000 * _covered(spans):.1f}" for name, spans in times.items())
 
 
-def _covered(spans: Iterable[tuple[float, float]]) -> float:
+def _covered(spans: Sequence[tuple[float, float]]) -> float:
     """The seconds in which at least one of several spans went on."""
+    if len(spans) == 1:
+        return spans[0][1] - spans[0][0]
     covered, reached = 0.0, float("-inf")
     for started, ended in sorted(spans):
         covered += max(ended - max(started, reached), 0.0)
