@@ -8,7 +8,8 @@ import argparse
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from difflib import get_close_matches
+from typing import NoReturn, Protocol
 
 from internvl_server import __version__
 from internvl_server.cli.commands import (
@@ -76,7 +77,9 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     open_closed_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
     named = next((word for word in arguments if not word.startswith("-")), None)
-    options = build_parser(named).parse_args(arguments)
+    options, unknown = build_parser(named).parse_known_args(arguments)
+    if unknown:
+        _refuse(unknown, options.command_parser)
     options.arguments, options.build_parser = arguments, build_parser
     try:
         return _run(options)
@@ -114,9 +117,19 @@ def build_parser(named: str | None = None) -> argparse.ArgumentParser:
     parsers = parser.add_subparsers(dest="command", required=True)
     for name, command in COMMANDS.items():
         command_parser = parsers.add_parser(name, help=command.HELP)
+        command_parser.set_defaults(command_parser=command_parser)
         if named in (name, None):
             command.add_options(command_parser)
     return parser
+
+
+def _refuse(unknown: Sequence[str], parser: argparse.ArgumentParser) -> NoReturn:
+    """Exit with the usage of the command, and the option that was meant, if one is alike."""
+    known = parser._option_string_actions  # noqa: SLF001  (argparse has no public list)
+    name = unknown[0].partition("=")[0]
+    alike = get_close_matches(name, known, n=1) if name.startswith("--") else ()
+    hint = f"; did you mean {alike[0]}?" if alike else ""
+    parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
 
 
 def _print_error(message: str) -> None:

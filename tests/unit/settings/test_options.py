@@ -161,6 +161,25 @@ def test_a_batch_has_no_options_for_a_socket(capsys: pytest.CaptureFixture[str])
     assert "--port" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["--max-model-length", "9"], "--max-model-length; did you mean --max-model-len?"),
+        (["--zzz=1"], "--zzz=1"),
+        (["a", "b"], "b"),
+    ],
+)
+def test_unknown_options_are_refused_with_the_usage_of_their_command(
+    words: list[str], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["serve", *words])
+    assert stop.value.code == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("usage: internvl-server serve ")
+    assert shown.endswith(f"unrecognized arguments: {hint}\n")
+
+
 @pytest.mark.parametrize("command", ["serve", "batch"])
 def test_help_shows_every_setting_with_its_docstring(
     command: str, capsys: pytest.CaptureFixture[str]
