@@ -37,16 +37,12 @@ local function find_value(window, names, position, pattern, min_bytes)
     end
 end
 
--- Where the object begins in which the first message of a user says so.
-local function find_user(window, position)
-    local start = position
+-- Where a text first is that is not part of another one.
+local function find_word(window, word, start)
     while true do
-        local first, last = window:find('"user"', start, true)
+        local first, last = window:find(word, start, true)
         if not first then return nil end
-        if window:byte(first - 1) ~= BACKSLASH then
-            local _, brace = window:sub(position, first - 1):find("^.*{")
-            return brace and position + brace - 1 or first
-        end
+        if window:byte(first - 1) ~= BACKSLASH then return first, last end
         start = first + 1
     end
 end
@@ -55,7 +51,14 @@ local function parts(body)
     local window = body:sub(1, WINDOW_BYTES)
     local begin, value = find_member(window, BEGIN, 1)
     if not begin then return nil end
-    local first = find_user(window, value) or begin
+    local first = begin
+    local user, last = find_word(window, '"user"', value)
+    if user then
+        local _, brace = window:sub(value, user - 1):find("^.*{")
+        first = brace and value + brace - 1 or user
+        local answer = find_word(window, '"assistant"', last + 1)
+        if answer then window = window:sub(1, answer - 1) end
+    end
     local found = find_value(window, MEDIA, value, '^%s*"([^"]+)', 16)
         or find_value(window, TEXT, first, '^%s*"([^"\\]+)', 1)
         or ""

@@ -85,8 +85,9 @@ BODIES = st.one_of(
     # Pieces from which the two could part.
     st.lists(
         st.sampled_from(
-            ['"messages"', '"user"', '\\"user"', '"url"', '"text"', ":", " ", "\n", "{", "}", "[", ",",
-             '"', "\\", '"A long enough value, or so"', '"short"', '"input":', '"content":', "\x0b", "é"]
+            ['"messages"', '"user"', '"assistant"', '\\"user"', '"url"', '"text"', ":", " ", "\n", "{", "}",
+             "[", ",", '"', "\\", '"A long enough value, or so"', '"short"', '"input":', '"content":',
+             "\x0b", "é"]
         ),
         max_size=40,
     ).map(lambda pieces: "".join(pieces).encode()),

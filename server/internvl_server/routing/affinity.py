@@ -21,6 +21,7 @@ WINDOW_BYTES = 65_536
 # A quote after a backslash is part of a text.
 _BEGIN = re.compile(rb'(?<!\\)"(?:messages|input|system|instructions|prompt)"\s*:')
 _USER = re.compile(rb'(?<!\\)"user"')
+_ASSISTANT = re.compile(rb'(?<!\\)"assistant"')
 _MEDIA = re.compile(rb'(?<!\\)"(?:url|image_url|video_url|data)"\s*:\s*"([^"]{16,4096})')
 # Up to the first character that is escaped.
 _TEXT = re.compile(rb'(?<!\\)"(?:content|text|input|prompt)"\s*:\s*"([^"\\]{1,4096})')
@@ -30,9 +31,9 @@ def affinity_key(body: bytes) -> str:
     """The key of a request, as 32 hexadecimal digits; empty if the body has no conversation.
 
     It is a hash of two parts: what is before the first message of a user, with the system's text; and the
-    first 4,096 bytes of the first image or video, or without one, of the first text from there on, up to its
-    first escaped character. What is beyond the window does not count. Later turns have the same key if the
-    first image came in the first turn.
+    first 4,096 bytes of the first image or video of the first turn, or without one, of its first text, up to
+    its first escaped character. What is beyond the window does not count, nor what is after the answer of the
+    assistant that ends the first turn, so that later turns have the same key.
 
     Args:
         body: Its beginning, at least `WINDOW_BYTES` of it if it has as many.
@@ -41,24 +42,21 @@ def affinity_key(body: bytes) -> str:
     begin = _BEGIN.search(window)
     if begin is None:
         return ""
-    first = _first_message(window, begin.end())
-    if first < 0:
-        first = begin.start()
+    user = _USER.search(window, begin.end())
+    first = begin.start()
+    if user is not None:
+        first = _beginning(window, begin.end(), user.start())
+        answer = _ASSISTANT.search(window, user.end())
+        window = window[: answer.start()] if answer else window
     found = _MEDIA.search(window, begin.end()) or _TEXT.search(window, first)
     parts = window[begin.start() : first] + b"\0" + (found[1] if found else b"")
     return hashlib.sha256(parts).hexdigest()[:32]
 
 
-def _first_message(window: bytes, start: int) -> int:
-    """Where the object begins in which the first message of a user says so; negative without one.
-
-    Its `content` may be before its `role`.
-    """
-    user = _USER.search(window, start)
-    if user is None:
-        return -1
-    brace = window.rfind(b"{", start, user.start())
-    return user.start() if brace < 0 else brace
+def _beginning(window: bytes, start: int, user: int) -> int:
+    """Where the object begins that says it is of a user. Its `content` may be before its `role`."""
+    brace = window.rfind(b"{", start, user)
+    return user if brace < 0 else brace
 
 
 class AffinityMiddleware:

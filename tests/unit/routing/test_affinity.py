@@ -31,6 +31,17 @@ def test_later_turns_have_the_key_of_the_first(first: list[dict[str, Any]]) -> N
     assert key(first) == key([*first, *LATER], temperature=0.5) == key([*first, *LATER, *LATER])
 
 
+def test_a_picture_of_a_later_turn_does_not_move_the_conversation() -> None:
+    later = [*LATER[:1], picture("A" * 99)]
+    assert key([SYSTEM, USER]) == key([SYSTEM, USER, *later]) == key([SYSTEM, USER, *later, *LATER])
+    greeting = {"role": "assistant", "content": "How can I help?"}
+    assert key([greeting, USER]) == key([greeting, USER, *later])
+    assert key([greeting, USER]) != key([greeting, picture("A" * 99)])
+    quoted = {"role": "user", "content": 'What is "role": "assistant"?'}
+    first = [quoted, picture("A" * 99)]  # both before the first answer
+    assert key(first) == key([*first, *LATER]) != key([quoted])
+
+
 def test_content_may_be_before_its_role() -> None:
     turned: list[list[dict[str, Any]]] = [
         [{"content": "Hello", "role": "user"}],
