@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import logging
 import re
 import socket
@@ -16,6 +17,7 @@ from typing import Any
 import httpx2
 import pytest
 from internvl_server.app import create_app
+from internvl_server.cli import main
 from internvl_server.errors import StartupError
 from internvl_server.settings import Settings
 from internvl_server.telemetry.record import RequestRecord, Stage, StageTime
@@ -61,11 +63,15 @@ class Collector:
 
     def wait(self, name: str) -> Any:
         """The request's span, which is sent after its children."""
+        return self.wait_all(name, 1)[0]
+
+    def wait_all(self, name: str, number: int) -> list[Any]:
+        """So many spans of a name."""
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
-            for span in self.spans:
-                if span.name == name:
-                    return span
+            found = [span for span in self.spans if span.name == name]
+            if len(found) >= number:
+                return found
             time.sleep(0.02)
         raise TimeoutError([span.name for span in self.spans])
 
@@ -251,6 +257,23 @@ def test_tracing_without_the_packages_does_not_start(
     )
     with pytest.raises(StartupError, match=re.escape("internvl-server[otel]")):
         create_app(settings)
+
+
+def test_requests_of_a_batch_are_traced(
+    start_server: Callable[..., LiveServer], collector: Collector, tmp_path: Path
+) -> None:
+    server = start_server(server={"tracing": True})
+    lines, results = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    request = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": CHAT}
+    lines.write_text(json.dumps(request), encoding="utf-8")
+    arguments = ["batch", str(lines), "-o", str(results), "--url", server.url, "--server.tracing"]
+    assert main(arguments) == 0
+    sent, served = sorted(
+        collector.wait_all("POST /v1/chat/completions", 2), key=lambda span: span.parent_span_id
+    )
+    assert (sent.parent_span_id, served.parent_span_id) == (b"", sent.span_id)
+    assert sent.trace_id == served.trace_id
+    assert values(sent)["http.response.status_code"] == 200
 
 
 @pytest.mark.parametrize("is_stream", [False, True])

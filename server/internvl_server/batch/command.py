@@ -17,6 +17,7 @@ from tqdm import tqdm
 from internvl_server.app import create_app
 from internvl_server.batch.files import BatchError, ResultFile, open_results, read_lines
 from internvl_server.batch.runner import BatchRunner
+from internvl_server.batch.traced import TracedTransport
 from internvl_server.concurrency.confinement.process import forbid_looking
 from internvl_server.errors import StartupError
 from internvl_server.settings import Settings
@@ -120,6 +121,11 @@ def _client(
     headers = {"Content-Type": "application/json"}
     if settings.server.api_keys:
         headers["Authorization"] = f"Bearer {settings.server.api_keys[0].get_secret_value()}"
+    if transport is None and settings.server.tracing:  # an app in this process has spans of its own
+        # The runner bounds the number of connections.
+        transport = TracedTransport(
+            httpx2.AsyncHTTPTransport(limits=httpx2.Limits(), trust_env=False)
+        )
     return httpx2.AsyncClient(
         transport=transport,
         base_url=url,

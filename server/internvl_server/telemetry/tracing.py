@@ -7,7 +7,8 @@ environment, which the library reads.
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
@@ -19,7 +20,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from internvl_server import __version__
 from internvl_server.telemetry.record import RequestRecord, Stage
 
-__all__ = ["TracingObserver"]
+__all__ = ["RequestTracer", "TracingObserver"]
 
 _PATHS = "/v1/"
 _NS = 1_000_000_000
@@ -39,11 +40,7 @@ class TracingObserver:
 
     def __init__(self, model: str, processor: SpanProcessor | None = None) -> None:
         self._model = model
-        resource = Resource.create(
-            {"service.version": __version__, **_default_name(Resource.create())}
-        )
-        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        self._provider.add_span_processor(processor or _otlp())
+        self._provider = _provider(processor)
         self._tracer = self._provider.get_tracer("internvl_server", __version__)
         self._propagator = TraceContextTextMapPropagator()
         self._spans: dict[int, Span] = {}
@@ -85,10 +82,7 @@ class TracingObserver:
 
     def close(self) -> None:
         """Send what has not been sent, for three seconds at most."""
-        # The library's own limit does not hold while a collector keeps a connection open and does not answer.
-        closing = threading.Thread(target=self._provider.shutdown, name="tracing", daemon=True)
-        closing.start()
-        closing.join(_CLOSE_S)
+        _close(self._provider)
 
     def _describe(self, span: Span, record: RequestRecord) -> None:
         span.update_name(f"{record.method} {record.route}")
@@ -127,6 +121,46 @@ class TracingObserver:
         if record.first_token_at:
             seconds = record.first_token_at - record.started
             span.set_attribute("internvl.time_to_first_token", seconds)
+
+
+class RequestTracer:
+    """Makes a trace of each request to another server, which its `traceparent` lets that server continue.
+
+    Args:
+        processor: As of `TracingObserver`.
+    """
+
+    def __init__(self, processor: SpanProcessor | None = None) -> None:
+        self._provider = _provider(processor)
+        self._tracer = self._provider.get_tracer("internvl_server", __version__)
+        self._propagator = TraceContextTextMapPropagator()
+
+    @contextmanager
+    def request(self, method: str, path: str, headers: MutableMapping[str, str]) -> Iterator[Span]:
+        """The span of a request, whose headers get its `traceparent`. It ends with the block."""
+        with self._tracer.start_as_current_span(
+            f"{method} {path}", kind=SpanKind.CLIENT, attributes={"http.request.method": method}
+        ) as span:
+            self._propagator.inject(headers)
+            yield span
+
+    def close(self) -> None:
+        """Send what has not been sent, for three seconds at most."""
+        _close(self._provider)
+
+
+def _provider(processor: SpanProcessor | None) -> TracerProvider:
+    resource = Resource.create({"service.version": __version__, **_default_name(Resource.create())})
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    provider.add_span_processor(processor or _otlp())
+    return provider
+
+
+def _close(provider: TracerProvider) -> None:
+    # The library's own limit does not hold while a collector keeps a connection open and does not answer.
+    closing = threading.Thread(target=provider.shutdown, name="tracing", daemon=True)
+    closing.start()
+    closing.join(_CLOSE_S)
 
 
 def _otlp() -> SpanProcessor:
