@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field
 
+from internvl_server.errors import InvalidRequestError
 from internvl_server.protocol.chat.tools import FunctionCall, HistoryCall, ToolList
 from internvl_server.protocol.fields import Extension, Foreign
 from internvl_server.protocol.fields.foreign import (
@@ -235,7 +236,14 @@ def _prepared(message: Mapping[str, Any], path: str, limits: LimitSettings) -> d
     The SDK's own message objects, sent back as history, are full of nulls and empty lists
     (`refusal: null`, `annotations: []`).
     """
-    calls, parts = message.get("tool_calls"), message.get("content")
+    calls, parts = message.get("tool_calls"), message.get("content", "")
+    if parts is None and message.get("role") in _WITH_CONTENT:
+        raise InvalidRequestError(
+            f"Invalid value for '{path}.content': it is null, as it may only be in messages of the assistant "
+            "and of tools. Write a text, or leave the message out.",
+            param=f"{path}.content",
+            code="invalid_value",
+        )
     check_length(parts, f"{path}.content", limits.max_parts, "limits.max_parts")
     check_length(calls, f"{path}.tool_calls", limits.max_tools, "limits.max_tools")
     kept = {k: v for k, v in message.items() if v is not None and not (v == [] and k in _LISTS)}
@@ -250,6 +258,7 @@ def _prepared(message: Mapping[str, Any], path: str, limits: LimitSettings) -> d
 
 
 _LISTS = frozenset({"annotations", "tool_calls"})
+_WITH_CONTENT = ("system", "developer", "user")
 _URLS = frozenset({"image_url", "video_url"})
 
 

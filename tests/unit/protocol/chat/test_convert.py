@@ -279,6 +279,17 @@ def test_every_role_may_show_images_and_be_empty(role: str) -> None:
     assert [picture.url for picture in message.images] == ["x"]
 
 
+@pytest.mark.parametrize("role", ["system", "developer", "user"])
+def test_content_that_is_null_is_refused_with_what_may_be(role: str) -> None:
+    messages = [{"role": "user", "content": "hi"}, {"role": role, "content": None}]
+    with pytest.raises(InvalidRequestError, match="it is null, as it may only be in") as caught:
+        parsed(messages=messages)
+    assert (caught.value.param, caught.value.code) == ("messages[1].content", "invalid_value")
+    with pytest.raises(InvalidRequestError, match="Missing required") as caught:
+        parsed(messages=[messages[0], {"role": role}])
+    assert caught.value.param == "messages[1].content"
+
+
 @pytest.mark.parametrize("answer", [{}, {"content": None}, {"content": []}, {"tool_calls": []}])
 def test_an_answer_may_be_empty(answer: dict[str, Any]) -> None:
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant"} | answer]
