@@ -54,7 +54,8 @@ def watched_server(values: Mapping[str, Any], place: Folder, *flags: str) -> Ser
     """
     stand_in, settings = None, dict(values)
     if settings["engine"]["kind"] == "turbomind":
-        stand_in = ("--scripted", "--step-ms", "10")
+        # Its cache of grammars, which no setting bounds, would take days to be full.
+        stand_in = ("--scripted", "--step-ms", "10", "--grammar-cache-kib", "256")
         model = str(make_model(place.path / "model", None))
         settings["model"] = {"path": model} | settings.get("model", {})
     changes = [word for change in flat(settings) for word in ("--set", change)]
