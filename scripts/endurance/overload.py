@@ -7,9 +7,9 @@
 `load` measures the capacity of an engine with a fixed pace, floods it with two and ten times as much, and
 looks at what is served, at refusals, and at the time to recover. `fairness` compares the latency of one API
 key's requests alone and beside another key's flood. `memory` sends a burst of requests with eight pictures of
-three megabytes each, fetched and inline, and looks at the memory meanwhile and afterwards. Prints a table,
-and exits with 1 when a criterion fails. The echo engine has the pace that is set here; the CPU engine, with
-the demo model, its own.
+three megabytes each, fetched and inline, and looks at the memory meanwhile and afterwards; caches, which
+come on top by their settings, are small in it. Prints a table, and exits with 1 when a criterion fails. The
+echo engine has the pace that is set here; the CPU engine, with the demo model, its own.
 """
 
 import argparse
@@ -230,8 +230,12 @@ async def run(options: argparse.Namespace, place: Folder) -> int:
         rows += await run_load(options, place)
     if "memory" in options.only:
         async with MediaHost() as host:
-            media = host.settings() | {"cache_bytes": 64 * _MIB}
-            with watched_server(settings(options.engine, media=media), place) as server:
+            values = settings(options.engine, media=host.settings() | {"cache_bytes": 64 * _MIB})
+            values["engine"]["cpu"] = {
+                "feature_cache_bytes": 16 * _MIB,
+                "kv_cache_bytes": 64 * _MIB,
+            }
+            with watched_server(values, place) as server:
                 await server.wait_ready()
                 rows += await memory(server, options.model, host, options)
     facts = {"engine": options.engine, "phases": f"{options.seconds:g} s"}
