@@ -16,11 +16,13 @@ from scripts.load.costs import held_bytes
 from scripts.load.servers import ServerProcess
 from scripts.load.watch.state import State, state_of
 
-__all__ = ["Soak", "growth"]
+__all__ = ["Growth", "Soak", "growth"]
 
 _MIB = 1 << 20
 _MAX_OPEN = 32  # a server on a busy machine must not be overloaded
 _CLIENTS = 8
+# The server gives memory back after 2 s without requests, and a decode worker 5 s after a job.
+_REST_S = 8.0
 
 
 @dataclass
@@ -39,6 +41,7 @@ class Soak:
     ledger: Ledger = field(default_factory=Ledger)
     good: Ledger = field(default_factory=Ledger)  # of the requests that must be completed
     samples: list[tuple[int, float]] = field(default_factory=list)  # requests so far, MiB
+    rests: list[tuple[int, float]] = field(default_factory=list)  # the same, without load
 
     def __post_init__(self) -> None:
         self._shots = iter(self.mix)
@@ -79,13 +82,24 @@ class Soak:
             await asyncio.sleep(min(self._random.expovariate(rate), end - now))
         await asyncio.gather(*self._open)
 
+    async def load_and_rest(self, seconds: float, rate: float, num_rests: int) -> None:
+        """As `load`, with so many pauses, at the ends of which the memory is noted.
+
+        Under load the memory goes up and down by much more than a leak adds to it.
+        """
+        for _ in range(num_rests):
+            await self.load(seconds / num_rests, rate)
+            await asyncio.sleep(_REST_S)
+            self.rests.append((self.ledger.num_sent, self.memory_mib))
+
     @contextlib.asynccontextmanager
     async def sampling(self, every_s: float) -> AsyncIterator[None]:
-        """Keep samples of the memory meanwhile."""
+        """Keep samples of the memory under load meanwhile."""
 
         async def sample() -> None:
             while True:
-                self.samples.append((self.ledger.num_sent, self.memory_mib))
+                if self._open:  # not in pauses
+                    self.samples.append((self.ledger.num_sent, self.memory_mib))
                 await asyncio.sleep(every_s)
 
         task = asyncio.create_task(sample())
@@ -104,8 +118,26 @@ class Soak:
             self.good.close(answer, shot.name)
 
 
-def growth(samples: list[tuple[int, float]]) -> tuple[float, float]:
-    """MiB for each 1,000 requests, and from the first sample to the last, by a line of least squares."""
-    requests, memory = np.array(samples, dtype=float).T
-    slope = float(np.polyfit(requests, memory, 1)[0])
-    return slope * 1000, slope * float(requests[-1] - requests[0])
+@dataclass(frozen=True)
+class Growth:
+    """Of memory in MiB, by a line of least squares.
+
+    Attributes:
+        slope: For each 1,000 requests.
+        error: Its standard error.
+        total: From the first sample to the last.
+    """
+
+    slope: float
+    error: float
+    total: float
+
+
+def growth(samples: list[tuple[int, float]]) -> Growth:
+    """How memory grows with the number of requests, of at least three samples."""
+    requests, memory = np.array(samples, dtype=float).T / [[1000], [1]]
+    slope, start = np.polyfit(requests, memory, 1)
+    rest = memory - slope * requests - start
+    spread = np.square(requests - requests.mean()).sum()
+    error = np.sqrt(np.square(rest).sum() / (len(samples) - 2) / spread)
+    return Growth(float(slope), float(error), float(slope * (requests[-1] - requests[0])))
