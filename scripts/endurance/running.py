@@ -21,8 +21,9 @@ __all__ = ["Growth", "Soak", "growth"]
 _MIB = 1 << 20
 _MAX_OPEN = 32  # a server on a busy machine must not be overloaded
 _CLIENTS = 8
-# The server gives memory back after 2 s without requests, and a decode worker 5 s after a job.
-_REST_S = 8.0
+# The server gives memory back after 2 s without requests, and a decode worker 5 s after a job. A pause ends
+# when nothing more was given back for so long, or after the second time.
+_STILL_S, _MAX_REST_S = 7.0, 30.0
 
 
 @dataclass
@@ -89,8 +90,17 @@ class Soak:
         """
         for _ in range(num_rests):
             await self.load(seconds / num_rests, rate)
-            await asyncio.sleep(_REST_S)
-            self.rests.append((self.ledger.num_sent, self.memory_mib))
+            self.rests.append((self.ledger.num_sent, await self._rest()))
+
+    async def _rest(self) -> float:
+        """The memory once it has stopped falling, in MiB."""
+        least, start = self.memory_mib, time.monotonic()
+        since = start
+        while (now := time.monotonic()) - since < _STILL_S and now - start < _MAX_REST_S:
+            await asyncio.sleep(0.5)
+            if (memory := self.memory_mib) < least - 0.5:
+                least, since = memory, now
+        return self.memory_mib
 
     @contextlib.asynccontextmanager
     async def sampling(self, every_s: float) -> AsyncIterator[None]:

@@ -131,7 +131,7 @@ def parse() -> argparse.Namespace:
     )  # fmt: skip
     add("--max-slope", type=float, default=0.5, help="MiB that 1,000 requests may add")
     add("--max-growth", type=float, default=32.0, help="MiB that all may add after a third")
-    add("--cache-mib", type=int, default=64, help="of prepared pictures")
+    add("--cache-mib", type=int, default=16, help="of prepared pictures")
     add("--requests", type=Path, help="a file of hostile ones, instead of the corpus of the tests")
     add("--seed", type=int, default=0)
     add("--work", type=Path, help="a new folder, to keep the server's log in")
