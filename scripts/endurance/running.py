@@ -60,6 +60,16 @@ class Soak:
         await asyncio.gather(*(self.ledger.send(address, shot.request) for shot in shots))
         return await state_of(self.server, self.files)
 
+    async def send_hostile(self) -> None:
+        """Each once: some start a process, which would count as growth when it is their turn."""
+        shots = iter(self.mix.hostile)
+
+        async def client() -> None:
+            for shot in shots:
+                await self._send(shot)
+
+        await asyncio.gather(*(client() for _ in range(_CLIENTS)))
+
     async def capacity(self, seconds: float) -> float:
         """Requests a second of a few clients that send without a pause."""
         start, before = time.monotonic(), self.ledger.num_sent

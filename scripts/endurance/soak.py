@@ -7,10 +7,10 @@
 
 Eight tenths of the requests are good, of all dialects, with pictures, videos and schemas that differ from all
 before; a tenth is hostile, from the corpus of the tests; of a tenth the client leaves at some stage. They
-come at random times, at half the rate that the server was found to bear. The first third of the time fills
-caches. After it, memory may grow by little, from one pause of the load to another and under load; from one
-idle moment to another, nothing else may. Every request is accounted for. Prints a table, and exits with 1
-when a criterion fails.
+come at random times, at half the rate that the server was found to bear. Before, the hostile ones are sent
+once, and the first third of the time fills caches. After it, memory may grow by little, from one pause of the
+load to another and under load; from one idle moment to another, nothing else may. Every request is accounted
+for. Prints a table, and exits with 1 when a criterion fails.
 """
 
 import argparse
@@ -55,6 +55,7 @@ async def run(options: argparse.Namespace, place: Folder) -> int:
             soak = Soak(server, place.temporary, mix)
             metrics = await metrics_of(server)
             await soak.idle_state()  # starts what is started on demand
+            await soak.send_hostile()
             rate = options.rate or await soak.capacity(min(10.0, seconds / 10)) / 2
             before = soak.memory_mib
             await soak.load(seconds / 3, rate)
