@@ -47,7 +47,7 @@ def test_a_soak_finds_a_leak_and_nothing_else(tmp_path: Path, leak: list[str]) -
     requests.write_text("\n".join(map(json.dumps, cases)))
     code, rows = run("scripts.endurance.soak", tmp_path, *SHORT, "--requests", str(requests), *leak)
     failed = {name for name, row in rows.items() if not row["is_met"]}
-    assert len(rows) == 13
+    assert len(rows) == 14
     found = {"memory in pauses, MiB in 1,000 requests"} if leak else set()
     assert failed - {"memory under load, MiB in all"} == found
     assert code == (1 if leak else 0)
