@@ -82,8 +82,8 @@ class Trim:
 
     def _on_thread(self, unused_s: float, trim: Callable[[], None]) -> None:
         def work() -> None:
-            self._release(unused_s)
             trim()
+            self._release(unused_s)  # of what the collector has just freed as well
 
         asyncio.get_running_loop().run_in_executor(None, work)
 
