@@ -6,6 +6,8 @@ import random
 import re
 import socket
 from collections import Counter
+from collections.abc import Coroutine
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -15,7 +17,7 @@ from scripts.injections.program import HOST
 from scripts.injections.stage import Injection, Stage, chat, eventually, gauges, is_idle, seconds
 from scripts.load.accounts.exchange import Leave, request_bytes
 from scripts.load.accounts.ledger import access_lines
-from scripts.load.rounds import closed_loop
+from scripts.load.rounds import Round, closed_loop
 from scripts.load.servers import ServerProcess
 from scripts.load.streams import Timing, send
 
@@ -193,15 +195,12 @@ async def stop_reading(stage: Stage) -> None:
             return await send(server.address, body)
 
         reading = [asyncio.create_task(one(_UNREAD)) for _ in range(_NUM_STUCK)]
-        before = await closed_loop(one, bodies, 4)
+        before, _ = await _highest_memory(server, closed_loop(one, bodies, 4))
         await asyncio.gather(*reading)
         held = await gauges(server)
         stuck = [await _never_reads(server) for _ in range(_NUM_STUCK)]
-        loading, most = asyncio.create_task(closed_loop(one, bodies, 4)), held["mib"]
-        while not loading.done():
-            most = max(most, (await gauges(server))["mib"])
-            await asyncio.sleep(0.5)
-        beside, grown = await loading, most - held["mib"]
+        beside, most = await _highest_memory(server, closed_loop(one, bodies, 4))
+        grown = max(0, most - held["mib"])
         took = await eventually(lambda: is_idle(server), timeout_s + 60)
         closed = await eventually(lambda: _has_files(server, held["fds"]), 15)
         stage.finding(
@@ -224,6 +223,17 @@ async def stop_reading(stage: Stage) -> None:
         errors = (stage.folder / "server-1.log").read_text().count(" ERROR ")
         stage.finding("no line of level ERROR", errors, not errors)
         await stage.canary(server)
+
+
+async def _highest_memory(
+    server: ServerProcess, load: Coroutine[Any, Any, Round]
+) -> tuple[Round, int]:
+    """A load, and the most MiB that the server held during it. Looking disturbs the load a little."""
+    loading, most = asyncio.create_task(load), 0
+    while not loading.done():
+        most = max(most, (await gauges(server))["mib"])
+        await asyncio.wait([loading], timeout=0.5)
+    return await loading, most
 
 
 async def _has_files(server: ServerProcess, number: int) -> bool:
