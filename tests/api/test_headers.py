@@ -29,6 +29,14 @@ def test_answers_of_the_model_have_the_headers(echo_server: LiveServer, body: ob
     check(echo_server.post(body).headers)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_ends_its_connection_says_so_once(
+    echo_server: LiveServer, *, stream: bool
+) -> None:
+    answer = echo_server.post(CHAT | {"stream": stream}, headers={"connection": "close"})
+    assert answer.headers.get_list("connection") == ["close"]
+
+
 def test_an_answer_without_a_key_has_the_headers(start_server: Callable[..., LiveServer]) -> None:
     check(start_server(server={"api_keys": ["key"]}).get("/v1/models").headers)
 

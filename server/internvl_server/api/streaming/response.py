@@ -104,6 +104,8 @@ class EventStream(EventSourceResponse):
             sep="\n",
             send_timeout=settings.send_timeout_s,
         )
+        # Whether the connection stays open is the connection's to say.
+        self.raw_headers = [header for header in self.raw_headers if header[0] != b"connection"]
         vars(self).pop("_send_lock", None)  # of the library's loop, which is not used: 0.8 kB
         self._generation, self._writer = generation, writer
         self._timeout_s = settings.send_timeout_s
