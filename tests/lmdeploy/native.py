@@ -8,6 +8,7 @@ import math
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, MutableSequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
@@ -109,7 +110,8 @@ class Request:
 
     def __init__(self, loop: "Loop") -> None:
         self._loop = loop
-        self._running: Running | None = None
+        # While it is active: it has the pixels of the images.
+        self._running: Callable[[], Running | None] = lambda: None
         self._grammar: object | None = None  # stays, as in the native object
 
     def set_grammar(self, grammar: object) -> None:
@@ -117,8 +119,8 @@ class Request:
         self._grammar = grammar
 
     def cancel(self) -> None:
-        if self._running is not None:
-            self._running.is_cancelled = True
+        if (running := self._running()) is not None:
+            running.is_cancelled = True
 
     def forward(
         self, inputs: Any, mm_inputs: Any, session: Any, gen_cfg: Any, stream_output: bool,
@@ -146,8 +148,9 @@ class Request:
             outputs["logits"] = _turbomind.from_dlpack(logits)
         state = SharedState()
         metrics = SimpleNamespace(enqueue_time=1, scheduled_time=0, cached_tokens=0)
-        self._running = Running(call, plan, output_ids.numpy(), state, cb, logits, metrics)
-        self._loop.push(self._running)
+        running = Running(call, plan, output_ids.numpy(), state, cb, logits, metrics)
+        self._running = weakref.ref(running)
+        self._loop.push(running)
         return outputs, state, metrics
 
 
