@@ -151,7 +151,7 @@ def read_arguments(text: str) -> Any:  # noqa: ANN401  (any JSON value)
 
 
 def read_begun_arguments(text: str) -> dict[str, Any]:
-    """The members that arguments have so far; a string that has not ended is left out.
+    """The members that arguments have so far; a string that has not ended is left out, and so is a list.
 
     Anthropic's SDKs read the input of a streamed call that was cut off in the same way.
     """
@@ -159,8 +159,8 @@ def read_begun_arguments(text: str) -> dict[str, Any]:
         begun = json.dumps(from_json(text, allow_partial=True))
     except ValueError:  # nothing has been written yet, or it is nested too deeply
         return {}
-    members: dict[str, Any] = json.loads(begun, parse_constant=_float)
-    return members
+    members = json.loads(begun, parse_constant=_float)
+    return members if isinstance(members, dict) else {}
 
 
 def _integer(digits: str) -> int | float:

@@ -287,6 +287,7 @@ def test_arguments_that_were_cut_off_have_no_value(text: str) -> None:
     ("text", "begun"),
     [
         ("", {}),
+        ("[1, 2", {}),
         ('{"a', {}),
         ('{"a": "long', {}),
         ('{"a": "b", "c": [1, {"d": tr', {"a": "b", "c": [1, {}]}),
