@@ -33,6 +33,20 @@ def said(block: Any) -> tuple[str, str]:
     return block.type, (getattr(block, "text", "") or getattr(block, "thinking", "")).strip()
 
 
+def check_one_is_open(places: list[tuple[str, int]], begin: str, end: str) -> None:
+    """Each part ends before the next begins, and every event is of the part that is open."""
+    open_part = None
+    for kind, place in places:
+        if kind == begin:
+            assert open_part is None
+            open_part = place
+        assert open_part == place
+        if kind == end:
+            open_part = None
+    assert places[0][0] == begin
+    assert open_part is None
+
+
 def test_blocks_of_a_message(server: LiveServer) -> None:
     client = server.anthropic_client()
     ask: dict[str, Any] = {
@@ -42,16 +56,8 @@ def test_blocks_of_a_message(server: LiveServer) -> None:
     with client.messages.stream(**ask) as stream:
         events = list(stream)
         streamed = stream.get_final_message()
-    open_block = None
-    for event in events:
-        if event.type == "content_block_start":
-            assert open_block is None
-            open_block = event.index
-        elif event.type == "content_block_delta":
-            assert open_block == event.index
-        elif event.type == "content_block_stop":
-            assert open_block == event.index
-            open_block = None
+    places = [(event.type, event.index) for event in events if hasattr(event, "index")]
+    check_one_is_open(places, "content_block_start", "content_block_stop")
     for message in (streamed, client.messages.create(**ask)):
         assert [said(block) for block in message.content] == [
             ("thinking", "Hm."), ("text", "I call."), ("tool_use", ""), ("text", "A > B."),
@@ -66,16 +72,10 @@ def test_items_of_a_response(server: LiveServer) -> None:
     with client.responses.stream(**ask) as stream:
         events: list[Any] = list(stream)
         streamed = stream.get_final_response()
-    open_item = None
-    for event in events:
-        if event.type == "response.output_item.added":
-            assert open_item is None
-            open_item = event.output_index
-        elif event.type == "response.output_item.done":
-            assert open_item == event.output_index
-            open_item = None
-        elif hasattr(event, "output_index"):
-            assert open_item == event.output_index
+    places = [
+        (event.type, event.output_index) for event in events if hasattr(event, "output_index")
+    ]
+    check_one_is_open(places, "response.output_item.added", "response.output_item.done")
     for response in (streamed, client.responses.create(**ask)):
         parts = [
             (item.content or [item])[0] if hasattr(item, "content") else item
