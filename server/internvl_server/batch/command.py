@@ -121,7 +121,7 @@ def _client(
     headers = {"Content-Type": "application/json"}
     if settings.server.api_keys:
         headers["Authorization"] = f"Bearer {settings.server.api_keys[0].get_secret_value()}"
-    if transport is None and settings.server.tracing:  # an app in this process has spans of its own
+    if transport is None and settings.server.tracing:  # an app in this process traces itself
         # The runner bounds the number of connections.
         transport = TracedTransport(
             httpx2.AsyncHTTPTransport(limits=httpx2.Limits(), trust_env=False)
