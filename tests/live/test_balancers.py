@@ -181,6 +181,8 @@ def test_a_conversation_stays_on_its_server(
         assert {len(found) for found in servers_of_keys} == {1}
         assert len(set.union(*servers_of_keys)) == 2
         (first,) = servers_of_keys[0]
-        servers[int(first[-1]) - 1].kill()
+        killed = servers[int(first[-1]) - 1]
+        killed.kill()
+        killed.wait(10)  # until then it may accept a request, which is lost with it
         (other,) = servers_of(url, {"x-affinity-key": "a"})
         assert other != first
