@@ -65,6 +65,7 @@ class Plan:
     token_ids: list[int]
     status: int | None = FINISH
     tokens_per_step: int = 1
+    may_have: Callable[[], float] = lambda: math.inf  # tokens that it may have made by now
     wait_steps: int = 0
     num_cached: int = 0
     logits: torch.Tensor | None = None  # a row for each id; by default `logits_at`
@@ -297,7 +298,10 @@ class Loop:
         if plan.wait_steps:
             plan.wait_steps -= 1
             return
-        new = plan.token_ids[running.num_sent : running.num_sent + plan.tokens_per_step]
+        end = running.num_sent + plan.tokens_per_step
+        if end > plan.may_have():
+            return
+        new = plan.token_ids[running.num_sent : end]
         running.metrics.scheduled_time, running.metrics.cached_tokens = 2, plan.num_cached
         for place in range(running.num_sent, running.num_sent + len(new)):
             if running.logits is not None:
