@@ -8,7 +8,9 @@ import numpy as np
 from av.video.codeccontext import VideoCodecContext
 from PIL import Image
 
-__all__ = ["heic"]
+__all__ = ["ALPHA_TYPE", "heic"]
+
+ALPHA_TYPE = b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha"
 
 _PARAMETER_SETS = (32, 33, 34)  # types of NAL units: video, sequence and picture
 
@@ -138,7 +140,7 @@ def heic(
     shown += [] if mirror is None else [box(b"imir", bytes((mirror,)))]
     primary = _add_picture(writer, image, tile, shown)
     if alpha is not None:
-        kind = full(b"auxC", b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha\0")
+        kind = full(b"auxC", ALPHA_TYPE + b"\0")
         writer.refer(b"auxl", _add_picture(writer, alpha, tile, [kind]), primary)
     return writer.file(primary)
 

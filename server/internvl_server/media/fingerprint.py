@@ -9,7 +9,7 @@ from internvl_server.media.pixels.tiler import PixelFormat
 __all__ = ["fingerprint", "frame_fingerprints"]
 
 # Increase it with any change of decoding, tiling or normalisation: engines cache results by fingerprint.
-_PREPROCESSING_VERSION = 3
+_PREPROCESSING_VERSION = 4
 
 
 def fingerprint(

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 __all__ = ["Grid", "HeifItem", "HeifItems", "is_heic"]
 
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis")
+# The second is what phones and libheif write.
+_ALPHA_TYPES = (b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:2015:auxid:1")
 
 _MAX_BOXES = 20_000
 _IN_IDAT = 1
@@ -143,7 +145,7 @@ class HeifItems:
             others = tuple(reader.number(id_bytes) for _ in range(reader.number(2)))
             if name == b"dimg":
                 item.tiles = others
-            elif name == b"auxl" and b":alpha\0" in dict(item.properties).get(b"auxC", b""):
+            elif name == b"auxl" and _auxiliary_type(item) in _ALPHA_TYPES:
                 for number in others:
                     self._items[number].alpha = item
 
@@ -155,6 +157,10 @@ class HeifItems:
                 index = reader.number(index_bytes) & ((1 << 8 * index_bytes - 1) - 1)
                 if index:
                     item.properties.append(properties[index - 1])
+
+
+def _auxiliary_type(item: HeifItem) -> bytes:
+    return dict(item.properties).get(b"auxC", b"")[4:].partition(b"\0")[0]
 
 
 class _Reader:

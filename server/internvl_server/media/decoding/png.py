@@ -19,7 +19,9 @@ _PASSES = (
     (0, 8, 0, 8), (4, 8, 0, 8), (0, 4, 4, 8), (2, 4, 0, 4), (0, 2, 2, 4), (1, 2, 0, 2), (0, 1, 1, 2),
 )  # fmt: skip
 _NEEDED = frozenset({b"IHDR", b"PLTE", b"tRNS", b"eXIf"})
-_KEY_BYTES = {b"\0": 2, b"\2": 6}  # of the transparent colour, by colour type
+_KEY_BYTES = {0: 2, 2: 6}  # of the transparent colour, by colour type
+# By colour type and depth: how Pillow scales the samples to 8 bits.
+_KEY_SCALES = {(0, 2): 85, (0, 4): 17, (2, 16): 1 / 256}
 _CRITICAL = frozenset({b"IHDR", b"PLTE"})
 _PIECE_BYTES = 1 << 18
 _ZLIB_HEADER_BYTES = 2
@@ -44,8 +46,8 @@ class PngFile:
                     head.setdefault(name, chunk)
                 elif name in _CRITICAL:
                     break
-        if not _is_transparency(head.get(b"tRNS", b""), head.get(b"IHDR", b"")):
-            head.pop(b"tRNS", None)
+        if b"tRNS" in head and b"IHDR" in head:
+            head[b"tRNS"] = _transparency(head[b"tRNS"][8:-4], head[b"IHDR"])
         self._head = b"".join(head.values())
         self.data = self._assemble(pixels)
         start = len(SIGNATURE) + len(self._head) + 8
@@ -134,10 +136,19 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, bytes]]:
         start = end + 4
 
 
-def _is_transparency(chunk: bytes, header: bytes) -> bool:
-    """Whether a tRNS chunk is as long as the colour type of the header needs."""
-    colour = header[17:18]
-    return len(chunk) >= 12 + _KEY_BYTES.get(colour, 0)
+def _transparency(content: bytes, header: bytes) -> bytes:
+    """The tRNS chunk as Pillow applies it; nothing if it is shorter than the colour type needs.
+
+    Pillow compares the key with 8-bit samples, except that of 16-bit grey.
+    """
+    depth, colour = header[16], header[17]
+    num_bytes = _KEY_BYTES.get(colour, 0)
+    if len(content) < num_bytes:
+        return b""
+    if scale := _KEY_SCALES.get((colour, depth)):
+        key = struct.unpack_from(f">{num_bytes // 2}H", content)
+        content = struct.pack(f">{len(key)}H", *(int(level * scale) & 255 for level in key))
+    return _chunk(b"tRNS", content)
 
 
 def _chunk(name: bytes, content: bytes | memoryview) -> bytes:

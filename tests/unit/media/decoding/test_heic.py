@@ -13,7 +13,7 @@ from internvl_server.errors import ImageDecodeError, ImageTooLargeError
 from internvl_server.media.decoding.image import DecodeLimits, decode_image, read_size
 from PIL import Image
 
-from tests.heic_files import heic
+from tests.heic_files import ALPHA_TYPE, heic
 from tests.unit.media.conftest import make_image
 
 LIMITS = DecodeLimits(max_pixels=1_000_000, max_side_px=4000, max_aspect_ratio=200)
@@ -61,13 +61,15 @@ def test_cropped_before_it_is_turned() -> None:
     check(heic(PICTURE, crop=(60, 40), turn=1), turned)
 
 
+@pytest.mark.parametrize("name", [ALPHA_TYPE, b"urn:mpeg:hevc:2015:auxid:1"])
 @pytest.mark.parametrize("tile", [None, (64, 64)])
-def test_transparency_becomes_white(tile: tuple[int, int] | None) -> None:
+def test_transparency_becomes_white(tile: tuple[int, int] | None, name: bytes) -> None:
     alpha = Image.new("L", PICTURE.size, 255)
     alpha.paste(0, (0, 0, 64, 64))
     expected = PICTURE.copy()
     expected.paste("white", (0, 0, 64, 64))
-    check(heic(PICTURE, alpha=alpha, tile=tile), expected)
+    data = heic(PICTURE, alpha=alpha, tile=tile)
+    check(data.replace(ALPHA_TYPE, name.ljust(len(ALPHA_TYPE), b"\0")), expected)
 
 
 @pytest.mark.parametrize("is_full", [False, True])

@@ -91,6 +91,26 @@ def test_transparency_with_a_wrong_checksum_is_ignored() -> None:
     assert pixels(make_png(1, 1, 8, 0, key[:-4] + b"0000", rows)).tolist() == [[[0] * 3]]
 
 
+@pytest.mark.parametrize(
+    ("depth", "colour", "key", "row"),
+    [
+        (1, 0, b"\0\1", b"\x80"),
+        (2, 0, b"\0\2", b"\x80"),
+        (4, 0, b"\0\2", b"\x20"),
+        (8, 0, b"\0\2", b"\2\0"),
+        (16, 0, b"\1\2", b"\1\2\0\0"),
+        (8, 2, b"\0\1\0\2\0\3", b"\1\2\3\0\0\0"),
+        (16, 2, b"\1\2\3\4\5\6", b"\1\2\3\4\5\6" + bytes(6)),
+    ],
+)
+def test_the_transparent_colour_of_every_depth(
+    depth: int, colour: int, key: bytes, row: bytes
+) -> None:
+    rows = png_chunk(b"IDAT", zlib.compress(b"\0" + row))
+    data = make_png(2, 1, depth, colour, png_chunk(b"tRNS", key), rows)
+    assert pixels(data).tolist() == [[[255] * 3, [0] * 3]]
+
+
 @pytest.mark.parametrize("place", [20, 29])
 def test_a_broken_header_is_refused(place: int) -> None:
     data = bytearray(FILES["RGB"])
