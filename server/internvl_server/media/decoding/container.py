@@ -4,6 +4,7 @@ FFmpeg can open playlists, scripts and files that name other files. So the forma
 short list and named to the demuxer; FFmpeg does not probe.
 """
 
+from internvl_server.core import begins_like_video
 from internvl_server.errors import VideoDecodeError
 
 __all__ = ["check_container", "sniff_format", "truncated"]
@@ -11,6 +12,8 @@ __all__ = ["check_container", "sniff_format", "truncated"]
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 # First boxes of ISO media and QuickTime files.
 _FIRST_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"})
+# Those with frames, or with what is needed to find them.
+_NEEDED_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"moof"})
 _MAX_BOXES = 100_000
 _UNKNOWN_SIZES = frozenset({(1 << 7 * length) - 1 for length in range(1, 9)})
 
@@ -21,6 +24,10 @@ def sniff_format(data: bytes) -> str:
     Raises:
         VideoDecodeError: The format is not supported.
     """
+    if data[4:8] == b"ftyp" and not begins_like_video(data):
+        raise VideoDecodeError(
+            "The file is an image; send it in an 'image_url' part of a chat message."
+        )
     if data[4:8] in _FIRST_BOXES:
         return "mp4"
     if data.startswith(_EBML):
@@ -72,7 +79,7 @@ def _read_element(data: bytes, offset: int) -> tuple[bytes, int, int]:
 
 
 def _check_mp4(data: bytes) -> None:
-    """Follow the top-level boxes to the end of the file."""
+    """Follow the top-level boxes to the end of the file, or to what some cameras append to it."""
     start = 0
     for _ in range(_MAX_BOXES):
         if start + 8 > len(data):
@@ -83,6 +90,8 @@ def _check_mp4(data: bytes) -> None:
         if size == 1:
             size, head = int.from_bytes(data[start + 8 : start + 16]), 16
         if size < head or start + size > len(data):
-            raise truncated()
+            if data[start + 4 : start + 8] in _NEEDED_BOXES:
+                raise truncated()
+            return
         start += size
     raise VideoDecodeError("The video has too many boxes.")

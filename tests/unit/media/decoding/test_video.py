@@ -107,6 +107,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "playlist": lambda: b"#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n",
     "concat": lambda: b"ffconcat version 1.0\nfile '/etc/passwd'\n",
     "picture": lambda: encode(make_image(), "PNG"),
+    "picture in boxes": lambda: encode(make_image(), "AVIF"),
     "audio only": audio_only,
     "header of MP4 alone": lambda: video()[:40],
     "header of WebM alone": lambda: video("webm-vp9")[:60],
@@ -179,6 +180,11 @@ class TestHostile:
             whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
         with contextlib.suppress(VideoError, MemoryError):
             assert len(reds(bytes(whole), 4)) == 4
+
+
+@pytest.mark.parametrize("tail", [b"\0" * 40, b"what a camera appends", b"\0\0\1\0sefd"])
+def test_what_follows_the_last_box_is_not_needed(tail: bytes) -> None:
+    assert reds(video() + tail, 8) == reds(video(), 8)
 
 
 SAMPLES = {kind: video(kind, num_frames=6, size=(16, 16)) for kind in CONTAINERS}
