@@ -3,6 +3,7 @@
 If a package of the server is missing or broken, `doctor` still says what it can, and other commands name it.
 """
 
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -12,6 +13,8 @@ __all__ = ["main"]
 
 try:
     from internvl_server.cli.main import run_command as main
+except KeyboardInterrupt:  # while the packages are imported
+    sys.exit(128 + signal.SIGINT)
 except ImportError as err:
     _PROBLEM = f"A package of the server cannot be imported: {err}."
 

@@ -75,14 +75,8 @@ COMMANDS: Mapping[str, Command] = {
 def run_command(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code of the process."""
     open_closed_streams()
-    arguments = sys.argv[1:] if arguments is None else arguments
-    named = next((word for word in arguments if not word.startswith("-")), None)
-    options, unknown = build_parser(named).parse_known_args(arguments)
-    if unknown:
-        _refuse(unknown, options.command_parser)
-    options.arguments, options.build_parser = arguments, build_parser
     try:
-        return _run(options)
+        return _run(sys.argv[1:] if arguments is None else arguments)
     except UsageError as err:
         _print_error(str(err))
         return 2
@@ -91,8 +85,9 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(arguments: Sequence[str]) -> int:
     try:
+        options = _parse(arguments)
         code = COMMANDS[options.command].run(options)
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -102,6 +97,15 @@ def _run(options: argparse.Namespace) -> int:
             return 128 + signal.SIGPIPE
         raise
     return code
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    named = next((word for word in arguments if not word.startswith("-")), None)
+    options, unknown = build_parser(named).parse_known_args(arguments)
+    if unknown:
+        _refuse(unknown, options.command_parser)
+    options.arguments, options.build_parser = arguments, build_parser
+    return options
 
 
 def build_parser(named: str | None = None) -> argparse.ArgumentParser:
