@@ -4,7 +4,7 @@ from pathlib import Path
 
 from internvl_server.checkpoint.config import CheckpointConfig
 from internvl_server.errors import StartupError
-from internvl_server.planner.models import why_unserved
+from internvl_server.planner.models import find_repository, why_unserved
 
 __all__ = ["CPU_TEXT_MODELS", "check_quantization", "check_served", "check_text_model"]
 
@@ -20,7 +20,9 @@ _QUANTIZED = {
 
 
 def check_served(path: str) -> None:
-    """Refuse a published checkpoint that no engine can serve, before anything is downloaded.
+    """Refuse what cannot be served under this name, before anything is downloaded.
+
+    That is a published checkpoint that no engine can serve, or the short name of a published model.
 
     Args:
         path: `model.path`. A folder passes, whatever its name.
@@ -28,8 +30,14 @@ def check_served(path: str) -> None:
     Raises:
         StartupError: The message says why, and what to serve instead.
     """
-    if not Path(path).is_dir() and (problem := why_unserved(path)):
+    if Path(path).is_dir():
+        return
+    if problem := why_unserved(path):
         raise StartupError(problem)
+    if found := find_repository(path):
+        raise StartupError(
+            f"model.path: there is no folder {path!r}. To serve the published model, write OpenGVLab/{found}."
+        )
 
 
 def check_text_model(model: CheckpointConfig) -> None:

@@ -152,6 +152,12 @@ def test_a_version_that_cannot_be_served_is_refused_by_name(path: str, message: 
         create_app(load_settings(None, {"model": {"path": path}, "engine": {"kind": "echo"}}))
 
 
+@pytest.mark.parametrize("name", ["internvl3-2b", "InternVL3-2B", "2B"])
+def test_a_short_name_is_answered_with_the_repository(name: str) -> None:
+    with pytest.raises(StartupError, match=r"no folder .* write OpenGVLab/InternVL3-2B-hf\."):
+        check_served(name)
+
+
 def test_the_name_of_a_folder_does_not_matter(tmp_path: Path) -> None:
     """Its owner may have given it the tokenizer that its layout lacks."""
     (tmp_path / "InternVL2_5-8B").mkdir()
