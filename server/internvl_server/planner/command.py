@@ -4,7 +4,6 @@ import argparse
 import json
 
 from internvl_server.checkpoint.config import CheckpointConfig
-from internvl_server.errors import StartupError
 from internvl_server.planner.check import model_at
 from internvl_server.planner.gpus import parse_gpus
 from internvl_server.planner.memory import Deployment
@@ -56,7 +55,8 @@ def plan_text(options: argparse.Namespace) -> str:
     """The output of `plan`.
 
     Raises:
-        StartupError: The model or the GPUs are unknown.
+        ValueError: The model or the GPUs are unknown, or the context is too long.
+        StartupError: The folder of the model cannot be read.
     """
     models = _models(options.model)
     gpus = parse_gpus(options.gpus)
@@ -75,7 +75,7 @@ def _models(name: str | None) -> list[CheckpointConfig]:
         return list(MODELS.values())
     model = model_at(name)
     if model is None:
-        raise StartupError(
+        raise ValueError(
             why_unserved(name)
             or f"--model: {name!r} is neither a folder nor one of {', '.join(MODELS)} (or -hf; or -AWQ, "
             "except of InternVL2_5-1B, InternVL2_5-2B and InternVL3_5)."
@@ -85,7 +85,7 @@ def _models(name: str | None) -> list[CheckpointConfig]:
 
 def _requested(options: argparse.Namespace, model: CheckpointConfig) -> Deployment:
     if options.context > model.text.max_context:
-        raise StartupError(
+        raise ValueError(
             f"--context: {model.name} supports at most {model.text.max_context:,} tokens."
         )
     return Deployment(

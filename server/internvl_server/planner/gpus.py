@@ -4,8 +4,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from internvl_server.errors import StartupError
-
 __all__ = ["GIB", "GpuMemory", "GpuSet", "gib", "parse_gpus"]
 
 GIB = 1 << 30
@@ -46,13 +44,13 @@ def parse_gpus(text: str) -> list[GpuSet]:
     """Parse a list of GPU sets such as `1x24,2x80`.
 
     Raises:
-        StartupError: It has another form.
+        ValueError: It has another form.
     """
     sets = []
     for item in text.split(","):
         match = re.fullmatch(r"\s*([1-9]\d{0,2})\s*[xX×]\s*([1-9]\d{0,3})\s*", item)
         if match is None:
-            raise StartupError(
+            raise ValueError(
                 f"--gpus: {item.strip()!r} is not COUNTxGB. Write for example 1x24,2x80."
             )
         count, size = int(match[1]), int(match[2])

@@ -85,7 +85,7 @@ def test_a_folder_is_planned_for(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_is_not_understood(
     capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
-    assert main(["plan", *options]) == 1
+    assert main(["plan", *options]) == 2
     assert message in capsys.readouterr().err
 
 

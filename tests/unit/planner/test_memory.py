@@ -270,5 +270,5 @@ def test_memory_that_others_use_does_not_count() -> None:
 
 @pytest.mark.parametrize("text", ["80", "x80", "0x80", "2x", "2x80;1x24", "two x 80", "-1x80"])
 def test_gpus_are_written_count_x_gb(text: str) -> None:
-    with pytest.raises(StartupError, match="COUNTxGB"):
+    with pytest.raises(ValueError, match="COUNTxGB"):
         parse_gpus(text)
