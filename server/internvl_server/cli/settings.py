@@ -66,7 +66,8 @@ def load(options: argparse.Namespace) -> Settings:
         settings = load_settings(config, overrides)
     except ValidationError as err:
         problems = [
-            f"  {settings_options.describe(problem['loc'], options.arguments)}: {_reason(problem)}"
+            f"  {settings_options.describe(problem['loc'], options.arguments)}: "
+            f"{_reason(problem, settings_options)}"
             for problem in err.errors(include_url=False)
         ]
         raise UsageError("\n".join(["The settings cannot be used:", *problems])) from err
@@ -77,7 +78,8 @@ def load(options: argparse.Namespace) -> Settings:
     return settings
 
 
-def _reason(problem: ErrorDetails) -> str:
+def _reason(problem: ErrorDetails, options: SettingsOptions) -> str:
     if problem["type"] == "extra_forbidden":
-        return "there is no such setting"
+        meant = options.alike(".".join(map(str, problem["loc"])))
+        return f"there is no such setting{f'; did you mean {meant}?' if meant else ''}"
     return problem["msg"].removeprefix("Value error, ")

@@ -1,6 +1,7 @@
 """Loads settings. The only module that reads the environment and configuration files."""
 
 import os
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,8 @@ def load_settings(config: Path | None, overrides: dict[str, Any]) -> Settings:
         raise ValueError(
             f"environment: {err}. Write lists as JSON, e.g. INTERNVL_SERVER__API_KEYS='[\"key\"]'."
         ) from err
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+        raise ValueError(f"{config} is not TOML: {err}") from err
 
 
 def client_api_key(given: str | None) -> str | None:

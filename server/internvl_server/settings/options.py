@@ -9,6 +9,7 @@ import argparse
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -153,6 +154,12 @@ class SettingsOptions:
                 return f"{name} ({key})"
         is_set = any(word.removeprefix("--set=").startswith(f"{key}=") for word in arguments)
         return f"--set {key}" if is_set else key
+
+    def alike(self, key: str) -> str | None:
+        """The setting that this key, which is none, may mean: of that name elsewhere, or alike."""
+        name = key.rpartition(".")[2]
+        elsewhere = [known for known in self._names if known.rpartition(".")[2] == name]
+        return next(iter(elsewhere or get_close_matches(key, self._names, n=1, cutoff=0.8)), None)
 
 
 def _metavar(type_name: str) -> str:

@@ -122,8 +122,16 @@ def test_the_command_line_wins_over_the_environment_and_that_over_the_file(
         (["--api-keys", "good", "schlüssel"], "--api-keys (server.api_keys): "),
         (["--media.max-images", "0"], "--media.max-images (media.max_images): "),
         (["--set", "engine.max_num_seqs=0"], "--set engine.max_num_seqs: "),
-        (["--set=limits.nope=1"], "--set limits.nope: there is no such setting"),
-        (["--set", "nope.a=1"], "nope: there is no such setting"),
+        (["--set=limits.nope=1"], "--set limits.nope: there is no such setting\n"),
+        (["--set", "nope.a=1"], "nope: there is no such setting\n"),
+        (
+            ["--set", "server.prot=1"],
+            "server.prot: there is no such setting; did you mean server.port?",
+        ),
+        (
+            ["--set", "engine.tp=2"],
+            "engine.tp: there is no such setting; did you mean engine.turbomind.tp?",
+        ),
         (["--set", "media.allowed_ports=[80"], "--set media.allowed_ports: "),
         (["--api-key", "[80"], "--api-key: a value that begins with [ must be a JSON list"),
         (["--config", "nope"], "--config: there is no file nope"),
@@ -135,6 +143,16 @@ def test_errors_name_the_option(
 ) -> None:
     assert main(["serve", *options]) == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"[serv\n", b"\xff"])
+def test_a_file_that_is_not_toml_is_named(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "mine.toml"
+    config.write_bytes(content)
+    assert main(["serve", "--config", str(config)]) == 2
+    assert f"{config} is not TOML: " in capsys.readouterr().err
 
 
 def test_a_setting_from_elsewhere_is_named_by_its_key(
