@@ -112,7 +112,7 @@ async def connect(
 
 
 class _Answer:
-    """Collects what llhttp reports of an answer."""
+    """Collects what llhttp reports of an answer, and nothing of what follows it."""
 
     def __init__(self) -> None:
         self.status = 0
@@ -157,13 +157,16 @@ class _Answer:
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None
+        if self.is_complete:
+            return
         self.status = self._parser.get_status_code()
         self.has_head = self.status >= 200  # noqa: PLR2004  (others announce an answer)
         if not self.has_head:
             self.headers.clear()
 
     def on_body(self, body: bytes) -> None:
-        self.body += body
+        if not self.is_complete:
+            self.body += body
 
     def on_message_complete(self) -> None:
-        self.is_complete = self.has_head
+        self.is_complete |= self.has_head

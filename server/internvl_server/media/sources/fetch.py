@@ -10,11 +10,12 @@ headers or decompression to switch off, limits the head of an answer, and never 
 """
 
 import asyncio
+import string
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from urllib.parse import urljoin
+from urllib.parse import quote, urljoin
 
 import httpx2
 
@@ -146,7 +147,7 @@ class MediaFetcher:
 
     def _redirect_target(self, target: FetchUrl, exchange: Exchange, spec: _FetchSpec) -> FetchUrl:
         try:
-            location = urljoin(target.url, exchange.headers["location"])
+            location = urljoin(target.url, _encoded(exchange.headers["location"]))
             following = parse_url(location, spec.rules, param=spec.param)
         except (KeyError, ValueError, spec.kind.url_error):
             raise spec.fetch_error("redirected to a URL that is missing or malformed") from None
@@ -195,6 +196,11 @@ class MediaFetcher:
             except OSError:
                 continue
         return await connect(addresses[-1], target, self._tls, self._settings.connect_timeout_s)
+
+
+def _encoded(location: str) -> str:
+    """The value of a `Location` header with its bytes beyond ASCII percent-encoded, and blanks within it."""
+    return quote(location.strip().encode("latin-1"), safe=string.punctuation)
 
 
 async def _read_body(exchange: Exchange, spec: _FetchSpec) -> bytes:

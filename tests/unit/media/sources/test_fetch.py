@@ -112,6 +112,9 @@ class TestDelivery:
             (b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\n\r\nabc", b"abc"),
             (b"HTTP/1.1 200 OK\nContent-Length: 3\n\nabc", b"abc"),
             (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcHTTP/1.1 200 OK\r\n\r\n", b"abc"),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcHTTP/1.1 500 No\r\n\r\nd", b"abc"),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcHTTP/1.1 100 No\r\n\r\n", b"abc"),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc" + b"\r\nX: y\r\n" * 300, b"abc"),
             (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\nabc", b"abc"),
         ],
     )
@@ -482,6 +485,21 @@ class TestRedirect:
         targets = [head.split()[1] for head in host.requests]
         assert targets == [b"/a/", b"/b", b"/c?d=e", b"/f"]
 
+    @pytest.mark.parametrize(
+        ("location", "target"),
+        [
+            ("/bild-ü.png", b"/bild-%C3%BC.png"),
+            ("/写真.png", b"/%E5%86%99%E7%9C%9F.png"),
+            ("/a b.png?c=%20d ", b"/a%20b.png?c=%20d"),
+        ],
+    )
+    async def test_a_target_that_is_not_encoded(
+        self, host: StubHost, fetcher: MediaFetcher, location: str, target: bytes
+    ) -> None:
+        self.redirect(host, location)
+        assert await fetcher.fetch(host.url(), param=PARAM) == b"body"
+        assert host.requests[-1].split()[1] == target
+
     async def test_too_many(self, host: StubHost, fetcher: MediaFetcher) -> None:
         self.redirect(host, *["/again"] * 10)
         with pytest.raises(ImageFetchError, match="3 times"):
@@ -504,7 +522,7 @@ class TestRedirect:
     @pytest.mark.parametrize(
         "location",
         ["", "file:///etc/passwd", "ftp://example.com/", "http://", "http://a\\@b/", "http://a@b/",
-         "data:image/png;base64,AAAA", "http://[", "http://exa mple/", "\\\\10.0.0.1\\x"],
+         "data:image/png;base64,AAAA", "http://[", "http://exa mple/", "http://exämple/", "\\\\10.0.0.1\\x"],
     )  # fmt: skip
     async def test_malformed_target(
         self, host: StubHost, fetcher: MediaFetcher, location: str
