@@ -17,13 +17,16 @@ from scripts.make_random_checkpoint import SHAPES, awq_tensors, write_checkpoint
 from tests.lmdeploy.checkpoints import change
 from tests.lmdeploy.weights import load_weights
 
-FAMILIES = ("tiny", "tiny-qwen3", "tiny-qwen3-moe", "tiny-internlm2", "tiny-internlm3")
+SIX_B = "with the vision encoder of 6B"
+FAMILIES = ("tiny", "tiny-qwen3", "tiny-qwen3-moe", "tiny-internlm2", "tiny-internlm3", SIX_B)
 LAYOUTS = ("hf", "authors")
 
 
 def shape_of(family, *, is_awq):
-    """AWQ wants widths of whole groups of 128."""
-    shape = SHAPES[family]
+    """AWQ wants widths of whole groups of 128. The heads of InternViT-6B are no multiple of any tp."""
+    shape = SHAPES["tiny" if family == SIX_B else family]
+    if family == SIX_B:
+        shape = replace(shape, is_6b_style=True, vision_heads=3)
     if not is_awq:
         return shape
     head_dim = 128 if shape.head_dim else 0
@@ -67,17 +70,46 @@ def test_every_tensor_is_loaded_and_the_plan_counts_every_byte(
         assert {gpu.num_bytes for gpu in gpus} == {plan.weight_bytes}
 
 
+@pytest.mark.parametrize("tp", [1, 2])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_both_layouts_give_the_gpu_the_same(loop, written, family):
-    """The authors' order of InternLM2's queries, keys and values is another one, and so are its names."""
+def test_both_layouts_give_each_gpu_the_same(loop, written, family, tp):
+    """The authors' order of InternLM2's queries, keys and values is another one, and so are its names.
+
+    What modules are made with comes from the configs, which differ in their members and defaults.
+    """
     found = []
     for layout in LAYOUTS:
         checkpoint = written(family, layout)
-        [gpu], _ = load_weights(load(checkpoint), checkpoint.path)
-        found.append(gpu.tensors())
-    hf, authors = found
-    assert set(hf) == set(authors)
-    assert [name for name in hf if not torch.equal(hf[name], authors[name])] == []
+        gpus, _ = load_weights(load(checkpoint, tp), checkpoint.path, tp)
+        found.append(gpus)
+    for hf, authors in zip(*found, strict=True):
+        assert hf.configs() == authors.configs()
+        ours, theirs = hf.tensors(), authors.tensors()
+        assert set(ours) == set(theirs)
+        assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+@pytest.mark.parametrize("family", ["tiny", SIX_B])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_sizes_of_the_vision_encoder_reach_turbomind(loop, written, family, layout):
+    checkpoint, shape = written(family, layout), shape_of(family, is_awq=False)
+    [gpu], _ = load_weights(load(checkpoint), checkpoint.path)
+    made = gpu.configs()
+    encoder, attention = made["vision_model."], made["vision_model.blocks.0.attention."]
+    assert encoder["norm_type"].name == ("RMS_NORM" if family == SIX_B else "LAYER_NORM")
+    names = (
+        "depth",
+        "hidden_dim",
+        "image_height",
+        "image_width",
+        "patch_in_dim",
+        "image_seq_length",
+    )
+    px = shape.tile_px
+    sizes = shape.vision_layers, shape.vision_hidden, px, px, 3 * 14 * 14, shape.tokens_per_tile
+    assert tuple(encoder[name] for name in names) == sizes
+    assert (attention["head_num"], attention["causal"]) == (shape.vision_heads, False)
+    assert made["vision_model.blocks.0.norm1."]["norm_eps"] == pytest.approx(1e-6)
 
 
 def test_each_gpu_has_a_share_of_each_expert_and_chooses_among_all(loop, written):
@@ -96,7 +128,7 @@ def test_each_gpu_has_a_share_of_each_expert_and_chooses_among_all(loop, written
 def test_sizes_of_the_text_model_reach_turbomind(loop, written, family):
     for layout in LAYOUTS:
         text_model = load(written(family, layout)).source_model.text_model
-        attention, shape = text_model._attn_cfg, SHAPES[family]
+        attention, shape = text_model._attn_cfg, shape_of(family, is_awq=False)
         assert (attention.head_dim, attention.kv_head_num) == (shape.head, shape.kv_heads)
         dynamic = 3  # of lmdeploy.turbomind.models.utils
         rope = attention.rope

@@ -74,10 +74,26 @@ class Module:
             own |= child.tensors(f"{path}{name}.")
         return own
 
+    def configs(self, path: str = "") -> dict[str, Any]:
+        """The sizes and constants that every module was made with, by its path."""
+        found = {} if self.config is None else {path: _values_of(self.config)}
+        for name, child in self.children.items():
+            found |= child.configs(f"{path}{name}.")
+        return found
+
     @property
     def num_bytes(self) -> int:
         own = sum(parameter.byte_size for parameter in self.parameters.values())
         return own + sum(child.num_bytes for child in self.children.values())
+
+
+def _values_of(config: Any) -> Any:
+    """The members of a native config, and of those in it."""
+    if not type(config).__module__.endswith("_turbomind") or hasattr(type(config), "__members__"):
+        return config
+    names = [name for name in dir(config) if not name.startswith("_")]
+    values = {name: getattr(config, name) for name in names}
+    return {name: _values_of(value) for name, value in values.items() if not callable(value)}
 
 
 class Device:
