@@ -4,7 +4,8 @@ import asyncio
 import functools
 import json
 import multiprocessing
-import time
+import resource
+import signal
 
 import pytest
 import xgrammar
@@ -70,19 +71,30 @@ async def test_what_lmdeploy_does_with_one(make_engine, loop):
 
 async def test_the_event_loop_runs_on_while_one_is_compiled(make_engine, loop):
     engine = await make_engine()
+    compile_grammar, is_native, num_rounds = engine._compiler._compile_grammar, False, 0
+
+    def compile_watched(tag):
+        nonlocal is_native
+        is_native = True
+        try:
+            return compile_grammar(tag)
+        finally:
+            is_native = False
+
+    engine._compiler._compile_grammar = compile_watched
     properties = {f"k{n}": {"enum": [f"v{n}-{i}" for i in range(20)]} for n in range(150)}
     constraint = JsonSchema({"type": "object", "properties": properties})
     task = asyncio.ensure_future(answer(engine, make_request(constraint=constraint)))
-    longest, begin = 0.0, time.monotonic()
     while not task.done():
-        start = time.monotonic()
+        num_rounds += is_native
         await asyncio.sleep(0.001)
-        longest = max(longest, time.monotonic() - start)
     await task
-    assert longest < (time.monotonic() - begin) / 2
+    assert num_rounds > 3
 
 
 def compile_counted_properties():
+    """In a process with so little processor time that only what takes ever more of it uses it up."""
+    resource.setrlimit(resource.RLIMIT_CPU, (1, 1))
     info = xgrammar.TokenizerInfo([bytes([byte]) for byte in range(256)], stop_token_ids=[0])
     compiler = xgrammar.GrammarCompiler(info, cache_enabled=False)
     properties = {f"p{number}": {"type": "integer"} for number in range(300)}
@@ -94,10 +106,8 @@ def test_counting_many_properties_hangs_the_compiler():
     """Why `held_schema` drops it: no timeout ends the compiler's thread."""
     process = multiprocessing.get_context("fork").Process(target=compile_counted_properties)
     process.start()
-    process.join(4)
-    assert process.is_alive()
-    process.kill()
     process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 async def test_plan_of_a_guided_request_ends_as_any_other(make_engine, loop):
