@@ -1,7 +1,5 @@
 """Before the engine is ready it answers a text, an image of one tile and one of thirteen."""
 
-import asyncio
-
 import pytest
 import torch
 from internvl_server.errors import StartupError
@@ -49,4 +47,3 @@ async def test_a_trial_without_an_end_is_refused(make_engine, loop, monkeypatch)
     loop.plan = lambda call: Plan([65], None)
     with pytest.raises(StartupError, match=r"no answer in 0\.2 s"):
         await make_engine()
-    await asyncio.sleep(0)

@@ -51,7 +51,8 @@ async def test_a_thousand_aborts_leave_no_handle_checked_out(make_engine, loop):
     assert engine._jobs.num_free == 8
     assert loop.num_active == 0
     assert loop.max_active == 8
-    assert loop.num_cancelled > 200  # the others left before they had a handle
+    # Those of case 1 whose task is not cancelled; the others may have left before they had a handle.
+    assert loop.num_cancelled >= sum(n % 4 == 1 and n % 3 != 0 for n in range(1000))
     loop.plan = lambda call: Plan([65, END])
     answers = await asyncio.gather(*(answer(engine, make_request()) for _ in range(16)))
     assert answers == [([65, END], "stop")] * 16
