@@ -44,8 +44,11 @@ async def until(condition: Callable[[], Any]) -> None:
             await asyncio.sleep(0.005)
 
 
-async def answer(engine: TurbomindEngine, request: GenerateRequest) -> tuple[list[int], str | None]:
-    token_ids: list[int] = []
+async def answer(
+    engine: TurbomindEngine, request: GenerateRequest, token_ids: list[int] | None = None
+) -> tuple[list[int], str | None]:
+    """The ids of an answer, and why it ended; `token_ids` gets the ids as they are read."""
+    token_ids = [] if token_ids is None else token_ids
     reason = None
     async with engine.generate(request) as deltas:
         async for delta in deltas:
