@@ -1,13 +1,17 @@
-"""The server on the stand-in loop, which hangs at the first real request: FOLDER EXIT_AFTER_S [PORT]"""
+"""The server on the stand-in loop, which hangs at the first real request, and says so.
+
+FOLDER EXIT_AFTER_S [PORT]
+"""
 
 import sys
 from unittest import mock
 
-from internvl_server.engine.turbomind import engine
 from internvl_server.serve import serve
 from internvl_server.settings.loading import load_settings
 
 from tests.lmdeploy.native import Call, Loop, Plan, stand_ins
+
+HANGS = "TurboMind hangs"
 
 
 def main(folder: str, exit_after_s: str, port: str = "0") -> int:
@@ -15,11 +19,12 @@ def main(folder: str, exit_after_s: str, port: str = "0") -> int:
 
     def hang(call: Call) -> Plan:
         is_trial = bool(call.config["output_logits"])
-        loop.is_frozen = not is_trial
+        if not is_trial:
+            loop.freeze()
+            sys.stderr.write(f"{HANGS}\n")
         return Plan([65])
 
     loop.plan = hang
-    engine._CLOSE_S = 0.5
     settings = load_settings(
         None,
         {
@@ -31,7 +36,10 @@ def main(folder: str, exit_after_s: str, port: str = "0") -> int:
             },
         },
     )
-    with stand_ins(loop), mock.patch("internvl_server.app.check_backend", return_value=()):
+    with (
+        stand_ins(loop, close_s=0.5),
+        mock.patch("internvl_server.app.check_backend", return_value=()),
+    ):
         return serve(settings)
 
 

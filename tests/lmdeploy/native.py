@@ -5,7 +5,6 @@ tensor objects. One thread steps all active requests together, as TurboMind's sc
 """
 
 import math
-import random
 import threading
 import time
 import weakref
@@ -21,6 +20,7 @@ import lmdeploy.utils
 import lmdeploy.vl.engine
 import numpy as np
 import torch
+from internvl_server.engine.turbomind import engine
 from lmdeploy.tokenizer import Tokenizer
 from lmdeploy.turbomind import TurboMind, _turbomind, converter
 from lmdeploy.turbomind import turbomind as turbomind_module
@@ -223,15 +223,14 @@ class Loop:
     calls: MutableSequence[Call] = field(default_factory=list)
     num_cancelled: int = 0
     max_active: int = 0
-    is_frozen: bool = False
     tick: int = 0
     has_metrics: bool = True
 
     def __post_init__(self) -> None:
         self._active: list[Running] = []
         self._lock = threading.Lock()
-        self._is_closed = False
-        self._random = random.Random(0)
+        self._pass = threading.Lock()  # held while one is made
+        self._is_frozen = self._is_closed = False
         self.model_path, self.vocab_size = "", VOCABULARY  # what TurboMind loaded, and how
         self.config: Any = None
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -249,11 +248,19 @@ class Loop:
             self._active.append(running)
             self.max_active = max(self.max_active, len(self._active))
 
+    def freeze(self) -> None:
+        """Hang: when this returns, the last pass is over, and none follows until `thaw`."""
+        with self._pass:
+            self._is_frozen = True
+
+    def thaw(self) -> None:
+        self._is_frozen = False
+
     def close(self) -> None:
         """Also ends the thread: it would abort the process if this ended while it is in native code."""
         self._is_closed = True
         if threading.current_thread() is not self._thread:
-            self._thread.join(1)
+            self._thread.join(60)
 
     # What `TurboMind.model_comm` offers.
 
@@ -272,14 +279,18 @@ class Loop:
     def _run(self) -> None:
         while not self._is_closed:
             time.sleep(self.step_s)
-            if self.is_frozen:
-                continue
-            with self._lock:
-                active = list(self._active)
-            if active:
-                self.tick += 1
-            for running in active:
-                self._step(running)
+            with self._pass:
+                self._step_all()
+
+    def _step_all(self) -> None:
+        if self._is_frozen:
+            return
+        with self._lock:
+            active = list(self._active)
+        if active:
+            self.tick += 1
+        for running in active:
+            self._step(running)
 
     def _end(self, running: Running, status: int, seq_len: int) -> None:
         """Room for another first, then the news: its handle is used again at once."""
@@ -318,8 +329,14 @@ class Loop:
 
 
 @contextmanager
-def stand_ins(loop: Loop) -> Iterator[None]:
-    """LMDeploy on a machine without a GPU, with `loop` as its engine."""
+def stand_ins(loop: Loop, *, close_s: float = 60.0) -> Iterator[None]:
+    """LMDeploy on a machine without a GPU, with `loop` as its engine.
+
+    Args:
+        loop: It; closed in the end.
+        close_s: How long ending its requests, and its return, may take before the server takes it for hung
+            and ends the process, which may be that of the tests.
+    """
 
     def init(
         self: Any, model_path: str, model_name: str | None = None, chat_template_name: str | None = None,
@@ -351,6 +368,8 @@ def stand_ins(loop: Loop) -> Iterator[None]:
             (torch.cuda, "empty_cache", lambda: None),
             (lmdeploy.utils, "is_bf16_supported", lambda device_type="cuda": True),
             (lmdeploy.vl.engine, "is_bf16_supported", lambda device_type="cuda": True),
+            (engine, "_CLOSE_S", close_s),
+            (engine, "_RETURN_S", close_s),
         ):
             patches.enter_context(mock.patch.object(target, name, value))
         try:

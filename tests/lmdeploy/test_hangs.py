@@ -13,10 +13,13 @@ import httpx2
 import pytest
 from internvl_server.engine.health import STALLED_EXIT_CODE
 
+from tests.lmdeploy.hanging_server import HANGS
 from tests.lmdeploy.native import Plan
 from tests.lmdeploy.requests import answer, make_request, until
 
-MESSAGE = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4, "model": "hf"}
+MESSAGE = {
+    "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4, "model": "hf", "stream": True,
+}  # fmt: skip
 
 
 @contextmanager
@@ -25,21 +28,27 @@ def hanging(folder: object, exit_after_s: float) -> Iterator[subprocess.Popen[st
     command = [sys.executable, "-m", "tests.lmdeploy.hanging_server", folder, str(exit_after_s)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
-            lines = []
-            for line in process.stderr:
-                lines.append(line)
-                if "ready after" in line:
-                    break
-            url = re.search(r"http://\S+/v1", "".join(lines))[0]
-            with httpx2.Client(timeout=1) as client, pytest.raises(httpx2.TransportError):
-                client.post(f"{url}/chat/completions", json=MESSAGE)
+            url = re.search(r"http://\S+/v1", read_to(process, "ready after"))[0]
+            with httpx2.stream("POST", f"{url}/chat/completions", json=MESSAGE, timeout=60):
+                read_to(process, HANGS)
             yield process
         finally:
             process.kill()
 
 
+def read_to(process: subprocess.Popen[str], text: str) -> str:
+    """What the process logs, to the line with this text."""
+    lines = ""
+    for line in process.stderr:
+        lines += line
+        if text in line:
+            break
+    return lines
+
+
 def test_a_process_that_hangs_ends_to_be_started_again(checkpoints):
-    with hanging(checkpoints["hf"].path, exit_after_s=1) as process:
+    # Long enough that starting, which is watched too, does not stand still for it on a busy machine.
+    with hanging(checkpoints["hf"].path, exit_after_s=5) as process:
         assert process.wait(timeout=60) == STALLED_EXIT_CODE
         assert "made no progress" in process.stderr.read()
 
@@ -54,17 +63,18 @@ def test_a_process_that_hangs_ends_on_sigterm(checkpoints):
 
 async def test_the_scheduler_is_not_asked_while_it_is_freed(make_engine, loop, monkeypatch):
     monkeypatch.setattr("internvl_server.engine.turbomind.supervisor._SAMPLE_S", 0.001)
+    engine = await make_engine()
     inside = 0
 
     def query(rank):
+        """Answers only when the supervisor is being stopped already."""
         nonlocal inside
-        assert not loop._is_closed
         inside += 1
+        engine._supervisor._is_stopping.wait()
         threading.Event().wait(0.05)
         inside -= 1
 
     loop.get_schedule_metrics = query
-    engine = await make_engine()
     await until(lambda: inside)
     freed_while_inside = []
 
@@ -113,11 +123,11 @@ async def test_an_engine_with_unconfirmed_requests_is_not_freed(make_engine, loo
     loop.plan = lambda call: Plan([65], None)
     async with engine.generate(make_request()) as deltas:
         await anext(deltas)
-        loop.is_frozen = True
+        loop.freeze()
         with mock.patch.object(engine._runtime, "close", side_effect=AssertionError):
             await engine.close()
         assert not engine.health().is_alive
-        loop.is_frozen = False
+        loop.thaw()
 
 
 async def test_a_request_that_cannot_be_submitted_keeps_no_memory(make_engine):

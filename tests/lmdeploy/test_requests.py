@@ -173,9 +173,10 @@ async def test_what_can_never_run_is_refused_on_entering(make_engine, loop, requ
 @pytest.mark.parametrize("num_tokens", [0, 3])
 async def test_statuses(make_engine, loop, status, error, num_tokens):
     engine = await make_engine(max_num_seqs=1)
-    loop.plan = lambda call: Plan([65] * num_tokens, status, wait_steps=1)
+    ids: list[int] = []  # all that came before the status are read before it
+    loop.plan = lambda call: Plan([65] * num_tokens, status, may_have=lambda: len(ids) + 1)
     with pytest.raises((EngineError, ContextLengthExceededError, error)) as caught:
-        await answer(engine, make_request())
+        await answer(engine, make_request(), ids)
     if num_tokens and error in (EngineUnavailableError, EngineOverloadedError):
         error = EngineError  # its beginning was sent: it is not one that was never executed
     assert type(caught.value) is error
@@ -213,23 +214,27 @@ async def test_health_follows_the_scheduler(make_engine, loop, monkeypatch):
         await asyncio.sleep(0.8)
         await until(lambda: engine.health().is_ready)
         assert engine.health().num_running == 1
-        loop.is_frozen = True
-        await until(lambda: not engine.health().is_ready)
-        assert "no progress" in engine.health().reason
-        loop.is_frozen = False
+        loop.freeze()
+        await until(lambda: "no progress" in engine.health().reason)
+        loop.thaw()
         await until(lambda: engine.health().is_ready)
         waiting.cancel()
 
 
 async def test_health_without_ticks_follows_the_tokens(make_engine, loop, monkeypatch):
-    monkeypatch.setattr("internvl_server.engine.health._STALL_S", 0.3)
     loop.has_metrics = False
     engine = await make_engine()
-    loop.plan = lambda call: Plan([65], None)
+    limit = 1
+    loop.plan = lambda call: Plan([65, 65], None, may_have=lambda: limit)
     async with engine.generate(make_request()) as deltas:
         await anext(deltas)
         assert engine.health().is_ready
+        monkeypatch.setattr("internvl_server.engine.health._STALL_S", 0.3)
         await until(lambda: not engine.health().is_ready)
+        silent_since = engine._jobs.last_progress
+        limit = 2
+        await anext(deltas)
+        assert engine._jobs.last_progress > silent_since
 
 
 async def test_an_engine_that_does_not_run_refuses(make_engine, loop):
