@@ -1,13 +1,14 @@
 """Jobs on handles that fail: no reader waits forever, no slot is lost. No LMDeploy."""
 
 import asyncio
+import sys
 import threading
 from typing import Any
 
 import pytest
 from internvl_server.core import GenerateRequest, SamplingParams, TokenDelta
-from internvl_server.engine.stream import Stream
-from internvl_server.engine.turbomind.requests.jobs import JobPool, Work
+from internvl_server.engine.stream import Abort, Stream
+from internvl_server.engine.turbomind.requests.jobs import Job, JobPool, Work
 from internvl_server.errors import EngineError
 
 REQUEST = GenerateRequest("r", (1,), 4, SamplingParams(), frozenset({9}))
@@ -146,3 +147,38 @@ async def test_a_handle_that_cannot_be_replaced_fails_one_request():
     assert (pool.can_make_handles, pool.num_free, pool.silence_s) == (True, 1, 0)
     assert [delta.finish_reason for delta in await read(pool)] == ["stop"]
     assert (pool.num_free, pool.num_running, pool.num_waiting) == (1, 0, 0)
+
+
+async def test_jobs_are_counted_on_another_thread_while_they_come_and_go(monkeypatch):
+    pool = pool_of(lambda: Handle(LAST))
+    monkeypatch.setattr(pool, "_slots", asyncio.Semaphore(0))  # all wait
+    has_ended = threading.Event()
+
+    async def enter(_: Stream) -> Abort:
+        raise AssertionError("its reader does not come")
+
+    def count() -> None:
+        while not has_ended.is_set():
+            assert pool.num_running == pool.num_unconfirmed == 0
+            assert pool.num_waiting >= 0
+
+    def submit() -> Job:
+        return pool.submit(Stream(enter), Work(REQUEST, None, None))
+
+    counting = asyncio.create_task(asyncio.to_thread(count))
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    jobs = [submit() for _ in range(30)]
+    try:
+        for _ in range(100):
+            for job in jobs:
+                pool.abort(job)
+            await asyncio.sleep(0)
+            jobs = [submit() for _ in jobs]
+            await asyncio.sleep(0)
+    finally:
+        sys.setswitchinterval(interval)
+        has_ended.set()
+        for job in jobs:
+            pool.abort(job)
+    await counting

@@ -106,6 +106,8 @@ class Job:
 class JobPool:
     """A fixed number of native handles, assigned to jobs in order of arrival.
 
+    The numbers of jobs may be read on any thread.
+
     Args:
         size: Number of handles.
         new_handle: Creates a handle.
@@ -149,12 +151,12 @@ class JobPool:
     @property
     def num_running(self) -> int:
         """Jobs with a handle, including those whose cancellation TurboMind has not confirmed yet."""
-        return sum(job.handle is not None for job in self._jobs)
+        return sum(job.handle is not None for job in tuple(self._jobs))
 
     @property
     def num_unconfirmed(self) -> int:
         """Jobs that were cancelled long ago and hold their handles still."""
-        return sum(job.is_unconfirmed for job in self._jobs)
+        return sum(job.is_unconfirmed for job in tuple(self._jobs))
 
     def report_unconfirmed(self) -> None:
         """Log each of them once."""
