@@ -10,13 +10,19 @@ from pathlib import Path
 import httpx2
 import pytest
 from internvl_server.api.admission import AdmissionGate
+from internvl_server.core import GenerateRequest
+from internvl_server.engine.stream import Abort, Stream
+from internvl_server.errors import EngineOverloadedError
 from internvl_server.pipeline import Generation
+from internvl_server.pipeline.answers import Answer
+from internvl_server.settings import Settings
 
 from scripts.load.accounts.exchange import STAY, Leave, exchange, request_bytes
 from scripts.load.bodies import fresh_picture
 from scripts.load.media_host import MediaHost
 from scripts.load.streams import Address
 from tests.live_server import LiveServer, start_echo_server
+from tests.scripted_engine import ScriptedEngine
 
 HEAVY = {"EncodedMedia", "GenerateRequest", "ImageTiles", "bytearray", "memoryview", "ndarray"}
 
@@ -100,6 +106,26 @@ def test_an_idle_connection_holds_no_generation(tiny_checkpoint: Path, stream: b
         deadline = time.monotonic() + 10  # the server's thread may end the request a little later
         while is_held(Generation):
             assert time.monotonic() < deadline, "the connection holds it"
+            time.sleep(0.01)
+
+
+class FullAfterOne(ScriptedEngine):
+    """Has room for the first answer to a request."""
+
+    async def _accept(self, request: GenerateRequest, stream: Stream) -> Abort:
+        if self.requests:
+            raise EngineOverloadedError("The engine has no memory for this request now.")
+        return await super()._accept(request, stream)
+
+
+def test_choices_of_which_the_engine_refuses_one_leave_no_answer(tiny_checkpoint: Path) -> None:
+    body = {"model": "tiny", "n": 2, "messages": [{"role": "user", "content": "one"}]}
+    settings = Settings(model={"path": str(tiny_checkpoint)})
+    with LiveServer(settings, FullAfterOne(end_id=0)) as server:
+        assert server.post(body).status_code == 429
+        deadline = time.monotonic() + 10
+        while is_held(Answer):
+            assert time.monotonic() < deadline, "the meter holds the first answer"
             time.sleep(0.01)
 
 

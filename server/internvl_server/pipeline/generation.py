@@ -186,12 +186,10 @@ class Generation:
         await reader.over
         return reader.deltas
 
-    async def aclose(self) -> None:
-        """End all answers. Idempotent."""
+    def close(self) -> None:
+        """Give the places in the engine back, and watch no longer. Idempotent."""
         self._num_open = 0
         self._leave_engine()
-        for answer in self._answers:
-            await answer.aclose()
 
     def _num_taken_tokens(self) -> int | None:
         """The tokens of all answers so far; None while they are not taken."""

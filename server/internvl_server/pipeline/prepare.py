@@ -249,7 +249,7 @@ class Pipeline:
             generations.append(Generation(one.usage, answers, warnings=one.warnings))
         generation = Generation.joined(generations)
         generation.hold(slots, self._patience)
-        owner.push_async_callback(generation.aclose)
+        owner.callback(generation.close)
         return generation
 
     async def _generate(
@@ -274,7 +274,9 @@ class Pipeline:
             CheckedAnswer(constraint, self._checker) if constraint and params.is_checked else None
         )
         text = AnswerText.of(request, params, self._vocabulary, accepted.start)
-        return Answer(index, stream, text, checked, meter=self.meter)
+        started = Answer(index, stream, text, checked, meter=self.meter)
+        owner.push_async_callback(started.aclose)  # also if another answer cannot be started
+        return started
 
 
 @contextmanager

@@ -35,6 +35,6 @@ async def test_the_engine_does_not_go_on_while_the_answer_is_checked() -> None:
             stream.put(TokenDelta((token_id,)))
             await asyncio.sleep(0.002)
         deltas = await reading
-        await generation.aclose()
+        await answer.aclose()
     assert [(delta.text, delta.finish_reason) for delta in deltas] == [("1", None), ("", "stop")]
     assert deltas[-1].usage == Usage(1, 2)
