@@ -206,7 +206,7 @@ class WorkerSupply:
             )
 
     def _return(self, worker: WorkerProcess | None) -> None:
-        if worker is not None and not worker.is_busy:
+        if worker in self.workers and not worker.is_busy:
             self._idle.append(worker)
             return
         if worker is not None:

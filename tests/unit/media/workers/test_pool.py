@@ -192,10 +192,13 @@ class TestDeath:
     ) -> None:
         monkeypatch.setattr(sys, "executable", "/bin/false")
         os.kill(pids(pool)[0], signal.SIGKILL)
+        for worker in pool._supply.workers:
+            worker._process.wait()
         for _ in range(2):
             with pytest.raises(EngineUnavailableError, match="do not start"):
                 await pool.tile(GOOD, max_tiles=1)
         assert "do not start" in pool.health().problem
+        assert pool.health().num_died == 1
         assert not pool._supply.workers  # what did not start is not kept, with its pipe and memory
         monkeypatch.undo()
         async with asyncio.timeout(30):
