@@ -209,6 +209,11 @@ def test_services_have_no_more_rights_than_they_need(name: str) -> None:
     assert not service.keys() & {"privileged", "network_mode", "pid", "ipc", "cap_add", "user"}
 
 
+@pytest.mark.parametrize("name", SERVICES)
+def test_logs_do_not_fill_the_disk(name: str) -> None:
+    assert SERVICES[name]["logging"] == {"driver": "local"}
+
+
 @pytest.mark.parametrize("name", [name for name in SERVICES if "build" in SERVICES[name]])
 def test_services_are_given_time_to_drain(name: str) -> None:
     assert SERVICES[name]["stop_grace_period"] == "2m"
