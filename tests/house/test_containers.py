@@ -214,6 +214,24 @@ def test_logs_do_not_fill_the_disk(name: str) -> None:
     assert SERVICES[name]["logging"] == {"driver": "local"}
 
 
+def test_the_servers_answer_to_names_of_this_machine_and_of_the_services(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Prometheus asks by these names, Open WebUI by that of `demo`, and browsers by those of the machine."""
+    value = COMPOSE["x-environment"]["INTERNVL_SERVER__ALLOWED_HOSTS"]
+    [default] = re.fullmatch(r"\$\{INTERNVL_ALLOWED_HOSTS:-(.*)\}", value).groups()
+    monkeypatch.setenv("INTERNVL_SERVER__ALLOWED_HOSTS", default)
+    servers = [name for name in SERVICES if "build" in SERVICES[name]]
+    assert load_settings(None, {}).server.allowed_hosts == ("localhost", "127.0.0.1", *servers)
+    [job] = yaml.safe_load((MONITORING / "prometheus.yml").read_text("utf-8"))["scrape_configs"]
+    assert {
+        "source_labels": ["__meta_dns_name"],
+        "regex": "(.+)",
+        "target_label": "__address__",
+        "replacement": "$1:8000",
+    } in job["relabel_configs"]
+
+
 @pytest.mark.parametrize("name", [name for name in SERVICES if "build" in SERVICES[name]])
 def test_services_are_given_time_to_drain(name: str) -> None:
     assert SERVICES[name]["stop_grace_period"] == "2m"
