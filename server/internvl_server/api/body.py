@@ -142,10 +142,13 @@ async def _read(
 
 
 def _check_type(request: Request) -> None:
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
+    types = {
+        value.partition(";")[0].strip().lower() for value in request.headers.getlist("content-type")
+    }
+    if types != {"application/json"}:
         raise UnsupportedMediaTypeError("The body must be JSON: 'Content-Type: application/json'.")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
+    codings = {value.strip().lower() for value in request.headers.getlist("content-encoding")}
+    if not codings <= {"identity"}:
         raise UnsupportedMediaTypeError("The body must not be compressed (Content-Encoding).")
 
 
