@@ -127,5 +127,5 @@ def client_at(address: str | None) -> Mock:
 
 
 def assert_dropped(connections: list[Mock], index: int) -> None:
-    called = [connection.transport.abort.called for connection in connections]
+    called = [connection.turn_away.called for connection in connections]
     assert called == [number == index for number in range(len(connections))]

@@ -21,10 +21,9 @@ from internvl_server.api.disconnect import DIRECT
 from internvl_server.errors import (
     EngineOverloadedError,
     InvalidRequestError,
-    RequestTimeoutError,
     ServerError,
 )
-from internvl_server.serve.head import check_head, check_url, head_too_large, too_many_headers
+from internvl_server.serve import head
 from internvl_server.serve.room import AwaitedHeads, close_idle
 from internvl_server.serve.writing import (
     AnswerTransport,
@@ -45,8 +44,6 @@ _SLICE_BYTES = 16_384
 # A chunk of 48 bytes has 6 bytes of framing. Bodies of smaller chunks may have `max_head_bytes` of them.
 _MIN_BODY_BYTES_PER_FRAMING_BYTE = 8
 _MAX_PIPELINED = 64
-# A socket that is closed with unread data makes the client's system drop the answer to what it sent.
-_LINGER_S = 2.0
 
 
 class Connection(ReaderWatch):
@@ -98,10 +95,16 @@ class Connection(ReaderWatch):
         num_excess = len(self.connections) - self._limits.max_connections
         if num_excess <= 0 or close_idle(self.connections) or self._awaited_heads.drop_one(self):
             self._start_deadline()
-        elif num_excess <= MAX_REFUSED_CONNECTIONS:
-            self._refuse(EngineOverloadedError("Too many connections are open. Retry shortly."))
         else:
-            transport.abort()
+            self.turn_away(lingers=num_excess <= MAX_REFUSED_CONNECTIONS)
+
+    def turn_away(self, *, lingers: bool = False) -> None:
+        """Say that too many connections are open, and close this one, at once if it does not linger."""
+        if not (self._is_refused or self._is_in_body):
+            self._refuse(EngineOverloadedError("Too many connections are open. Retry shortly."))
+        self._awaited_heads.discard(self)
+        if not lingers:
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timers, and all requests: uvicorn tells only the last one."""
@@ -116,9 +119,10 @@ class Connection(ReaderWatch):
         view = memoryview(data)
         for start in range(0, len(data), _SLICE_BYTES):
             if self._is_refused or self.transport.is_closing():
+                self.has_sent = True
                 return
             self._feed(view[start : start + _SLICE_BYTES])
-        if self._is_clients_turn and self.timeout_keep_alive_task is None:
+        if self.is_clients_turn and self.timeout_keep_alive_task is None:
             self._start_deadline()
 
     def on_message_begin(self) -> None:
@@ -131,7 +135,7 @@ class Connection(ReaderWatch):
         """Called by the parser for each piece of the URL."""
         self._count_head(len(url))
         super().on_url(url)
-        self._check(partial(check_url, self.url, self._limits))
+        self._check(partial(head.check_url, self.url, self._limits))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Called by the parser for each header, and for each trailer, which is not used."""
@@ -140,7 +144,7 @@ class Connection(ReaderWatch):
             return
         super().on_header(name, value)
         if len(self.headers) > self._limits.max_headers:
-            raise self._refused(too_many_headers(self._limits))
+            raise self._refused(head.too_many_headers(self._limits))
 
     def on_headers_complete(self) -> None:
         """Called by the parser. Starts the request."""
@@ -148,7 +152,7 @@ class Connection(ReaderWatch):
         if self.transport.is_closing() or self.parser.should_upgrade():
             return
         version = self.parser.get_http_version()
-        self._check(partial(check_head, self.headers, version, self.url, self._allowed_hosts))
+        self._check(partial(head.check_head, self.headers, version, self.url, self._allowed_hosts))
         if len(self.pipeline) >= _MAX_PIPELINED:
             raise self._refused(InvalidRequestError("Too many requests wait on this connection."))
         super().on_headers_complete()
@@ -174,7 +178,7 @@ class Connection(ReaderWatch):
             return
         self._is_in_message = self._is_in_body = False
         super().on_message_complete()
-        if not self._is_clients_turn:
+        if not self.is_clients_turn:
             return
         # It was answered before it was complete.
         self._stop_deadline()
@@ -189,22 +193,19 @@ class Connection(ReaderWatch):
         super().on_response_complete()
         if self.transport.is_closing():
             self._stop_deadline()
-        elif self._is_in_message and self._is_clients_turn:
+        elif self._is_refused and self._refusal and self.is_clients_turn:
+            self._refuse(self._refusal)
+        elif self._is_in_message and self.is_clients_turn:
             self._unset_keepalive_if_required()
             self._start_deadline()
 
     def _end(self) -> None:
         """Close the connection after its last answer, or once a client that sends a body can read it."""
-        if self._is_in_body and self._is_clients_turn and not self.pipeline:
+        if self._is_in_body and self.is_clients_turn and not self.pipeline:
             if self.transport.can_write_eof():
                 self.transport.write_eof()
         else:
             self.close_when_read()
-
-    @property
-    def _is_clients_turn(self) -> bool:
-        """Whether no request is being answered or waits for it."""
-        return self.cycle is None or self.cycle.response_complete
 
     def _feed(self, data: memoryview | bytes) -> None:
         self._num_other_bytes += len(data)
@@ -220,7 +221,7 @@ class Connection(ReaderWatch):
         self._num_other_bytes = max(self._num_other_bytes, 0)
         allowed = self._num_body_bytes // _MIN_BODY_BYTES_PER_FRAMING_BYTE
         if self._num_other_bytes > self._limits.max_head_bytes + allowed:
-            self._refuse(head_too_large(self._limits))
+            self._refuse(head.head_too_large(self._limits))
 
     def _decline_upgrade(self, rest: bytes) -> None:
         """Answer a request as if it asked for no upgrade, which is the way to decline one.
@@ -231,17 +232,16 @@ class Connection(ReaderWatch):
         if method == b"CONNECT":
             self._refuse(InvalidRequestError("This server is not a proxy."))
             return
-        version = self.parser.get_http_version().encode()
-        lines = [b"%b %b HTTP/%b" % (method, self.url, version)]
-        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        version = self.parser.get_http_version()
+        plain = head.without_upgrade(method, self.url, version, self.headers)
         self.parser = httptools.HttpRequestParser(self)
-        self._feed(b"\r\n".join([*lines, b"", rest]))
+        self._feed(plain + rest)
 
     def _count_head(self, num_bytes: int) -> None:
         self._num_head_bytes += num_bytes
         self._num_other_bytes -= num_bytes
         if self._num_head_bytes > self._limits.max_head_bytes:
-            raise self._refused(head_too_large(self._limits))
+            raise self._refused(head.head_too_large(self._limits))
 
     def _check(self, check: Callable[[], None]) -> None:
         try:
@@ -255,21 +255,23 @@ class Connection(ReaderWatch):
         return error
 
     def _refuse(self, error: ServerError) -> None:
-        """Answer with the error, unless another answer would be mixed with it, and close the connection."""
-        _log.info("refused a connection: %s", error.message)
+        """Answer with the error, unless an answer has begun, and close; whole requests come first."""
         self._is_refused = True
-        can_answer = self._is_clients_turn
-        if self._is_in_body:
-            can_answer = not (self.cycle.response_started or self.pipeline)
+        if not (self._is_in_body or self.is_clients_turn):
+            self._refusal = error  # later: too short a length makes the end of a body a request
+            return
+        _log.info("refused a connection: %s", error.message)
+        is_begun = self._is_in_body and (self.cycle.response_started or self.pipeline)
         self._disconnect()
-        if not can_answer:
+        if is_begun:
             self.close_when_read()
             return
         self.transport.write(refusal(error, self.url if self._is_in_message else b""))
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._stop_deadline()
-        self._deadline = self.loop.call_later(_LINGER_S, self.transport.abort)
+        self._awaited_heads.add(self)  # so that it makes room for others
+        self.linger(self._limits.body_timeout_s)
 
     def _disconnect(self) -> None:
         for direct in tuple(self._unanswered):
@@ -278,7 +280,9 @@ class Connection(ReaderWatch):
     def _start_deadline(self) -> None:
         if self._deadline is None:
             self._awaited_heads.add(self)
-            self._deadline = self.loop.call_later(self._limits.head_timeout_s, self._on_deadline)
+            limits = self._limits
+            seconds = limits.body_timeout_s if self._is_in_body else limits.head_timeout_s
+            self._deadline = self.loop.call_later(seconds, self._on_deadline)
 
     def _stop_deadline(self) -> None:
         self._awaited_heads.discard(self)
@@ -292,9 +296,4 @@ class Connection(ReaderWatch):
         if not self._is_in_message or self._is_in_body:  # silent, or answered
             self.close_when_read()
             return
-        self._refuse(
-            RequestTimeoutError(
-                f"The headers did not arrive within {self._limits.head_timeout_s:g} s "
-                "(limits.head_timeout_s)."
-            )
-        )
+        self._refuse(head.too_slow(self._limits))

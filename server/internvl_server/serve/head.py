@@ -3,10 +3,22 @@
 import re
 from collections.abc import Collection, Sequence
 
-from internvl_server.errors import InvalidRequestError, RequestHeadTooLargeError, UrlTooLongError
+from internvl_server.errors import (
+    InvalidRequestError,
+    RequestHeadTooLargeError,
+    RequestTimeoutError,
+    UrlTooLongError,
+)
 from internvl_server.settings import LimitSettings
 
-__all__ = ["check_head", "check_url", "head_too_large", "too_many_headers"]
+__all__ = [
+    "check_head",
+    "check_url",
+    "head_too_large",
+    "too_many_headers",
+    "too_slow",
+    "without_upgrade",
+]
 
 # A name or an address, perhaps with a port. What stands in an URL after the host may not be part of it.
 _HOST = re.compile(rb"([A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
@@ -26,6 +38,13 @@ def too_many_headers(limits: LimitSettings) -> RequestHeadTooLargeError:
     """The error for a head with more than `limits.max_headers`."""
     return RequestHeadTooLargeError(
         f"The request has more than {limits.max_headers} headers (limits.max_headers)."
+    )
+
+
+def too_slow(limits: LimitSettings) -> RequestTimeoutError:
+    """The error for a head that took longer than `limits.head_timeout_s`."""
+    return RequestTimeoutError(
+        f"The headers did not arrive within {limits.head_timeout_s:g} s (limits.head_timeout_s)."
     )
 
 
@@ -53,9 +72,11 @@ def check_head(
         allowed: Names and addresses that may be asked for, in lower case; empty means all.
 
     Raises:
-        InvalidRequestError: The request is not HTTP/1, has not one host, or one that may not be asked for,
-            or its body is coded in a way that is not read here.
+        InvalidRequestError: The request is not HTTP/1, has a fragment, has not one host, or one that may not
+            be asked for, or its body is coded in a way that is not read here.
     """
+    if b"#" in url:  # other servers take it for a part of the path
+        raise InvalidRequestError("The URL must end before its fragment ('#').")
     if version not in ("1.1", "1.0"):
         raise InvalidRequestError("This server understands HTTP/1.1.")
     codings = [value.lower() for name, value in headers if name == b"transfer-encoding"]
@@ -79,3 +100,12 @@ def _check_allowed(headers: Sequence[tuple[bytes, bytes]], allowed: Collection[s
     host = _HOST.fullmatch(dict(headers).get(b"host", b""))
     if host is None or host[1].decode().lower() not in allowed:
         raise InvalidRequestError("This server does not serve that host (server.allowed_hosts).")
+
+
+def without_upgrade(
+    method: bytes, url: bytes, version: str, headers: Sequence[tuple[bytes, bytes]]
+) -> bytes:
+    """The head of a request as it would be if it did not ask for another protocol."""
+    lines = [b"%b %b HTTP/%b" % (method, url, version.encode())]
+    lines += [b"%b: %b" % header for header in headers if header[0] != b"upgrade"]
+    return b"\r\n".join([*lines, b"", b""])

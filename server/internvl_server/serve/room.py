@@ -3,7 +3,7 @@
 import ipaddress
 import time
 from collections.abc import Iterable, MutableMapping
-from typing import cast
+from typing import Protocol, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -12,6 +12,16 @@ __all__ = ["AwaitedHeads", "close_idle"]
 _IPV6_BITS_OF_SITE = 64
 # What a client has sent at once is read after this time, however many connections come together.
 _GRACE_S = 1.0
+
+
+class Guest(Protocol):
+    """A connection that may have to make room."""
+
+    client: tuple[str, int] | None
+    """The address and port of its client; None on a Unix socket."""
+
+    def turn_away(self) -> None:
+        """Close it, and say why."""
 
 
 class AwaitedHeads:
@@ -25,15 +35,15 @@ class AwaitedHeads:
 
     def __init__(self, fair_share: int) -> None:
         self._fair_share = fair_share
-        self._since: MutableMapping[HttpToolsProtocol, float] = {}
-        self._by_site: dict[str, MutableMapping[HttpToolsProtocol, None]] = {}
+        self._since: MutableMapping[Guest, float] = {}
+        self._by_site: dict[str, MutableMapping[Guest, None]] = {}
 
-    def add(self, connection: HttpToolsProtocol) -> None:
+    def add(self, connection: Guest) -> None:
         """Add a connection."""
         self._since[connection] = time.monotonic()
         self._by_site.setdefault(_site(connection), {})[connection] = None
 
-    def discard(self, connection: HttpToolsProtocol) -> None:
+    def discard(self, connection: Guest) -> None:
         """Remove a connection, which may have been removed before."""
         if self._since.pop(connection, None) is None:
             return
@@ -42,7 +52,7 @@ class AwaitedHeads:
         if not self._by_site[site]:
             del self._by_site[site]
 
-    def drop_one(self, newcomer: HttpToolsProtocol) -> bool:
+    def drop_one(self, newcomer: Guest) -> bool:
         """Drop the oldest one of the address that has most of them, or else the oldest of all.
 
         Returns whether one had waited long enough, or is of another address that has more than its share:
@@ -58,14 +68,14 @@ class AwaitedHeads:
             if not self._is_late(chosen):
                 return False
         self.discard(chosen)
-        chosen.transport.abort()
+        chosen.turn_away()
         return True
 
-    def _is_late(self, connection: HttpToolsProtocol) -> bool:
+    def _is_late(self, connection: Guest) -> bool:
         return time.monotonic() - self._since[connection] >= _GRACE_S
 
 
-def _site(connection: HttpToolsProtocol) -> str:
+def _site(connection: Guest) -> str:
     if connection.client is None:  # a Unix socket
         return ""
     address = connection.client[0]

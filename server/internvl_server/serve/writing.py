@@ -19,25 +19,37 @@ __all__ = ["AnswerTransport", "CycleDirect", "ReaderWatch", "refusal", "write_un
 
 # How often the system is asked whether a client has left whose body is not being read.
 _POLL_S = 0.2
+# A refused client is waited for while it sends, and for this time after that.
+_LINGER_S = 2.0
 
 
 class ReaderWatch(HttpToolsProtocol):
     """Drops a connection whose client takes so little of an answer that nothing can be written for long.
 
-    This is for all answers; streams have a timeout besides, `server.send_timeout_s`.
+    This is for all answers; streams have a timeout besides, `server.send_timeout_s`. A client that is still
+    sending when it is answered is given the time to read it.
     """
 
     # The dictionary of the base's attributes has room for few others without becoming four times as large.
-    __slots__ = ("_num_unread_bytes", "_stuck", "stuck_after_s")
+    __slots__ = ("_lingering", "_num_unread_bytes", "_stuck", "has_sent", "stuck_after_s")
 
     stuck_after_s: float
     """`server.unread_timeout_s`."""
+    has_sent: bool
+    """Set when something is received that is not read because the connection is to be closed."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Called by the transport at the beginning."""
         super().connection_made(transport)
         self._stuck: asyncio.TimerHandle | None = None
+        self._lingering: asyncio.TimerHandle | None = None
+        self.has_sent = False
         self._num_unread_bytes = 0  # of the last answer, when it was whole or later
+
+    @property
+    def is_clients_turn(self) -> bool:
+        """Whether no request is being answered or waits for it."""
+        return self.cycle is None or self.cycle.response_complete
 
     def pause_writing(self) -> None:
         """Called by the transport when its buffer is full."""
@@ -67,6 +79,26 @@ class ReaderWatch(HttpToolsProtocol):
         self.transport.close()
         self.start_keep_alive()
 
+    def linger(self, most_s: float) -> None:
+        """Close the connection once its client sends no more.
+
+        A socket that is closed with unread data makes the client's system drop the answer.
+
+        Args:
+            most_s: Seconds after which it is closed anyway.
+        """
+        self._linger(self.loop.time() + most_s)
+
+    def _linger(self, until: float) -> None:
+        self.has_sent = False
+        self._lingering = self.loop.call_later(_LINGER_S, self._end_lingering, until)
+
+    def _end_lingering(self, until: float) -> None:
+        if self.has_sent and self.loop.time() < until:
+            self._linger(until)
+        else:
+            self.transport.abort()
+
     def timeout_keep_alive_handler(self) -> None:
         """Called on an idle connection. Waits for a client that is reading its answer, and for no other."""
         num_bytes = self.transport.get_write_buffer_size()
@@ -79,6 +111,8 @@ class ReaderWatch(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the transport at the end."""
         self._end_watch()
+        if self._lingering is not None:
+            self._lingering.cancel()
         super().connection_lost(exc)
 
     def _end_watch(self) -> None:

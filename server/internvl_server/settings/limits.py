@@ -9,7 +9,8 @@ from internvl_server.settings.section import PositiveInt, Section
 __all__ = ["MAX_REFUSED_CONNECTIONS", "LimitSettings"]
 
 MAX_REFUSED_CONNECTIONS = 256
-"""Connections over the limit that get an answer; further ones are closed at once."""
+"""Connections over the limit whose clients are given the time to read the answer; further ones are closed at
+once after it."""
 # Connections to hosts of images, pipes of workers, libraries.
 _OTHER_FILES = 1024
 
@@ -35,7 +36,8 @@ class LimitSettings(Section):
     max_body_bytes: Annotated[int, Field(gt=0, le=1 << 30)] = 32 << 20
     """Maximum size of a request body in bytes."""
     body_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
-    """Seconds within which a client must have sent its body."""
+    """Seconds within which a client must have sent its body. If it is refused before, the connection stays
+    open for this time, so that it can read the answer."""
     max_json_values: Annotated[int, Field(ge=10_000, le=10_000_000)] = 200_000
     """Maximum number of values and member names in a request body, counted by its punctuation; 64 bytes of
     text that is not ASCII count as one. Four times the context length is always allowed, because the
