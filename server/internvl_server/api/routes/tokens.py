@@ -10,6 +10,7 @@ from internvl_server.api.admission import within_deadline
 from internvl_server.api.body import read_request
 from internvl_server.api.disconnect import run_until_disconnect
 from internvl_server.api.headers import notice_headers
+from internvl_server.api.json_text import json_text
 from internvl_server.api.openapi import json_body
 from internvl_server.api.services import Services, ServicesDep, ServicesRoute
 from internvl_server.concurrency.offload import MAX_TOKEN_IDS, offload
@@ -48,7 +49,8 @@ async def tokenize(request: Request, services: ServicesDep) -> Response:
 
 def _render(tokens: Sequence[int], services: Services, *, with_strs: bool) -> bytes:
     token_strs = services.prompt_counter.token_strs(tokens) if with_strs else None
-    return tokens_json(tokens, token_strs, max_model_len=services.engine.info.max_model_len)
+    max_model_len = services.engine.info.max_model_len
+    return json_text(tokens_json(tokens, token_strs, max_model_len=max_model_len))
 
 
 async def _tokens(parsed: ParsedTokenize, services: Services) -> tuple[int, ...]:
