@@ -1,6 +1,8 @@
 """`/`, `/v1` and `/v1/models`: what a browser, a probe or a program sees first."""
 
+import threading
 from collections.abc import Callable
+from typing import Any
 
 import httpx2
 import pytest
@@ -49,3 +51,20 @@ def test_only_the_root_needs_no_key(start_server: Callable[..., LiveServer]) -> 
     assert_envelope(server.get("/v1"), 401, "invalid_api_key")
     key = {"authorization": "Bearer secret"}
     assert server.get("/v1", headers=key).json() == shown.json()
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/openapi.json"])
+def test_the_document_is_not_made_on_the_event_loop(
+    start_server: Callable[..., LiveServer], path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start_server()
+    threads: list[threading.Thread] = []
+
+    def make(**_: object) -> dict[str, Any]:
+        threads.append(threading.current_thread())
+        return {"paths": {}, "components": {}}
+
+    monkeypatch.setattr("fastapi.applications.get_openapi", make)
+    assert server.get(path).status_code == 200
+    assert threads
+    assert server.thread not in threads
