@@ -20,6 +20,7 @@ from scripts.run_examples import PAGES, blocks
 from scripts.update_docs import updated
 
 ROOT = Path(__file__).parents[2]
+NOTE = (ROOT / "server" / "README.md").read_text(encoding="utf-8")
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 PAGE_IDS = [page.name for page in PAGES]
 PROGRAM = "internvl-server"
@@ -50,6 +51,21 @@ def test_tables_are_current(page: Path) -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_the_architecture_note_names_files_that_exist() -> None:
+    names = set(re.findall(r"`((?:[a-z_]+/)*[a-z_]+(?:/|\.py))`", NOTE))
+    assert len(names) > 50
+    missing = [n for n in names if not (ROOT / n).exists() and not any(ROOT.glob(f"server/**/{n}"))]
+    assert sorted(missing) == []
+
+
+def test_the_architecture_note_shows_the_layers_that_are_checked() -> None:
+    diagram = NOTE.partition("import-linter checks it:\n\n```\n")[2].partition("```")[0]
+    shown = [set(layer.strip("{} ").split(" | ")) for layer in " ".join(diagram.split()).split("→")]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    _main, *layers = project["tool"]["importlinter"]["contracts"][0]["layers"]
+    assert shown == [set(layer.split(" | ")) for layer in layers]
 
 
 def test_every_page_is_in_the_index() -> None:
