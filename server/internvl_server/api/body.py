@@ -22,7 +22,7 @@ from internvl_server.settings import LimitSettings, Settings
 
 __all__ = ["BodyParser", "check_head", "read_json_body", "read_request"]
 
-_logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 # A client chooses the names, so that only so many are remembered and logged.
 _MAX_LOGGED = 256
@@ -81,7 +81,7 @@ def _log_once(ignored: Sequence[str]) -> None:
     names = {re.sub(r"\[\d+\]", "[]", path) for path in ignored[:_MAX_LOGGED]}
     for name in sorted(names - _logged)[: _MAX_LOGGED - len(_logged)]:
         _logged.add(name)
-        _logger.info("the request field '%s' is not known here and is ignored", name)
+        _log.info("the request field '%s' is not known here and is ignored", name)
 
 
 def check_head(request: Request, limits: LimitSettings) -> int | None:

@@ -9,7 +9,7 @@ from internvl_server.settings import CpuSettings
 
 __all__ = ["choose_dtype"]
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 # As `torch.cpu.get_capabilities` names them: x86 with AVX-512 or AMX, and ARM.
 _BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")
@@ -27,7 +27,7 @@ def choose_dtype(settings: CpuSettings) -> torch.dtype:
     has_kernels: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     has_bfloat16 = has_kernels and any(map(capabilities.get, _BFLOAT16_INSTRUCTIONS))
     dtype = torch.bfloat16 if has_bfloat16 else torch.float32
-    logger.info(
+    _log.info(
         "engine.cpu.dtype is auto: computing in %s, because the processor has %s for bfloat16",
         str(dtype).removeprefix("torch."),
         "instructions" if has_bfloat16 else "no instructions",

@@ -19,7 +19,7 @@ from internvl_server.errors import EngineError
 
 __all__ = ["Event", "Worker"]
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _Command: TypeAlias = Callable[[], None]
 
@@ -116,8 +116,8 @@ class Worker:
                     return
                 while self._take_commands():
                     self._step()
-        except Exception:
-            logger.exception("The engine thread ended.")
+        except Exception:  # noqa: BLE001  (the engine is told)
+            _log.exception("The engine thread ended.")
             self._on_crash()
 
     def _try_load(self) -> bool:
@@ -155,7 +155,7 @@ class Worker:
         try:
             self._runner.end(sequence, self._scheduler.num_free_tokens)
         except (MemoryError, RuntimeError) as err:
-            logger.warning("Keys and values of a request could not be kept: %s", err)
+            _log.warning("Keys and values of a request could not be kept: %s", err)
 
     def _begin(self, sequence: Sequence) -> None:
         self._runner.begin(sequence, self._scheduler.num_free_tokens)

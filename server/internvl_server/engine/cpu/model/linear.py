@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 __all__ = ["Int8Linear", "PackedLinear", "can_compute_int8", "can_pack"]
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 # The number of rows that the order of the weights is chosen for; one order serves all numbers nearly as well.
 _TYPICAL_ROWS = 128
@@ -119,6 +119,6 @@ def _computes(make: Callable[[Tensor], nn.Module], dtype: torch.dtype) -> bool:
     try:
         result = make(weight)(x.to(dtype)).float()
     except (AttributeError, NotImplementedError, RuntimeError) as err:
-        logger.debug("oneDNN layers cannot be used: %s", err)
+        _log.debug("oneDNN layers cannot be used: %s", err)
         return False
     return torch.allclose(result, F.linear(x, weight), atol=0.2)

@@ -23,7 +23,7 @@ from internvl_server.errors import StartupError
 
 __all__ = ["load_model"]
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 # Names listed in a message before "and N more".
 _MAX_NAMED = 4
@@ -122,7 +122,7 @@ def _match(
             "not supported."
         )
     if unused := sorted(stored.keys() - parts):
-        logger.warning("Tensors of the checkpoint that the model does not use: %s", _few(unused))
+        _log.warning("Tensors of the checkpoint that the model does not use: %s", _few(unused))
     sources = {name: [stored[part] for part in names] for name, names in wanted.items()}
     for name, parameter in model.named_parameters():
         _check_shape(name, tuple(parameter.shape), sources[name])
