@@ -1,4 +1,7 @@
-"""Bounds what all requests together may hold of one resource: requests, tiles, bytes."""
+"""Bounds what all requests together may hold of one resource that nobody waits for.
+
+The memory for log probabilities is one. What requests wait for is in `sharing.py`.
+"""
 
 from collections.abc import Callable
 from types import TracebackType

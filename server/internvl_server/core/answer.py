@@ -23,7 +23,8 @@ class AnswerParams:
     `stop_token_ids` end an answer in addition to the model's own stop tokens, which `ignore_eos` disables.
     With `include_stop` the answer includes the stop string, or the text of the stop token, that ended it.
     `tool_names` are the names of the tools listed in the prompt. By default special tokens are left out, but
-    not content markers such as `<ref>`; `skip_special_tokens` leaves out both or neither.
+    not content markers such as `<ref>`; `skip_special_tokens` leaves out both or neither. With `is_checked`
+    finished JSON is compared with its schema, because the engine does not enforce all of it.
     `splits_reasoning` separates the reasoning before an answer from its text, which otherwise has both, and
     `shows_reasoning` shows it.
     """

@@ -1,1 +1,4 @@
-"""Logs and request ids. Prompts, images and keys are never written."""
+"""Logs, request ids, and the records of requests for metrics and traces.
+
+Prompts, images and keys are never written.
+"""

@@ -58,10 +58,10 @@ class TurbomindEngine:
     There are `max_num_seqs` native handles; further requests wait in order. If the reader of a request
     leaves, TurboMind is told to cancel it at once, and its handle is free once TurboMind confirms that.
 
-    Greedy decoding takes the likeliest token. Whether TurboMind enforces enums of many similar values has not
-    been verified on a GPU. A seed does
-    not guarantee the same text beside other requests, because sums on a GPU depend on the batch. Log
-    probabilities are the model's own, before penalty, temperature, filters and grammar.
+    Greedy decoding takes the likeliest token. A seed does not guarantee the same text beside other requests,
+    because sums on a GPU depend on the batch. Whether TurboMind enforces enums of many similar values has not
+    been verified on a GPU. Log probabilities are the model's own, before penalty, temperature, filters and
+    grammar.
 
     Args:
         checkpoint: What to load; read in `start`.
