@@ -28,7 +28,7 @@ class Observer(Protocol):
 
 
 class Observers:
-    """Several observers as one, of which no failure disturbs a request.
+    """Several observers as one, of which no failure disturbs a request or the watch over the engine.
 
     Args:
         observers: The observers.
@@ -50,14 +50,12 @@ class Observers:
             try:
                 tell(observer)
             except Exception:  # noqa: BLE001  (a defect of an observer must not become one of a request)
-                _log.exception("a request could not be recorded")
+                _log.exception("an observer failed")
 
     def loop_lagged(self, seconds: float) -> None:
         """See `Observer`."""
-        for observer in self._observers:
-            observer.loop_lagged(seconds)
+        self._tell_all(lambda observer: observer.loop_lagged(seconds))
 
     def close(self) -> None:
         """See `Observer`."""
-        for observer in self._observers:
-            observer.close()
+        self._tell_all(lambda observer: observer.close())
