@@ -111,6 +111,6 @@ def test_what_is_free_but_kept_is_returned_if_it_is_much() -> None:
     kept = blocks[::100]  # so that the heap cannot shrink from its end
     before = resident_bytes()
     del blocks
-    memory._trim_a_lot()
+    memory._trim_if_much()
     assert before - resident_bytes() > 50 << 20
     assert len(kept) == 10

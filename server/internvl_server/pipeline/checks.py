@@ -11,11 +11,8 @@ from internvl_server.errors import Field, InvalidRequestError, UnsupportedParame
 __all__ = ["resolve_sampling"]
 
 # Capabilities that are named after a sampling parameter are needed for any value but its default.
-_OPTIONAL = {
-    field.name: field.default
-    for field in fields(SamplingParams)
-    if field.name in Capability._value2member_map_
-}
+_NAMES = frozenset(capability.value for capability in Capability)
+_OPTIONAL = {field.name: field.default for field in fields(SamplingParams) if field.name in _NAMES}
 
 
 def resolve_sampling(

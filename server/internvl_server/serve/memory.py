@@ -46,18 +46,18 @@ class Trim:
     Args:
         release: Gives back what others keep for reuse but have not used for so many seconds; in a thread.
         trim: Frees everything, in a thread, while the server is idle.
-        trim_a_lot: Frees what is free already if it is much, in a thread, under load.
+        trim_if_much: Frees what is free already if it is much, in a thread, under load.
     """
 
     def __init__(
         self,
         release: Callable[[float], None],
         trim: Callable[[], None] | None = None,
-        trim_a_lot: Callable[[], None] | None = None,
+        trim_if_much: Callable[[], None] | None = None,
     ) -> None:
         self._release = release
         self._trim = trim or _trim
-        self._trim_a_lot = trim_a_lot or _trim_a_lot
+        self._trim_if_much = trim_if_much or _trim_if_much
         self._checked_at = time.monotonic()
         self._num_requests = 0
         self._quiet_since = 0.0
@@ -75,7 +75,7 @@ class Trim:
             self._num_requests, self._quiet_since, self._is_due = num_requests, now, True
             if now - self._checked_at >= _CHECK_S:
                 self._checked_at = now
-                self._on_thread(_CHECK_S, self._trim_a_lot)
+                self._on_thread(_CHECK_S, self._trim_if_much)
         elif self._is_due and now - self._quiet_since >= _IDLE_S:
             self._is_due = False
             self._on_thread(0, self._trim)
@@ -93,7 +93,7 @@ def _trim() -> None:
     _call("malloc_trim", 0)
 
 
-def _trim_a_lot() -> None:
+def _trim_if_much() -> None:
     with suppress(AttributeError):
         info = ctypes.CDLL(None).mallinfo2
         info.restype = _MallocInfo
