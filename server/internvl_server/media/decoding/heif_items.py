@@ -132,7 +132,10 @@ class HeifItems:
                 raise ValueError
             item.is_in_idat = method == _IN_IDAT
             base = reader.number(base_bytes)
-            for _ in range(reader.number(2)):
+            num_extents = reader.number(2)
+            if num_extents and not length_bytes:  # of no bytes, they could be many in a small file
+                raise ValueError
+            for _ in range(num_extents):
                 reader.number(index_bytes)
                 start = base + reader.number(offset_bytes)
                 item.extents.append((start, reader.number(length_bytes)))

@@ -140,6 +140,8 @@ def _opened(data: bytes, limits: DecodeLimits) -> Iterator[Image.Image]:
     # Set each time, because other libraries change them for the whole process.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     Image.MAX_IMAGE_PIXELS = limits.max_pixels
+    if data.startswith(jpeg.START) and jpeg.has_too_long_head(data):
+        raise _truncated()
     with _as_image_errors(data, limits), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -13,9 +13,20 @@ from itertools import takewhile
 
 from PIL import Image, ImageFile
 
-__all__ = ["END", "MAX_SCANS", "has_all_pixels", "has_too_many_scans", "looks_cut_off"]
+__all__ = [
+    "END",
+    "MAX_SCANS",
+    "START",
+    "has_all_pixels",
+    "has_too_long_head",
+    "has_too_many_scans",
+    "looks_cut_off",
+]
 
+START = b"\xff\xd8"
 END = b"\xff\xd9"
+# Before the first scan, of segments and of fill bytes in a row. Pillow reads both one by one, in Python.
+_MAX_HEAD = 10_000
 # Encoders write about ten. A scan may have few bytes and still visits every block of the image, so that a
 # small file could take minutes.
 MAX_SCANS = 100
@@ -31,6 +42,18 @@ _NOISE = b"\xfe\xdf\x7b\xa5" * 50
 
 _GREY = 127.5
 _TOLERANCE = 2.5  # colours of missing blocks are interpolated with those of their neighbours
+
+
+def has_too_long_head(data: bytes) -> bool:
+    """Whether there are more segments or fill bytes before the first scan than any camera writes."""
+    end = len(START)
+    for number, (offset, marker, content) in enumerate(_segments(data)):
+        if number > _MAX_HEAD or offset - end > _MAX_HEAD:
+            return True
+        if marker == _START_OF_SCAN:
+            return False
+        end = offset + 4 + len(content)
+    return len(data) - end > _MAX_HEAD
 
 
 def has_too_many_scans(data: bytes) -> bool:

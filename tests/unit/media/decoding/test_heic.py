@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from internvl_server.errors import ImageDecodeError, ImageTooLargeError
+from internvl_server.media.decoding.heif_items import HeifItems
 from internvl_server.media.decoding.image import DecodeLimits, decode_image, read_size
 from PIL import Image
 
@@ -124,6 +125,17 @@ def test_a_grid_whose_tiles_are_not_seen_is_refused() -> None:
     narrow = GRID[:place] + struct.pack(">BBBBHH", 0, 0, 1, 2, 40, 100) + GRID[place + 8 :]
     with pytest.raises(ImageDecodeError):
         decode_image(narrow, LIMITS)
+
+
+def test_pieces_of_no_bytes_are_refused() -> None:
+    """A small file could have billions of them."""
+    sizes = SINGLE.index(b"iloc") + 8
+    number = sizes + 10
+    data = (
+        SINGLE[:sizes] + bytes(2) + SINGLE[sizes + 2 : number] + b"\xff\xff" + SINGLE[number + 2 :]
+    )
+    with pytest.raises(ValueError, match=r"^$"):
+        HeifItems(data)
 
 
 def test_another_type_of_image_is_named() -> None:

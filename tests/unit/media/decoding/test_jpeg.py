@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from internvl_server.errors import ImageDecodeError
-from internvl_server.media.decoding.image import DecodeLimits, decode_image
+from internvl_server.media.decoding.image import DecodeLimits, decode_image, read_size
 from PIL import Image
 
 from tests.unit.media.conftest import encode, make_image
@@ -62,6 +63,18 @@ def test_the_end_marker_may_be_missing(file: tuple[str, str], tail: bytes) -> No
 def test_anything_may_follow_the_end_marker(file: tuple[str, str], tail: bytes) -> None:
     data = FILES[file]
     assert np.array_equal(pixels(data + tail), pixels(data))
+
+
+@pytest.mark.parametrize("filling", [b"\xff", b"\xff\0", b"\xff\xfe\0\2", b"\xff\xe1\0\2"])
+def test_a_head_of_millions_of_pieces_is_not_read(filling: bytes) -> None:
+    """Pillow would read it for seconds."""
+    data = FILES["smooth", "4:2:0"]
+    few, many = (data[:2] + filling * number + data[2:] for number in (1, 1_000_000))
+    assert np.array_equal(pixels(few), pixels(data))
+    for read in (decode_image, read_size):
+        with patch.object(Image, "open") as opened, pytest.raises(ImageDecodeError):
+            read(many, LIMITS)
+        opened.assert_not_called()
 
 
 @given(file=st.sampled_from(sorted(FILES)), num_lost=st.integers(1, 600))
