@@ -19,9 +19,11 @@ _AFTER_DRAIN_S = 30.0
 
 async def sigterm_under_load(running: Running) -> str:
     """SIGTERM while streams run that would go on longer than `server.drain_s`."""
-    tasks = [asyncio.create_task(_endless(running, n)) for n in range(_NUM_STREAMS)]
-    await asyncio.sleep(1)
-    must(not any(task.done() for task in tasks), "a stream ended too early")
+    begun = asyncio.Semaphore(0)
+    tasks = [asyncio.create_task(_endless(running, n, begun)) for n in range(_NUM_STREAMS)]
+    for _ in tasks:
+        await begun.acquire()
+    must(not all(task.done() for task in tasks), "the streams ended too early")
     code, seconds = await asyncio.to_thread(running.process.stop)
     await asyncio.gather(*tasks)
     limit_s = running.drain_s + _AFTER_DRAIN_S
@@ -30,12 +32,15 @@ async def sigterm_under_load(running: Running) -> str:
     return f"exit code 0 after {seconds:.1f} s, of which {running.drain_s:.0f} s are for draining"
 
 
-async def _endless(running: Running, number: int) -> None:
+async def _endless(running: Running, number: int, begun: asyncio.Semaphore) -> None:
     with contextlib.suppress(AssertionError, httpx2.HTTPError):
-        await running.stream(
-            messages=[question(f"{number}: count.")], ignore_eos=True,
-            max_tokens=running.max_model_len // 2, temperature=1,
-        )  # fmt: skip
+        try:
+            await running.stream(
+                on_begin=begun.release, messages=[question(f"{number}: count.")], ignore_eos=True,
+                max_tokens=running.max_model_len // 2, temperature=1,
+            )  # fmt: skip
+        finally:
+            begun.release()  # also if it never began
 
 
 async def abort_and_restart(running: Running) -> str:

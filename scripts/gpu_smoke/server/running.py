@@ -1,7 +1,7 @@
 """A server under trial, and how the checks ask it."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -53,8 +53,10 @@ class Running:
         )
         return dict(response.json())
 
-    async def stream(self, leave_after: int = -1, **body: Any) -> Streamed:
-        """A streamed answer to its end, or until so many chunks have come."""
+    async def stream(
+        self, leave_after: int = -1, *, on_begin: Callable[[], None] = lambda: None, **body: Any
+    ) -> Streamed:
+        """A streamed answer to its end, or until so many chunks have come; the first calls `on_begin`."""
         text, reason, num_tokens, num_chunks = "", None, 0, 0
         body = {
             "model": self.model,
@@ -68,6 +70,8 @@ class Running:
             async for chunk in _chunks(response):
                 must("error" not in chunk, f"it ended with {chunk.get('error')}")
                 num_chunks += 1
+                if num_chunks == 1:
+                    on_begin()
                 if num_chunks == leave_after:
                     return Streamed(text, None, 0)
                 for choice in chunk["choices"]:
