@@ -3,6 +3,7 @@
 import importlib
 import importlib.metadata
 import inspect
+import re
 
 import pytest
 from internvl_server.engine.turbomind.machine import SUPPORTED_VERSIONS
@@ -58,7 +59,9 @@ NATIVE = {
     "ScheduleMetrics": (
         "scheduler_tick", "active_seqs", "waiting_seqs", "cache_usage", "prefix_cache_hit_rate",
     ),
+    "AtomicRequestState": ("consume",),
     "RequestState": ("status", "seq_len"),
+    "SessionParam": ("id", "step"),
     "DataType": ("TYPE_BF16", "TYPE_FP16"),
 }  # fmt: skip
 
@@ -89,6 +92,17 @@ def test_signature(path):
 def test_fields(path):
     missing = set(FIELDS[path]) - set(inspect.signature(find(path)).parameters)
     assert not missing, f"{path} has lost {sorted(missing)}"
+
+
+def test_native_forward():
+    """The arguments are given by their places."""
+    text = find("lmdeploy.turbomind._turbomind:ModelRequest.forward").__doc__
+    names = re.findall(r"(\w+): ", text.partition("->")[0])
+    assert names == [
+        "self", "input_tensors", "mm_inputs", "session", "gen_cfg", "stream_output", "enable_metrics", "cb",
+    ]  # fmt: skip
+    results = re.findall(r"_turbomind\.(\w+)", text.partition("->")[2])
+    assert results == ["TensorMap", "AtomicRequestState", "RequestMetrics"], "forward has changed"
 
 
 @pytest.mark.parametrize("name", NATIVE)
