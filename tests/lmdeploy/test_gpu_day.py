@@ -6,6 +6,9 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.timeout(
+    1200
+)  # they start many processes, which a busy machine does slowly
 SLOW = pytest.mark.slow
 TRIALS = [
     "adapter, AWQ",
@@ -29,7 +32,7 @@ def test_gpu_smoke_fills_every_row(tmp_path, trial):
         "--only", trial, "--prompts", "8", "--aborts", "60", "--streams", "8", "--json",
         tmp_path / "table.json",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1100)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads((tmp_path / "table.json").read_text())["rows"]
     assert {row["trial"] for row in rows} == {trial}
@@ -48,7 +51,7 @@ def test_gpu_bench_fills_every_row_and_goes_on_where_it_stopped(tmp_path):
         "--clients", "2", "--requests-per-client", "1", "--prompt-tokens", "64", "--new-tokens", "8",
         "--rate", "50", "--json", tmp_path / "figures.json", "--markdown", tmp_path / "tables.md",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1100)
     assert done.returncode == 0, done.stdout + done.stderr
     tables = (tmp_path / "tables.md").read_text()
     assert "NOT RUN" not in tables
@@ -65,6 +68,6 @@ def test_gpu_bench_fills_every_row_and_goes_on_where_it_stopped(tmp_path):
         (r["measure"], r["figures"]["prompt_tokens"]) for r in records if "table" in r["part"]
     }
     assert len(prompts) == len({measure for measure, _ in prompts}), "not the same prompts"
-    again = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0
     assert again.stderr == "", "nothing is left to be measured"

@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 
 from scripts.gpu_pack.packages import MACHINE
 
+pytestmark = pytest.mark.timeout(1200)  # packing reads and writes gigabytes
 ROOT = Path(__file__).parents[2]
 # The test reads the pack's own code and the driver's stub, and nothing of this environment.
 KEPT = "PATH", "HOME", "LD_LIBRARY_PATH", "LANG"
