@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import gc
 import random
+import weakref
 
 import pytest
 from internvl_server.errors import EngineError, EngineUnavailableError
@@ -144,6 +146,36 @@ async def test_closing_ends_running_and_waiting_requests(make_engine, loop):
         with pytest.raises(EngineUnavailableError):
             await anext(waiting)
     assert loop.num_active == 0
+
+
+async def test_the_model_is_freed_after_the_last_native_request(make_engine, loop, monkeypatch):
+    """TurboMind ends with the last reference to it, and its requests must not outlive it."""
+    create, made = loop.create_request, []
+    kept: list[int] = []
+
+    def create_request():
+        request = create()
+        made.append(weakref.ref(request))
+        return request
+
+    monkeypatch.setattr(loop, "create_request", create_request)
+    engine = await make_engine(max_num_seqs=2)
+    await answer(engine, make_request(tiles=(1,), num_logprobs=1))
+    loop.plan = lambda call: Plan([65], None)
+    turbomind = engine._runtime._turbomind
+
+    def close():
+        gc.collect()
+        kept.extend(number for number, request in enumerate(made) if request() is not None)
+        type(turbomind).close(turbomind)
+
+    monkeypatch.setattr(turbomind, "close", close)
+    async with engine.generate(make_request()) as deltas:
+        await anext(deltas)
+        await engine.close()
+    assert len(made) > 2
+    assert kept == []
+    assert turbomind.model_comm is None
 
 
 async def test_one_broken_request_spares_the_others(make_engine, loop):
