@@ -8,11 +8,27 @@ import { iconButton } from "../page/icons.js";
 
 const escape = (text) => text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
 
+// LaTeX is shown as it was written: Markdown would drop its backslashes and take its underscores for emphasis.
+const MATH = /^(?:\\\([^]+?\\\)|\\\[[^]+?\\\]|\$\$[^]+?\$\$)/;
+
+const mathOf = (level, begin, tag) => ({
+  name: `${level}Math`,
+  level,
+  start: (source) => begin.exec(source)?.index,
+  tokenizer: (source) => {
+    const [raw] = (source.search(begin) === 0 && MATH.exec(source)) || [];
+    return raw && { type: `${level}Math`, raw };
+  },
+  renderer: ({ raw }) => `<${tag}>${escape(raw)}</${tag}>`,
+});
+
 const marked = new Marked({
+  extensions: [mathOf("block", /^(?:\\\[|\$\$)/m, "pre"), mathOf("inline", /\\[([]|\$\$/, "code")],
   gfm: true,
   breaks: true,
   renderer: {
     html: ({ text }) => escape(text),
+    checkbox: ({ checked }) => (checked ? "☑ " : "☐ "),
     image: ({ href, text }) => escape(`![${text}](${href})`), // nothing is loaded for an answer
   },
 });
@@ -45,7 +61,7 @@ const ALLOWED = {
     "tr",
     "ul",
   ],
-  ALLOWED_ATTR: ["href", "start", "class"],
+  ALLOWED_ATTR: ["align", "href", "start", "class"],
   ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
   ALLOW_DATA_ATTR: false,
   ALLOW_ARIA_ATTR: false,
@@ -65,6 +81,7 @@ export function renderMarkdown(text) {
   for (const link of fragment.querySelectorAll("a[href]")) {
     Object.assign(link, { target: "_blank", rel: "noopener noreferrer nofollow" });
   }
+  for (const block of fragment.children) if (block.tagName !== "PRE") block.dir = "auto";
   for (const table of fragment.querySelectorAll("table")) wrap(table);
   for (const block of fragment.querySelectorAll("pre")) addCopy(block);
   return fragment;

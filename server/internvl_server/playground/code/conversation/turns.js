@@ -87,7 +87,7 @@ export class Turns {
         "div",
         { class: "said-row" },
         iconButton("edit", "Edit this message", () => this.#actions.edit(index)),
-        turn.text && h("div", { class: "said" }, turn.text),
+        turn.text && h("div", { class: "said", dir: "auto" }, turn.text),
       ),
     );
   }
@@ -200,7 +200,7 @@ function reasoning(turn) {
     "details",
     { class: "reasoning" },
     h("summary", {}, isThinking ? "Thinking…" : "Reasoning"),
-    h("div", { class: "reasoning-text" }, turn.reasoning),
+    h("div", { class: "reasoning-text", dir: "auto" }, turn.reasoning),
   );
 }
 

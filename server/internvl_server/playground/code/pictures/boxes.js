@@ -47,16 +47,31 @@ export function parseGrounding(text, { isWhole = true } = {}) {
 /** The name of a group, also without a label. */
 export const groupName = (group, index) => group.label || `Box ${index + 1}`;
 
+// Of a picture in the conversation, at most.
+const SHOWN_PX = 272;
+const LABEL_PX = 20;
+
+/** Where the label of a box is: inside below the upper edge of the picture, and on the side that has more room. */
+function placeLabel(label, [x1, y1, x2], item) {
+  const height = Math.min(SHOWN_PX, (item.height / item.width) * 2 * SHOWN_PX || SHOWN_PX);
+  const isRight = x1 > 1000 - x2;
+  label.classList.toggle("inside", (y1 / 1000) * height < LABEL_PX);
+  label.classList.toggle("right", isRight);
+  label.style.maxWidth = `min(14rem, ${((isRight ? x2 : 1000 - x1) / Math.max(1, x2 - x1)) * 100}%)`;
+}
+
 /** One frame with a label for each box, to lie over a picture. */
-export function boxFrames(groups) {
+export function boxFrames(groups, item) {
   return groups.flatMap((group, index) =>
     group.boxes.map((box) => {
       const [x1, y1, x2, y2] = box;
-      const label = h("span", { class: "box-label" }, groupName(group, index));
+      const name = groupName(group, index);
+      const label = h("span", { class: "box-label", title: name, dir: "auto" }, name);
+      placeLabel(label, box, item);
       const frame = h(
         "div",
         {
-          class: `box colour-${index % NUMBER_OF_COLOURS}${y1 < 80 ? " label-inside" : ""}`,
+          class: `box colour-${index % NUMBER_OF_COLOURS}`,
           "data-group": index,
           "data-box": box.join(","),
         },

@@ -10,7 +10,7 @@ function stage(item, blob, { groups = [], withTiles = true } = {}) {
   if (!item.isShown) return h("div", { class: "stage unseen" }, h("span", {}, item.name));
   const image = h("img", { src: objectUrl(blob), alt: altText(item, groups), draggable: false });
   const grid = withTiles && item.tiling && item.kind === "image" ? tileGrid(item.tiling.grid) : null;
-  return h("div", { class: "stage" }, image, grid, ...boxFrames(groups));
+  return h("div", { class: "stage" }, image, grid, ...boxFrames(groups, item));
 }
 
 function altText(item, groups) {
