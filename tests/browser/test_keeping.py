@@ -202,7 +202,7 @@ def test_everything_works_without_https(
     page.keyboard.press("Escape")
     page.fill("#message", "")
     page.keyboard.press("Control+V")
-    assert page.input_value("#message").startswith("curl -sN ")
+    assert page.input_value("#message").startswith("curl -sSN ")
     with page.expect_file_chooser():
         page.click("#photograph")
 

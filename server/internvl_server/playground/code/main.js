@@ -2,11 +2,10 @@
 
 import { Composer } from "./conversation/composer.js";
 import { ConversationList } from "./conversation/list.js";
-import { assistantTurn, mediaOf, newConversation, toolTurn, userTurn } from "./conversation/model.js";
+import { assistantTurn, mediaOf, newConversation, newId, toolTurn, userTurn } from "./conversation/model.js";
 import { Storage } from "./conversation/storage.js";
-import { Turns } from "./conversation/turns.js";
-import { copyText } from "./page/copying.js";
-import { byId, count } from "./page/dom.js";
+import { spokenText, Turns } from "./conversation/turns.js";
+import { byId } from "./page/dom.js";
 import { icon } from "./page/icons.js";
 import { announce, notify } from "./page/messages.js";
 import { isNarrow, setUpPanel } from "./page/panels.js";
@@ -25,12 +24,13 @@ const OPEN = "internvl-playground-open";
 const storage = new Storage();
 const settings = new Settings(settingsChanged);
 const composer = new Composer(settings, { onchange: draftChanged, onsend: send, onstop: stop });
-const turns = new Turns({ edit, again, proceed, answerCalls, copy: copyText }, settings);
+const turns = new Turns({ edit, again, proceed, answerCalls }, settings);
 const list = new ConversationList(storage, open);
 const cost = new Cost(draftBody, measured);
 
 let conversation = newConversation();
 let editedAt = null; // index of the turn that is being edited
+let setAside = ["", []]; // the draft that was there before
 let running = null; // AbortController of the answer that is being streamed
 let lastBody = null;
 let counted = []; // pictures and clips of the body that is being counted
@@ -82,11 +82,11 @@ function validSettings() {
 }
 
 async function send() {
+  await composer.whenRead();
   if (running || composer.isEmpty || !validSettings()) return;
   const turn = userTurn(composer.text.trim(), composer.media);
   conversation.turns = [...conversation.turns.slice(0, editedAt ?? conversation.turns.length), turn];
   stopEditing();
-  composer.fill("", []);
   await answer();
 }
 
@@ -128,7 +128,7 @@ async function stream(turn, values, options = {}) {
   turns.show(conversation.turns);
   composer.setRunning(true);
   composer.focus();
-  await keep(own);
+  await keep(own, { isNew: true });
   try {
     lastBody = await chatBody(own.turns, values, options);
     await receive(turn, await begin(turn, lastBody));
@@ -139,7 +139,7 @@ async function stream(turn, values, options = {}) {
   running = null;
   composer.setRunning(false);
   if (own === conversation) turns.update(turn);
-  announce(turn.error ? `${turn.error.message} ${turn.error.advice}` : turn.text || "The answer has ended.");
+  announce(turn.error ? `${turn.error.message} ${turn.error.advice}` : spokenText(turn));
   await keep(own);
   draftChanged();
 }
@@ -192,40 +192,55 @@ function stop() {
 
 function edit(index) {
   if (running) return;
+  if (editedAt === null) setAside = [composer.text, composer.media];
   editedAt = index;
   byId("editing").hidden = false;
   composer.fill(conversation.turns[index].text, conversation.turns[index].media);
   composer.focus();
 }
 
+/** Return to the draft that was there before. */
 function stopEditing() {
   editedAt = null;
   byId("editing").hidden = true;
+  composer.fill(...setAside);
+  setAside = ["", []];
 }
 
-/** Keep the conversation in the browser. */
-async function keep(own) {
-  own.updated = Date.now();
+/** Keep the conversation in the browser, unless it was deleted during its answer. */
+async function keep(own, { isNew = false } = {}) {
   try {
     const stored = await storage.get(own.id);
+    if (!stored && !isNew) return;
     if (stored?.title) own.title = stored.title; // it may have been renamed in the list
+    if (stored && stored.updated !== own.updated) becomeCopy(own);
+    own.updated = Date.now();
     await storage.put(own);
     await list.show(conversation.id);
   } catch (error) {
-    notify(`The browser could not keep this conversation: ${error.message}`);
+    const isFull = error.name === "QuotaExceededError";
+    const reason = isFull ? "There is no room left. Delete conversations that you do not need." : error.message;
+    notify(`The browser could not keep this conversation. ${reason}`);
   }
+}
+
+/** Go on beside a conversation that another tab has changed. */
+function becomeCopy(own) {
+  own.id = newId();
+  if (own === conversation) sessionStorage.setItem(OPEN, own.id);
+  notify("Another tab changed this conversation. Both are kept: this one goes on as a copy.", "note");
 }
 
 /** Open a conversation of the list; null begins a new one. */
 function open(chosen) {
   if (chosen && chosen.id === conversation.id && conversation.turns.length) return closeList();
   running?.abort();
-  stopEditing();
+  setAside = ["", []];
   lastBody = null;
   conversation = chosen ?? newConversation();
   for (const turn of conversation.turns) if (turn.state === "running") turn.state = "stopped"; // the page was left meanwhile
   sessionStorage.setItem(OPEN, conversation.id);
-  composer.fill("", []);
+  stopEditing();
   turns.show(conversation.turns);
   list.show(conversation.id);
   closeList();
@@ -236,8 +251,6 @@ async function start() {
   try {
     const { data } = await (await call("v1/models")).json();
     settings.showModels(data);
-    const [model] = data;
-    byId("model-line").textContent = `${model.id} · context of ${count(model.max_model_len)} tokens`;
     draftChanged();
   } catch (error) {
     if (error.status === 401) askForKey(start, "The server needs an API key.");
@@ -246,9 +259,13 @@ async function start() {
 }
 
 async function showRequestAsCode() {
-  const body = composer.isEmpty ? lastBody : await draftBody();
-  const values = body ? null : validSettings();
-  if (body || values) showCode(body ?? (await chatBody(conversation.turns, values)));
+  if (composer.isEmpty && lastBody) return showCode(lastBody);
+  const values = validSettings();
+  if (!values) return;
+  const asked = draftTurns();
+  while (asked.at(-1)?.role === "assistant") asked.pop(); // after a reload: what was asked last
+  if (asked.length) showCode(await chatBody(asked, values));
+  else notify("Write a message first.");
 }
 
 setUpTheme();
@@ -257,11 +274,12 @@ byId("open-code").append(icon("code"));
 byId("open-code").addEventListener("click", showRequestAsCode);
 byId("cancel-edit").addEventListener("click", () => {
   stopEditing();
-  composer.fill("", []);
   composer.focus();
 });
 const closeList = setUpPanel("toggle-list", "list", "menu", !isNarrow());
 setUpPanel("toggle-settings", "settings", "sliders", innerWidth >= 1200);
+// What has come of an answer survives a reload.
+addEventListener("pagehide", () => running && storage.put(conversation));
 addEventListener("keydown", (event) => {
   if (event.key === "Escape" && running && !document.querySelector("dialog[open]")) stop();
 });

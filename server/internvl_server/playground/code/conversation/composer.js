@@ -4,7 +4,7 @@ import { byId, h, replaceKeepingFocus } from "../page/dom.js";
 import { icon, iconButton } from "../page/icons.js";
 import { notify } from "../page/messages.js";
 import { setUpCamera } from "../pictures/camera.js";
-import { readFiles, readFrames } from "../pictures/media.js";
+import { readFile, readFrames } from "../pictures/media.js";
 import { figure } from "../pictures/picture.js";
 
 const DETAILS = [
@@ -21,6 +21,7 @@ export class Composer {
   #settings;
   #onchange;
   #media = [];
+  #reading = Promise.resolve();
 
   constructor(settings, { onchange, onsend, onstop }) {
     this.#settings = settings;
@@ -76,13 +77,24 @@ export class Composer {
     this.#field.focus();
   }
 
-  /** Add files; those that are neither pictures nor clips are named in a notice. */
-  async add(files) {
-    const items = await readFiles(files, this.#settings.numFrames);
-    if (items.length < files.length) notify("Only pictures and clips can be added.");
-    this.#media = [...this.#media, ...items];
-    this.show();
+  /** Add files after those that are still being read; those that are neither pictures nor clips are named in a notice. */
+  add(files) {
+    this.#reading = this.#reading.then(() => this.#read(files));
+  }
+
+  async #read(files) {
+    for (const file of files) {
+      const item = await readFile(file, this.#settings.numFrames);
+      if (!item) notify("Only pictures and clips can be added.");
+      else this.#media = [...this.#media, item];
+      this.show();
+    }
     this.#onchange();
+  }
+
+  /** Wait for pictures that were added and are not shown yet. */
+  whenRead() {
+    return this.#reading;
   }
 
   /** Show the pictures and clips anew, with the tiles that are known now. */
@@ -98,7 +110,11 @@ export class Composer {
     const clips = this.#media.filter(
       (item) => item.kind === "video" && item.isShown && item.frames.length !== this.#settings.numFrames,
     );
-    for (const item of clips) await readFrames(item, this.#settings.numFrames);
+    const { numFrames } = this.#settings;
+    for (const item of clips) {
+      const read = await readFrames(item.blob, numFrames);
+      if (this.#settings.numFrames === numFrames) Object.assign(item, read); // else a later change takes them
+    }
     if (clips.length) this.show();
   }
 

@@ -37,7 +37,8 @@ export class ConversationList {
 
   #entry(one) {
     const title = titleOf(one);
-    const open = h("button", { type: "button", class: "open", onclick: () => this.#onopen(one) }, title);
+    const open = h("button", { type: "button", class: "open", onclick: () => this.#open(one.id) }, title);
+    open.dir = "auto";
     if (one.id === this.#current) open.setAttribute("aria-current", "true");
     return h(
       "li",
@@ -46,6 +47,13 @@ export class ConversationList {
       iconButton("edit", `Rename ${title}`, (event) => this.#rename(one, event.currentTarget.closest("li"))),
       iconButton("trash", `Delete ${title}`, () => this.#remove(one)),
     );
+  }
+
+  /** Open a conversation as it is now: another tab may have changed or deleted it. */
+  async #open(id) {
+    const now = await this.#storage.get(id);
+    if (now) this.#onopen(now);
+    else await this.show();
   }
 
   #rename(one, entry) {

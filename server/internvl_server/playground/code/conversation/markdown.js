@@ -2,9 +2,8 @@
 
 import { Marked } from "../../vendor/marked.esm.js";
 import DOMPurify from "../../vendor/purify.es.mjs";
-import { copyText } from "../page/copying.js";
+import { copyButton } from "../page/copying.js";
 import { h } from "../page/dom.js";
-import { iconButton } from "../page/icons.js";
 
 const escape = (text) => text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
 
@@ -98,10 +97,7 @@ function addCopy(block) {
   block.tabIndex = 0;
   const box = h("div", { class: "code-box" });
   block.replaceWith(box);
-  box.append(
-    block,
-    iconButton("copy", "Copy the code", () => copyText(text)),
-  );
+  box.append(block, copyButton("Copy the code", text));
 }
 
 /** Replace the marks that `parseGrounding` left by elements. */

@@ -1,8 +1,11 @@
 // A conversation: a list of turns by the user, the assistant and tools.
 
+/** An id that no conversation has; the browser makes it, except over HTTP. */
+export const newId = () => crypto.randomUUID?.() ?? String(Math.random());
+
 /** An empty conversation. */
 export const newConversation = () => ({
-  id: crypto.randomUUID?.() ?? String(Math.random()),
+  id: newId(),
   title: "",
   created: Date.now(),
   updated: Date.now(),
@@ -46,12 +49,12 @@ export function titleOf(conversation) {
   return text.length > 48 ? `${text.slice(0, 47)}…` : text;
 }
 
-/** Whether the last answer can be continued: it was cut off, and has nothing but text. */
+/** Whether the last answer can be continued: it was cut off in any way, and has nothing but text. */
 export function canContinue(turn) {
   return (
     turn.role === "assistant" &&
     turn.text !== "" &&
     !turn.calls.length &&
-    (turn.finish === "length" || turn.state === "stopped")
+    (turn.finish === "length" || turn.state === "stopped" || turn.state === "failed")
   );
 }

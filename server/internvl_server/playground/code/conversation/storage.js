@@ -1,6 +1,7 @@
 // Conversations in the browser's database, pictures included; and as JSON files.
 
 import { blobOf, dataUrl } from "../pictures/media.js";
+import { newId } from "./model.js";
 
 const DATABASE = "internvl-playground";
 const STORE = "conversations";
@@ -43,9 +44,16 @@ export class Storage {
     return this.#database ? done(this.#store("readonly").get(id)) : this.#memory.get(id);
   }
 
+  /** Resolves once it is on the disk: a request succeeds even if there is no room for it. */
   async put(conversation) {
-    if (!this.#database) return this.#memory.set(conversation.id, conversation);
-    return done(this.#store("readwrite").put(conversation));
+    if (!this.#database) return void this.#memory.set(conversation.id, conversation);
+    const transaction = this.#database.transaction(STORE, "readwrite");
+    transaction.objectStore(STORE).put(conversation);
+    transaction.commit(); // at once, as the page may be about to close
+    await new Promise((resolve, reject) => {
+      transaction.oncomplete = resolve;
+      transaction.onabort = () => reject(transaction.error);
+    });
   }
 
   async remove(id) {
@@ -87,7 +95,7 @@ export function imported(text) {
 function importedConversation(one) {
   if (!Array.isArray(one?.turns)) throw new Error("A conversation in the file has no turns.");
   return {
-    id: crypto.randomUUID?.() ?? String(Math.random()),
+    id: newId(),
     title: String(one.title ?? ""),
     created: Number(one.created) || Date.now(),
     updated: Number(one.updated) || Date.now(),

@@ -1,8 +1,9 @@
 // Shows the turns of a conversation.
 
 import { byId, h } from "../page/dom.js";
+import { copyButton } from "../page/copying.js";
 import { iconButton } from "../page/icons.js";
-import { chip, parseGrounding } from "../pictures/boxes.js";
+import { chip, groupName, parseGrounding } from "../pictures/boxes.js";
 import { figure } from "../pictures/picture.js";
 import { usageText } from "../requests/cost.js";
 import { fillMarks, renderMarkdown } from "./markdown.js";
@@ -10,7 +11,7 @@ import { canContinue, picturesFor } from "./model.js";
 
 /**
  * Shows a conversation in the page.
- * @param {object} actions what the buttons do: edit(index), again(index), proceed(index), answerCalls(results), copy(text)
+ * @param {object} actions what the buttons do: edit(index), again(index), proceed(index), answerCalls(results)
  */
 export class Turns {
   #list = byId("turns");
@@ -165,7 +166,7 @@ export class Turns {
     const actions = h(
       "div",
       { class: "turn-actions" },
-      iconButton("copy", "Copy the answer", () => this.#actions.copy(turn.text)),
+      copyButton("Copy the answer", turn.text),
       isLast && iconButton("again", "Answer again", () => this.#actions.again(index)),
       isLast &&
         canContinue(turn) &&
@@ -178,6 +179,14 @@ export class Turns {
       actions,
     );
   }
+}
+
+/** What screen readers hear of an answer: its text with the names of its boxes, and its calls. */
+export function spokenText(turn) {
+  const { text, groups } = parseGrounding(turn.text);
+  const said = text.replace(/\ue000(\d+)\ue001/g, (_, index) => groupName(groups[index], Number(index)));
+  const calls = turn.calls.map(({ name }) => `Tool call: ${name}.`);
+  return [said, ...calls].filter(Boolean).join(" ") || "The answer has ended.";
 }
 
 function endText(turn) {

@@ -1,6 +1,8 @@
 // Copies a text.
 
 import { h } from "./dom.js";
+import { icon, iconButton } from "./icons.js";
+import { announce } from "./messages.js";
 
 /** Copy a text, also where the page has no clipboard because it was not loaded over HTTPS. */
 export async function copyText(text) {
@@ -13,4 +15,14 @@ export async function copyText(text) {
   document.execCommand("copy");
   field.remove();
   focused?.focus();
+}
+
+/** A button that copies a text, and says so. */
+export function copyButton(label, text) {
+  const button = iconButton("copy", label, async () => {
+    await copyText(text);
+    button.replaceChildren(icon("done"));
+    announce("Copied.");
+  });
+  return button;
 }

@@ -38,17 +38,13 @@ const isPicture = (file) =>
   file.type.startsWith("image/") || /\.(heic|heif|avif|tiff?|jpe?g|png|webp|gif|bmp)$/i.test(file.name);
 
 /**
- * Items of files. Those that are neither pictures nor videos are left out.
- * @param {Iterable<File>} files
- * @param {number} numFrames of each video
+ * The item of a file, or null if it is neither a picture nor a video.
+ * @param {File} file
+ * @param {number} numFrames of a video
  */
-export async function readFiles(files, numFrames) {
-  const items = [];
-  for (const file of files) {
-    if (isVideo(file)) items.push(await videoItem(file, numFrames));
-    else if (isPicture(file)) items.push(await pictureItem(file));
-  }
-  return items;
+export async function readFile(file, numFrames) {
+  if (isVideo(file)) return videoItem(file, numFrames);
+  return isPicture(file) ? pictureItem(file) : null;
 }
 
 async function pictureItem(file) {
@@ -85,7 +81,7 @@ async function videoItem(file, numFrames) {
     tiling: null,
   };
   try {
-    await readFrames(item, numFrames);
+    Object.assign(item, await readFrames(file, numFrames));
   } catch {
     item.isShown = false;
   }
@@ -101,16 +97,12 @@ const once = (target, name) =>
   });
 
 /** Take the middle frame of each of equal segments, as the server does. */
-export async function readFrames(item, numFrames) {
+export async function readFrames(blob, numFrames) {
   const video = document.createElement("video");
-  Object.assign(video, { muted: true, preload: "auto", playsInline: true, src: objectUrl(item.blob) });
+  Object.assign(video, { muted: true, preload: "auto", playsInline: true, src: objectUrl(blob) });
   await once(video, "loadeddata");
-  Object.assign(item, {
-    width: video.videoWidth,
-    height: video.videoHeight,
-    duration: video.duration,
-    frames: [],
-  });
+  if (!video.videoWidth) throw new Error("The clip has no picture.");
+  const frames = [];
   const scale = Math.min(1, FRAME_SIDE / Math.max(video.videoWidth, video.videoHeight));
   const canvas = document.createElement("canvas");
   canvas.width = Math.round(video.videoWidth * scale);
@@ -120,10 +112,11 @@ export async function readFrames(item, numFrames) {
     video.currentTime = ((index + 0.5) * video.duration) / numFrames;
     await sought;
     canvas.getContext("2d").drawImage(video, 0, 0, canvas.width, canvas.height);
-    item.frames.push(
+    frames.push(
       await new Promise((resolve) => {
         canvas.toBlob(resolve, "image/jpeg", 0.85);
       }),
     );
   }
+  return { width: video.videoWidth, height: video.videoHeight, duration: video.duration, frames };
 }

@@ -20,7 +20,7 @@ export class ApiError extends Error {
     if (this.status === 401) return "Enter a valid API key.";
     if (this.status === 413) return "Send fewer or smaller pictures.";
     if (this.status === 429 || this.status === 503) {
-      return this.retryAfter ? `Try again in ${this.retryAfter} s.` : "Try again shortly.";
+      return /^\d+$/.test(this.retryAfter) ? `Try again in ${this.retryAfter} s.` : "Try again shortly.";
     }
     if (this.code === "context_length_exceeded")
       return "Start a new conversation, use a lower detail, or shorten the answer.";

@@ -32,7 +32,11 @@ export function askForKey(onchange, reason = "") {
     type: "checkbox",
     checked: localStorage.getItem(NAME) !== null,
   });
+  const problem = h("p", { class: "error-text", role: "alert" }, reason);
   const save = () => {
+    const isWrong = /[^\x21-\x7e]/.test(field.value.trim()); // no header can carry it
+    problem.textContent = isWrong ? "A key has no spaces, accents or other signs than those of ASCII." : "";
+    if (isWrong) return field.focus();
     keep(field.value.trim(), remember.checked);
     open.close();
     onchange();
@@ -46,7 +50,7 @@ export function askForKey(onchange, reason = "") {
         save();
       },
     },
-    reason && h("p", { class: "error-text" }, reason),
+    problem,
     h("label", { for: "key" }, "API key"),
     field,
     h("label", { class: "check" }, remember, "Remember it in this browser"),

@@ -28,7 +28,7 @@ const baseUrl = () => new URL("v1", BASE).href;
 export function curl(body) {
   const json = JSON.stringify(body, null, 2).replaceAll("'", "\\u0027");
   return [
-    `curl -sN ${quoted(endpoint("v1/chat/completions"))} \\`,
+    `curl -sSN ${quoted(endpoint("v1/chat/completions"))} \\`,
     "  -H 'Content-Type: application/json' \\",
     '  -H "Authorization: Bearer ${INTERNVL_API_KEY:-none}" \\',
     "  --data-binary @- <<'JSON'",

@@ -1,6 +1,6 @@
 // The form of what a request says beside its messages. An empty field is left to the server.
 
-import { byId, h } from "../page/dom.js";
+import { byId, count, h } from "../page/dom.js";
 import { NUMBERS, PICTURES, sections } from "./fields.js";
 import { numberProblem, schemaProblem, toolsProblem } from "./problems.js";
 
@@ -9,6 +9,8 @@ const DEFAULT_FRAMES = 8;
 
 /** The settings form, and what it says. Call `read` for the values. */
 export class Settings {
+  #models = [];
+
   constructor(onchange) {
     this.form = byId("settings-form");
     this.errors = new Map();
@@ -27,10 +29,21 @@ export class Settings {
     const chosen = this.#value("model");
     this.form.elements.model.replaceChildren(...models.map(({ id }) => h("option", { value: id }, id)));
     if (models.some(({ id }) => id === chosen)) this.form.elements.model.value = chosen;
+    this.#models = models;
+    this.#nameModel();
+  }
+
+  /** Name the chosen model; the list of another server may be empty, or tell no lengths. */
+  #nameModel() {
+    const model = this.#models.find(({ id }) => id === this.#value("model"));
+    const length = model?.max_model_len ? ` · context of ${count(model.max_model_len)} tokens` : "";
+    byId("model-line").textContent = model ? `${model.id}${length}` : "The server has no model.";
   }
 
   get numFrames() {
-    return this.#number({ name: "num_frames" }) ?? DEFAULT_FRAMES;
+    const spec = PICTURES.find(({ name }) => name === "num_frames");
+    if (numberProblem(spec, this.form.elements.num_frames)) return DEFAULT_FRAMES;
+    return this.#number(spec) ?? DEFAULT_FRAMES;
   }
 
   get withTiles() {
@@ -92,6 +105,7 @@ export class Settings {
 
   #changed() {
     this.#showParts();
+    if (this.#models.length) this.#nameModel();
     this.#validate();
     const values = {};
     for (const field of this.form.elements) {
