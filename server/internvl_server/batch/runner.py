@@ -13,7 +13,7 @@ import httpx2
 
 from internvl_server.api.errors import dialect_of_path, envelope
 from internvl_server.batch.files import answer, not_executed, parse_request
-from internvl_server.errors import InvalidRequestError
+from internvl_server.errors import InvalidRequestError, StartupError
 
 __all__ = ["BatchRunner", "backoff_s"]
 
@@ -59,6 +59,7 @@ class BatchRunner:
 
         Raises:
             BatchError, OSError: A line cannot be read or a result cannot be written.
+            StartupError: The server refuses the key. The requests in flight have no result.
         """
         loop = asyncio.get_running_loop()
         task = loop.create_task(self._run(lines, concurrency))
@@ -120,12 +121,18 @@ class BatchRunner:
 
         Raises:
             ConnectionError: All attempts failed, or one failed after a signal.
+            StartupError: The server refuses the key, of this request and so of all.
         """
         attempt = 0
         while True:
             retry_after_s = 0
             try:
                 response = await self.client.post(url, content=body)
+                if response.status_code == HTTPStatus.UNAUTHORIZED:
+                    raise StartupError(
+                        "The server asks for a key that it knows (401). Give one with --api-key; what is "
+                        "left of the file is sent then."
+                    )
                 if response.status_code not in _RETRIED:
                     return response
                 failure = f"refused with status {response.status_code}"
