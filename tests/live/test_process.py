@@ -244,6 +244,22 @@ def test_turbomind_without_a_driver_ends_before_large_imports(tmp_path: Path) ->
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.parametrize(
+    ("host", "says"),
+    [
+        ("127.0.0.1", "Address already in use. Is another server running there?"),
+        ("192.0.2.1", "Cannot assign requested address. Choose another address of this machine"),
+    ],
+)
+def test_an_address_that_cannot_be_listened_on(tiny_checkpoint: Path, host: str, says: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        options = ["--host", host, "--port", port, "--api-key", "key"]
+        done = run("--model", str(tiny_checkpoint), *options)
+    assert done.returncode == 1
+    assert f"Cannot listen on server.host {host}, server.port {port}: {says}" in done.stderr
+
+
 def test_wrong_checkpoints_do_not_start_and_say_why(tmp_path: Path) -> None:
     done = run("--model", str(tmp_path / "missing"))
     assert done.returncode == 1

@@ -1,5 +1,6 @@
 """Serves an app on a socket with uvicorn: what must be right before it starts, and the start line."""
 
+import errno
 import gc
 import logging
 import os
@@ -141,10 +142,14 @@ def _allow_files(needed: int) -> None:
 def _bind(config: uvicorn.Config) -> socket.socket:
     try:
         return config.bind_socket()
-    except SystemExit as err:  # uvicorn has logged the system's reason
+    except SystemExit as err:  # raised by uvicorn for an error of the system
+        reason = err.__context__
+        change = "Choose another address of this machine with --host, or another port with --port."
+        if isinstance(reason, OSError) and reason.errno == errno.EADDRINUSE:
+            change = "Is another server running there? Choose another port with --port, or 0 for a free one."
         raise StartupError(
-            f"Cannot listen on server.host {config.host}, server.port {config.port}. Is another server "
-            "running there? Choose another port with --port, or 0 for a free one."
+            f"Cannot listen on server.host {config.host}, server.port {config.port}: "
+            f"{getattr(reason, 'strerror', reason)}. {change}"
         ) from err
 
 
