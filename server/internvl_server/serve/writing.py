@@ -2,8 +2,9 @@
 
 import asyncio
 import select
+from collections import deque
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self, cast
 
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
@@ -14,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import (
 from internvl_server.api.errors import dialect_of_path, error_response
 from internvl_server.api.headers import SECURITY_HEADERS
 from internvl_server.errors import ServerError
+from internvl_server.serve.lazy import LazyEvent, Pipeline
 
 __all__ = ["AnswerTransport", "CycleDirect", "ReaderWatch", "refusal", "write_unframed"]
 
@@ -41,6 +43,9 @@ class ReaderWatch(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Called by the transport at the beginning."""
         super().connection_made(transport)
+        self.pipeline = cast(deque[Any], Pipeline())
+        # Where this is not uvicorn's attribute, nothing but memory is lost.
+        self.flow._is_writable_event = cast(asyncio.Event, LazyEvent(is_set=True))  # noqa: SLF001
         self._stuck: asyncio.TimerHandle | None = None
         self._lingering: asyncio.TimerHandle | None = None
         self.has_sent = False
@@ -50,6 +55,11 @@ class ReaderWatch(HttpToolsProtocol):
     def is_clients_turn(self) -> bool:
         """Whether no request is being answered or waits for it."""
         return self.cycle is None or self.cycle.response_complete
+
+    def on_headers_complete(self) -> None:
+        """Called by the parser. Starts the request, later than now."""
+        super().on_headers_complete()
+        self.cycle.message_event = cast(asyncio.Event, LazyEvent())
 
     def pause_writing(self) -> None:
         """Called by the transport when its buffer is full."""
