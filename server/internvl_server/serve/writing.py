@@ -61,6 +61,11 @@ class ReaderWatch(HttpToolsProtocol):
         super().on_headers_complete()
         self.cycle.message_event = cast(asyncio.Event, LazyEvent())
 
+    def on_message_complete(self) -> None:
+        """Called by the parser at the end of a request, whose scope has the headers."""
+        super().on_message_complete()
+        self.headers = []
+
     def pause_writing(self) -> None:
         """Called by the transport when its buffer is full."""
         super().pause_writing()

@@ -53,6 +53,7 @@ class RequestContextMiddleware:
         state = scope.setdefault("state", {})
         state["record"] = record
         self._observer.request_began(record, scope["path"], given)
+        del given  # a stream would keep them
         headers = dict.fromkeys(dialect_of(scope).id_headers, request_id)
         answer = _Answer(send, headers, state, shows_times=self._shows_times)
         try:
@@ -124,7 +125,6 @@ def _complete(record: RequestRecord, scope: Scope, answer: _Answer) -> None:
     route = scope.get("route")
     if route is not None:
         record.route = route.path
-    record.first_event_at = state.get("first_event_at", 0.0)
     generation: Generation | None = state.pop("generation", None)
     if generation is not None:
         generation.note(record)

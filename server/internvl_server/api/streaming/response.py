@@ -21,6 +21,7 @@ from internvl_server.errors import ShuttingDownError
 from internvl_server.pipeline import Generation
 from internvl_server.protocol.dialects import Dialect, ErrorBody
 from internvl_server.settings import ServerSettings
+from internvl_server.telemetry.record import RequestRecord
 
 __all__ = ["EventStream", "StreamWriter"]
 
@@ -133,6 +134,7 @@ class EventStream(EventSourceResponse):
         self._state = scope.setdefault("state", {})
         try:
             await self._send_head(send)
+            scope["headers"] = []  # those of clients take up to 4 kB
             await self._stream(scope, receive, send)
         except ClientStalledError:
             _log.warning("the client stopped reading its stream")
@@ -239,7 +241,9 @@ class EventStream(EventSourceResponse):
     def _write(self, events: bytes, *, is_last: bool = False) -> None:
         if self._begin:
             events, self._begin = self._begin + events, b""
-            self._state["first_event_at"] = time.monotonic()
+            record: RequestRecord | None = self._state.get("record")
+            if record is not None:
+                record.first_event_at = time.monotonic()
         self._written_at = self._loop.time()
         if not self._channel.write(events, is_last=is_last):
             self._generation.pause()
