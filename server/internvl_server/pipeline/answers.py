@@ -101,6 +101,11 @@ class Answer:
         self._stream.detach()
         self._stream.abort()
 
+    def break_off(self, error: ServerError) -> None:
+        """End the request in the engine, and have the error follow the tokens so far."""
+        self._stream.abort()
+        self._stream.fail(error)
+
     async def aclose(self) -> None:
         """End the answer, and the check of its text. Idempotent."""
         self.end()

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from internvl_server.concurrency.sharing import Share
 from internvl_server.core import TextDelta, TextLogprobs, ToolCallDelta, Usage
+from internvl_server.errors import ServerError
 from internvl_server.pipeline.answers import Answer, Reader
 from internvl_server.pipeline.watch import Patience, Watch
 from internvl_server.telemetry.record import RequestRecord
@@ -157,6 +158,11 @@ class Generation:
         self._leave_engine()
         self._reader.fail(error)
 
+    def break_off(self, error: ServerError) -> None:
+        """End all answers in the engine; their readers get the error after the tokens so far."""
+        for answer in self._answers:
+            answer.break_off(error)
+
     async def complete(self) -> list[TextDelta]:
         """Each answer as a whole, in one delta; the last one has the `usage`.
 
@@ -186,10 +192,14 @@ class Generation:
         await reader.over
         return reader.deltas
 
-    def close(self) -> None:
-        """Give the places in the engine back, and watch no longer. Idempotent."""
+    async def aclose(self) -> None:
+        """End all answers, and give the places in the engine back. Idempotent."""
         self._num_open = 0
         self._leave_engine()
+        for answer in self._answers:  # all of them at once, should this be cancelled
+            answer.end()
+        for answer in self._answers:
+            await answer.aclose()
 
     def _num_taken_tokens(self) -> int | None:
         """The tokens of all answers so far; None while they are not taken."""

@@ -15,7 +15,6 @@ from internvl_server.core import (
 )
 from internvl_server.core.vocabulary import Vocabulary
 from internvl_server.engine.base import Engine
-from internvl_server.engine.stream import Stream
 from internvl_server.errors import (
     EngineError,
     EngineUnavailableError,
@@ -81,7 +80,7 @@ class Pipeline:
         self._lengths = lengths
         limits = budgets.limits
         self._max_choices = limits.max_choices
-        self._running: set[Stream] = set()
+        self._running: set[Generation] = set()
         self.meter = TokenMeter()
         self._patience = Patience(limits.first_token_timeout_s, limits.next_token_timeout_s)
 
@@ -94,9 +93,8 @@ class Pipeline:
         silence_s = self._engine.health().silence_s
         if silence_s <= timeout_s:
             return
-        for stream in tuple(self._running):
-            stream.abort()
-            stream.fail(
+        for generation in tuple(self._running):
+            generation.break_off(
                 EngineError(
                     f"The engine has made no progress for {silence_s:.0f} s.", code="engine_stalled"
                 )
@@ -238,26 +236,33 @@ class Pipeline:
                 min(num_answers, self._max_slots),
                 cost=sum(a.usage.num_prompt_tokens for a in accepted) + num_answers,
             )
-        owner.enter_context(slots)
-        generations = []
-        for index, one in enumerate(accepted):
-            with _naming_prompt(index, len(accepted)):
-                answers = [
-                    await self._generate(one, choice, params, owner)
-                    for choice in range(params.num_choices)
-                ]
-            generations.append(Generation(one.usage, answers, warnings=one.warnings))
-        generation = Generation.joined(generations)
-        generation.hold(slots, self._patience)
-        owner.callback(generation.close)
+        async with AsyncExitStack() as started:
+            started.enter_context(slots)
+            generations = []
+            for index, one in enumerate(accepted):
+                with _naming_prompt(index, len(accepted)):
+                    answers = [
+                        await self._generate(one, choice, params, started)
+                        for choice in range(params.num_choices)
+                    ]
+                generations.append(Generation(one.usage, answers, warnings=one.warnings))
+            generation = Generation.joined(generations)
+            generation.hold(slots, self._patience)
+            started.pop_all()  # the generation owns it all, which takes less memory for a stream's life
+        self._running.add(generation)
+        owner.push_async_callback(self._end, generation)
         return generation
+
+    async def _end(self, generation: Generation) -> None:
+        self._running.discard(generation)
+        await generation.aclose()
 
     async def _generate(
         self,
         accepted: Accepted,
         index: int,
         params: AnswerParams,
-        owner: AsyncExitStack,
+        started: AsyncExitStack,
     ) -> Answer:
         """Start one answer: all have the same prompt and pixels, and different seeds."""
         request = accepted.request
@@ -266,17 +271,15 @@ class Pipeline:
             request = replace(
                 request, request_id=f"{request.request_id}-{index}", sampling=sampling
             )
-        stream = await owner.enter_async_context(self._engine.generate(request))
-        self._running.add(stream)
-        owner.callback(self._running.discard, stream)
+        stream = await started.enter_async_context(self._engine.generate(request))
         constraint = request.sampling.constraint
         checked = (
             CheckedAnswer(constraint, self._checker) if constraint and params.is_checked else None
         )
         text = AnswerText.of(request, params, self._vocabulary, accepted.start)
-        started = Answer(index, stream, text, checked, meter=self.meter)
-        owner.push_async_callback(started.aclose)  # also if another answer cannot be started
-        return started
+        one = Answer(index, stream, text, checked, meter=self.meter)
+        started.push_async_callback(one.aclose)  # if another answer cannot be started
+        return one
 
 
 @contextmanager

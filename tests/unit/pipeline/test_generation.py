@@ -1,6 +1,7 @@
 """How an answer ends."""
 
 import asyncio
+from functools import partial
 
 from internvl_server.core import Regex, TextDelta, TokenDelta, Usage
 from internvl_server.engine.stream import Stream
@@ -38,3 +39,38 @@ async def test_the_engine_does_not_go_on_while_the_answer_is_checked() -> None:
         await answer.aclose()
     assert [(delta.text, delta.finish_reason) for delta in deltas] == [("1", None), ("", "stop")]
     assert deltas[-1].usage == Usage(1, 2)
+
+
+async def test_a_cancelled_close_ends_all_answers_in_the_engine() -> None:
+    aborted: list[Stream] = []
+
+    async def enter(stream: Stream) -> object:
+        return lambda: aborted.append(stream)
+
+    class Slow(CheckedAnswer):
+        async def push(self, delta: TextDelta) -> TextDelta:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                await asyncio.sleep(60)  # such as a process that does not give way
+            raise AssertionError
+
+    text = partial(AnswerText, AnswerRules(), BytesDetokenizer([b"1"]), StopMatcher([]))
+    checked = Slow(Regex("1"), SchemaChecker())
+    async with Stream(enter) as first, Stream(enter) as second:
+        meter = TokenMeter()
+        answers = [
+            Answer(0, first, text(), checked, meter=meter),
+            Answer(1, second, text(), meter=meter),
+        ]
+        generation = Generation(Usage(1, 0), answers)
+        reading = asyncio.create_task(generation.whole_deltas())
+        await asyncio.sleep(0)
+        first.put(TokenDelta((0,)))
+        await asyncio.sleep(0.002)  # the check has begun
+        closing = asyncio.create_task(generation.aclose())
+        await asyncio.sleep(0.002)
+        closing.cancel()
+        await asyncio.gather(closing, return_exceptions=True)
+        assert set(aborted) == {first, second}
+        reading.cancel()
