@@ -1,6 +1,7 @@
 """A running request: its answers, read as they are generated or as a whole."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -106,14 +107,15 @@ class Generation:
         """Own places in the engine, which are free as answers end, and limit its time."""
         self._slots, self._patience = slots, patience
 
-    def start(self, reader: Reader) -> None:
+    def start(self, reader: Reader, keep_alive: Callable[[], float] = lambda: math.inf) -> None:
         """Pass the text of all answers to a reader as it becomes certain. If one answer fails, all do.
 
-        The last delta of each answer has its `finish_reason`; the last of all has the `usage`.
+        The last delta of each answer has its `finish_reason`; the last of all has the `usage`. `keep_alive`
+        is called again after the seconds it returns, until `aclose`.
         """
         self._reader = reader
         if self._patience is not None:
-            self._watch = Watch(self._patience, self._num_taken_tokens, self.fail)
+            self._watch = Watch(self._patience, self._num_taken_tokens, self._give_up, keep_alive)
         self.resume()
 
     def pause(self) -> None:
@@ -196,10 +198,16 @@ class Generation:
         """End all answers, and give the places in the engine back. Idempotent."""
         self._num_open = 0
         self._leave_engine()
+        if self._watch is not None:
+            self._watch.stop()
         for answer in self._answers:  # all of them at once, should this be cancelled
             answer.end()
         for answer in self._answers:
             await answer.aclose()
+
+    def _give_up(self, error: ServerError) -> None:
+        if self._num_open:  # otherwise its end is still being written
+            self.fail(error)
 
     def _num_taken_tokens(self) -> int | None:
         """The tokens of all answers so far; None while they are not taken."""
@@ -209,8 +217,6 @@ class Generation:
         """Give back the places of answers that have ended, for others at once."""
         if self._slots is not None:
             self._slots.resize(min(self._num_open, self._slots.amounts[0]))
-        if not self._num_open and self._watch is not None:
-            self._watch.stop()
 
 
 class _Gatherer:

@@ -1,4 +1,4 @@
-"""Ends a generation whose time is over, or whose engine gives no tokens any more."""
+"""Ends a generation whose time is over, or whose engine gives no tokens any more; pings its client."""
 
 import asyncio
 import time
@@ -23,12 +23,14 @@ class Patience:
 
 
 class Watch:
-    """Watches one generation from its creation until `stop`.
+    """Watches one generation from its creation until `stop`, with one timer.
 
     Args:
         patience: How long the engine may take.
         num_tokens: Called for the number of tokens so far; None while nobody takes them.
         fail: Called with the error that ends the generation.
+        keep_alive: Called to show the client that it is answered, if that is due; returns after how many
+            seconds it should be called again.
     """
 
     def __init__(
@@ -36,10 +38,12 @@ class Watch:
         patience: Patience,
         num_tokens: Callable[[], int | None],
         fail: Callable[[ServerError], None],
+        keep_alive: Callable[[], float],
     ) -> None:
         self._patience = patience
         self._num_tokens = num_tokens
         self._fail = fail
+        self._keep_alive = keep_alive
         self._last_number = 0
         self._last_change = time.monotonic()
         self._timer = self._call_later()
@@ -49,7 +53,8 @@ class Watch:
         self._timer.cancel()
 
     def _call_later(self) -> asyncio.TimerHandle:
-        wait_s = min(self._patience.first_token_s, self._patience.next_token_s) / _NUM_CHECKS
+        check_s = min(self._patience.first_token_s, self._patience.next_token_s) / _NUM_CHECKS
+        wait_s = min(check_s, self._keep_alive())
         deadline = self._deadline
         if deadline is not None:
             wait_s = min(wait_s, max(deadline - time.monotonic(), 0.0))

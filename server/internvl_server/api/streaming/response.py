@@ -87,7 +87,7 @@ class EventStream(EventSourceResponse):
     # A dictionary of more than thirty attributes, the base's among them, takes 1.6 kB.
     __slots__ = (
         "_around", "_begin", "_channel", "_context", "_ending", "_generation", "_loop", "_over", "_owner",
-        "_state", "_takes_json", "_timeout_s", "_timer", "_writer", "_written_at",
+        "_state", "_takes_json", "_timeout_s", "_writer", "_written_at",
     )  # fmt: skip
 
     def __init__(
@@ -161,14 +161,12 @@ class EventStream(EventSourceResponse):
         )
         self._written_at = loop.time()
         stop_watching = watch(scope, receive, partial(self._end, None))
-        self._timer = loop.call_later(self.ping_interval, self._keep_alive)
         try:
-            self._generation.start(self)
+            self._generation.start(self, self._keep_alive)
             await self._over
         except asyncio.CancelledError:
             await self._end_now()
         finally:
-            self._timer.cancel()
             stop_watching()
             self._channel.close()
 
@@ -191,14 +189,14 @@ class EventStream(EventSourceResponse):
             else:
                 self._over.set_exception(error)
 
-    def _keep_alive(self) -> None:
-        """Send a ping if nothing was sent for long enough, and come back when it may be time for the next."""
+    def _keep_alive(self) -> float:
+        """Send a ping if nothing was sent for long enough; returns when it may be time for the next."""
         left_s = self._written_at + self.ping_interval - self._loop.time()
-        if left_s <= 0:
-            left_s = self.ping_interval
-            if not self._channel.is_behind:
-                self._write(_ping(self._writer.dialect.ping))
-        self._timer = self._loop.call_later(left_s, self._keep_alive)
+        if left_s > 0:
+            return left_s
+        if not self._channel.is_behind:
+            self._write(_ping(self._writer.dialect.ping))
+        return self.ping_interval
 
     def put(self, delta: TextDelta) -> None:
         """Send the events of a delta. Called by the generation, as all that follow."""
