@@ -268,9 +268,8 @@ class Pipeline:
         request = accepted.request
         if index:
             sampling = replace(request.sampling, seed=_next_seed(request.sampling.seed, index))
-            request = replace(
-                request, request_id=f"{request.request_id}-{index}", sampling=sampling
-            )
+            name = f"{request.request_id}-{index}"
+            request = replace(request, request_id=name, sampling=sampling)
         stream = await started.enter_async_context(self._engine.generate(request))
         constraint = request.sampling.constraint
         checked = (
