@@ -202,6 +202,21 @@ def test_the_line_at_the_top_names_the_chosen_model(
     )
 
 
+def test_a_server_that_comes_later_is_asked_for_its_model(
+    open_page: Callable[..., Playground],
+) -> None:
+    playground = open_page(allowed_errors=("net::ERR_FAILED",))
+    page = playground.page
+    page.evaluate("localStorage.clear()")
+    page.route("**/v1/models", lambda route: route.abort())
+    page.goto(playground.url)
+    page.wait_for_selector("#notice >> text=The server did not answer.")
+    page.unroute("**/v1/models")
+    assert playground.ask("Who are you?")
+    assert page.locator(".failure").count() == 0
+    assert playground.bodies[-1]["model"] == page.input_value("#set-model") != ""
+
+
 def test_a_date_to_try_again_is_not_taken_for_seconds(open_page: Callable[..., Playground]) -> None:
     playground = open_page(allowed_errors=("status of 503",))
     later = {"retry-after": "Wed, 21 Oct 2099 07:28:00 GMT"}

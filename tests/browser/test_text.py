@@ -69,7 +69,8 @@ def test_each_paragraph_has_the_direction_of_its_script(playground: Playground) 
 
 def test_headings_for_screen_readers_do_not_lengthen_the_page(playground: Playground) -> None:
     playground.play("line\n\n" * 60)
-    playground.ask("Hello")
+    for text in ("Hello", "And then?"):
+        playground.ask(text)
     playground.page.evaluate("document.querySelector('#turns').lastChild.scrollIntoView()")
     assert (
         playground.page.evaluate("document.querySelector('.bar').getBoundingClientRect().top") == 0

@@ -111,6 +111,7 @@ async function proceed(index) {
 
 /** Ask for the next turn of the assistant. */
 async function answer() {
+  if (!byId("set-model").value) await start(); // the server did not answer when the page was loaded
   const values = validSettings();
   if (!values) return;
   sessionStorage.setItem(OPEN, conversation.id);
