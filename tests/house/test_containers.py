@@ -19,6 +19,7 @@ NGINX = (ROOT / "configs/nginx.conf").read_text(encoding="utf-8")
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 MONITORING = ROOT / "configs" / "monitoring"
 SERVICES: dict[str, Any] = COMPOSE["services"]
+UNITS = {"bytes", "none", "percentunit", "reqps", "s"}  # all have a meaning in Grafana
 
 
 def stages() -> dict[str, str]:
@@ -192,6 +193,23 @@ def test_no_panel_covers_another() -> None:
             (place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])
         ]
     assert len(set(cells)) == len(cells)
+
+
+def test_the_dashboard_has_what_grafana_requires() -> None:
+    """Its schema's required members, and types, units and modes that Grafana 12 knows."""
+    dashboard = json.loads((MONITORING / "dashboard.json").read_text("utf-8"))
+    names = {variable["name"] for variable in dashboard["templating"]["list"]}
+    for panel in (panel for panel in dashboard["panels"] if panel["type"] != "row"):
+        assert panel["type"] in ("stat", "timeseries")
+        assert panel["fieldConfig"]["defaults"]["unit"] in UNITS
+        uses = {panel["datasource"]["uid"], *(x["datasource"]["uid"] for x in panel["targets"])}
+        assert uses == {"${datasource}"}
+        assert "datasource" in names
+        assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+        if panel["type"] == "timeseries":
+            legend = panel["options"]["legend"]
+            assert legend.keys() == {"displayMode", "placement", "showLegend", "calcs"}
+            assert panel["options"]["tooltip"].keys() == {"mode", "sort"}
 
 
 @pytest.mark.parametrize("name", SERVICES)
