@@ -251,10 +251,11 @@ class PromptBuilder:
             f"{prompt.num_tokens} tokens{image_note}"
         )
         less = ", or request less image detail ('detail')." if num_image_tokens else "."
+        link = ", " if num_image_tokens else " or "
         if requested is None or room < 1:
             return ContextLengthExceededError(f"{problem}; shorten it{less}", param=Field.PROMPT)
         return ContextLengthExceededError(
-            f"{problem} and you asked for {requested} tokens of answer; shorten the prompt, lower ",
+            f"{problem} and you asked for {requested} tokens of answer; shorten the prompt{link}lower ",
             Field.MAX_TOKENS,
             f" to {room}{less}",
             param=Field.PROMPT,

@@ -93,7 +93,7 @@ def test_max_tokens_is_applied_refused_or_lowered(
     assert builder.resolve_max_tokens(prompt, None, 10**9) == room
     with pytest.raises(ContextLengthExceededError) as caught:
         builder.resolve_max_tokens(prompt, room + 1, 10)
-    assert caught.value.message.endswith(f"shorten the prompt, lower 'max_tokens' to {room}.")
+    assert caught.value.message.endswith(f"shorten the prompt or lower 'max_tokens' to {room}.")
 
 
 def test_too_long_text_is_refused_before_tokenising(
