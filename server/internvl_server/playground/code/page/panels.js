@@ -3,6 +3,8 @@
 import { byId } from "./dom.js";
 import { icon } from "./icons.js";
 
+const shows = [];
+
 /** Wire the button of a side panel; wide screens begin with it as given. */
 export function setUpPanel(buttonId, panelId, iconName, isOpen) {
   const [button, panel] = [byId(buttonId), byId(panelId)];
@@ -10,9 +12,12 @@ export function setUpPanel(buttonId, panelId, iconName, isOpen) {
     panel.hidden = !open;
     button.setAttribute("aria-expanded", String(open));
   };
+  shows.push(show);
   button.append(icon(iconName));
   button.addEventListener("click", () => {
-    show(panel.hidden);
+    const isOpened = panel.hidden;
+    if (isOpened && isNarrow()) for (const other of shows) other(false); // one lies over the other
+    show(isOpened);
     if (!panel.hidden && isNarrow()) panel.querySelector("button, select, input, textarea")?.focus();
   });
   panel.addEventListener("keydown", (event) => {
