@@ -249,3 +249,35 @@ def test_copying_is_confirmed(playground: Playground) -> None:
     playground.page.click("[aria-label='Copy the answer']")
     playground.page.wait_for_selector("#announcer >> text=Copied.", state="attached")
     assert playground.page.evaluate("navigator.clipboard.readText()") == "ok"
+
+
+REFUSE = """for (const name of ["localStorage", "sessionStorage", "indexedDB"])
+Object.defineProperty(window, name, {get() { throw new DOMException("denied", "SecurityError"); }});"""
+
+
+def test_it_works_in_a_browser_that_keeps_nothing(playground: Playground) -> None:
+    """As with all site data blocked. Settings and the key then end with the page."""
+    page = playground.page
+    page.add_init_script(REFUSE)
+    playground.open()
+    assert "keeps no data" in page.inner_text("#storage-note")
+    page.click("#toggle-theme")
+    page.click("#open-key")
+    page.fill("#key", "sk-plain")
+    page.keyboard.press("Enter")
+    playground.set("max_tokens", 3)
+    with page.expect_request("**/v1/chat/completions") as request:
+        playground.ask("Who are you?")
+    assert request.value.headers["authorization"] == "Bearer sk-plain"
+    assert titles(playground) == ["Who are you?"]
+
+
+def test_a_panel_of_a_phone_does_not_lie_over_the_other(
+    open_page: Callable[..., Playground],
+) -> None:
+    page = open_page(viewport={"width": 360, "height": 640}).page
+    page.click("#toggle-list")
+    page.click("#toggle-settings")
+    assert page.is_visible("#settings")
+    assert not page.is_visible("#list")
+    assert page.get_attribute("#toggle-list", "aria-expanded") == "false"

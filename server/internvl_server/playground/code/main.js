@@ -7,6 +7,7 @@ import { Storage } from "./conversation/storage.js";
 import { spokenText, Turns } from "./conversation/turns.js";
 import { byId } from "./page/dom.js";
 import { icon } from "./page/icons.js";
+import { recall, remember } from "./page/kept.js";
 import { announce, notify } from "./page/messages.js";
 import { isNarrow, setUpPanel } from "./page/panels.js";
 import { setUpTheme } from "./page/theme.js";
@@ -114,7 +115,7 @@ async function answer() {
   if (!byId("set-model").value) await start(); // the server did not answer when the page was loaded
   const values = validSettings();
   if (!values) return;
-  sessionStorage.setItem(OPEN, conversation.id);
+  remember("sessionStorage", OPEN, conversation.id);
   const turn = assistantTurn();
   conversation.turns.push(turn);
   await stream(turn, values);
@@ -228,7 +229,7 @@ async function keep(own, { isNew = false } = {}) {
 /** Go on beside a conversation that another tab has changed. */
 function becomeCopy(own) {
   own.id = newId();
-  if (own === conversation) sessionStorage.setItem(OPEN, own.id);
+  if (own === conversation) remember("sessionStorage", OPEN, own.id);
   notify("Another tab changed this conversation. Both are kept: this one goes on as a copy.", "note");
 }
 
@@ -240,7 +241,7 @@ function open(chosen) {
   lastBody = null;
   conversation = chosen ?? newConversation();
   for (const turn of conversation.turns) if (turn.state === "running") turn.state = "stopped"; // the page was left meanwhile
-  sessionStorage.setItem(OPEN, conversation.id);
+  remember("sessionStorage", OPEN, conversation.id);
   stopEditing();
   turns.show(conversation.turns);
   list.show(conversation.id);
@@ -287,6 +288,6 @@ addEventListener("keydown", (event) => {
 
 if (!(await storage.open()))
   byId("storage-note").textContent = "This browser keeps no data: conversations end with this page.";
-const last = await storage.get(sessionStorage.getItem(OPEN) ?? "");
+const last = await storage.get(recall("sessionStorage", OPEN) ?? "");
 open(last ?? null);
 await start();

@@ -2,6 +2,7 @@
 
 import { byId } from "./dom.js";
 import { icon } from "./icons.js";
+import { recall, remember } from "./kept.js";
 
 const NAME = "internvl-playground-theme";
 const ORDER = ["system", "light", "dark"];
@@ -18,12 +19,12 @@ function show(theme) {
 
 /** Wire the button, which goes on to the next choice. */
 export function setUpTheme() {
-  const saved = localStorage.getItem(NAME);
+  const saved = recall("localStorage", NAME);
   let theme = ORDER.includes(saved) ? saved : "system";
   show(theme);
   byId("toggle-theme").addEventListener("click", () => {
     theme = ORDER[(ORDER.indexOf(theme) + 1) % ORDER.length];
-    localStorage.setItem(NAME, theme);
+    remember("localStorage", NAME, theme);
     show(theme);
   });
 }

@@ -2,17 +2,17 @@
 
 import { byId, h } from "../page/dom.js";
 import { icon } from "../page/icons.js";
+import { recall, remember } from "../page/kept.js";
 import { openDialog } from "../page/messages.js";
 
 const NAME = "internvl-playground-key";
 
 /** The key, or an empty text. */
-export const currentKey = () => sessionStorage.getItem(NAME) ?? localStorage.getItem(NAME) ?? "";
+export const currentKey = () => recall("sessionStorage", NAME) ?? recall("localStorage", NAME) ?? "";
 
 function keep(key, isRemembered) {
-  sessionStorage.removeItem(NAME);
-  localStorage.removeItem(NAME);
-  if (key) (isRemembered ? localStorage : sessionStorage).setItem(NAME, key);
+  remember("sessionStorage", NAME, key && !isRemembered ? key : null);
+  remember("localStorage", NAME, key && isRemembered ? key : null);
 }
 
 let open = null;
@@ -30,7 +30,7 @@ export function askForKey(onchange, reason = "") {
   const remember = h("input", {
     id: "remember-key",
     type: "checkbox",
-    checked: localStorage.getItem(NAME) !== null,
+    checked: recall("localStorage", NAME) !== null,
   });
   const problem = h("p", { class: "error-text", role: "alert" }, reason);
   const save = () => {

@@ -1,6 +1,7 @@
 // The form of what a request says beside its messages. An empty field is left to the server.
 
 import { byId, count, h } from "../page/dom.js";
+import { recall, remember } from "../page/kept.js";
 import { NUMBERS, PICTURES, sections } from "./fields.js";
 import { numberProblem, schemaProblem, toolsProblem } from "./problems.js";
 
@@ -111,13 +112,13 @@ export class Settings {
     for (const field of this.form.elements) {
       if (field.name) values[field.name] = field.type === "checkbox" ? field.checked : field.value;
     }
-    localStorage.setItem(NAME, JSON.stringify(values));
+    remember("localStorage", NAME, JSON.stringify(values));
   }
 
   #restore() {
     let values = {};
     try {
-      values = JSON.parse(localStorage.getItem(NAME)) ?? {};
+      values = JSON.parse(recall("localStorage", NAME)) ?? {};
     } catch {
       /* what another version wrote */
     }
