@@ -115,9 +115,13 @@ def test_special_tokens_can_be_shown(echo_server: LiveServer) -> None:
 
 def test_more_choices_than_the_limit(start_server: Callable[..., LiveServer]) -> None:
     server = start_server(limits={"max_choices": 2})
-    with pytest.raises(openai.BadRequestError, match="max_choices") as caught:
-        server.client().chat.completions.create(model=MODEL, messages=ASK, n=3)
-    assert caught.value.param == "n"
+    for n in (3, 1000):
+        with pytest.raises(
+            openai.BadRequestError, match=r"the limit is 2 \(limits.max_choices\)"
+        ) as caught:
+            server.client().chat.completions.create(model=MODEL, messages=ASK, n=n)
+        assert caught.value.param == "n"
+        assert caught.value.code == "invalid_value"
 
 
 def test_any_model_name_where_that_is_set(start_server: Callable[..., LiveServer]) -> None:

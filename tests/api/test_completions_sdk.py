@@ -156,7 +156,7 @@ def test_stop_strings(echo_server: LiveServer) -> None:
         ({"stop": ["a"] * 5}, "invalid_request", "stop"),
         ({"stream_options": {"include_usage": True}}, "invalid_request", "stream_options"),
         ({"logit_bias": {"99999": 1}}, "invalid_request", "logit_bias"),
-        ({"n": 100}, "invalid_request", "n"),
+        ({"n": 100}, "invalid_value", "n"),
     ],
 )
 def test_refusals(echo_server: LiveServer, fields: dict[str, Any], code: str, param: str) -> None:

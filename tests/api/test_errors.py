@@ -33,7 +33,7 @@ def assert_envelope(response: Any, status: int, code: str, param: str | None = N
     ("fields", "code", "param"),
     [
         ({"temperature": 9}, "invalid_value", "temperature"),
-        ({"n": 17}, "invalid_request", "n"),
+        ({"n": 17}, "invalid_value", "n"),
         ({"tools": [{"type": "function"}]}, "missing_required_parameter", "tools[0].function"),
         (
             {"tools": [{"type": "custom", "custom": {"name": "f"}}]},

@@ -135,7 +135,7 @@ def test_how_a_conversation_ends(echo_server: LiveServer) -> None:
         ("/detokenize", {"tokens": [1] * 100_000}, "invalid_request", "tokens"),
         (COUNT, {"messages": HELLO}, "missing_required_parameter", "model"),
         (COUNT, {"model": MODEL, "messages": HELLO, "n": 1000}, "invalid_value", "n"),
-        (COUNT, {"model": MODEL, "messages": HELLO, "n": 100}, "invalid_request", "n"),
+        (COUNT, {"model": MODEL, "messages": HELLO, "n": 100}, "invalid_value", "n"),
         (COUNT, {"model": MODEL, "messages": HELLO, "logit_bias": {"99999": 1}},
          "invalid_request", "logit_bias"),
         (COUNT, {"model": MODEL, "messages": with_pictures(*["data:,x"] * 257)},

@@ -124,9 +124,9 @@ class Pipeline:
         """
         if answer.num_choices > self._max_choices:
             raise InvalidRequestError(
-                f"'n' is {answer.num_choices}; the limit is {self._max_choices} "
-                "(limits.max_choices).",
+                f"'n' is {answer.num_choices}; the limit is {self._max_choices} (limits.max_choices).",
                 param="n",
+                code="invalid_value",
             )
         vocab_size = self._vocabulary.size
         return resolve_sampling(self._engine.info, vocab_size, sampling, answer, conversation)

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails, from_json
 
 from internvl_server.core import AnswerParams, Conversation, SamplingParams
 from internvl_server.errors import InvalidRequestError
-from internvl_server.protocol.fields import NestedMembers
+from internvl_server.protocol.fields import NestedMembers, shown_name
 from internvl_server.protocol.wire import Wire
 
 __all__ = ["ParsedRequest", "read_object", "validate"]
@@ -28,7 +28,7 @@ _PART_TYPES = frozenset(
     {"text", "image_url", "video_url", "video", "refusal"}
     | {"reasoning", "thinking", "redacted_thinking"}
 )
-_UNION_FIELDS = frozenset({"response_format", "tool_choice"})
+_UNION_FIELDS = frozenset({"response_format"})
 _TAG_ERRORS = frozenset({"union_tag_invalid", "union_tag_not_found"})
 _MISSING = frozenset({"missing", "union_tag_not_found"})
 _TYPES = {
@@ -158,7 +158,7 @@ def _json_path(steps: list[int | str]) -> str:
         if isinstance(step, int):
             path += f"[{step}]"
         else:
-            path += f".{step}" if path else step
+            path += f".{shown_name(step)}" if path else shown_name(step)
     return path
 
 
@@ -174,7 +174,8 @@ def _json_steps(location: tuple[int | str, ...]) -> list[int | str]:
         is_member = depth == len(location) - 1 and step in _PART_TYPES
         if isinstance(step, int) or is_member or not _is_branch(location, depth):
             steps.append(step)
-    return steps
+    # What pydantic puts behind the name of a member that has a wrong name.
+    return steps[:-1] if steps[-1:] == ["[key]"] else steps
 
 
 def _is_branch(location: tuple[int | str, ...], depth: int) -> bool:

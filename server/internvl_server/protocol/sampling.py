@@ -1,5 +1,6 @@
 """The sampling fields that every dialect has: declared once, converted once."""
 
+import re
 from dataclasses import fields as dataclass_fields
 from typing import Annotated, Any
 
@@ -31,6 +32,8 @@ __all__ = [
 
 MAX_LOGPROBS = 20
 
+# One text for each id, so that no bias replaces another.
+_TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,17}")
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _EXTENSION = Extension()
 # OpenAI has it in chat and in completions; responses and Anthropic's messages do not.
@@ -203,7 +206,7 @@ def _stops(stop: str | list[str]) -> tuple[str, ...]:
 
 def _logit_bias(biases: dict[str, float]) -> tuple[tuple[int, float], ...]:
     for key in biases:
-        if not (key.isascii() and key.isdigit() and len(key) < len(str(2**63))):
+        if not _TOKEN_ID.fullmatch(key):
             raise InvalidRequestError(
                 f"'logit_bias' has the key '{key[:32]}'; keys must be token ids.",
                 param="logit_bias",

@@ -9,8 +9,11 @@ import pytest
 from internvl_server.errors import InvalidRequestError, RequestTooLargeError
 from internvl_server.protocol.chat.request import ChatCompletionRequest
 from internvl_server.protocol.limits import check_lists, check_structure
+from internvl_server.protocol.messages.request import MessagesRequest
 from internvl_server.protocol.parsing import read_object, validate
+from internvl_server.protocol.responses.request import ResponsesRequest
 from internvl_server.protocol.tools import to_arguments
+from internvl_server.protocol.wire import Wire
 from internvl_server.settings import LimitSettings
 
 BOMBS = {
@@ -69,6 +72,26 @@ def test_numbers_that_are_too_large_for_a_float_are_refused_by_path(
     with pytest.raises(InvalidRequestError) as refusal:
         read_object(body)
     assert refusal.value.param == path
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "param"),
+    [
+        (ResponsesRequest, {"metadata": {"a" * 99: "x"}}, f"metadata.{'a' * 64}…"),
+        (MessagesRequest, {"tool_choice": {"type": "x"}}, "tool_choice.type"),
+        (MessagesRequest, {"tool_choice": {"name": "f"}}, "tool_choice.type"),
+    ],
+)
+def test_a_member_is_named_as_in_the_body(
+    model: type[Wire], fields: dict[str, Any], param: str
+) -> None:
+    messages = [{"role": "user", "content": "x"}]
+    prompt = (
+        {"input": "x"} if model is ResponsesRequest else {"messages": messages, "max_tokens": 1}
+    )
+    with pytest.raises(InvalidRequestError) as refusal:
+        validate(model, {"model": "m"} | prompt | fields)
+    assert refusal.value.param == param
 
 
 def test_large_numbers_are_read() -> None:

@@ -66,6 +66,7 @@ def test_it_is_wanted(fields: dict[str, Any]) -> None:
         ({"max_tokens": 2000, "effort": "none"}, False),
         ({"max_tokens": 2000, "enabled": False}, False),
         ({"max_tokens": "many"}, None),
+        ({"max_tokens": True}, None),
     ],
 )
 def test_a_budget_asks_for_it_and_is_named_as_ignored(

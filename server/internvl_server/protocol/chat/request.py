@@ -47,7 +47,7 @@ class ChatCompletionRequest(ConversationFields, ReasoningFields, SamplingFields)
     """The older name of `max_completion_tokens`."""
     max_completion_tokens: MaxTokens | None = None
     """Default: the rest of the context, or `limits.default_max_tokens`."""
-    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
     """1 to `limits.max_choices`; images are prepared once."""
     logprobs: Annotated[bool | None, Needs("logprobs")] = None
     """Returns the log probability of every token. A number means `true` with this `top_logprobs`."""

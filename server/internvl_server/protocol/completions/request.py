@@ -50,7 +50,7 @@ class CompletionRequest(SamplingFields):
     """0 to 5 of the most likely tokens at each position, besides the chosen one."""
     max_tokens: MaxTokens | None = None
     """Default 16."""
-    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
     """1 to `limits.max_choices` answers to each prompt."""
     stream: bool | None = None
     """Server-sent events."""

@@ -27,7 +27,8 @@ class Foreign:
         instead: What to use instead, as a sentence.
         neutral: Values with which the field has no effect; null is always one. If the field is not another
             name of one, so are false, 0, `"off"` and empty values.
-        values: Pairs of a value of this field and the equivalent value of `to`.
+        values: Pairs of a value of this field and the equivalent value of `to`. A field that has them is a
+            boolean.
         not_neutral: Values that have an effect although they look neutral.
         is_known: Whether the field is one of this API, so that it is accepted where unknown ones are refused.
         is_switch: Whether `to` is a boolean, and the values are those of `to_switch`.
@@ -46,6 +47,10 @@ class Foreign:
         if self.is_switch:
             return to_switch(value)
         return next((here for there, here in self.values if is_same(there, value)), value)
+
+    def allows(self, value: Any) -> bool:  # noqa: ANN401  (any JSON value)
+        """Whether the field may have a value that is not neutral."""
+        return not self.values or any(is_same(there, value) for there, _ in self.values)
 
     def is_neutral(self, value: Any) -> bool:  # noqa: ANN401  (any JSON value)
         """Whether the field has no effect with this value."""
@@ -187,6 +192,9 @@ class _Sorter:
         """The members, those of other names under their own."""
         for name, foreign, value in self._renamed:
             if not foreign.is_neutral(value):
+                if not foreign.allows(value):
+                    reason = "Invalid value for '{}': it must be true or false."
+                    raise RefusedMemberError(name, reason, code="invalid_value")
                 self._merge(name, foreign.to, foreign.value_of(value))
         return self._kept
 

@@ -68,7 +68,7 @@ class ThinkingOptions(Wire):
 def _to_reasoning(value: Any) -> Any:  # noqa: ANN401  (any JSON value)
     if isinstance(value, bool):
         return {"enabled": value}
-    if isinstance(value, dict) and isinstance(value.get("max_tokens"), int):
+    if isinstance(value, dict) and type(value.get("max_tokens")) is int:
         # A budget is not enforced, but asks for reasoning. Ignored members are found by their object.
         value.setdefault("effort", "medium" if value["max_tokens"] else "none")
     return {"effort": value} if isinstance(value, str) else value
