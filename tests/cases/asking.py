@@ -86,7 +86,9 @@ class CaseServer:
     def __init__(self, server: LiveServer, loop: Any = None) -> None:
         self.live, self.loop = server, loop
         self._requests: list[GenerateRequest] = []
-        self._client = httpx2.Client(base_url=server.url, timeout=120)
+        # Less than the server keeps idle connections, so that none is reused as it is closed.
+        limits = httpx2.Limits(keepalive_expiry=2)
+        self._client = httpx2.Client(base_url=server.url, timeout=120, limits=limits)
         generate = server.engine.generate
 
         def record(request: GenerateRequest) -> Any:
