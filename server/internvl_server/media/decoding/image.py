@@ -177,7 +177,7 @@ def _unidentified(data: bytes) -> ImageDecodeError:
             "The file is a video; send it in a 'video_url' part of a chat message."
         )
     return ImageDecodeError(
-        "The image is not a valid JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC file."
+        "The image is not a valid JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC file of a supported kind."
     )
 
 
@@ -212,7 +212,7 @@ def size_problem(width: int, height: int, limits: DecodeLimits) -> str | None:
 
 def _check_samples(image: Image.Image) -> None:
     if image.mode in ("I", "F"):
-        raise ImageDecodeError("The image has 32-bit samples; send it with 8 or 16 bits.")
+        raise ImageDecodeError("The image has signed or 32-bit samples; send it with 8 or 16 bits.")
     if image.format == "TIFF" and image.info.get("compression") not in TIFF_COMPRESSIONS:
         raise ImageDecodeError("The compression of the TIFF file is not supported.")
 

@@ -134,6 +134,16 @@ class TestFormats:
         with pytest.raises(ImageDecodeError, match="8 or 16 bits"):
             decode(encode(make_image().convert("L").convert(mode), "TIFF"))
 
+    def test_signed_samples_are_named(self) -> None:
+        data = encode(make_image().convert("I;16"), "TIFF", tiffinfo={339: 2})
+        with pytest.raises(ImageDecodeError, match="signed"):
+            decode(data)
+
+    def test_a_jpeg_of_12_bits_is_not_called_invalid_alone(self) -> None:
+        data = encode(make_image(), "JPEG").replace(b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c")
+        with pytest.raises(ImageDecodeError, match="of a supported kind"):
+            decode(data)
+
     @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA"])
     def test_bmp(self, mode: str) -> None:
         image = make_image().convert(mode)
