@@ -161,7 +161,9 @@ def _opened(
         context.options = {"max_pixels": str(limits.max_pixels)}
         context.thread_count = 1
         _check_size(context.width, context.height, limits)
-        _check_duration(container.duration, Fraction(1, av.time_base), limits)
+        # A part of a longer recording may keep its times, and Matroska counts from zero.
+        duration = (container.duration or 0) - max(container.start_time or 0, 0)
+        _check_duration(duration, Fraction(1, av.time_base), limits)
         _check_duration(stream.duration, stream.time_base, limits)
         yield container, stream
 

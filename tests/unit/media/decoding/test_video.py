@@ -1,9 +1,11 @@
 import contextlib
+import io
 import resource
 import struct
 from collections.abc import Callable
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -180,6 +182,24 @@ class TestHostile:
             whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
         with contextlib.suppress(VideoError, MemoryError):
             assert len(reds(bytes(whole), 4)) == 4
+
+
+def delayed(data: bytes, seconds: int) -> bytes:
+    """The frames of a WebM file, later."""
+    file = io.BytesIO()
+    with av.open(io.BytesIO(data)) as source, av.open(file, "w", format="webm") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.pts is not None:
+                packet.pts = packet.dts = packet.pts + int(seconds / packet.time_base)
+                packet.stream = stream
+                target.mux(packet)
+    return file.getvalue()
+
+
+def test_a_part_of_a_long_recording_is_as_long_as_its_frames() -> None:
+    data = video("webm-vp9")
+    assert reds(delayed(data, 700), 8) == reds(data, 8)
 
 
 @pytest.mark.parametrize("tail", [b"\0" * 40, b"what a camera appends", b"\0\0\1\0sefd"])
