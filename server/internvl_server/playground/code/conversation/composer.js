@@ -88,8 +88,8 @@ export class Composer {
       if (!item) notify("Only pictures and clips can be added.");
       else this.#media = [...this.#media, item];
       this.show();
+      this.#onchange(); // no count of the pictures so far is shown, or sent to the server
     }
-    this.#onchange();
   }
 
   /** Wait for pictures that were added and are not shown yet. */
