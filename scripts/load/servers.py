@@ -1,6 +1,7 @@
 """Servers as processes: started on a free port, awaited until they answer, and stopped."""
 
 import asyncio
+import atexit
 import contextlib
 import signal
 import socket
@@ -28,9 +29,12 @@ class ServerError(Exception):
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that the system gives to nobody else while this process runs; a server can listen on it."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    atexit.register(held.close)
+    return int(held.getsockname()[1])
 
 
 def python(module: str, *arguments: str, stand_in: Sequence[str] | None = None) -> list[str]:
