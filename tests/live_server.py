@@ -24,7 +24,7 @@ class LiveServer:
         self.app = create_app(settings, engine)
         config = uvicorn.Config(
             self.app, port=0, http=connections_of(settings), loop="asyncio",
-            log_config=None, timeout_keep_alive=5, timeout_graceful_shutdown=2, ws="none",
+            log_config=None, timeout_keep_alive=600, timeout_graceful_shutdown=2, ws="none",
             server_header=False, access_log=False,
         )  # fmt: skip
         self._server = uvicorn.Server(config)
@@ -119,4 +119,6 @@ def start_echo_server(checkpoint: Path, **overrides: Any) -> LiveServer:
     """A server with the echo engine; `overrides` are whole sections, as dictionaries."""
     engine = {"kind": "echo", "max_num_seqs": 4} | overrides.pop("engine", {})
     model = {"path": str(checkpoint)} | overrides.pop("model", {})
-    return LiveServer(Settings(engine=engine, model=model, **overrides))
+    # A busy machine answers slowly, and what waits is not to be refused for it.
+    limits = {"max_expected_wait_s": 3600, "queue_timeout_s": 60} | overrides.pop("limits", {})
+    return LiveServer(Settings(engine=engine, model=model, limits=limits, **overrides))
