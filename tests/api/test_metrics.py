@@ -14,6 +14,7 @@ from internvl_server.telemetry.tokens import GAP_BOUNDS, TokenMeter
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from tests.live.test_streams import hold_tokens, wait_until
 from tests.live_server import LiveServer
 from tests.scripted_engine import ScriptedEngine
 from tests.video_files import video, video_url
@@ -145,7 +146,7 @@ def test_a_failure_in_a_stream_is_counted_by_its_code(
 
 
 def test_a_client_that_leaves_is_counted(start_server: Callable[..., LiveServer]) -> None:
-    server = start_server(engine={"echo": {"token_delay_s": 0.05}})
+    server = start_server(engine={"echo": {"hang_after_tokens": 3}})
     before = read(server)
     url = f"{server.url}/v1/chat/completions"
     with httpx2.stream("POST", url, json={**CHAT, "stream": True}, timeout=60) as answer:
@@ -163,12 +164,14 @@ def test_a_client_that_leaves_is_counted(start_server: Callable[..., LiveServer]
 
 
 def test_waiting_requests_are_shown(start_server: Callable[..., LiveServer]) -> None:
-    server = start_server(engine={"max_num_seqs": 1, "echo": {"token_delay_s": 0.05}})
+    server = start_server(engine={"max_num_seqs": 1})
+    may_be_made = hold_tokens(server)
     with ThreadPoolExecutor(4) as pool:
         answers = [pool.submit(server.post, {**CHAT, "max_tokens": 10}) for _ in range(4)]
-        deadline = time.monotonic() + 20
-        while samples(server.get("/metrics").text)["internvl_num_requests_waiting"] < 2:
-            assert time.monotonic() < deadline
+        wait_until(
+            lambda: samples(server.get("/metrics").text)["internvl_num_requests_waiting"] >= 2
+        )
+        may_be_made.release(100)
         assert [answer.result().status_code for answer in answers] == [200] * 4
     assert read(server)["internvl_num_requests_waiting"] == 0
 

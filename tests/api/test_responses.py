@@ -10,6 +10,7 @@ import pytest
 from internvl_server.protocol.responses.events import ResponseWriter
 from openai.types.responses import Response
 
+from tests.live.test_streams import asked, wait_until
 from tests.live_server import LiveServer
 
 MODEL = "tiny"
@@ -313,15 +314,14 @@ def test_a_failing_engine_fails_the_response(start_server: Callable[..., LiveSer
 def test_a_client_that_leaves_ends_its_request(
     start_server: Callable[..., LiveServer], stream: bool
 ) -> None:
-    server = start_server(engine={"echo": {"token_delay_s": 0.05}})
-    with server.client(timeout=0.3) as client:
-        if stream:
-            events = client.responses.create(**ASK, stream=True)
-            next(event for event in events if event.type == "response.output_text.delta")
-            events.close()
-        else:
-            with pytest.raises(openai.APITimeoutError):
-                client.responses.create(**ASK)
+    server = start_server(engine={"echo": {"hang_after_tokens": 3}})
+    if stream:
+        events = server.client().responses.create(**ASK, stream=True)
+        next(event for event in events if event.type == "response.output_text.delta")
+        events.close()
+    else:
+        asked(server, "/v1/responses", **ASK).close()
+    wait_until(lambda: server.engine.num_aborted == 1)
     server.wait_idle()
     assert server.engine.num_aborted == 1
     assert server.gate.num_in_flight == 0

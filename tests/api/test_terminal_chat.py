@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from internvl_server.settings import EchoSettings
 
 from scripts.load.openai_stub import Stub, listening
 from tests.live_server import LiveServer
@@ -138,7 +139,7 @@ def test_an_interrupt_ends_a_single_answer(slow_server: LiveServer) -> None:
     with started("--url", slow_server.url, "word " * 200) as process:
         assert process.stdout.read(4)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (130, b"")
     slow_server.wait_idle()
 
@@ -147,7 +148,7 @@ def test_a_reader_that_leaves_ends_the_answer(slow_server: LiveServer) -> None:
     with started("--url", slow_server.url, "word " * 200) as process:
         assert process.stdout.read(4)
         process.stdout.close()
-        assert process.wait(timeout=30) == 141
+        assert process.wait(timeout=60) == 141
         assert process.stderr.read() == b""
     slow_server.wait_idle()
 
@@ -212,11 +213,13 @@ def text_of(message: dict[str, Any]) -> str:
 def test_an_interrupt_stops_an_answer_and_keeps_the_conversation(slow_server: LiveServer) -> None:
     with talking("--url", slow_server.url, "--max-tokens", "100") as terminal:
         terminal.read_until("> ")
+        slow_server.engine._settings = EchoSettings(hang_after_tokens=10)
         terminal.type("one\n")
         terminal.read_until("system")  # the echo engine repeats the whole prompt
         terminal.type("\x03")
         terminal.read_until(r"stopped[^>]*> ")
         slow_server.wait_idle()
+        slow_server.engine._settings = EchoSettings()
         terminal.type("two\n")
         terminal.read_until(r"100 tokens, .* tokens/s, ended by length[^>]*> ")
         terminal.type("/undo\n")
