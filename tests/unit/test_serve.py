@@ -38,6 +38,8 @@ async def test_sigterm_serves_requests_until_the_drain(server: DrainingServer) -
     server.handle_exit(signal.SIGTERM, None)
     assert server._services.gate.state is GateState.UNREADY
     assert not await server.on_tick(1)
+    server._close_at -= 60
+    assert await server.on_tick(2)
 
 
 async def test_sigint_does_not_wait(server: DrainingServer) -> None:
@@ -53,8 +55,11 @@ async def test_an_engine_that_was_never_ready_needs_no_wait(
     assert await server.on_tick(1)
 
 
-async def test_a_signal_that_comes_twice_at_once_is_one(server: DrainingServer) -> None:
+async def test_a_signal_that_comes_twice_at_once_is_one(
+    server: DrainingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A supervisor may signal the group of the process too."""
+    monkeypatch.setattr("internvl_server.serve.draining._SAME_SIGNAL_S", 600)
     server.handle_exit(signal.SIGTERM, None)
     server.handle_exit(signal.SIGTERM, None)
     assert not await server.on_tick(1)
@@ -84,6 +89,7 @@ async def test_a_later_signal_ends_the_wait_and_what_runs(
 def test_an_unfinished_head_makes_room(
     addresses: list[str | None], dropped: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("internvl_server.serve.room._GRACE_S", 600.0)
     heads = AwaitedHeads(fair_share=2)
     newcomer = client_at("198.51.100.1")
     assert not heads.drop_one(newcomer)
@@ -99,7 +105,10 @@ def test_an_unfinished_head_makes_room(
     assert not heads.drop_one(newcomer)
 
 
-def test_one_host_that_connects_again_and_again_makes_room_for_others() -> None:
+def test_one_host_that_connects_again_and_again_makes_room_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("internvl_server.serve.room._GRACE_S", 600.0)
     heads = AwaitedHeads(fair_share=2)
     connections = [client_at("192.0.2.1") for _ in range(3)]
     for connection in connections:
