@@ -1,29 +1,40 @@
 """Memory is given back to the system when the server has nothing to do."""
 
-import asyncio
 import ctypes
 import resource
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from internvl_server.serve import memory
 from internvl_server.serve.memory import Trim
 
 
-async def test_it_trims_once_after_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_IDLE_S", 0.05)
+class Clock:
+    """The clock and the thread of a `Trim`: what it begins is done at once."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(memory, "time", SimpleNamespace(monotonic=lambda: self.now))
+        loop = SimpleNamespace(run_in_executor=lambda _, work: work())
+        monkeypatch.setattr(memory.asyncio, "get_running_loop", lambda: loop)
+
+    def tick(self, trim: Trim, num_requests: int, num_in_flight: int) -> None:
+        for _ in range(10):
+            trim.tick(num_requests, num_in_flight)
+            self.now += 0.1
+
+
+def test_it_trims_once_after_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr(memory, "_IDLE_S", 0.5)
     num_trims = 0
 
     def count() -> None:
         nonlocal num_trims
         num_trims += 1
-
-    async def quiet(num_requests: int) -> None:
-        for _ in range(10):
-            trim.tick(num_requests, 0)
-            await asyncio.sleep(0.01)
 
     released: list[float] = []
 
@@ -32,16 +43,14 @@ async def test_it_trims_once_after_work(monkeypatch: pytest.MonkeyPatch) -> None
         released.append(unused_s)
 
     trim = Trim(release, count)
-    await quiet(0)
+    clock.tick(trim, 0, 0)
     assert num_trims == 0
-    for _ in range(10):
-        trim.tick(1, 1)
-        await asyncio.sleep(0.01)
+    clock.tick(trim, 1, 1)
     assert num_trims == 0
-    await quiet(1)
-    await quiet(1)
+    clock.tick(trim, 1, 0)
+    clock.tick(trim, 1, 0)
     assert num_trims == 1
-    await quiet(2)  # one that came and went between two calls
+    clock.tick(trim, 2, 0)  # one that came and went between two calls
     assert num_trims == 2
     assert released == [0, 0]
 
@@ -87,17 +96,15 @@ def test_threads_share_two_heaps(tmp_path: Path) -> None:
     assert num_heaps("limited") <= 2 < num_heaps("unlimited")
 
 
-async def test_it_trims_under_load_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_CHECK_S", 0.05)
+def test_it_trims_under_load_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr(memory, "_CHECK_S", 0.45)
     called: list[str] = []
     released: list[float] = []
     trim = Trim(released.append, lambda: called.append("idle"), lambda: called.append("load"))
-    for _ in range(20):
-        trim.tick(1, 1)
-        await asyncio.sleep(0.01)
-    assert 1 <= len(called) <= 4
-    assert set(called) == {"load"}
-    assert set(released) == {0.05}  # only what has not been used since the last time
+    clock.tick(trim, 1, 1)
+    assert called == ["load"]
+    assert released == [0.45]  # only what has not been used since the last time
 
 
 def resident_bytes() -> int:
