@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import threading
 import time
 import weakref
 
@@ -40,11 +41,22 @@ async def engine(checkpoint):
         yield engine
 
 
-async def eventually(condition, timeout_s: float = 5.0) -> None:
+async def eventually(condition, timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "did not happen in time"
         await asyncio.sleep(0.002)
+
+
+def slow_down(engine) -> None:
+    """An answer of hundreds of tokens lasts for seconds then, so that a test that is late still finds it."""
+    step = engine._worker._step
+
+    def slow_step():
+        time.sleep(0.01)
+        step()
+
+    engine._worker._step = slow_step
 
 
 def mixed_requests(checkpoint):
@@ -160,13 +172,14 @@ async def test_reserved_memory_never_exceeds_the_bound(checkpoint):
 @pytest.mark.parametrize("tokens_before", [0, 1, 3])
 async def test_abort_frees_slot_and_memory(checkpoint, tokens_before):
     async with running_engine(checkpoint, max_num_seqs=1, prefill_chunk_tokens=1) as engine:
+        slow_down(engine)
         request = make_request(checkpoint, (3,), max_tokens=900)
         async with engine.generate(request) as deltas:
             for _ in range(tokens_before):
                 await anext(deltas)
             await eventually(lambda: engine.health().num_running == 1)
             assert engine._scheduler.num_kv_tokens == len(request.prompt_token_ids) + 900
-        await eventually(lambda: engine.health().num_running == 0, timeout_s=1)
+        await eventually(lambda: engine.health().num_running == 0)
         assert engine._scheduler.num_kv_tokens == 0
         assert engine._worker._runner.num_sequences == 0
         assert not engine._streams
@@ -175,6 +188,7 @@ async def test_abort_frees_slot_and_memory(checkpoint, tokens_before):
 
 async def test_abort_while_waiting(checkpoint):
     async with running_engine(checkpoint, max_num_seqs=1) as engine:
+        slow_down(engine)
         async with engine.generate(make_request(checkpoint, max_tokens=900)) as deltas:
             await anext(deltas)
             async with engine.generate(make_request(checkpoint)):
@@ -185,6 +199,7 @@ async def test_abort_while_waiting(checkpoint):
 
 
 async def test_cancelling_the_reader_aborts(engine, checkpoint):
+    slow_down(engine)
     task = asyncio.create_task(answer(engine, make_request(checkpoint, max_tokens=900)))
     await eventually(lambda: engine.health().num_running == 1)
     task.cancel()
@@ -196,6 +211,7 @@ async def test_cancelling_the_reader_aborts(engine, checkpoint):
 
 async def test_streams_go_on_while_a_long_prompt_and_images_are_read(checkpoint):
     async with running_engine(checkpoint, prefill_chunk_tokens=8) as engine:
+        slow_down(engine)
         async with engine.generate(make_request(checkpoint, max_tokens=900)) as stream:
             await anext(stream)
             other = make_request(checkpoint, (12,), num_text=160, max_tokens=1)
@@ -209,6 +225,8 @@ async def test_streams_go_on_while_a_long_prompt_and_images_are_read(checkpoint)
 
 async def test_a_text_prompt_overtakes_images_being_encoded(checkpoint):
     async with running_engine(checkpoint) as engine:
+        step, may_go_on = engine._worker._step, threading.Event()
+        engine._worker._step = lambda: may_go_on.wait(60) and step()
         ended = []
 
         async def run(name, request):
@@ -217,7 +235,10 @@ async def test_a_text_prompt_overtakes_images_being_encoded(checkpoint):
 
         image = make_request(checkpoint, (12, 12), max_tokens=1)
         text = make_request(checkpoint, max_tokens=2)
-        await asyncio.gather(run("image", image), run("text", text))
+        both = asyncio.gather(run("image", image), run("text", text))
+        await eventually(lambda: len(engine._streams) == 2)
+        may_go_on.set()
+        await both
         assert ended == ["text", "image"]
 
 
@@ -244,7 +265,8 @@ async def test_a_failed_step_ends_its_requests_only(engine, checkpoint, monkeypa
         return forward(decode, prefill)
 
     monkeypatch.setattr(runner, "forward", fail_once)
-    requests = [make_request(checkpoint, max_tokens=50, seed=i) for i in range(2)]
+    slow_down(engine)
+    requests = [make_request(checkpoint, max_tokens=900, seed=i) for i in range(2)]
     results = await asyncio.gather(
         *(answer(engine, request) for request in requests), return_exceptions=True
     )
@@ -252,7 +274,7 @@ async def test_a_failed_step_ends_its_requests_only(engine, checkpoint, monkeypa
     assert isinstance(results[0].__cause__, RuntimeError)
     assert engine.health().is_ready
     assert engine._scheduler.num_kv_tokens == 0
-    assert len((await answer(engine, requests[0]))[0]) == 50
+    assert len((await answer(engine, make_request(checkpoint)))[0]) == 16
 
 
 @pytest.mark.parametrize("place", ["begin", "encode", "forward"])
@@ -270,6 +292,7 @@ async def test_running_out_of_memory_ends_one_request(engine, checkpoint, monkey
 
 async def test_a_crash_of_the_thread_fails_everything(checkpoint, monkeypatch):
     async with running_engine(checkpoint, max_num_seqs=1) as engine:
+        slow_down(engine)
         running = asyncio.create_task(answer(engine, make_request(checkpoint, max_tokens=900)))
         waiting = asyncio.create_task(answer(engine, make_request(checkpoint, max_tokens=900)))
         await eventually(lambda: engine.health().num_waiting == 1)
@@ -286,11 +309,11 @@ async def test_a_crash_of_the_thread_fails_everything(checkpoint, monkeypatch):
 
 async def test_health_tells_a_stall(engine, checkpoint, monkeypatch):
     monkeypatch.setattr("internvl_server.engine.health._STALL_S", 0.05)
-    runner = engine._worker._runner
+    runner, may_go_on = engine._worker._runner, threading.Event()
     forward = runner.forward
 
     def slow_forward(*arguments):
-        time.sleep(0.3)
+        may_go_on.wait(60)
         return forward(*arguments)
 
     monkeypatch.setattr(runner, "forward", slow_forward)
@@ -298,12 +321,14 @@ async def test_health_tells_a_stall(engine, checkpoint, monkeypatch):
     task = asyncio.create_task(answer(engine, make_request(checkpoint, max_tokens=1)))
     await eventually(lambda: not engine.health().is_ready)
     assert "no progress" in engine.health().reason
+    may_go_on.set()
     await task
     assert engine.health().is_ready
 
 
 async def test_close_fails_what_is_left_and_is_idempotent(checkpoint):
     async with running_engine(checkpoint, max_num_seqs=1) as engine:
+        slow_down(engine)
         assert engine.health().is_ready
         running = asyncio.create_task(answer(engine, make_request(checkpoint, max_tokens=900)))
         waiting = asyncio.create_task(answer(engine, make_request(checkpoint, max_tokens=900)))
