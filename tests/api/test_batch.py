@@ -189,7 +189,7 @@ def wait_for_lines(path: Path, num_lines: int) -> None:
 
 def test_a_stopped_batch_is_resumed(batch: Batch) -> None:
     batch.write(*(request_line(f"{n}") for n in range(30)))
-    slow = ["--concurrency", "2", "--set", "engine.echo.token_delay_s=0.005"]
+    slow = ["--concurrency", "2", "--set", "engine.echo.token_delay_s=0.02"]
     process = batch.start(*batch.engine, *slow)
     wait_for_lines(batch.output, 2)
     process.send_signal(signal.SIGINT)

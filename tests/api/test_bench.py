@@ -208,14 +208,14 @@ async def test_a_server_that_refuses_ignore_eos_is_asked_without_it(bench: Bench
 
 async def test_an_interrupt_prints_what_there_is(bench: Bench, tmp_path: Path) -> None:
     file = tmp_path / "result.json"
-    async with listening(Stub(delays_s=(0.01,) * 3)) as stub:
+    async with listening(Stub(delays_s=(0.0,) * 3)) as stub:
         process = await start(
             stub_url(stub), *SHORT[2:], "--num-prompts", "10000", "--request-rate", "50",
             "--result-filename", str(file),
         )  # fmt: skip
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(60):
-                while len(stub.bodies) < 10:
+                while len(stub.bodies) < 30:
                     await asyncio.sleep(0.01)
         process.send_signal(signal.SIGINT)
         done = await ended(process, file)

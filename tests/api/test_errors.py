@@ -108,6 +108,7 @@ def test_bodies_are_bounded_by_length_and_by_count(start_server: Callable[..., L
         f"{server.url}/v1/chat/completions",
         content=chunks(),
         headers={"content-type": "application/json"},
+        timeout=60,
     )
     assert_envelope(response, 413, "request_too_large")
 
@@ -117,7 +118,7 @@ def test_slow_bodies_end(start_server: Callable[..., LiveServer]) -> None:
 
     server = start_server(limits={"body_timeout_s": 0.2})
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.sendall(head + b"content-length: 10\r\n\r\n{")
         assert b" 408 " in connection.recv(4096)
 
@@ -204,7 +205,7 @@ def test_an_engine_that_is_not_ready_refuses_before_the_body_is_read(
     server = start_server()
     server.engine.health = lambda: EngineHealth(is_ready=False, reason="The engine is loading.")
     for path in ("/v1/chat/completions", "/v1/completions", "/v1/responses"):
-        response = httpx2.post(server.url + path, content=b"{", headers=JSON)
+        response = httpx2.post(server.url + path, content=b"{", headers=JSON, timeout=60)
         assert_envelope(response, 503, "engine_unavailable")
         assert "loading" in response.json()["error"]["message"]
     server.engine.health = lambda: EngineHealth(is_ready=True, reason="")
@@ -215,11 +216,11 @@ def test_only_an_engine_that_hangs_fails_the_liveness_probe(
 ) -> None:
     server = start_server()
     server.engine.health = lambda: EngineHealth(is_ready=False, reason="The engine is loading.")
-    assert httpx2.get(server.url + "/health").status_code == 200
+    assert httpx2.get(server.url + "/health", timeout=60).status_code == 200
     hung = EngineHealth(is_ready=False, reason="no progress for 31 s", is_alive=False)
     server.engine.health = lambda: hung
     for path in ("/health", "/ready"):
-        response = httpx2.get(server.url + path)
+        response = httpx2.get(server.url + path, timeout=60)
         assert_envelope(response, 503, "engine_unavailable")
         assert "31 s" in response.json()["error"]["message"]
     server.engine.health = lambda: EngineHealth(is_ready=True, reason="")
@@ -246,7 +247,7 @@ def test_probes_may_use_head(echo_server: LiveServer) -> None:
     import httpx2
 
     for path in ("/health", "/ready"):
-        assert httpx2.head(echo_server.url + path).status_code == 200
+        assert httpx2.head(echo_server.url + path, timeout=60).status_code == 200
 
 
 def test_many_tiny_elements_are_refused_at_once(echo_server: LiveServer) -> None:
@@ -312,7 +313,7 @@ def test_a_response_that_cannot_be_built_holds_nothing(
     response = httpx2.post(f"{echo_server.url}/v1/{path}", json=fields, timeout=60)
     assert response.status_code == 500
     assert '"internal_error"' in response.text
-    echo_server.wait_idle(timeout_s=5)
+    echo_server.wait_idle()
 
 
 def test_a_key_that_is_not_ascii_is_refused(start_server: Callable[..., LiveServer]) -> None:

@@ -50,7 +50,7 @@ def test_every_route_asks_for_a_key(locked_server: LiveServer) -> None:
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "OPTIONS", "TRACE", "PURGE"])
 def test_paths_without_a_route_ask_for_a_key(locked_server: LiveServer, method: str) -> None:
     for path in ("/nope", "/v1/nope", "/docs", "/metrics/", "/v1/chat/completions/x"):
-        assert httpx2.request(method, locked_server.url + path).status_code == 401
+        assert httpx2.request(method, locked_server.url + path, timeout=60).status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_odd_hosts_open_nothing(locked_server: LiveServer, host: str) -> None:
 
 def status(server: LiveServer, method: str, target: str, host: str) -> int:
     head = f"{method} {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as sock:
         sock.sendall(head.encode())
         return int(sock.recv(65536).split(b" ", 2)[1])
 
@@ -105,7 +105,9 @@ def status(server: LiveServer, method: str, target: str, host: str) -> int:
 def test_no_answer_repeats_a_key(locked_server: LiveServer, path: str) -> None:
     for given in (KEY, f"{KEY}x"):
         headers = {"authorization": f"Bearer {given}", "x-api-key": given}
-        answer = httpx2.post(locked_server.url + path, json={"model": "x"}, headers=headers)
+        answer = httpx2.post(
+            locked_server.url + path, json={"model": "x"}, headers=headers, timeout=60
+        )
         assert answer.status_code >= 400
         assert KEY not in answer.text + str(answer.headers.raw)
 
@@ -127,7 +129,7 @@ def test_no_header_of_a_proxy_replaces_a_key(locked_server: LiveServer) -> None:
 def test_a_refused_body_is_not_read(locked_server: LiveServer) -> None:
     """The answer comes after 64 KiB of 32 MiB at most, and what follows is not kept."""
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-    with socket.create_connection(("127.0.0.1", locked_server.port), timeout=30) as sock:
+    with socket.create_connection(("127.0.0.1", locked_server.port), timeout=60) as sock:
         sock.sendall(head + b"Content-Length: %d\r\n\r\n" % (32 << 20) + b" " * 1024)
         assert sock.recv(65536).startswith(b"HTTP/1.1 401 ")
 

@@ -34,7 +34,9 @@ def test_browsers_get_the_page(echo_server: LiveServer, accept: str) -> None:
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert page.text == (FOLDER / "index.html").read_text(encoding="utf-8")
     assert (
-        httpx2.head(echo_server.url + "/", headers={"accept": accept}).headers["content-length"]
+        httpx2.head(echo_server.url + "/", headers={"accept": accept}, timeout=60).headers[
+            "content-length"
+        ]
         == (page.headers["content-length"])
     )
 

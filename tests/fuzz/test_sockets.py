@@ -63,7 +63,7 @@ KNOWN = {200, 400, 401, 404, 405, 408, 413, 414, 415, 426, 431, 501, 505}
 def exchange(port: int, data: bytes) -> bytes:
     """What the server sends until it closes; the client sends nothing more."""
     answer = b""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
         with contextlib.suppress(ConnectionError):
             sock.sendall(data)
             sock.shutdown(socket.SHUT_WR)

@@ -149,7 +149,7 @@ def wait_for(running: Running, url: str, timeout_s: float = 120) -> None:
     while time.monotonic() < deadline:
         assert running.process.poll() is None, running.log.read_text()
         with suppress(httpx2.TransportError):
-            if httpx2.get(url).status_code == 200:
+            if httpx2.get(url, timeout=60).status_code == 200:
                 return
         time.sleep(0.2)
     raise TimeoutError(running.log.read_text())
@@ -180,7 +180,7 @@ def test_the_root_is_read_only(in_pod: Pod, path: str) -> None:
 def test_the_probes_succeed(in_pod: Pod, running: Running) -> None:
     for name in ("startupProbe", "readinessProbe", "livenessProbe"):
         path = container(in_pod.values)[name]["httpGet"]["path"]
-        assert httpx2.get(running.url + path).status_code == 200, name
+        assert httpx2.get(running.url + path, timeout=60).status_code == 200, name
 
 
 def test_a_picture_is_described_to_who_has_a_key(running: Running) -> None:
@@ -199,8 +199,11 @@ def test_processes_are_confined_and_nothing_is_refused(running: Running) -> None
 
 
 def test_metrics_have_their_port_and_the_names_of_the_manifests(running: Running) -> None:
-    assert httpx2.get(f"{running.url}/metrics", headers={"x-api-key": KEY}).status_code == 404
-    text = httpx2.get(f"{running.metrics_url}/metrics").text
+    assert (
+        httpx2.get(f"{running.url}/metrics", headers={"x-api-key": KEY}, timeout=60).status_code
+        == 404
+    )
+    text = httpx2.get(f"{running.metrics_url}/metrics", timeout=60).text
     [picker] = [x for x in yaml.safe_load_all(POOL.read_text("utf-8")) if x["kind"] == "ConfigMap"]
     names = set(re.findall(r"\binternvl_\w+", json.dumps(picker["data"])))
     assert len(names) == 3
@@ -210,7 +213,7 @@ def test_metrics_have_their_port_and_the_names_of_the_manifests(running: Running
 
 def test_the_server_drains_and_ends(in_pod: Pod, running: Running) -> None:
     running.process.send_signal(signal.SIGTERM)
-    wait_until(lambda: httpx2.get(f"{running.url}/ready").status_code == 503)
+    wait_until(lambda: httpx2.get(f"{running.url}/ready", timeout=60).status_code == 503)
     assert ask(running.url).status_code == 200
     grace_s = pod(in_pod.values)["terminationGracePeriodSeconds"]
     assert running.process.wait(timeout=grace_s) == 0

@@ -47,7 +47,7 @@ def test_probes_ask_the_port_of_the_api(values: Values) -> None:
 def test_probes_ask_routes_of_the_server(echo_server: LiveServer) -> None:
     for name in PROBES:
         path = container({})[name]["httpGet"]["path"]
-        answer = httpx2.get(echo_server.url + path, headers={"host": "10.0.0.1:8000"})
+        answer = httpx2.get(echo_server.url + path, headers={"host": "10.0.0.1:8000"}, timeout=60)
         assert answer.status_code == 200, name
     assert container({})["livenessProbe"]["httpGet"]["path"] == "/health"
     assert container({})["readinessProbe"]["httpGet"]["path"] == "/ready"

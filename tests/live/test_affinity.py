@@ -21,6 +21,7 @@ from internvl_server.routing.affinity import WINDOW_BYTES, affinity_key
 from scripts.injections.replicas import command, find, local_config
 from scripts.load.servers import ServerProcess, free_port
 from tests.conversations import picture_bodies
+from tests.live.test_streams import wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,12 +35,12 @@ global
     lua-load-per-thread {lua}
 defaults
     mode http
-    timeout client 5s
-    timeout connect 5s
-    timeout server 5s
+    timeout client 60s
+    timeout connect 60s
+    timeout server 60s
 frontend keys
     bind 127.0.0.1:{port}
-    http-request wait-for-body time 5s at-least 65536
+    http-request wait-for-body time 60s at-least 65536
     http-request set-var(txn.affinity) lua.affinity_key
     http-request return status 200 content-type text/plain lf-string "%[var(txn.affinity)]"
 """
@@ -53,17 +54,19 @@ def haproxy(text: str, port: int, folder: Path) -> Iterator[str]:
     process = subprocess.Popen(command("haproxy", config), stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            try:
-                httpx2.get(url, timeout=1)
-                break
-            except httpx2.TransportError:
-                time.sleep(0.05)
+        wait_until(lambda: answers(url))
         yield url
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
+
+
+def answers(url: str) -> bool:
+    try:
+        httpx2.get(url, timeout=60)
+    except httpx2.TransportError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +75,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
     port = free_port()
     text = ECHO.format(lua=ROOT / "configs/affinity.lua", port=port)
     folder = tmp_path_factory.mktemp("keys")
-    with haproxy(text, port, folder) as url, httpx2.Client(base_url=url, timeout=10) as client:
+    with haproxy(text, port, folder) as url, httpx2.Client(base_url=url, timeout=60) as client:
         yield client
 
 
@@ -128,7 +131,7 @@ def hit_rates(ports: list[int], url: str, bodies: list[dict[str, Any]]) -> list[
     """Send requests one by one; the shares of images and prompt tokens that both servers knew."""
 
     def counts() -> list[float]:
-        pages = [httpx2.get(f"http://127.0.0.1:{port}/metrics").text for port in ports]
+        pages = [httpx2.get(f"http://127.0.0.1:{port}/metrics", timeout=60).text for port in ports]
         names = (
             "media_cache_hits",
             "media_cache_queries",
@@ -181,7 +184,7 @@ def two_servers(folder: Path) -> Iterator[tuple[list[int], str]]:
         ports = [stack.enter_context(ServerProcess(words, log)).port for log in logs]
         for port in ports:
             wait_ready(port)
-        models = httpx2.get(f"http://127.0.0.1:{ports[0]}/v1/models").json()
+        models = httpx2.get(f"http://127.0.0.1:{ports[0]}/v1/models", timeout=60).json()
         yield ports, models["data"][0]["id"]
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import socket
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from internvl_server.settings.limits import LimitSettings
 from PIL import Image
 
 from tests.live.test_process import serving
+from tests.live.test_streams import wait_until
 from tests.live_server import LiveServer
 
 MB = 1 << 20
@@ -59,7 +61,7 @@ class MediaHost:
                 self.send_header("Content-Length", str(len(host.body)))
                 self.end_headers()
                 self.wfile.write(memoryview(host.body)[:1000])
-                host.go.wait(20)
+                host.go.wait(120)
                 with contextlib.suppress(OSError):
                     self.wfile.write(memoryview(host.body)[1000:])
 
@@ -105,13 +107,6 @@ def post_all(server: LiveServer, bodies: list[dict[str, Any]]) -> list[httpx2.Re
         return list(threads.map(server.post, bodies))
 
 
-def wait_until(is_true: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 15
-    while not is_true():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
-
-
 def is_free(budget: Any) -> bool:
     return not any(budget.in_use) and not budget.num_waiting
 
@@ -155,7 +150,8 @@ def test_a_burst_of_fetched_pictures_stays_within_its_memory(
     options = {f"media.{name}": value for name, value in host.settings().items()} | {
         "limits.max_fetched_bytes_in_flight": 64 * MB,
         "limits.max_tiles_in_flight": 32,
-        "limits.queue_timeout_s": 60,
+        "limits.queue_timeout_s": 240,
+        "media.fetch_timeout_s": 240,
     }
     settings = [
         word for name, value in options.items() for word in ("--set", f"{name}={json.dumps(value)}")
@@ -164,7 +160,7 @@ def test_a_burst_of_fetched_pictures_stays_within_its_memory(
     with serving(tiny_checkpoint, *settings) as (process, url), ThreadPoolExecutor(16) as threads:
 
         def post(body: dict[str, Any]) -> int:
-            return httpx2.post(f"{url}/v1/chat/completions", json=body, timeout=60).status_code
+            return httpx2.post(f"{url}/v1/chat/completions", json=body, timeout=240).status_code
 
         assert post(HELLO) == 200
         with Peak(process.pid) as peak:
@@ -179,9 +175,7 @@ def test_requests_that_each_hold_a_part_of_their_tiles_do_not_wait_for_each_othe
 ) -> None:
     """A part is reserved until the sizes of images are known; several answers may take more."""
     host.go.clear()
-    server = start_server(
-        media=host.settings(), limits={"max_tiles_in_flight": 80, "queue_timeout_s": 8}
-    )
+    server = start_server(media=host.settings(), limits={"max_tiles_in_flight": 80})
     budget = server.app.state.services.budgets.media
     bodies = [with_images(host.url(number), n=4) for number in range(8)]
     for body in bodies:
@@ -204,11 +198,11 @@ def test_tiles_are_counted_by_their_memory(pixel_type: str, num_tiles: int) -> N
 def test_a_burst_after_a_lull_is_served(start_server: Callable[..., LiveServer]) -> None:
     server = start_server(
         engine={"echo": {"token_delay_s": 0.05}},
-        limits={"queue_timeout_s": 2},
+        limits={"max_expected_wait_s": 10},
     )
     short = HELLO | {"max_tokens": 1}
     with ThreadPoolExecutor(1) as thread:  # one request runs all the time
-        long = thread.submit(server.post, HELLO | {"min_tokens": 90, "max_tokens": 90})
+        long = thread.submit(server.post, HELLO | {"min_tokens": 200, "max_tokens": 200})
         wait_until(lambda: server.engine.num_running == 1)
         assert server.post(short).status_code == 200
         time.sleep(2)
@@ -223,7 +217,7 @@ def test_a_queue_that_stands_is_kept_short(
     """The flood may fill the queue before the pace is known, and not again afterwards."""
     server = start_server(
         engine={"max_num_seqs": 4, "echo": {"token_delay_s": 0.05}},
-        limits={"max_expected_wait_s": longest_s, "queue_timeout_s": 60},
+        limits={"max_expected_wait_s": longest_s},
     )
     body = HELLO | {"min_tokens": 4, "max_tokens": 4}
     with ThreadPoolExecutor(30) as threads:
@@ -241,7 +235,7 @@ def test_keys_without_a_request_do_not_lengthen_the_expected_wait(
     server = start_server(
         engine={"echo": {"token_delay_s": 0.05}},
         server={"api_keys": keys},
-        limits={"queue_timeout_s": 2},
+        limits={"max_expected_wait_s": 3},
     )
 
     def post(key: str) -> int:
@@ -317,8 +311,8 @@ def test_a_body_in_chunks_reserves_what_has_arrived(
     chunk = b"%x\r\n%b\r\n" % (MB // 2, b" " * (MB // 2))
     whole = json.dumps(HELLO).encode()
     with (
-        socket.create_connection(("127.0.0.1", server.port), timeout=30) as first,
-        socket.create_connection(("127.0.0.1", server.port), timeout=30) as second,
+        socket.create_connection(("127.0.0.1", server.port), timeout=60) as first,
+        socket.create_connection(("127.0.0.1", server.port), timeout=60) as second,
     ):
         for client in (first, second):
             client.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n" + chunk)
@@ -337,7 +331,7 @@ def test_the_deadline_counts_while_a_body_arrives(
 ) -> None:
     server = start_server(limits={"request_timeout_s": 0.3})
     for path in (b"/v1/chat/completions", b"/v1/chat/completions/input_tokens", b"/tokenize"):
-        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as slow:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as slow:
             head = POST.replace(b"/v1/chat/completions", path)
             slow.sendall(head + b"Content-Length: 900000\r\n\r\n{")
             assert slow.recv(4096).startswith(b"HTTP/1.1 504 ")
@@ -347,9 +341,11 @@ def test_the_deadline_counts_while_a_body_arrives(
 def test_too_many_requests_are_refused_without_their_bodies(
     start_server: Callable[..., LiveServer],
 ) -> None:
-    server = start_server(limits={"max_in_flight": 1}, engine={"echo": {"first_token_delay_s": 30}})
+    server = start_server(
+        limits={"max_in_flight": 1}, engine={"echo": {"first_token_delay_s": 600}}
+    )
     stream = server.client().chat.completions.create(**HELLO, stream=True)
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as other:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as other:
         other.sendall(POST + b"Content-Length: 30000000\r\n\r\n")
         answer = other.recv(4096)
     assert answer.startswith(b"HTTP/1.1 429 ")
@@ -362,7 +358,7 @@ def test_a_request_waits_for_the_engine_for_a_limited_time(
     start_server: Callable[..., LiveServer],
 ) -> None:
     server = start_server(
-        engine={"max_num_seqs": 1, "echo": {"first_token_delay_s": 30}},
+        engine={"max_num_seqs": 1, "echo": {"first_token_delay_s": 600}},
         limits={"queue_timeout_s": 0.2},
     )
     # One runs, and another one waits in the engine to follow at once.
@@ -390,8 +386,8 @@ async def test_the_flood_of_one_key_does_not_hold_up_another(
 ) -> None:
     server = start_server(
         server={"api_keys": ["flood-key", "other-key"]},
-        engine={"max_num_seqs": 4, "echo": {"first_token_delay_s": 0.05}},
-        limits={"max_in_flight": 40, "queue_timeout_s": 60},
+        engine={"max_num_seqs": 4, "echo": {"first_token_delay_s": 0.2}},
+        limits={"max_in_flight": 40},
     )
     options: dict[str, Any] = {"base_url": f"{server.url}/v1", "max_retries": 0, "timeout": 60}
     done = {"flood": 0, "refused": 0}
@@ -420,8 +416,9 @@ async def test_the_flood_of_one_key_does_not_hold_up_another(
             overtaken.append(done["flood"] - before)
         is_over = True
         await asyncio.gather(*tasks)
-    # About as many of the flood end meanwhile as the engine computes, and not the 20 that it has in flight.
-    assert sum(overtaken) <= 10 * 10, overtaken
+    # About as many of the flood end meanwhile as the engine computes, and not the 20 that it has in flight;
+    # but this process reads several answers at once when it has not been scheduled for a while.
+    assert statistics.median(overtaken) <= 10, overtaken
     assert done["refused"] > 0
     assert_nothing_is_held(server)
 
@@ -434,7 +431,7 @@ def test_a_key_has_limits_of_its_own(
     keys.chmod(0o600)
     server = start_server(
         server={"keys_file": keys},
-        engine={"echo": {"first_token_delay_s": 30}},
+        engine={"echo": {"first_token_delay_s": 600}},
     )
     small, large = server.client(api_key="small-key"), server.client(api_key="large-key")
     streams = [small.chat.completions.create(**HELLO, stream=True)]
@@ -452,7 +449,7 @@ def test_a_deadline_ends_a_running_answer(
 ) -> None:
     server = start_server(engine={"echo": {"token_delay_s": 0.1}})
     body = HELLO | {"messages": [{"role": "user", "content": "a " * 200}], "stream": is_stream}
-    response = server.post(body, headers={"x-request-timeout": "0.5"})
+    response = server.post(body, headers={"x-request-timeout": "2"})
     if is_stream:
         assert response.status_code == 200
         assert "deadline_exceeded" in response.text
@@ -468,9 +465,9 @@ def test_a_deadline_ends_a_running_answer(
 @pytest.mark.parametrize(
     ("limits", "echo", "has_tokens"),
     [
-        ({"first_token_timeout_s": 0.2}, {"first_token_delay_s": 30}, False),
+        ({"first_token_timeout_s": 0.2}, {"first_token_delay_s": 600}, False),
         ({"next_token_timeout_s": 0.2}, {"hang_after_tokens": 2}, True),
-        ({"request_timeout_s": 0.4}, {"hang_after_tokens": 2}, True),
+        ({"request_timeout_s": 2}, {"hang_after_tokens": 2}, True),
     ],
 )
 def test_an_engine_that_gives_no_tokens_is_not_waited_for(
@@ -511,7 +508,7 @@ class TestStages:
     def test_in_the_queue_of_the_engine(
         self, start_server: Callable[..., LiveServer], give_up: Callable[[LiveServer, Any], None]
     ) -> None:
-        server = start_server(engine={"max_num_seqs": 1, "echo": {"first_token_delay_s": 30}})
+        server = start_server(engine={"max_num_seqs": 1, "echo": {"first_token_delay_s": 600}})
         streams = [server.client().chat.completions.create(**HELLO, stream=True) for _ in range(2)]
         give_up(server, HELLO)
         wait_until(lambda: server.gate.num_in_flight == 2)

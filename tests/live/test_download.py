@@ -58,7 +58,7 @@ def environment(hub: Hub, tmp_path: Path) -> dict[str, str]:
 
 def run(environment: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*COMMAND, *options], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60,
+        [*COMMAND, *options], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240,
         check=False,
     )  # fmt: skip
 
@@ -169,9 +169,9 @@ def test_an_interrupt(hub, environment, tmp_path):
         [*COMMAND, NAME, "--to", str(tmp_path / "to")],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert hub.reached.wait(30)
+    assert hub.reached.wait(240)
     process.send_signal(signal.SIGINT)
-    output, message = process.communicate(timeout=30)
+    output, message = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT
     assert output == ""
     assert message.endswith("Files that are complete are kept: run the command again.\n")
@@ -262,7 +262,7 @@ def test_bars_on_a_terminal(environment, tmp_path):
     try:
         done = subprocess.run(
             [*COMMAND, NAME, "--to", str(tmp_path / "to")],
-            cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=other_end, timeout=60, check=True,
+            cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=other_end, timeout=240, check=True,
         )  # fmt: skip
         os.close(other_end)
         shown = b""

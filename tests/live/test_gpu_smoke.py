@@ -42,7 +42,7 @@ async def running(server):
     info = server.engine.info
     name = server.get("/v1/models").json()["data"][0]["id"]
     tile_px = server.app.state.services.checkpoint.tile_px
-    async with httpx2.AsyncClient(base_url=server.url, timeout=60) as client:
+    async with httpx2.AsyncClient(base_url=server.url, timeout=240) as client:
         yield Running(None, client, tile_px, info.max_model_len, info.max_num_seqs, 1, model=name)
 
 

@@ -5,7 +5,7 @@ import pytest
 from scripts.injections.__main__ import INJECTIONS, findings_of
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("number", ["C6", "C7", "C8", "C16", "C20", "C21"])
 def test_what_must_hold_holds(number: str, capsys: pytest.CaptureFixture[str]) -> None:
     findings = findings_of(INJECTIONS[number], is_short=True)

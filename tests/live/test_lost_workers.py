@@ -18,7 +18,7 @@ SIGNALS = (signal.SIGSEGV, signal.SIGKILL)
 
 
 def is_replaced(server: int, url: str, before: list[int]) -> bool:
-    httpx2.get(f"{url}/ready")
+    httpx2.get(f"{url}/ready", timeout=60)
     now = descendants(server)
     return before[0] not in now and len(now) == len(before)
 
@@ -38,6 +38,8 @@ def test_workers_die_under_load(tiny_checkpoint: Path) -> None:
             statuses[answer.status_code] += 1
 
     with serving(tiny_checkpoint, "--set", "media.num_workers=2") as (process, url):
+        log = threading.Thread(target=process.stderr.read)  # or a full pipe would stop it
+        log.start()
         clients = [threading.Thread(target=ask_on, args=[url, n]) for n in range(3)]
         for client in clients:
             client.start()
@@ -49,8 +51,10 @@ def test_workers_die_under_load(tiny_checkpoint: Path) -> None:
         is_over.set()
         for client in clients:
             client.join()
-        wait_until(lambda: httpx2.get(f"{url}/ready").status_code == 200)
+        wait_until(lambda: httpx2.get(f"{url}/ready", timeout=60).status_code == 200)
         assert process.poll() is None
+        process.kill()
+        log.join()
     assert statuses.keys() <= {200, 503}, statuses
     assert statuses[200] > 0
 

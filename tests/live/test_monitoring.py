@@ -105,7 +105,7 @@ class Watch:
 
     def _read(self, earlier: tuple[float, ...] = (0.0,)) -> None:
         for url in self._urls:
-            answer = httpx2.get(f"{url}/metrics", timeout=30)
+            answer = httpx2.get(f"{url}/metrics", timeout=60)
             for family in text_string_to_metric_families(answer.text):
                 for sample in family.samples:
                     labels = (url, *(f"{k}={v}" for k, v in sorted(sample.labels.items())))
@@ -224,7 +224,7 @@ def prometheus(urls: list[str], folder: Path) -> Iterator[Callable[..., Any]]:
     )  # fmt: skip
 
     def get(path: str, **parameters: str) -> Any:
-        answer = httpx2.get(f"http://{address}/api/v1/{path}", params=parameters, timeout=30).json()
+        answer = httpx2.get(f"http://{address}/api/v1/{path}", params=parameters, timeout=60).json()
         assert answer["status"] == "success", answer
         return answer["data"]
 
@@ -239,7 +239,7 @@ def prometheus(urls: list[str], folder: Path) -> Iterator[Callable[..., Any]]:
         yield get
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def wait_for_scrapes(get: Callable[..., Any]) -> None:

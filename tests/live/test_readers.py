@@ -37,7 +37,7 @@ def ask(server: LiveServer, *, connection: str = "keep-alive", **fields: Any) ->
     )
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-    client.settimeout(30)
+    client.settimeout(60)
     client.connect(("127.0.0.1", server.port))
     client.sendall(head + body)
     return client
@@ -122,7 +122,6 @@ def test_a_reader_that_never_reads_is_cut(
         wait_until(lambda: server.engine.num_started == 4)
         wait_until(lambda: is_idle(server))
         assert server.engine.num_aborted >= 1
-        client.settimeout(5)
         assert b"[DONE]" not in read_to_the_end(client)
     assert "the client stopped reading its stream" in caplog.messages
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
@@ -133,7 +132,7 @@ def test_a_reader_that_never_reads_is_cut(
 def test_clients_that_leave_at_any_moment_leave_nothing(
     start_server: Callable[..., LiveServer], caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
-    server = start_server(engine={"max_num_seqs": 8, "echo": {"token_delay_s": 0.002}})
+    server = start_server(engine={"max_num_seqs": 8, "echo": {"token_delay_s": 0.02}})
     for number in range(20):
         client = ask(server, **LONG)
         time.sleep(0.0025 * number)
@@ -233,5 +232,5 @@ def test_answers_that_nobody_reads_hold_no_connection(
             sock.sendall(one)
             time.sleep(0.002)
 
-    with socket.create_connection(address, timeout=20) as sock, pytest.raises(ConnectionError):
+    with socket.create_connection(address, timeout=60) as sock, pytest.raises(ConnectionError):
         ask(sock)  # until the server drops the connection

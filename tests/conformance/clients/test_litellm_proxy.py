@@ -73,7 +73,7 @@ def url(internet: socket.socket, tmp_path_factory: pytest.TempPathFactory) -> It
 def wait_alive(address: str, proxy: subprocess.Popen[bytes], log: Path) -> None:
     for _ in range(START_S * 4):
         with suppress(httpx2.TransportError):
-            httpx2.get(address).raise_for_status()
+            httpx2.get(address, timeout=60).raise_for_status()
             return
         assert proxy.poll() is None, log.read_text()
         time.sleep(0.25)
@@ -162,7 +162,7 @@ def test_refused(client: openai.OpenAI) -> None:
 
 def num_left() -> float:
     """How many requests ended because their clients left."""
-    text = httpx2.get(BASE_URL.removesuffix("/v1") + "/metrics").raise_for_status().text
+    text = httpx2.get(BASE_URL.removesuffix("/v1") + "/metrics", timeout=60).raise_for_status().text
     lines = [x for x in text.splitlines() if x.startswith("internvl_http_responses_total")]
     return sum(float(line.split()[-1]) for line in lines if 'status="499"' in line)
 
