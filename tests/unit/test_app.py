@@ -29,7 +29,7 @@ class Part:
 async def start(engine: Part, media: Part) -> list[StartupError]:
     failures: list[StartupError] = []
     services = SimpleNamespace(engine=engine, media=media)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await _start(cast(Any, services), failures.append)
     return failures
 

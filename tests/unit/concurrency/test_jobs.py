@@ -5,6 +5,7 @@ import os
 from dataclasses import asdict
 
 import pytest
+from internvl_server.concurrency import jobs
 from internvl_server.concurrency.confinement import rules
 from internvl_server.concurrency.jobs import JobLimitError, JobProcesses
 from internvl_server.concurrency.priority import NICENESS
@@ -33,7 +34,8 @@ def make(monkeypatch, pytestconfig):
 
 
 @pytest.fixture
-async def processes(make):
+async def processes(make, monkeypatch):
+    monkeypatch.setattr(jobs, "_WALL_FACTOR", 200)  # a busy machine lets a job wait
     processes = make(limit_s=0.3, num_processes=1, max_bytes=300 << 20)
     yield processes
     await processes.close()
@@ -86,7 +88,8 @@ async def test_no_other_system_call_is_allowed(processes):
     assert set(outcomes.values()) == {"EPERM"}
 
 
-async def test_a_job_that_only_waits_is_ended(processes):
+async def test_a_job_that_only_waits_is_ended(processes, monkeypatch):
+    monkeypatch.setattr(jobs, "_WALL_FACTOR", 4)
     with pytest.raises(JobLimitError):
         await processes.run({"sleep": True})
 
@@ -110,7 +113,7 @@ async def test_a_defect_has_its_traceback(processes):
 
 
 async def test_a_job_that_finds_no_free_process_is_refused(make):
-    processes = make(num_processes=1, limit_s=5.0, wait_s=0.2)
+    processes = make(num_processes=1, limit_s=60.0, wait_s=0.2)
     busy = asyncio.ensure_future(processes.run({"sleep": True}))
     await asyncio.sleep(0)
     with pytest.raises(EngineOverloadedError):
@@ -122,6 +125,8 @@ async def test_a_job_that_finds_no_free_process_is_refused(make):
 
 async def test_a_cancelled_job_frees_its_place(processes):
     job = asyncio.ensure_future(processes.run({"sleep": True}))
+    while not processes._all or processes._idle:  # it is starting
+        await asyncio.sleep(0.01)
     await asyncio.sleep(0.2)
     job.cancel()
     with pytest.raises(asyncio.CancelledError):

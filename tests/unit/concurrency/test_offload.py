@@ -27,7 +27,7 @@ def test_a_thread_sees_the_callers_context_and_its_errors_are_raised() -> None:
 def test_the_loop_runs_on_while_a_call_waits() -> None:
     async def run() -> bool:
         event = threading.Event()
-        waiting = asyncio.create_task(offload(lambda: event.wait(10)))
+        waiting = asyncio.create_task(offload(lambda: event.wait(60)))
         await asyncio.sleep(0)
         event.set()
         return await waiting

@@ -72,7 +72,7 @@ class BudgetMachine(RuleBasedStateMachine):
             self.held.append(task.result())
 
     def run(self, work: Awaitable[Any]) -> None:
-        self.loop.run_until_complete(asyncio.wait_for(work, 5))
+        self.loop.run_until_complete(asyncio.wait_for(work, 60))
 
     @rule(client=NAMES, amounts=AMOUNTS, cost=st.integers(1, 50))
     def reserve(self, client: str, amounts: tuple[int, int], cost: int) -> None:
@@ -288,6 +288,7 @@ async def test_a_share_grows_while_it_keeps_what_it_has() -> None:
     with pytest.raises(EngineOverloadedError):
         await share.enlarge(4)
     assert share.amounts == (2,)
+    budget.wait_s = 60
     growing = asyncio.ensure_future(share.enlarge(4))
     await settle()
     other.release()
@@ -305,7 +306,7 @@ async def test_what_others_may_wait_for_is_granted_first(client: str) -> None:
     grown = asyncio.ensure_future(growing.enlarge(8, 3))
     await settle()
     other.release()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await grown
         growing.release()
         (await large).release()

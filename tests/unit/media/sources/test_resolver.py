@@ -22,7 +22,7 @@ class NameServers:
 
     def getaddrinfo(self, host: str, port: int, **_: object) -> list[Any]:
         self.asked.append(host)
-        if host.startswith("slow") and self.release.wait(20):
+        if host.startswith("slow") and self.release.wait(120):
             raise socket.gaierror
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("8.8.8.8", port))]
 
@@ -43,8 +43,22 @@ async def resolver(servers: NameServers) -> AsyncIterator[Resolver]:
 
 
 async def give_up(resolver: Resolver, host: str) -> None:
+    """Ask for a name that has no thread."""
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(resolver.look_up(host, 80), WAIT_S)
+
+
+async def give_up_asked(
+    resolver: Resolver, servers: NameServers, hosts: list[str], number: int
+) -> None:
+    """Ask for names, until threads have asked for so many of them."""
+    tasks = [asyncio.create_task(resolver.look_up(host, 80)) for host in hosts]
+    async with asyncio.timeout(60):
+        while len(servers.asked) < number:
+            await asyncio.sleep(0.005)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_hosts_whose_name_servers_hang_leave_threads_to_others(
@@ -52,20 +66,20 @@ async def test_hosts_whose_name_servers_hang_leave_threads_to_others(
 ) -> None:
     slow = [f"slow{i}.of.domain-{i % 3}.example" for i in range(40)]
     hosts = [host.removesuffix(".example") for host in slow]
-    await asyncio.gather(*(give_up(resolver, host) for host in hosts))
+    await give_up_asked(resolver, servers, hosts, 3 * 2)
     assert len(servers.asked) == 3 * 2, "of each domain, no more than its places"
-    [address] = await asyncio.wait_for(resolver.look_up("fast.example", 80), 10)
+    [address] = await asyncio.wait_for(resolver.look_up("fast.example", 80), 60)
     assert str(address) == "8.8.8.8"
 
 
 async def test_a_domain_recovers_with_its_name_servers(
     resolver: Resolver, servers: NameServers, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for host in ("slow.example.org", "slow2.example.org", "fast.example.org"):
-        await give_up(resolver, host)
+    await give_up_asked(resolver, servers, ["slow.example.org", "slow2.example.org"], 2)
+    await give_up(resolver, "fast.example.org")
     assert servers.asked == ["slow.example.org", "slow2.example.org"]
     servers.release.set()
-    assert await asyncio.wait_for(resolver.look_up("fast.example.org", 80), 10)
+    assert await asyncio.wait_for(resolver.look_up("fast.example.org", 80), 60)
     gc.collect()
     assert "never retrieved" not in caplog.text
 
@@ -74,10 +88,10 @@ async def test_a_look_up_that_nobody_waits_for_is_not_begun(
     resolver: Resolver, servers: NameServers
 ) -> None:
     all_threads = [f"slow.domain{number}" for number in range(32)]
-    await asyncio.gather(*(give_up(resolver, host) for host in all_threads))
+    await give_up_asked(resolver, servers, all_threads, 32)
     await give_up(resolver, "fast.domain")
     servers.release.set()
-    await asyncio.wait_for(resolver.look_up("other.domain", 80), 10)
+    await asyncio.wait_for(resolver.look_up("other.domain", 80), 60)
     assert "fast.domain" not in servers.asked
 
 
