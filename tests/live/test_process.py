@@ -46,8 +46,10 @@ def run(*options: str, env: dict[str, str] | None = None) -> subprocess.Complete
 def serving(
     checkpoint: Path, *options: str, env: dict[str, str] | None = None
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    # On a busy machine nothing is refused because of how long it would wait.
+    patient = ("--set", "limits.max_expected_wait_s=3600", "--set", "limits.queue_timeout_s=60")
     process = subprocess.Popen(
-        [*COMMAND, "--port", "0", "--model", str(checkpoint), *options], cwd=ROOT,
+        [*COMMAND, "--port", "0", "--model", str(checkpoint), *patient, *options], cwd=ROOT,
         env=os.environ | (env or {}), stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stderr is not None
