@@ -209,19 +209,24 @@ class TestFailure:
         with pytest.raises(ImageFetchError) as error:
             await preparer.prepare(references)
         assert error.value.param == "missing"
-        await asyncio.sleep(0.05)
-        assert num_other_tasks() - before <= 4  # the stub host's own
+        async with asyncio.timeout(60):
+            while num_other_tasks() - before > 4:  # the stub host's own
+                await asyncio.sleep(0.01)
 
     async def test_fetches_of_one_request_are_bounded(
         self, preparer: MediaPreparer, host: StubHost
     ) -> None:
         body = encode(make_image())
         running = most = 0
+        are_four = asyncio.Event()
 
         async def answer(_head: bytes, writer: asyncio.StreamWriter) -> None:
             nonlocal running, most
             running += 1
             most = max(most, running)
+            if running == 4:
+                are_four.set()
+            await are_four.wait()
             await asyncio.sleep(0.03)
             running -= 1
             writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
@@ -334,7 +339,9 @@ class TestReservation:
             )
             await half.wait()
             await asyncio.sleep(0.05)
-            assert share.amounts[0] == (len(body) if says_size else settings.max_image_bytes)
+            async with asyncio.timeout(60):
+                while share.amounts[0] != (len(body) if says_size else settings.max_image_bytes):
+                    await asyncio.sleep(0.01)
             has_all.set()
             await prepared
             assert share.amounts[0] == 0
