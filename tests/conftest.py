@@ -11,7 +11,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from internvl_server.prompt.tokenizer import PromptTokenizer, load_tokenizer
-from internvl_server.serve import connection
+from internvl_server.serve import writing
 from PIL import Image
 
 from scripts.make_random_checkpoint import SHAPES, write_checkpoint
@@ -44,7 +44,7 @@ def keep_pillows_limit() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def wait_for_late_readers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test may not be scheduled for seconds before it reads the answer that refuses its connection."""
-    monkeypatch.setattr(connection, "_LINGER_S", 60.0)
+    monkeypatch.setattr(writing, "_LINGER_S", 60.0)
 
 
 @pytest.fixture(scope="session")
