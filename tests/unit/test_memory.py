@@ -19,7 +19,7 @@ class Clock:
         self.now = 100.0
         monkeypatch.setattr(memory, "time", SimpleNamespace(monotonic=lambda: self.now))
         loop = SimpleNamespace(run_in_executor=lambda _, work: work())
-        monkeypatch.setattr(memory.asyncio, "get_running_loop", lambda: loop)
+        monkeypatch.setattr("asyncio.get_running_loop", lambda: loop)
 
     def tick(self, trim: Trim, num_requests: int, num_in_flight: int) -> None:
         for _ in range(10):
