@@ -10,6 +10,7 @@ import uvicorn
 from internvl_server.api.admission import AdmissionGate, GateState
 from internvl_server.engine.health import health_of
 from internvl_server.pipeline import Budgets
+from internvl_server.serve import run
 from internvl_server.serve.draining import DrainingServer
 from internvl_server.serve.room import AwaitedHeads
 from internvl_server.settings import ServerSettings, Settings
@@ -32,6 +33,11 @@ def server() -> DrainingServer:
     config = uvicorn.Config(cast(Any, app))
     config.load()
     return DrainingServer(config, services)
+
+
+def test_no_child_process_gets_the_port() -> None:
+    with run._bind(uvicorn.Config(cast(Any, app), port=0)) as listener:
+        assert not listener.get_inheritable()
 
 
 async def test_sigterm_serves_requests_until_the_drain(server: DrainingServer) -> None:

@@ -141,7 +141,7 @@ def _allow_files(needed: int) -> None:
 
 def _bind(config: uvicorn.Config) -> socket.socket:
     try:
-        return config.bind_socket()
+        listener = config.bind_socket()
     except SystemExit as err:  # raised by uvicorn for an error of the system
         reason = err.__context__
         change = "Choose another address of this machine with --host, or another port with --port."
@@ -151,6 +151,9 @@ def _bind(config: uvicorn.Config) -> socket.socket:
             f"Cannot listen on server.host {config.host}, server.port {config.port}: "
             f"{getattr(reason, 'strerror', reason)}. {change}"
         ) from err
+    # uvloop's child processes would have it too, and the port be taken until the last of them ends.
+    listener.set_inheritable(False)
+    return listener
 
 
 def _announce(services: Services, host: str, port: int) -> None:
