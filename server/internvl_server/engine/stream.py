@@ -42,6 +42,11 @@ class Stream:
             nothing after the request's end.
     """
 
+    __slots__ = (
+        "_abort", "_enter", "_error", "_finish_reason", "_has_ended", "_logprobs", "_next_push",
+        "_num_cached_tokens", "_reader", "_sink", "_token_ids",
+    )  # fmt: skip
+
     def __init__(self, enter: Callable[[Self], Awaitable[Abort]]) -> None:
         self._enter: Callable[[Self], Awaitable[Abort]] | None = enter
         self._abort: Abort | None = None

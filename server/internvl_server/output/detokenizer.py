@@ -53,6 +53,10 @@ class BytesDetokenizer:
         json_strings: Shared by all detokenizers of a vocabulary, which fill it.
     """
 
+    __slots__ = (
+        "_decoder", "_json_strings", "_skipped_ids", "_token_bytes",
+    )  # fmt: skip
+
     def __init__(
         self,
         token_bytes: Sequence[bytes],

@@ -50,6 +50,11 @@ class Answer:
         last_at: When the last ones came.
     """
 
+    __slots__ = (
+        "_add_gap", "_check", "_checked", "_is_over", "_is_paused", "_meter", "_put_json", "_reader",
+        "_stream", "_text", "first_at", "index", "last_at", "num_cached_tokens",
+    )  # fmt: skip
+
     def __init__(
         self,
         index: int,

@@ -33,6 +33,10 @@ class Channel:
         on_end: Called once, when the last message has been sent, or with the error that prevented it.
     """
 
+    __slots__ = (
+        "_direct", "_has_last", "_kept", "_on_end", "_on_ready", "_rest", "_send", "_timeout_s", "is_over",
+    )  # fmt: skip
+
     def __init__(
         self,
         scope: Scope,

@@ -70,6 +70,10 @@ class Feed:
             because its handle is in use until TurboMind has reported that.
     """
 
+    __slots__ = (
+        "_has_news", "_hub", "_on_failure", "_reader", "_take", "_waiter", "is_queued",
+    )  # fmt: skip
+
     def __init__(
         self,
         hub: EngineHub,

@@ -61,6 +61,10 @@ class Work:
 class Job:
     """One accepted request. `handle` is set while it runs."""
 
+    __slots__ = (
+        "_is_over", "_stream", "cancelled_at", "handle", "is_reported", "num_tokens", "request_id", "task",
+    )  # fmt: skip
+
     def __init__(self, request_id: str, stream: Stream) -> None:
         self.request_id = request_id
         self._stream = stream
