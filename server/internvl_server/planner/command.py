@@ -9,6 +9,7 @@ from internvl_server.planner.gpus import parse_gpus
 from internvl_server.planner.memory import Deployment
 from internvl_server.planner.models import MODELS, why_unserved
 from internvl_server.planner.report import markdown_table, plan_facts, render_text
+from internvl_server.settings.options import at_least
 
 __all__ = ["add_plan_options", "plan_text"]
 
@@ -25,10 +26,10 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--gpus", default=_GPUS, help="COUNTxGB, more with commas (%(default)s)")
     parser.add_argument(
-        "--tp", type=_positive, default=0, help="GPUs of one server; default: the fewest"
+        "--tp", type=at_least(1), default=0, help="GPUs of one server; default: the fewest"
     )
     parser.add_argument(
-        "--context", type=_positive, default=0, help="tokens of the longest request"
+        "--context", type=at_least(1), default=0, help="tokens of the longest request"
     )
     parser.add_argument("--kv", choices=_KV_BITS, default="none", help="KV cache quantization")
     parser.add_argument(
@@ -38,11 +39,11 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
         help="cache_max_entry_count, between 0 and 1 (%(default)s)",
     )
     parser.add_argument(
-        "--max-num-seqs", type=_positive, default=256, help="requests at once (%(default)s)"
+        "--max-num-seqs", type=at_least(1), default=256, help="requests at once (%(default)s)"
     )
     parser.add_argument(
         "--request-tokens",
-        type=_positive,
+        type=at_least(1),
         default=_REQUEST_TOKENS,
         help="tokens of a usual request, including images and answer (%(default)s)",
     )
@@ -94,13 +95,6 @@ def _requested(options: argparse.Namespace, model: CheckpointConfig) -> Deployme
         kv_bits=_KV_BITS[options.kv],
         cache_share=options.cache,
     )
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError("it must be at least 1")
-    return value
 
 
 def _share(text: str) -> float:
