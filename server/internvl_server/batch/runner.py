@@ -21,6 +21,7 @@ _log = logging.getLogger(__name__)
 
 FIRST_WAIT_S = 0.5
 MAX_WAIT_S = 30.0
+_MAX_DOUBLINGS = 32
 
 _RETRIED = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -32,7 +33,8 @@ def backoff_s(attempt: int, retry_after_s: int) -> float:
     Grows exponentially to `MAX_WAIT_S`, is at least what the server asked for, and has up to half of that
     added at random, so that requests that were refused together spread out.
     """
-    wait_s: float = max(min(FIRST_WAIT_S * 2**attempt, MAX_WAIT_S), retry_after_s)
+    doublings = min(attempt, _MAX_DOUBLINGS)  # a float has no room for many more
+    wait_s: float = max(min(FIRST_WAIT_S * 2**doublings, MAX_WAIT_S), retry_after_s)
     return wait_s * random.uniform(1, 1.5)  # noqa: S311 - not a secret
 
 
