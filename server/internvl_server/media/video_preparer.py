@@ -45,7 +45,6 @@ class VideoPreparer:
         cache: TileCache,
     ) -> None:
         self.outcomes = dict.fromkeys(("ok", "refused", "left", "failed"), 0)
-        self._settings = settings
         self._images = images
         self._in_flight = SharedBudget(
             settings.max_videos_in_flight,
