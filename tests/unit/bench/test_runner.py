@@ -1,9 +1,11 @@
 """Loops whose server is a function: how late it answers changes nothing in when requests are sent."""
 
 import asyncio
+import itertools
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 from internvl_server.bench.datasets.base import Prompt
@@ -41,9 +43,19 @@ async def test_the_schedule_of_an_open_loop_does_not_depend_on_the_server() -> N
 
 
 async def test_a_slow_server_gets_all_requests_of_an_open_loop_at_once() -> None:
-    server = FakeServer(0.5)
-    await run_load(server, PROMPTS, Load(rate=1000))
-    assert server.most == len(PROMPTS)
+    num_waiting, are_all_there = 0, asyncio.Event()
+
+    async def send(_: Prompt, record: Record) -> None:
+        nonlocal num_waiting
+        record.sent_s = time.perf_counter()
+        num_waiting += 1
+        if num_waiting == len(PROMPTS):
+            are_all_there.set()
+        async with asyncio.timeout(60):
+            await are_all_there.wait()
+
+    await run_load(send, PROMPTS, Load(rate=1000))
+    assert are_all_there.is_set()
 
 
 async def test_waiting_for_a_place_is_part_of_the_latency() -> None:
@@ -72,7 +84,12 @@ async def test_a_duration_ends_an_open_loop() -> None:
     assert max(due) <= 0.1
 
 
-async def test_a_closed_loop_with_a_duration_repeats_its_prompts() -> None:
+async def test_a_closed_loop_with_a_duration_repeats_its_prompts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ticks = itertools.count()
+    clock = SimpleNamespace(perf_counter=lambda: next(ticks) / 100)
+    monkeypatch.setattr("internvl_server.bench.runner.time", clock)
     server = FakeServer(0.001)
     await run_load(server, PROMPTS[:2], Load(max_concurrency=2, duration_s=0.2))
     assert len(server.texts) > 2
@@ -80,10 +97,14 @@ async def test_a_closed_loop_with_a_duration_repeats_its_prompts() -> None:
 
 
 async def test_a_signal_keeps_what_has_been_answered() -> None:
+    has_answered = asyncio.Event()
+
     async def send(prompt: Prompt, record: Record) -> None:
         if prompt.text == "1":
+            await has_answered.wait()
             os.kill(os.getpid(), signal.SIGINT)
         await FakeServer(0 if prompt.text == "0" else 60)(prompt, record)
+        has_answered.set()
 
     run = await run_load(send, PROMPTS, Load(rate=100))
     assert run.is_interrupted
@@ -100,5 +121,6 @@ async def test_a_busy_client_is_noticed() -> None:
             pass
 
     run = await run_load(send, PROMPTS[:10], Load(rate=1000))
-    assert run.strain["client_cpu_share"] > 0.2
+    # The share itself is small where other processes take the cores.
+    assert run.strain["client_cpu_share"] * run.duration_s > 0.4
     assert run.strain["client_loop_lag_max_ms"] >= 20

@@ -76,7 +76,7 @@ async def read(pool):
         return lambda: pool.abort(job)
 
     try:
-        async with asyncio.timeout(5), Stream(enter) as stream:
+        async with asyncio.timeout(60), Stream(enter) as stream:
             return [delta async for delta in stream]
     finally:
         await asyncio.sleep(0.05)  # the job ends after its reader
@@ -108,7 +108,7 @@ async def test_a_handle_is_in_use_until_the_end_even_if_reading_fails():
         return lambda: pool.abort(job)
 
     try:
-        async with asyncio.timeout(30), Stream(enter) as stream:
+        async with asyncio.timeout(60), Stream(enter) as stream:
             assert await anext(stream) == TokenDelta((1,))
             with pytest.raises(EngineError, match="The engine failed"):
                 await anext(stream)
