@@ -266,6 +266,7 @@ async def test_a_judge_in_processes():
 
 async def test_hostile_constraints_do_not_keep_others_waiting(monkeypatch):
     monkeypatch.setattr("internvl_server.engine.guided.compiler._LIMIT_S", 1.0)
+    monkeypatch.setattr("internvl_server.concurrency.jobs._WALL_FACTOR", 100)
     hostile = [
         JsonSchema(
             {"allOf": [{"type": "integer", "multipleOf": p} for p in (7, 11, 13, 17, 19, n)]}
