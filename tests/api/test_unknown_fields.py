@@ -114,12 +114,33 @@ def test_the_header_is_bounded(echo_server: LiveServer) -> None:
 
 
 @pytest.mark.parametrize("empty", ["", [], {}])
-@pytest.mark.parametrize("name", ["tool_choice", "response_format", "logit_bias", "stop", "seed"])
+@pytest.mark.parametrize("name", ["tool_choice", "response_format", "logit_bias", "stop"])
 def test_an_empty_value_of_an_optional_field_is_neutral(
     echo_server: LiveServer, name: str, empty: object
 ) -> None:
     body = {"model": "tiny", "messages": HELLO, name: empty}
     assert send(echo_server, "/v1/chat/completions", body).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "seed", "temperature", "stream"])
+def test_an_empty_text_in_the_place_of_a_number_or_a_name_is_neutral(
+    echo_server: LiveServer, name: str
+) -> None:
+    body = {"model": "tiny", "messages": HELLO, name: ""}
+    assert send(echo_server, "/v1/chat/completions", body).status_code == 200
+
+
+@pytest.mark.parametrize("empty", [[], {}])
+@pytest.mark.parametrize("name", ["max_tokens", "seed", "temperature", "stream"])
+def test_an_empty_list_or_object_in_their_place_is_refused(
+    echo_server: LiveServer, name: str, empty: object
+) -> None:
+    answer = send(
+        echo_server, "/v1/chat/completions", {"model": "tiny", "messages": HELLO, name: empty}
+    )
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == name
+    assert answer.json()["error"]["code"] == "invalid_value"
 
 
 @pytest.mark.parametrize("empty", ["", []])

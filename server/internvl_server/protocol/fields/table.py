@@ -2,14 +2,15 @@
 
 The parser, the documentation and the tests read the same table. A refused field is accepted with a neutral
 value (`audio: null`, `modalities: ["text"]`), because then nothing is ignored. An empty value of an optional
-field is like null.
+field is like null, but for a list or an object in the place of a number or a text.
 """
 
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -70,6 +71,12 @@ class FieldTable:
         others = frozenset({*self.refused, *self.bookkeeping})
         return DefinedNames(frozenset(self.implemented), self.foreign, others)
 
+    @cached_property
+    def scalars(self) -> AbstractSet[str]:
+        """The implemented fields that never have a list or an object."""
+        fields = self.model.model_fields
+        return {name for name, info in fields.items() if _is_scalar(info.annotation)}
+
     @property
     def implemented(self) -> AbstractSet[str]:
         """The implemented fields, extensions included."""
@@ -125,13 +132,19 @@ def known_fields(
 
 
 def _is_left_out(name: str, value: Any, table: FieldTable) -> bool:  # noqa: ANN401  (any JSON value)
-    """Whether an optional field has an empty value, which some clients send for null, whatever its type."""
-    is_optional = name not in _PROMPTS and not table.model.model_fields[name].is_required()
-    return is_optional and _is_empty(value)
+    """Whether an optional field has an empty value that some clients send for null."""
+    if name in _PROMPTS or table.model.model_fields[name].is_required():
+        return False
+    return value == "" or (value in ([], {}) and name not in table.scalars)
 
 
-def _is_empty(value: Any) -> bool:  # noqa: ANN401  (any JSON value)
-    return isinstance(value, str | list | dict) and not value
+def _is_scalar(annotation: Any) -> bool:  # noqa: ANN401  (a type, as of `FieldInfo`)
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _is_scalar(parts[0])
+    if origin in (Union, UnionType):
+        return all(map(_is_scalar, parts))
+    return origin is Literal or annotation in (int, float, bool, str, NoneType)
 
 
 def refusal(error: RefusedMemberError, path: str) -> InvalidRequestError:
