@@ -19,9 +19,9 @@ _PASSES = (
     (0, 8, 0, 8), (4, 8, 0, 8), (0, 4, 4, 8), (2, 4, 0, 4), (0, 2, 2, 4), (1, 2, 0, 2), (0, 1, 1, 2),
 )  # fmt: skip
 _NEEDED = frozenset({b"IHDR", b"PLTE", b"tRNS", b"eXIf"})
-_KEY_BYTES = {0: 2, 2: 6}  # of the transparent colour, by colour type
-# By colour type and depth: how Pillow scales the samples to 8 bits.
-_KEY_SCALES = {(0, 2): 85, (0, 4): 17, (2, 16): 1 / 256}
+_KEY_BYTES = {b"\0": 2, b"\2": 6}  # of the transparent colour, by colour type
+# By depth and colour type: how Pillow scales the samples to 8 bits.
+_KEY_SCALES = {b"\2\0": 85, b"\4\0": 17, b"\x10\2": 1 / 256}
 _CRITICAL = frozenset({b"IHDR", b"PLTE"})
 _PIECE_BYTES = 1 << 18
 _ZLIB_HEADER_BYTES = 2
@@ -46,7 +46,7 @@ class PngFile:
                     head.setdefault(name, chunk)
                 elif name in _CRITICAL:
                     break
-        if b"tRNS" in head and b"IHDR" in head:
+        if b"tRNS" in head:
             head[b"tRNS"] = _transparency(head[b"tRNS"][8:-4], head[b"IHDR"])
         self._head = b"".join(head.values())
         self.data = self._assemble(pixels)
@@ -141,11 +141,11 @@ def _transparency(content: bytes, header: bytes) -> bytes:
 
     Pillow compares the key with 8-bit samples, except that of 16-bit grey.
     """
-    depth, colour = header[16], header[17]
-    num_bytes = _KEY_BYTES.get(colour, 0)
+    depth_and_colour = header[16:18]  # fewer bytes if the header is too short, which Pillow refuses
+    num_bytes = _KEY_BYTES.get(depth_and_colour[1:], 0)
     if len(content) < num_bytes:
         return b""
-    if scale := _KEY_SCALES.get((colour, depth)):
+    if scale := _KEY_SCALES.get(depth_and_colour):
         key = struct.unpack_from(f">{num_bytes // 2}H", content)
         content = struct.pack(f">{len(key)}H", *(int(level * scale) & 255 for level in key))
     return _chunk(b"tRNS", content)

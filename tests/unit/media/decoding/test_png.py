@@ -119,6 +119,15 @@ def test_a_broken_header_is_refused(place: int) -> None:
         pixels(bytes(data))
 
 
+@pytest.mark.parametrize("num_bytes", range(13))
+def test_a_short_header_is_refused(num_bytes: int) -> None:
+    header = png_chunk(b"IHDR", FILES["L"][16 : 16 + num_bytes])
+    data = FILES["L"][:8] + header + png_chunk(b"tRNS", b"\0\0") + FILES["L"][HEAD_BYTES:]
+    for read in (decode_image, read_size):
+        with pytest.raises(ImageDecodeError):
+            read(data, LIMITS)
+
+
 def test_a_palette_with_a_wrong_checksum_is_refused() -> None:
     data = bytearray(FILES["P"])
     data[data.index(b"PLTE") + 4] ^= 1
