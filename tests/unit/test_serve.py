@@ -1,9 +1,10 @@
 """How signals change what the server does with new requests."""
 
+import asyncio
 import signal
 from types import SimpleNamespace
 from typing import Any, cast
-from unittest.mock import Mock
+from unittest.mock import Mock, call
 
 import pytest
 import uvicorn
@@ -15,6 +16,7 @@ from internvl_server.serve.draining import DrainingServer
 from internvl_server.serve.room import AwaitedHeads
 from internvl_server.settings import ServerSettings, Settings
 from internvl_server.settings.limits import LimitSettings
+from uvicorn.server import ServerState
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -135,6 +137,28 @@ def test_a_late_head_makes_room_beside_a_burst(monkeypatch: pytest.MonkeyPatch) 
     assert heads.drop_one(client_at("192.0.2.1"))
     assert_dropped(connections, 0)
     assert not heads.drop_one(client_at("192.0.2.1"))
+
+
+async def test_a_refused_client_is_read_on() -> None:
+    """One that goes on sending its body would otherwise never come to read the answer."""
+
+    async def forever(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.Event().wait()
+
+    config = uvicorn.Config(cast(Any, forever), ws="none", log_config=None)
+    transport = Mock(is_closing=lambda: False)
+    state = ServerState()
+    connection = run.connections_of(Settings())(config, state, {})
+    connection.connection_made(transport)
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    connection.data_received(head + b"186a0\r\n" + b" " * 100_000)
+    assert transport.method_calls[-1] == call.pause_reading()
+    connection.data_received(b"no end of a chunk")
+    assert b" 400 " in transport.write.call_args[0][0]
+    assert transport.resume_reading.called
+    connection.connection_lost(None)
+    for task in tuple(state.tasks):
+        task.cancel()
 
 
 def client_at(address: str | None) -> Mock:

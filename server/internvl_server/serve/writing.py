@@ -102,6 +102,7 @@ class ReaderWatch(HttpToolsProtocol):
         Args:
             most_s: Seconds after which it is closed anyway.
         """
+        self.flow.resume_reading()  # a large body may have paused it
         self._linger(self.loop.time() + most_s)
 
     def _linger(self, until: float) -> None:
