@@ -105,6 +105,7 @@ class Answer:
         self._is_over = True
         self._stream.detach()
         self._stream.abort()
+        self._meter.end(self)
 
     def break_off(self, error: ServerError) -> None:
         """End the request in the engine, and have the error follow the tokens so far."""
@@ -114,7 +115,6 @@ class Answer:
     async def aclose(self) -> None:
         """End the answer, and the check of its text. Idempotent."""
         self.end()
-        self._meter.end(self)
         if self._check is not None:
             self._check.cancel()
             await asyncio.gather(self._check, return_exceptions=True)

@@ -73,4 +73,5 @@ async def test_a_cancelled_close_ends_all_answers_in_the_engine() -> None:
         closing.cancel()
         await asyncio.gather(closing, return_exceptions=True)
         assert set(aborted) == {first, second}
+        assert not meter._answers
         reading.cancel()
