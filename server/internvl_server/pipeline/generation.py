@@ -17,7 +17,7 @@ __all__ = ["Generation"]
 
 
 class Generation:
-    """One accepted request while its answers are generated. Its owner's stack holds the resources.
+    """One accepted request while its answers are generated; `aclose` frees what it holds.
 
     Args:
         usage: Token counts of the prompts.

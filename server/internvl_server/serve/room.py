@@ -27,6 +27,8 @@ class Guest(Protocol):
 class AwaitedHeads:
     """The connections whose clients have not sent a whole head, from the oldest on, all and by address.
 
+    Those that were refused, and whose clients may still read why, are among them.
+
     Clients of IPv6 have at least 2^64 addresses, so that the network of that size counts as one.
 
     Args:
