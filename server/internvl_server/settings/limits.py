@@ -37,7 +37,7 @@ class LimitSettings(Section):
     """Maximum size of a request body in bytes."""
     body_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
     """Seconds within which a client must have sent its body. If it is refused before, the connection stays
-    open for this time, so that it can read the answer."""
+    open while it sends, for this time at most, so that it can read the answer."""
     max_json_values: Annotated[int, Field(ge=10_000, le=10_000_000)] = 200_000
     """Maximum number of values and member names in a request body, counted by its punctuation; 64 bytes of
     text that is not ASCII count as one. Four times the context length is always allowed, because the
