@@ -89,6 +89,21 @@ def test_a_full_disk_is_named(playground: Playground, pictures: Path) -> None:
     page.wait_for_selector("#notice >> text=There is no room left")
 
 
+def test_a_conversation_is_kept_again_once_there_is_room(playground: Playground) -> None:
+    page = playground.page
+    playground.play("ok")
+    playground.ask("first")
+    page.evaluate("void (window.put = IDBObjectStore.prototype.put)")
+    full = "() => { throw new DOMException('', 'QuotaExceededError'); }"
+    page.evaluate(f"void (IDBObjectStore.prototype.put = {full})")
+    playground.ask("second")
+    page.wait_for_selector("#notice >> text=There is no room left")
+    page.evaluate("void (IDBObjectStore.prototype.put = window.put)")
+    playground.ask("third")
+    assert said(playground, 0) == ["first", "second", "third"]
+    assert titles(playground) == ["first"]
+
+
 def test_a_reload_keeps_what_has_come_of_an_answer(
     playground: Playground, demo: LiveServer
 ) -> None:

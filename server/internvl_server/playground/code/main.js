@@ -216,8 +216,9 @@ async function keep(own, { isNew = false } = {}) {
     if (!stored && !isNew) return;
     if (stored?.title) own.title = stored.title; // it may have been renamed in the list
     if (stored && stored.updated !== own.updated) becomeCopy(own);
-    own.updated = Date.now();
-    await storage.put(own);
+    const updated = Date.now();
+    await storage.put({ ...own, updated });
+    own.updated = updated;
     await list.show(conversation.id);
   } catch (error) {
     const isFull = error.name === "QuotaExceededError";
