@@ -93,6 +93,26 @@ def test_fewer_tiles_are_drawn_when_fewer_are_asked_for(
     playground.page.wait_for_selector("#attachments svg.tiles", state="detached")
 
 
+def test_a_clip_that_the_browser_never_loads_is_sent(
+    playground: Playground, tmp_path: Path
+) -> None:
+    """As on a phone that saves power: the message must not wait for it for ever."""
+    page = playground.page
+    page.clock.install()
+    page.evaluate("Object.defineProperty(HTMLMediaElement.prototype, 'src', {set() {}})")
+    clip = tmp_path / "clip.webm"
+    clip.write_bytes(video("webm-vp8", num_frames=20, size=(160, 96)))
+    playground.play("ok")
+    page.set_input_files("#files", [str(clip)])
+    page.fill("#message", "Hello")
+    page.press("#message", "Enter")
+    assert playground.bodies == []
+    page.clock.run_for(60_000)
+    playground.wait_answer()
+    kinds = [part["type"] for part in playground.bodies[-1]["messages"][-1]["content"]]
+    assert kinds == ["video_url", "text"]
+
+
 def test_a_clip_is_shown_as_the_frames_that_are_sent(
     playground: Playground, tmp_path: Path
 ) -> None:

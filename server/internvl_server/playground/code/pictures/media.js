@@ -1,6 +1,8 @@
 // Pictures and clips: from files to items of a message.
 
 const FRAME_SIDE = 448;
+// A browser that saves power or data may never load a clip, which is then sent without being shown.
+const LONGEST_WAIT_MS = 15_000;
 const urls = new WeakMap();
 const encoded = new WeakMap();
 
@@ -90,10 +92,10 @@ async function videoItem(file, numFrames) {
 
 const once = (target, name) =>
   new Promise((resolve, reject) => {
+    const fail = () => reject(new Error("The browser cannot play this clip."));
     target.addEventListener(name, resolve, { once: true });
-    target.addEventListener("error", () => reject(new Error("The browser cannot play this clip.")), {
-      once: true,
-    });
+    target.addEventListener("error", fail, { once: true });
+    setTimeout(fail, LONGEST_WAIT_MS);
   });
 
 /** Take the middle frame of each of equal segments, as the server does. */
@@ -108,9 +110,8 @@ export async function readFrames(blob, numFrames) {
   canvas.width = Math.round(video.videoWidth * scale);
   canvas.height = Math.round(video.videoHeight * scale);
   for (let index = 0; index < numFrames; index += 1) {
-    const sought = once(video, "seeked");
     video.currentTime = ((index + 0.5) * video.duration) / numFrames;
-    await sought;
+    await once(video, "seeked");
     canvas.getContext("2d").drawImage(video, 0, 0, canvas.width, canvas.height);
     frames.push(
       await new Promise((resolve) => {
