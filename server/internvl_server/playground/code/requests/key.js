@@ -27,7 +27,7 @@ export function askForKey(onchange, reason = "") {
     autocomplete: "off",
     spellcheck: false,
   });
-  const remember = h("input", {
+  const isRemembered = h("input", {
     id: "remember-key",
     type: "checkbox",
     checked: recall("localStorage", NAME) !== null,
@@ -37,7 +37,7 @@ export function askForKey(onchange, reason = "") {
     const isWrong = /[^\x21-\x7e]/.test(field.value.trim()); // no header can carry it
     problem.textContent = isWrong ? "A key has no spaces, accents or other signs than those of ASCII." : "";
     if (isWrong) return field.focus();
-    keep(field.value.trim(), remember.checked);
+    keep(field.value.trim(), isRemembered.checked);
     open.close();
     onchange();
   };
@@ -53,7 +53,7 @@ export function askForKey(onchange, reason = "") {
     problem,
     h("label", { for: "key" }, "API key"),
     field,
-    h("label", { class: "check" }, remember, "Remember it in this browser"),
+    h("label", { class: "check" }, isRemembered, "Remember it in this browser"),
     h(
       "p",
       { class: "hint" },
