@@ -146,14 +146,18 @@ async def test_a_result_that_cannot_be_written_ends_the_run() -> None:
 async def start_and_stop(client: FakeClient, num_signals: int) -> list[dict[str, Any]]:
     client.gate.clear()
     results: list[dict[str, Any]] = []
-    work = asyncio.create_task(new_runner(client, results).run(iter(lines(50)), 3))
+    runner = new_runner(client, results)
+    work = asyncio.create_task(runner.run(iter(lines(50)), 3))
     while client.num_running < 3:
         await asyncio.sleep(0.001)
-    for _ in range(num_signals):
+    os.kill(os.getpid(), signal.SIGINT)
+    while runner._stopped_by is None:
+        await asyncio.sleep(0.001)
+    if num_signals == 1:
+        client.gate.set()
+    else:  # nothing is answered any more
         os.kill(os.getpid(), signal.SIGINT)
-        await asyncio.sleep(0.01)
-    client.gate.set()
-    assert await work == signal.SIGINT
+    assert await asyncio.wait_for(work, 60) == signal.SIGINT
     return results
 
 

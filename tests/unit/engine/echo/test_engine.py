@@ -39,6 +39,17 @@ async def make_engine(max_num_seqs=2, max_model_len=64, skip=(), **settings):
     return engine
 
 
+def hold_tokens(engine):
+    """Let the engine make no token until the event is set."""
+    may_be_made = asyncio.Event()
+
+    async def pause(_):
+        await may_be_made.wait()
+
+    engine._pause = pause
+    return may_be_made
+
+
 async def answer(engine, request):
     token_ids, reason = [], None
     async with engine.generate(request) as deltas:
@@ -97,7 +108,8 @@ async def test_the_context_length_cuts_off():
 
 
 async def test_slots_are_given_in_order_and_back_on_leaving():
-    engine = await make_engine(max_num_seqs=1, token_delay_s=0.005)
+    engine = await make_engine(max_num_seqs=1)
+    may_be_made = hold_tokens(engine)
     order = []
 
     async def run(name):
@@ -105,16 +117,18 @@ async def test_slots_are_given_in_order_and_back_on_leaving():
         order.append(name)
 
     tasks = [asyncio.create_task(run(name)) for name in "abc"]
-    await asyncio.sleep(0.005)
+    while (engine.num_started, engine.num_running) != (3, 1):
+        await asyncio.sleep(0)
     health = engine.health()
     assert (health.num_running, health.num_waiting) == (1, 2)
+    may_be_made.set()
     await asyncio.gather(*tasks)
     assert order == ["a", "b", "c"]
     assert (engine.num_running, engine.num_waiting) == (0, 0)
 
 
 async def test_leaving_early_is_an_abort():
-    engine = await make_engine(token_delay_s=0.01)
+    engine = await make_engine(hang_after_tokens=1)
     async with engine.generate(make_request()) as deltas:
         await anext(deltas)
         assert engine.num_running == 1
@@ -125,16 +139,17 @@ async def test_leaving_early_is_an_abort():
 
 
 async def test_cancelled_while_waiting_for_a_slot():
-    engine = await make_engine(max_num_seqs=1, token_delay_s=0.01)
+    engine = await make_engine(max_num_seqs=1, hang_after_tokens=1)
     async with engine.generate(make_request()) as deltas:
         await anext(deltas)
         task = asyncio.create_task(answer(engine, make_request()))
-        await asyncio.sleep(0.005)
+        while not engine.num_waiting:
+            await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
     assert (engine.num_running, engine.num_waiting, engine.num_aborted) == (0, 0, 2)
-    assert (await answer(engine, make_request()))[1] == "stop"
+    assert await answer(engine, make_request(max_tokens=1)) == ([1], "length")
 
 
 async def test_fails_after_so_many_tokens():

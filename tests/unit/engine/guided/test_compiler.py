@@ -212,8 +212,10 @@ async def test_equal_constraints_are_compiled_once_at_the_same_time(compiler, ju
 
 async def test_a_client_that_leaves_does_not_stop_what_others_wait_for(compiler, judge):
     judge.release.clear()
-    leaving, staying = (asyncio.ensure_future(compiler.compile(Regex("a"))) for _ in range(2))
-    await asyncio.sleep(0.01)
+    leaving = asyncio.ensure_future(compiler.compile(Regex("a")))
+    while not judge.judged:
+        await asyncio.sleep(0)
+    staying = asyncio.ensure_future(compiler.compile(Regex("a")))
     leaving.cancel()
     judge.release.set()
     assert (await staying).loosened
@@ -222,10 +224,17 @@ async def test_a_client_that_leaves_does_not_stop_what_others_wait_for(compiler,
 
 async def test_a_grammar_does_not_wait_for_others_forever(judge, monkeypatch):
     monkeypatch.setattr("internvl_server.engine.guided.compiler._WAIT_S", 0.01)
-    release = Event()
-    compiler = GrammarCompiler(judge, lambda grammar: release.wait() and grammar)
+    begun, release = [], Event()
+
+    def compile_slowly(grammar):
+        begun.append(grammar)
+        release.wait()
+        return grammar
+
+    compiler = GrammarCompiler(judge, compile_slowly)
     slow = [asyncio.ensure_future(compiler.compile(Regex(name))) for name in "ab"]
-    await asyncio.sleep(0.01)
+    while len(begun) < 2:
+        await asyncio.sleep(0.001)
     with pytest.raises(EngineOverloadedError):
         await compiler.compile(Regex("c"))
     release.set()
@@ -238,7 +247,8 @@ async def test_what_is_judged_while_the_engine_closes_is_not_a_defect(judge, cap
     compiler = GrammarCompiler(judge, list)
     judge.release.clear()
     late = asyncio.ensure_future(compiler.compile(Regex("a")))
-    await asyncio.sleep(0.01)
+    while not judge.judged:
+        await asyncio.sleep(0)
     await compiler.close()
     judge.release.set()
     with pytest.raises(EngineUnavailableError):
