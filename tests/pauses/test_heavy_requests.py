@@ -1,35 +1,20 @@
 """No request holds up the event loop: a running stream and `/health` go on while each kind is served."""
 
 import base64
-import contextlib
 import io
 import json
-import socket
-import threading
-import time
-from collections.abc import Iterator
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from scripts.make_random_checkpoint import Shape, write_checkpoint
-from tests.live.test_process import serving
+from tests.pauses.conftest import CHAT, Watched, as_bytes, chat
 
-MAX_GAP_S = 0.05
-# Other work on the machine makes gaps too, but not each time.
-NUM_TRIES = 6
 MB = 1_000_000
-# A context that texts of a megabyte are tokenised for.
-SHAPE = Shape(2000, 64, 2, 4, 2, 128, 32_768, 64, 2, 2, 128, 28)
-
-CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+COMPLETIONS, RESPONSES = "/v1/completions", "/v1/responses"
 MESSAGES, TOKENIZE, DETOKENIZE = "/v1/messages", "/tokenize", "/detokenize"
-
-
-def chat(content: Any = "hi", **fields: Any) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": content}], "max_tokens": 1} | fields
 
 
 def function(**fields: Any) -> list[Any]:
@@ -149,123 +134,17 @@ RAW = {
 }
 
 
-def as_bytes(path: str, body: Any) -> bytes:
-    data = body if isinstance(body, bytes) else json.dumps({"model": "m"} | body).encode()
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        f"Connection: close\r\nContent-Length: {len(data)}\r\n\r\n"
-    )
-    return head.encode() + data
-
-
-class Watched:
-    """A server in a separate process, with a stream and a caller of `/health` that note their gaps."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._gaps: list[tuple[float, float]] = []
-        self._is_over = threading.Event()
-        self._threads = [threading.Thread(target=work) for work in (self._stream, self._health)]
-
-    def __enter__(self) -> "Watched":
-        for thread in self._threads:
-            thread.start()
-        time.sleep(1)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._is_over.set()
-        for thread in self._threads:
-            thread.join(30)
-
-    def send(self, data: bytes) -> tuple[bytes, float]:
-        """The answer to a request, and the longest gap while it was served."""
-        begin = time.monotonic()
-        with socket.create_connection(("127.0.0.1", self._port), timeout=60) as sock:
-            sender = threading.Thread(target=self._send_all, args=(sock, data))
-            sender.start()
-            answer = b""
-            with contextlib.suppress(ConnectionError):
-                while piece := sock.recv(1 << 20):
-                    answer += piece
-            sender.join()
-        time.sleep(0.1)
-        gaps = [gap for end, gap in self._gaps if end > begin]
-        assert gaps, "the stream has stopped"
-        return answer, max(gaps)
-
-    @staticmethod
-    def _send_all(sock: socket.socket, data: bytes) -> None:
-        with contextlib.suppress(OSError):  # refused before it was sent
-            sock.sendall(data)
-
-    def _stream(self) -> None:
-        fields = chat("hello there " * 1500, stream=True)
-        fields.pop("max_tokens")
-        while not self._is_over.is_set():
-            with socket.create_connection(("127.0.0.1", self._port), timeout=60) as sock:
-                sock.sendall(as_bytes(CHAT, fields))
-                sock.recv(1 << 16)
-                last = time.monotonic()
-                while not self._is_over.is_set() and sock.recv(1 << 16):
-                    last = self._note(last)
-
-    def _health(self) -> None:
-        with socket.create_connection(("127.0.0.1", self._port), timeout=60) as sock:
-            while not self._is_over.is_set():
-                begin = time.monotonic()
-                sock.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-                answer = b""
-                while not answer.endswith(b"}"):
-                    answer += sock.recv(1 << 16)
-                self._note(begin)
-                time.sleep(0.005)
-
-    def _note(self, begin: float) -> float:
-        now = time.monotonic()
-        self._gaps.append((now, now - begin))
-        return now
-
-
-@pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    folder = tmp_path_factory.mktemp("heavy") / "m"
-    write_checkpoint(folder, SHAPE, layout="hf", dtype="float32", seed=0)
-    options = ("--set", "engine.echo.token_delay_s=0.005", "--set", "engine.max_num_seqs=64")
-    with serving(folder, *options) as (process, url):
-        assert process.stderr is not None
-        log = threading.Thread(target=process.stderr.read)  # or a full pipe would stop it
-        log.start()
-        with Watched(int(url.rpartition(":")[2])) as server:
-            yield server
-        process.kill()
-        log.join()
-
-
-def assert_goes_on(watched: Watched, data: bytes) -> None:
-    gaps = []
-    for _ in range(NUM_TRIES):
-        answer, gap = watched.send(data)
-        assert answer[:9] == b"HTTP/1.1 " or not answer
-        assert answer[9:12] not in (b"500", b"503")
-        if gap < MAX_GAP_S:
-            return
-        gaps.append(round(gap * 1000))
-        time.sleep(len(gaps))  # other work may last a few seconds
-    pytest.fail(f"gaps of {gaps} ms")
-
-
 @pytest.mark.parametrize("field", text_fields(""))
 def test_megabytes_of_text_in_any_field(watched: Watched, field: str) -> None:
     for text in TEXTS.values():
-        assert_goes_on(watched, as_bytes(*text_fields(text)[field]))
+        watched.assert_goes_on(repeat(as_bytes(*text_fields(text)[field])))
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_heavy_bodies(watched: Watched, name: str) -> None:
-    assert_goes_on(watched, as_bytes(*OTHERS[name]))
+    watched.assert_goes_on(repeat(as_bytes(*OTHERS[name])))
 
 
 @pytest.mark.parametrize("name", RAW)
 def test_heavy_framing(watched: Watched, name: str) -> None:
-    assert_goes_on(watched, RAW[name])
+    watched.assert_goes_on(repeat(RAW[name]))
