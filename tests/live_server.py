@@ -87,11 +87,12 @@ class LiveServer:
         raise TimeoutError("the server did not become ready")
 
     def wait_idle(self, timeout_s: float = 60) -> None:
-        """Until the engine has nothing left of any request, and no place is taken."""
+        """Until the engine has nothing left of any request, no place is taken, and all are counted."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             health = self.engine.health()
-            if not (health.num_running or health.num_waiting or self.gate.num_in_flight):
+            is_free = not (health.num_running or health.num_waiting or self.gate.num_in_flight)
+            if is_free and not self._server.server_state.tasks:
                 return
             time.sleep(0.01)
         raise TimeoutError("something still runs")

@@ -188,7 +188,7 @@ def wait_for_lines(path: Path, num_lines: int) -> None:
 
 
 def test_a_stopped_batch_is_resumed(batch: Batch) -> None:
-    batch.write(*(request_line(f"{n}") for n in range(30)))
+    batch.write(*(request_line(f"{n}") for n in range(200)))
     slow = ["--concurrency", "2", "--set", "engine.echo.token_delay_s=0.02"]
     process = batch.start(*batch.engine, *slow)
     wait_for_lines(batch.output, 2)
@@ -197,13 +197,13 @@ def test_a_stopped_batch_is_resumed(batch: Batch) -> None:
     assert process.returncode == 128 + signal.SIGINT, said
     assert "Traceback" not in said
     num_done = len(batch.results())
-    assert 2 <= num_done < 30
+    assert 2 <= num_done < 200
     with batch.output.open("a") as file:
         file.write('{"id":"batch_req_torn","custom')
     code, said = batch.run()
     assert code == 0
     assert f"{num_done} were done before" in said
-    assert len(batch.results()) == 30
+    assert len(batch.results()) == 200
 
 
 def test_a_second_signal_does_not_wait(

@@ -71,7 +71,7 @@ def test_pictures_are_prepared_once_for_all_choices(
 
 
 def test_a_client_that_leaves_ends_all_choices(start_server: Callable[..., LiveServer]) -> None:
-    server = start_server(engine={"echo": {"token_delay_s": 0.05}, "max_num_seqs": 2})
+    server = start_server(engine={"echo": {"hang_after_tokens": 3}, "max_num_seqs": 2})
     stream = server.client().chat.completions.create(model=MODEL, messages=ASK, n=4, stream=True)
     for chunk in stream:
         if chunk.choices[0].delta.content:

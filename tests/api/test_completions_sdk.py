@@ -182,7 +182,7 @@ def test_the_image_token_is_no_token_of_a_prompt(
 
 
 def test_a_client_that_leaves_ends_all(start_server: Callable[..., LiveServer]) -> None:
-    server = start_server(engine={"echo": {"token_delay_s": 0.05}, "max_num_seqs": 2})
+    server = start_server(engine={"echo": {"hang_after_tokens": 3}, "max_num_seqs": 2})
     stream = streaming(server).completions.create(
         model=MODEL, prompt=["one two three"] * 3, n=2, stream=True
     )

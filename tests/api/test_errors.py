@@ -136,7 +136,7 @@ def test_keys_are_asked_for_before_the_body(start_server: Callable[..., LiveServ
 
 
 def test_more_than_the_limit_is_refused_at_once(start_server: Callable[..., LiveServer]) -> None:
-    server = start_server(limits={"max_in_flight": 1}, engine={"echo": {"token_delay_s": 0.2}})
+    server = start_server(limits={"max_in_flight": 1}, engine={"echo": {"hang_after_tokens": 1}})
     client = server.client()
     stream = client.chat.completions.create(**HELLO, stream=True)
     next(iter(stream))
@@ -186,7 +186,7 @@ def test_too_many_tiles_in_flight_are_refused(
     start_server: Callable[..., LiveServer], picture_url: Callable[..., str]
 ) -> None:
     server = start_server(
-        limits={"max_tiles_in_flight": 1}, engine={"echo": {"first_token_delay_s": 30}}
+        limits={"max_tiles_in_flight": 1}, engine={"echo": {"first_token_delay_s": 600}}
     )
     part = {"type": "image_url", "image_url": {"url": picture_url(), "detail": "low"}}
     body = HELLO | {"messages": [{"role": "user", "content": [part]}]}

@@ -10,6 +10,7 @@ import pytest
 from internvl_server.api.middleware.auth import OPEN_FOLDER, OPEN_PATHS
 from starlette.routing import Route
 
+from tests.live.test_streams import hold_tokens
 from tests.live_server import LiveServer, start_echo_server
 
 KEY = "the-key-of-alice"
@@ -139,9 +140,11 @@ def test_keys_can_be_replaced_while_requests_run(
 ) -> None:
     file = tmp_path / "keys"
     file.write_text("alice:one\n")
-    server = start_server(server={"keys_file": str(file)}, engine={"echo": {"token_delay_s": 0.02}})
+    server = start_server(server={"keys_file": str(file)})
+    may_be_made = hold_tokens(server)
     request = {"model": "tiny", "messages": [{"role": "user", "content": "hi " * 20}]}
     stream = server.client(api_key="one").chat.completions.create(**request, stream=True)
+    may_be_made.release()
     next(iter(stream))
     file.write_text("alice:two\n")
     server.app.state.services.keys.reload()
@@ -149,6 +152,7 @@ def test_keys_can_be_replaced_while_requests_run(
         server.get("/v1/models", headers={"x-api-key": key}).status_code for key in ("one", "two")
     ]
     assert codes == [401, 200]
+    may_be_made.release(1000)
     assert [chunk.choices[0].finish_reason for chunk in stream][-1] == "stop"
 
 

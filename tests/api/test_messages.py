@@ -11,6 +11,7 @@ import pytest
 from anthropic.types import Message
 from pydantic import BaseModel
 
+from tests.live.test_streams import hold_tokens
 from tests.live_server import LiveServer
 
 MODEL = "tiny"
@@ -251,15 +252,22 @@ def test_a_slow_stream_is_kept_alive_by_pings(start_server: Callable[..., LiveSe
     server = start_server(
         server={"sse_keep_alive_s": 0.05}, engine={"echo": {"first_token_delay_s": 0.3}}
     )
-    events = frames(post(server, ASK | {"stream": True, "max_tokens": 1}))
-    assert ("ping", {"type": "ping"}) in events
-    assert events[-1][0] == "message_stop"
     with server.anthropic_client() as client, client.messages.stream(**ASK) as stream:
         assert stream.get_final_text() == ECHO
+    may_be_made = hold_tokens(server)
+    ask = ASK | {"stream": True, "max_tokens": 1}
+    lines = []
+    with httpx2.stream("POST", f"{server.url}/v1/messages", json=ask, timeout=60) as answer:
+        for line in answer.iter_lines():
+            lines.append(line)
+            if line == "event: ping":
+                may_be_made.release()
+    assert json.loads(lines[lines.index("event: ping") + 1][6:]) == {"type": "ping"}
+    assert [line for line in lines if line.startswith("event: ")][-1] == "event: message_stop"
 
 
 def test_closing_a_stream_ends_the_request(start_server: Callable[..., LiveServer]) -> None:
-    server = start_server(engine={"echo": {"token_delay_s": 0.05}})
+    server = start_server(engine={"echo": {"hang_after_tokens": 3}})
     with server.anthropic_client() as client, client.messages.stream(**ASK) as stream:
         next(iter(stream.text_stream))
     server.wait_idle()

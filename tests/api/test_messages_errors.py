@@ -86,7 +86,7 @@ def test_a_body_that_is_too_large(start_server: Callable[..., LiveServer]) -> No
 
 
 def test_a_server_that_is_full_or_draining(start_server: Callable[..., LiveServer]) -> None:
-    server = start_server(limits={"max_in_flight": 1}, engine={"echo": {"token_delay_s": 0.2}})
+    server = start_server(limits={"max_in_flight": 1}, engine={"echo": {"hang_after_tokens": 3}})
     client = server.anthropic_client()
     with client.messages.stream(**ASK) as stream:
         next(iter(stream))

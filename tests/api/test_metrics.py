@@ -1,7 +1,6 @@
 """`/metrics` has the figures of what requests did, and nothing that a client sent."""
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,9 +23,8 @@ CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hello there"}
 
 
 def read(server: LiveServer) -> dict[str, float]:
-    """Every sample as `name{label=value,…}`; ended requests may need a moment to be counted."""
+    """Every sample as `name{label=value,…}`, once all requests have ended."""
     server.wait_idle()
-    time.sleep(0.05)
     return samples(server.get("/metrics").text)
 
 

@@ -10,7 +10,7 @@ import pytest
 from internvl_server.protocol.responses.events import ResponseWriter
 from openai.types.responses import Response
 
-from tests.live.test_streams import asked, wait_until
+from tests.live.test_streams import asked, hold_tokens, wait_until
 from tests.live_server import LiveServer
 
 MODEL = "tiny"
@@ -98,12 +98,17 @@ def test_frames_are_named_events_and_the_last_is_the_response(echo_server: LiveS
 
 
 def test_a_slow_stream_is_kept_alive(start_server: Callable[..., LiveServer]) -> None:
-    server = start_server(
-        server={"sse_keep_alive_s": 0.05}, engine={"echo": {"first_token_delay_s": 0.3}}
-    )
-    answer = post(server, ASK | {"stream": True, "max_output_tokens": 1})
-    assert ": ping" in answer.text
-    assert answer.text.strip().split("\n\n")[-1].startswith("event: response.incomplete")
+    server = start_server(server={"sse_keep_alive_s": 0.05})
+    may_be_made = hold_tokens(server)
+    ask = ASK | {"stream": True, "max_output_tokens": 1}
+    events = []
+    with httpx2.stream("POST", f"{server.url}/v1/responses", json=ask, timeout=60) as answer:
+        for line in answer.iter_lines():
+            if line == ": ping":
+                may_be_made.release()
+            if line.startswith("event: "):
+                events.append(line)
+    assert events[-1] == "event: response.incomplete"
 
 
 def test_a_response_that_reaches_its_limit_is_incomplete(client: openai.OpenAI) -> None:

@@ -27,7 +27,7 @@ def piped(
     *options: str, said: bytes = b"", env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [*COMMAND, *options], input=said, cwd=ROOT, capture_output=True, timeout=60, check=False,
+        [*COMMAND, *options], input=said, cwd=ROOT, capture_output=True, timeout=240, check=False,
         env=os.environ | (env or {}),
     )  # fmt: skip
 

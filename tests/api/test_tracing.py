@@ -115,6 +115,7 @@ def test_a_request_with_an_image_is_one_trace(
     body = {**CHAT, "messages": [message], "stream": is_stream}
     began = time.time_ns()
     answer = server.post(body, headers={"traceparent": TRACEPARENT})
+    ended = time.time_ns()
     assert answer.status_code == 200
     root = collector.wait("POST /v1/chat/completions")
     assert root.trace_id.hex() == TRACE_ID
@@ -131,7 +132,7 @@ def test_a_request_with_an_image_is_one_trace(
     order = ["tokenize", "decode_media", "tile", "queue", "prefill", "decode"]
     starts = [children[name].start_time_unix_nano for name in order]
     assert starts == sorted(starts)
-    assert abs(root.start_time_unix_nano - began) < 5_000_000_000
+    assert began - 1_000_000 <= root.start_time_unix_nano <= ended
     found = values(root)
     assert found["gen_ai.operation.name"] == "chat"
     assert found["gen_ai.usage.output_tokens"] == 9
@@ -236,7 +237,7 @@ async def test_a_fetched_image_has_a_span_and_its_host_learns_nothing(
 def test_a_client_that_leaves_has_a_span(
     start_server: Callable[..., LiveServer], collector: Collector
 ) -> None:
-    server = start_server(server={"tracing": True}, engine={"echo": {"token_delay_s": 0.05}})
+    server = start_server(server={"tracing": True}, engine={"echo": {"hang_after_tokens": 3}})
     url = f"{server.url}/v1/chat/completions"
     body = {**CHAT, "max_tokens": 100, "stream": True}
     with httpx2.stream("POST", url, json=body, timeout=60) as answer:
