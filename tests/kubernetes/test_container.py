@@ -106,7 +106,7 @@ class Pod:
 def in_pod(tmp_path_factory: pytest.TempPathFactory) -> Pod:
     server = {
         "host": "127.0.0.1", "metrics_host": "127.0.0.1", "port": free_port(),
-        "metrics_port": free_port(), "pre_drain_s": 4,
+        "metrics_port": free_port(), "pre_drain_s": 20,
     }  # fmt: skip
     values = merged(CPU, {"settings": {"server": server}})
     return Pod(values, tmp_path_factory.mktemp("pod"))

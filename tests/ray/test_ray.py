@@ -164,7 +164,7 @@ async def test_replicas_follow_the_load(cluster: Cluster) -> None:
         await asyncio.to_thread(
             cluster.wait, lambda: cluster.num_replicas() == 2, "a second one under load"
         )
-        await asyncio.sleep(1)
+        await load.more(8)
     await asyncio.to_thread(
         cluster.wait, lambda: cluster.num_replicas() == 1, "one again without load"
     )

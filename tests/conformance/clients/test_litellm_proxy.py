@@ -174,7 +174,7 @@ def test_leaving(client: openai.OpenAI) -> None:
     asked = {**ASK, **endless, "messages": hello(), "stream": True}
     with client.chat.completions.create(**asked) as stream:
         next(iter(stream))
-    for _ in range(100):
+    for _ in range(600):
         if num_left() > before:
             return
         time.sleep(0.1)
