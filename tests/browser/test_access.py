@@ -59,7 +59,7 @@ def conversation(playground: Playground, pictures: Path) -> None:
     )
     playground.page.wait_for_selector("#attachments svg.tiles")
     playground.page.wait_for_selector("#turns svg.tiles")
-    playground.page.wait_for_timeout(300)  # colours fade
+    playground.until("document.getAnimations().every((a) => !(a instanceof CSSTransition))")
 
 
 @pytest.mark.parametrize("look", LOOKS)
