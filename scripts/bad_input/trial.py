@@ -54,6 +54,7 @@ class Trial:
         folder: For the log and other files.
         has_key: Whether the server asks for a key.
         is_unguarded: Let the server fetch from any address, to see whether that is noticed.
+        is_patient: Let the server wait for long: no case is right only once it has waited.
         ports: Ports that must be used, because the cases name them.
         idle_bytes: Memory of the server's processes before the first case.
         kept_bytes: What they have more after the last one.
@@ -64,6 +65,7 @@ class Trial:
     folder: Path
     has_key: bool = True
     is_unguarded: bool = False
+    is_patient: bool = False
     ports: Mapping[str, int] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
     idle_bytes: int = 0
@@ -103,20 +105,21 @@ class Trial:
 
     def _command(self) -> list[str]:
         ports = [80, 443, *self.hosts.ports.values()]
+        unit_s = 10 if self.is_patient else 1
         settings = {
             "server.api_keys": [self._key] if self.has_key else [],
             "media.allowed_ports": ports,
             "media.allowed_private_networks": [f"{ALLOWED_ADDRESS}/32"],
-            "media.fetch_timeout_s": 3,
-            "media.resolve_timeout_s": 1,
-            "media.connect_timeout_s": 1,
+            "media.fetch_timeout_s": 3 * unit_s,
+            "media.resolve_timeout_s": unit_s,
+            "media.connect_timeout_s": unit_s,
             "media.num_workers": 1,
             # What is kept on purpose, up to the limits that are set, is not what the memory of requests is.
             "media.cache_bytes": 0,
             "engine.cpu.feature_cache_bytes": 0,
             "engine.cpu.enable_prefix_caching": False,
-            "limits.head_timeout_s": 2,
-            "limits.body_timeout_s": 3,
+            "limits.head_timeout_s": 2 * unit_s,
+            "limits.body_timeout_s": 3 * unit_s,
         }
         words = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
         options = [word for pair in words for word in ("--set", pair)]
