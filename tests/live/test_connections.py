@@ -336,6 +336,13 @@ def test_a_request_whose_length_is_too_short_is_answered(echo_server: LiveServer
         assert status_of(read_all(sock)) == 400
 
 
+def test_a_request_before_one_with_a_broken_body_is_answered(echo_server: LiveServer) -> None:
+    with connected(echo_server) as sock:
+        sock.sendall(HEAD + LENGTH + b"\r\n" + BODY + CHUNKED + b"3\r\nabc, and no end of a chunk")
+        assert b"chat.completion" in read_answer(sock)
+        assert error_of(read_all(sock))["code"] == "invalid_request"
+
+
 def test_requests_before_one_too_many_are_answered(echo_server: LiveServer) -> None:
     with connected(echo_server) as sock:
         sock.sendall(HEAD + LENGTH + b"\r\n" + BODY + GET * 100)

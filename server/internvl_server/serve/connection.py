@@ -18,11 +18,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from internvl_server.api.disconnect import DIRECT
-from internvl_server.errors import (
-    EngineOverloadedError,
-    InvalidRequestError,
-    ServerError,
-)
+from internvl_server.errors import EngineOverloadedError, InvalidRequestError, ServerError
 from internvl_server.serve import head
 from internvl_server.serve.room import AwaitedHeads, close_idle
 from internvl_server.serve.writing import (
@@ -257,11 +253,15 @@ class Connection(ReaderWatch):
     def _refuse(self, error: ServerError) -> None:
         """Answer with the error, unless an answer has begun, and close; whole requests come first."""
         self._is_refused = True
+        if self._is_in_body and self.pipeline:  # it waits behind others: as if it had not come
+            del self.pipeline[0]
+            self._unanswered.pop()
+            self.cycle, self._is_in_body = self._unanswered[-1].cycle, False
         if not (self._is_in_body or self.is_clients_turn):
             self._refusal = error  # later: too short a length makes the end of a body a request
             return
         _log.info("refused a connection: %s", error.message)
-        is_begun = self._is_in_body and (self.cycle.response_started or self.pipeline)
+        is_begun = self._is_in_body and self.cycle.response_started
         self._disconnect()
         if is_begun:
             self.close_when_read()

@@ -190,16 +190,16 @@ class CycleDirect:
     It writes as `RequestResponseCycle.send` does, without its coroutine.
     """
 
-    __slots__ = ("__weakref__", "_cycle", "_on_gone", "_polling")
+    __slots__ = ("__weakref__", "_on_gone", "_polling", "cycle")
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle = cycle
+        self.cycle = cycle
         self._on_gone: Callable[[], None] | None = None
         self._polling: asyncio.TimerHandle | None = None
 
     def write(self, body: bytes) -> bool:
         """Write a chunk of an answer that has begun, unless the client is behind."""
-        cycle = self._cycle
+        cycle = self.cycle
         if cycle.flow.write_paused or not cycle.chunked_encoding:
             return False
         if not cycle.disconnected:
@@ -208,23 +208,23 @@ class CycleDirect:
 
     def abort(self) -> None:
         """Drop the connection."""
-        self._cycle.transport.abort()
+        self.cycle.transport.abort()
 
     def watch(self, on_gone: Callable[[], None], *, has_body: bool) -> Callable[[], None]:
         """Have a function called once the client leaves."""
         self._on_gone = on_gone
-        if self._cycle.disconnected:
+        if self.cycle.disconnected:
             asyncio.get_running_loop().call_soon(self.leave)
         elif has_body:
             self._poll_later()
         else:
-            self._cycle.flow.resume_reading()  # a large body may have paused it; the end must be read
+            self.cycle.flow.resume_reading()  # a large body may have paused it; the end must be read
         return self._stop
 
     def leave(self) -> None:
         """The client has left: end the request. Called by the connection; idempotent."""
-        self._cycle.disconnected = True
-        self._cycle.message_event.set()
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
         on_gone, self._on_gone = self._on_gone, None
         if on_gone is not None:
             on_gone()
@@ -235,7 +235,7 @@ class CycleDirect:
     def _poll(self) -> None:
         """Ask the system whether the client has left: the transport does not, while a body is unread."""
         poll = select.poll()
-        poll.register(self._cycle.transport.get_extra_info("socket"), select.POLLRDHUP)
+        poll.register(self.cycle.transport.get_extra_info("socket"), select.POLLRDHUP)
         if poll.poll(0):
             self.abort()  # which ends the request, too
         else:
