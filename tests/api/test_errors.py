@@ -186,7 +186,8 @@ def test_too_many_tiles_in_flight_are_refused(
     start_server: Callable[..., LiveServer], picture_url: Callable[..., str]
 ) -> None:
     server = start_server(
-        limits={"max_tiles_in_flight": 1}, engine={"echo": {"first_token_delay_s": 600}}
+        limits={"max_tiles_in_flight": 1, "queue_timeout_s": 1},
+        engine={"echo": {"first_token_delay_s": 600}},
     )
     part = {"type": "image_url", "image_url": {"url": picture_url(), "detail": "low"}}
     body = HELLO | {"messages": [{"role": "user", "content": [part]}]}

@@ -213,7 +213,7 @@ def text_of(message: dict[str, Any]) -> str:
 def test_an_interrupt_stops_an_answer_and_keeps_the_conversation(slow_server: LiveServer) -> None:
     with talking("--url", slow_server.url, "--max-tokens", "100") as terminal:
         terminal.read_until("> ")
-        slow_server.engine._settings = EchoSettings(hang_after_tokens=10)
+        slow_server.engine._settings = EchoSettings(token_delay_s=0.3)
         terminal.type("one\n")
         terminal.read_until("system")  # the echo engine repeats the whole prompt
         terminal.type("\x03")
