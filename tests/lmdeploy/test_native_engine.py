@@ -64,10 +64,11 @@ def load(loop, checkpoints, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
 
     def load(layout, settings=SETTINGS, *, is_real=True):
-        if is_real:
-            monkeypatch.setattr(TurboMind, "__init__", INIT)
         limits = {"max_num_seqs": 7, "max_model_len": 1234}
-        return load_runtime(checkpoints[layout], settings, **limits)._turbomind
+        with pytest.MonkeyPatch.context() as patches:  # undone before the stand-in is taken away
+            if is_real:
+                patches.setattr(TurboMind, "__init__", INIT)
+            return load_runtime(checkpoints[layout], settings, **limits)._turbomind
 
     return load
 
