@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
             args.work or Path(folder),
             has_key=not args.requests,
             is_unguarded=args.unguarded,
-            is_patient=not any(case.is_slow for case in cases),
+            is_patient=not (args.requests or any(case.is_slow for case in cases)),
             ports=dict(args.port),
         )
         with trial:
